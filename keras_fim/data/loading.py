@@ -1,0 +1,193 @@
+"""Data sets as ``tf.data`` pipelines: shuffled, augmented, scaled to [0, 1]."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from keras_fim.data.catalog import Arrays, info, read
+
+__all__ = ["Splits", "load", "load_splits", "pipeline"]
+
+
+class Splits(NamedTuple):
+    """Three parts of a data set, each yielding ``(images, labels)`` batches.
+
+    Attributes:
+        train: shuffled anew each epoch; augmented if asked for.
+        validation: a part of the official training split that ``train`` does not have.
+        test: the official test split, in its own order.
+    """
+
+    train: tf.data.Dataset
+    validation: tf.data.Dataset
+    test: tf.data.Dataset
+
+
+def load(
+    name: str,
+    batch_size: int = 128,
+    *,
+    data_dir: str | Path | None = None,
+    seed: int = 0,
+    augment: bool = False,
+    limit: int | None = None,
+    test_limit: int | None = None,
+) -> tuple[tf.data.Dataset, tf.data.Dataset]:
+    """Training and test data.
+
+    Args:
+        name: ``"mnist"``, ``"cifar10"``, ``"gtsrb"``, or ``"mnist5k"``, a sample that needs no download.
+        batch_size: images in a batch; the last one may be smaller.
+        data_dir: where TensorFlow Datasets keeps its data; ``None`` for ``$TFDS_DATA_DIR`` or its default.
+        seed: of the shuffling, the augmentation and the choice of a limited part.
+        augment: shift training images by up to 4 pixels and, where that keeps the class, mirror half of them.
+        limit: take only so many training images, the same number of each class as far as possible.
+        test_limit: the same for the test images.
+
+    Returns:
+        ``(train, test)``: batches of float32 images ``(batch, height, width, channels)`` in [0, 1] and int64 labels
+        ``(batch,)``. Training data come shuffled anew each epoch, test data in their own order.
+
+    Raises:
+        ValueError: if the name is not known, a number is not positive, or the data are not to be had.
+        ImportError: if the embedded sample's package is not installed.
+
+    Example:
+        >>> train, test = load("mnist5k", batch_size=100)
+        >>> len(train), len(test)
+        (40, 10)
+    """
+    _check_positive(batch_size=batch_size, limit=limit, test_limit=test_limit)
+    train, test = read(name, data_dir)
+    mirrored = info(name).mirrored
+    return (
+        pipeline(_limited(train, limit, seed), batch_size, shuffle_seed=seed, augment=augment, mirrored=mirrored),
+        pipeline(_limited(test, test_limit, seed), batch_size),
+    )
+
+
+def load_splits(
+    name: str,
+    batch_size: int = 128,
+    *,
+    validation: float = 0.1,
+    data_dir: str | Path | None = None,
+    seed: int = 0,
+    augment: bool = False,
+    limit: int | None = None,
+    test_limit: int | None = None,
+) -> Splits:
+    """Training, validation and test data.
+
+    The validation part is drawn from the official training split, class by class; for GTSRB by whole tracks, because
+    the frames of a track are near-duplicates of each other.
+
+    Args:
+        name: as in `load`.
+        batch_size: as in `load`.
+        validation: share of the training split that becomes the validation part, in (0, 1).
+        data_dir: as in `load`.
+        seed: as in `load`; it does not change which samples are for validation.
+        augment: as in `load`.
+        limit: as in `load`, of what is left to train on.
+        test_limit: as in `load`, for the validation part too.
+
+    Returns:
+        `Splits`.
+
+    Raises:
+        ValueError: as `load`, and if ``validation`` is not in (0, 1).
+
+    Example:
+        >>> [len(part) for part in load_splits("mnist5k", batch_size=100)]
+        [36, 4, 10]
+    """
+    _check_positive(batch_size=batch_size, limit=limit, test_limit=test_limit)
+    if not 0 < validation < 1:
+        raise ValueError(f"`validation` should be in (0, 1). Received: validation={validation}")
+    everything, test = read(name, data_dir)
+    held_out = _held_out(everything, validation)
+    train, rest = everything.take(np.flatnonzero(~held_out)), everything.take(np.flatnonzero(held_out))
+    mirrored = info(name).mirrored
+    return Splits(
+        pipeline(_limited(train, limit, seed), batch_size, shuffle_seed=seed, augment=augment, mirrored=mirrored),
+        pipeline(_limited(rest, test_limit, seed), batch_size),
+        pipeline(_limited(test, test_limit, seed), batch_size),
+    )
+
+
+def pipeline(
+    arrays: Arrays, batch_size: int, *, shuffle_seed: int | None = None, augment: bool = False, mirrored: bool = False
+) -> tf.data.Dataset:
+    """Batches of ``(images in [0, 1], labels)`` from arrays in memory.
+
+    Args:
+        arrays: the samples, uint8 images.
+        batch_size: images in a batch.
+        shuffle_seed: shuffle anew each epoch, from this seed; ``None`` keeps the order.
+        augment: shift images by up to 4 pixels (edges repeat).
+        mirrored: with ``augment``, also mirror half of the images.
+
+    Returns:
+        A ``tf.data.Dataset`` of known length.
+    """
+    dataset = tf.data.Dataset.from_tensor_slices((arrays.images, arrays.labels))
+    if shuffle_seed is not None:
+        dataset = dataset.shuffle(len(arrays.labels), seed=shuffle_seed)
+    dataset = dataset.batch(batch_size)
+    if augment:
+        counted = tf.data.Dataset.zip(dataset, tf.data.Dataset.random(shuffle_seed, rerandomize_each_iteration=True))
+        dataset = counted.map(
+            lambda batch, seed: (_augmented(batch[0], tf.stack([seed, 0]), mirrored), batch[1]),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+    dataset = dataset.map(lambda images, labels: (tf.cast(images, tf.float32) / 255.0, labels))
+    return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def _augmented(images: tf.Tensor, seed: tf.Tensor, mirrored: bool, reach: int = 4) -> tf.Tensor:
+    """Each image shifted by its own whole number of pixels, in one gather for the batch."""
+    shape = tf.shape(images)
+    batch, height, width = shape[0], shape[1], shape[2]
+    draws = tf.random.stateless_uniform((2, batch, 1), seed, -reach, reach + 1, dtype=tf.int32)
+    rows = tf.clip_by_value(tf.range(height)[None] + draws[0], 0, height - 1)
+    columns = tf.clip_by_value(tf.range(width)[None] + draws[1], 0, width - 1)
+    if mirrored:
+        flip = tf.random.stateless_uniform((batch, 1), seed + 1, 0, 2, dtype=tf.int32) > 0
+        columns = tf.where(flip, width - 1 - columns, columns)
+    return tf.gather(tf.gather(images, rows, axis=1, batch_dims=1), columns, axis=2, batch_dims=1)
+
+
+def _held_out(arrays: Arrays, share: float) -> np.ndarray:
+    """Mask of the validation part: of each class, whole groups until ``share`` of its samples are reached."""
+    generator = np.random.default_rng(0)
+    mask = np.zeros(len(arrays.labels), bool)
+    for label in np.unique(arrays.labels):
+        members = np.flatnonzero(arrays.labels == label)
+        groups, sizes = np.unique(arrays.groups[members], return_counts=True)
+        order = generator.permutation(len(groups))
+        before = np.cumsum(sizes[order]) - sizes[order]
+        mask[members] = np.isin(arrays.groups[members], groups[order][before < share * len(members)])
+    return mask
+
+
+def _limited(arrays: Arrays, limit: int | None, seed: int) -> Arrays:
+    """At most ``limit`` samples, the same number of each class as far as possible."""
+    if limit is None or limit >= len(arrays.labels):
+        return arrays
+    order = np.random.default_rng(seed).permutation(len(arrays.labels))
+    labels = arrays.labels[order]
+    rank = np.empty(len(order), int)
+    for label in np.unique(labels):
+        rank[labels == label] = np.arange(np.count_nonzero(labels == label))
+    return arrays.take(order[np.argsort(rank, kind="stable")[:limit]])
+
+
+def _check_positive(**numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise ValueError(f"`{name}` should be a positive integer. Received: {name}={number}")

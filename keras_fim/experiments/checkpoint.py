@@ -1,0 +1,89 @@
+"""Checkpoints of a training run: the last epoch to resume from, the best one to use."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import keras
+
+__all__ = ["RunCheckpoint", "read_history", "resume"]
+
+
+class RunCheckpoint(keras.callbacks.Callback):
+    """After each epoch, keeps weights and optimizer state, the best weights, and one row of metrics.
+
+    Files are written aside and renamed, the checkpoint last: whenever the process is killed, `resume` finds the last
+    epoch that finished, and nothing half written.
+
+    Args:
+        folder: the run's folder.
+        monitor: the metric whose largest value marks the best weights.
+        history: the rows of the epochs before, as `resume` returns them.
+    """
+
+    def __init__(
+        self, folder: Path, *, monitor: str = "val_accuracy", history: list[dict[str, float]] | None = None
+    ) -> None:
+        super().__init__()
+        self.folder, self.monitor = Path(folder), monitor
+        self.history: list[dict[str, float]] = list(history or [])
+        (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Write the files of one epoch."""
+        row = {"epoch": epoch + 1, **{key: float(value) for key, value in (logs or {}).items()}}
+        if all(row[self.monitor] > earlier[self.monitor] for earlier in self.history):
+            self._save(self.folder / "best.weights.h5")
+        self.history.append(row)
+        _write_rows(self.folder / "history.csv", self.history)
+        self._save(_checkpoint(self.folder, epoch + 1))
+        for path in _checkpoints(self.folder)[:-1]:
+            path.unlink()
+
+    def _save(self, path: Path) -> None:
+        aside = path.with_name("unfinished.weights.h5")
+        self.model.save_weights(aside, overwrite=True)
+        aside.replace(path)
+
+
+def resume(model: keras.Model, folder: Path) -> list[dict[str, float]]:
+    """Bring a compiled model back to the end of the last epoch that finished.
+
+    Args:
+        model: the compiled model, built as in the interrupted run.
+        folder: the run's folder.
+
+    Returns:
+        The rows of metrics of the finished epochs; empty where none finished.
+    """
+    found = _checkpoints(Path(folder))
+    if not found:
+        return []
+    model.load_weights(found[-1])
+    epoch = int(found[-1].name.removeprefix("epoch-").split(".")[0])
+    return read_history(folder)[:epoch]
+
+
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """The rows of metrics of a run's epochs, first to last."""
+    with open(Path(folder) / "history.csv", newline="", encoding="utf-8") as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def _checkpoint(folder: Path, epoch: int) -> Path:
+    return folder / "checkpoints" / f"epoch-{epoch:04d}.weights.h5"
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted((folder / "checkpoints").glob("epoch-*.weights.h5"))
+
+
+def _write_rows(path: Path, rows: list[dict[str, float]]) -> None:
+    aside = path.with_name(f".{path.name}.tmp")
+    with open(aside, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    aside.replace(path)

@@ -1,0 +1,132 @@
+"""How a training run is set up: every option in one frozen record, and the recipe of each data set."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from keras_fim.data import info
+from keras_fim.geometry.label_smoothing import default_mu
+from keras_fim.models import MODELS
+
+__all__ = ["TrainingConfig", "recipe"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """A training run; what `recipe` leaves at its default here suits any data set.
+
+    Attributes:
+        data: name of the data set, as in `keras_fim.data.load`.
+        model: name of the model, a key of `keras_fim.models.MODELS`.
+        model_options: further arguments of the model.
+        mu: weight μ >= 0 of the Fisher trace; 0 trains on plain cross-entropy.
+        mu_warmup_epochs: epochs over which μ grows linearly from 0.
+        label_smoothing: share α in [0, 1) of each label that is spread over all classes.
+        gradient_limit: of `FisherTraceLoss`.
+        epochs: passes over the training data.
+        batch_size: images in a training batch.
+        optimizer: ``"adam"`` or ``"sgd"`` (Nesterov momentum 0.9).
+        learning_rate: peak learning rate; a cosine takes it to 0.
+        warmup_epochs: epochs over which the learning rate grows linearly to its peak.
+        weight_decay: decoupled weight decay of kernels (each step takes ``learning_rate * weight_decay`` of them).
+        augment: shift (and where it keeps the class mirror) training images.
+        validation: share of the training split on which the best weights are chosen.
+        limit: number of training images, stratified; ``None`` for all.
+        test_limit: number of test images, stratified; ``None`` for all.
+        seed: of initial weights, shuffling and augmentation.
+        mixed_precision: ``None``, ``"mixed_float16"`` or ``"mixed_bfloat16"``.
+        init_from: weights to start from: a run folder, a name of stored weights, or a ``.weights.h5`` or ``.keras`` file.
+    """
+
+    data: str
+    model: str
+    model_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    mu: float = 0.0
+    mu_warmup_epochs: float = 0.0
+    label_smoothing: float = 0.0
+    gradient_limit: float | None = 1.0
+    epochs: int = 10
+    batch_size: int = 128
+    optimizer: str = "adam"
+    learning_rate: float = 2e-3
+    warmup_epochs: float = 0.0
+    weight_decay: float = 0.0
+    augment: bool = False
+    validation: float = 0.05
+    limit: int | None = None
+    test_limit: int | None = None
+    seed: int = 0
+    mixed_precision: str | None = None
+    init_from: str | None = None
+
+    def __post_init__(self) -> None:
+        info(self.data)
+        _check("model", self.model, self.model in MODELS, f"one of {', '.join(MODELS)}")
+        _check("optimizer", self.optimizer, self.optimizer in ("adam", "sgd"), "adam or sgd")
+        policies = (None, "mixed_float16", "mixed_bfloat16")
+        _check("mixed_precision", self.mixed_precision, self.mixed_precision in policies, f"one of {policies}")
+        _check("validation", self.validation, 0 < self.validation < 1, "in (0, 1)")
+        _check("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "in [0, 1)")
+        for name in ("epochs", "batch_size", "limit", "test_limit"):
+            value = getattr(self, name)
+            _check(name, value, value is None or value >= 1, "a positive integer")
+        for name in ("mu", "mu_warmup_epochs", "warmup_epochs", "weight_decay"):
+            value = getattr(self, name)
+            _check(name, value, 0 <= value < math.inf, "a finite number >= 0")
+        _check("learning_rate", self.learning_rate, 0 < self.learning_rate < math.inf, "a positive number")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The options by name, ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+def _check(name: str, value: Any, valid: bool, expected: str) -> None:
+    if not valid:
+        raise ValueError(f"`{name}` should be {expected}. Received: {name}={value!r}")
+
+
+_RECIPES: dict[str, dict[str, Any]] = {
+    "mnist": {"model": "convnet", "epochs": 10},
+    "mnist5k": {"model": "convnet", "epochs": 12, "batch_size": 64, "validation": 0.1},
+    "cifar10": {
+        "model": "vgg11",
+        "model_options": {"width": 0.5},
+        "epochs": 30,
+        "optimizer": "sgd",
+        "learning_rate": 0.05,
+        "warmup_epochs": 1.0,
+        "weight_decay": 5e-3,
+        "augment": True,
+    },
+    "gtsrb": {
+        "model": "resnet14",
+        "epochs": 12,
+        "optimizer": "sgd",
+        "learning_rate": 0.1,
+        "warmup_epochs": 1.0,
+        "weight_decay": 5e-3,
+        "augment": True,
+    },
+}
+
+
+def recipe(data: str, **changes: Any) -> TrainingConfig:
+    """The settings that suit a data set: the paper's model for it, and the defended loss with `default_mu`.
+
+    Args:
+        data: name of the data set.
+        **changes: attributes of `TrainingConfig` to set otherwise.
+
+    Returns:
+        `TrainingConfig`.
+
+    Raises:
+        ValueError: if the data set or a value is not known.
+
+    Example:
+        >>> recipe("gtsrb", epochs=3).mu
+        0.0013
+    """
+    return TrainingConfig(**{"data": data, "mu": default_mu(info(data).num_classes), **_RECIPES[data], **changes})

@@ -1,0 +1,159 @@
+"""One training run, in its own folder, from data to test accuracy; it can be killed at any time and resumed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_fim import data, models
+from keras_fim.callbacks import MuSchedule
+from keras_fim.experiments import checkpoint, weights
+from keras_fim.experiments.config import TrainingConfig
+from keras_fim.experiments.records import read_json, versions, write_json
+from keras_fim.losses import FisherTraceLoss
+
+__all__ = ["build_model", "compile_model", "train"]
+
+
+def train(config: TrainingConfig, folder: str | Path, *, resume: bool = False, data_dir: str | None = None) -> Path:
+    """Train, choose the best weights on the validation part, and measure them on the test images.
+
+    The folder then holds ``run.json`` (configuration, versions, results), ``model.keras`` (the best weights),
+    ``history.csv``, ``tensorboard/``, ``best.weights.h5`` and ``checkpoints/`` (the last epoch, with the optimizer).
+
+    Args:
+        config: the run.
+        folder: where everything that the run writes goes.
+        resume: go on from the last finished epoch of a run in ``folder``, if there is one.
+        data_dir: where TensorFlow Datasets keeps its data.
+
+    Returns:
+        ``folder``.
+
+    Raises:
+        ValueError: if ``folder`` holds a run and ``resume`` is False, or that run was set up otherwise.
+    """
+    folder = Path(folder)
+    record = _open_run(config, folder, resume)
+    if record.get("results"):
+        return folder
+    keras.utils.set_random_seed(config.seed)
+    keras.mixed_precision.set_global_policy(config.mixed_precision or "float32")
+    splits = data.load_splits(
+        config.data,
+        config.batch_size,
+        validation=config.validation,
+        data_dir=data_dir,
+        seed=config.seed,
+        augment=config.augment,
+        limit=config.limit,
+        test_limit=config.test_limit,
+    )
+    model = build_model(config)
+    compile_model(model, config, steps_per_epoch=len(splits.train))
+    seconds = _fit(model, config, splits, folder)
+    model.load_weights(folder / "best.weights.h5")
+    keras.mixed_precision.set_global_policy("float32")
+    results = model.evaluate(splits.test, return_dict=True, verbose=0)
+    _save_model(model, folder / "model.keras")
+    write_json(folder / "run.json", {**record, "results": _results(results, folder, seconds)})
+    return folder
+
+
+def build_model(config: TrainingConfig) -> keras.Model:
+    """The model of a run, with new weights or those of ``config.init_from``."""
+    facts = data.info(config.data)
+    model = models.MODELS[config.model](facts.image_shape, facts.num_classes, **config.model_options)
+    if config.init_from:
+        weights.load_into(model, config.init_from)
+    return model
+
+
+def compile_model(model: keras.Model, config: TrainingConfig, *, steps_per_epoch: int) -> None:
+    """Compile with the loss, optimizer and learning-rate schedule of a run."""
+    steps = config.epochs * steps_per_epoch
+    warmup = round(config.warmup_epochs * steps_per_epoch)
+    rate: Any = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
+    if warmup:
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0, max(1, steps - warmup), warmup_target=config.learning_rate, warmup_steps=warmup
+        )
+    decay = config.weight_decay or None
+    if config.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=decay)
+    else:
+        optimizer = keras.optimizers.Adam(rate, weight_decay=decay)
+    if decay:
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    limit = config.gradient_limit if config.mu else None
+    loss = FisherTraceLoss(config.mu, label_smoothing=config.label_smoothing, gradient_limit=limit)
+    model.compile(optimizer, loss=loss, metrics=["accuracy"])
+
+
+def _fit(model: keras.Model, config: TrainingConfig, splits: data.Splits, folder: Path) -> float:
+    history = checkpoint.resume(model, folder)
+    clock = _EpochSeconds()
+    callbacks: list[keras.callbacks.Callback] = [clock]
+    if config.mu_warmup_epochs:
+        callbacks.append(MuSchedule(config.mu, warmup_steps=round(config.mu_warmup_epochs * len(splits.train))))
+    callbacks.append(checkpoint.RunCheckpoint(folder, history=history))
+    callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard", profile_batch=0, write_graph=False))
+    model.fit(
+        splits.train,
+        validation_data=splits.validation,
+        epochs=config.epochs,
+        initial_epoch=len(history),
+        callbacks=callbacks,
+        shuffle=False,  # the pipeline shuffles
+    )
+    return sum(row["seconds"] for row in callbacks[-2].history)
+
+
+class _EpochSeconds(keras.callbacks.Callback):
+    """Logs how long each epoch took, validation included."""
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._start = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if logs is not None:
+            logs["seconds"] = time.perf_counter() - self._start
+
+
+def _open_run(config: TrainingConfig, folder: Path, resume: bool) -> dict[str, Any]:
+    """The content of ``run.json``: that of the run to resume, or a new one."""
+    path = folder / "run.json"
+    if not path.exists():
+        record = {"config": config.as_dict(), "versions": versions()}
+        write_json(path, record)
+        return record
+    if not resume:
+        raise ValueError(f"`folder` already holds a run: {folder}. Resume it (--resume) or choose another folder (--out).")
+    record = read_json(path)
+    if record["config"] != config.as_dict():
+        theirs, ours = record["config"], config.as_dict()
+        changed = {key: (theirs.get(key), ours[key]) for key in ours if theirs.get(key) != ours[key]}
+        raise ValueError(f"The run in {folder} was set up otherwise; (its value, yours): {changed}")
+    return dict(record)
+
+
+def _results(measured: dict[str, float], folder: Path, seconds: float) -> dict[str, Any]:
+    history = checkpoint.read_history(folder)
+    best = max(history, key=lambda row: row["val_accuracy"])
+    return {
+        "test_accuracy": float(measured["accuracy"]),
+        "test_loss": float(measured["loss"]),
+        "validation_accuracy": best["val_accuracy"],
+        "best_epoch": int(best["epoch"]),
+        "epochs": len(history),
+        "training_seconds": round(seconds, 1),
+    }
+
+
+def _save_model(model: keras.Model, path: Path) -> None:
+    aside = path.with_name("unfinished.keras")
+    model.save(aside)
+    aside.replace(path)

@@ -1,0 +1,1 @@
+"""Fisher geometry of classifiers."""

@@ -1,0 +1,327 @@
+"""The paper's losses: cross-entropy plus a multiple of the Fisher information in the softmax output.
+
+``FisherTraceLoss`` is eq. (4), ``FisherEigenvalueLoss`` eq. (3). Both are computed from logits in float32 (float64
+where that is Keras' ``floatx``), also behind a softmax and under a mixed-precision policy.
+
+The penalty ``1/p = exp(-log p)`` is exact up to ``1/p = 1e6`` and continued linearly in ``-log p``, with the slope it has
+there, beyond. Loss and gradient so stay finite, and the gradient keeps pushing, however small ``p`` is.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+__all__ = [
+    "FisherEigenvalueLoss",
+    "FisherTraceLoss",
+    "INVERSE_PROBABILITY_CAP",
+    "mu_variable",
+    "penalised_cross_entropy",
+]
+
+INVERSE_PROBABILITY_CAP = 1e6
+"""Largest ``1/p`` up to which the penalties are exact; see the module's docstring."""
+
+_NOT_PROBABILITIES = (
+    "`y_pred` should hold probabilities: no negative entries, rows that sum to 1. Pass from_logits=True to the loss if "
+    "the model returns logits."
+)
+_TINY = 1e-37  # a probability that underflowed to 0 counts as this one: log p = -85.2
+
+
+def penalised_cross_entropy(
+    targets: tf.Tensor,
+    logits: tf.Tensor,
+    mu: tf.Tensor | float,
+    *,
+    penalty: str = "trace",
+    gradient_limit: float | None = 1.0,
+) -> tf.Tensor:
+    r"""Cross-entropy plus a Fisher penalty, sample by sample: :math:`-\sum_i y_i \log p_i + \mu\,\phi(p)`.
+
+    With :math:`D_i = y_i + \mu\,\partial\phi/\partial(-\log p_i)` the gradient in the logits is
+    :math:`p_j \sum_i D_i - D_j`; it is computed in this closed form.
+
+    Args:
+        targets: ``(..., K)``, class probabilities.
+        logits: ``(..., K)``, float32 or float64.
+        mu: weight of the penalty, a scalar.
+        penalty: ``"trace"`` for :math:`\phi = \sum_i 1/p_i` (eq. 4), ``"eigenvalue"`` for :math:`\max_i 1/p_i` (eq. 3).
+        gradient_limit: largest l2 norm of each sample's gradient in its logits; longer ones are scaled down to it.
+            ``None`` gives the plain derivative.
+
+    Returns:
+        ``(...)``, one loss per sample, in nats.
+
+    Example:
+        >>> penalised_cross_entropy(tf.constant([[1.0, 0.0]]), tf.zeros((1, 2)), 0.0).numpy().round(4)
+        array([0.6931], dtype=float32)
+    """
+    mu = tf.convert_to_tensor(mu, logits.dtype)
+    if gradient_limit is None:
+        return _value_and_slopes(targets, logits, mu, penalty)[0]
+
+    @tf.custom_gradient
+    def limited(z: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        value, slopes = _value_and_slopes(targets, z, mu, penalty)
+
+        def grad(upstream: tf.Tensor) -> tf.Tensor:
+            gradient = tf.nn.softmax(z) * tf.reduce_sum(slopes, axis=-1, keepdims=True) - slopes
+            norm = tf.norm(gradient, axis=-1, keepdims=True)
+            limit = tf.cast(gradient_limit, z.dtype)
+            return upstream[..., None] * gradient * (limit / tf.maximum(norm, limit))
+
+        return value, grad
+
+    return limited(logits)
+
+
+def _value_and_slopes(
+    targets: tf.Tensor, logits: tf.Tensor, mu: tf.Tensor, penalty: str
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The loss per sample and its derivative in ``-log p_i``, the ``D_i`` of `penalised_cross_entropy`."""
+    surprisal = -tf.nn.log_softmax(logits)
+    inverse = tf.exp(tf.minimum(surprisal, math.log(INVERSE_PROBABILITY_CAP)))
+    extended = inverse + INVERSE_PROBABILITY_CAP * tf.nn.relu(surprisal - math.log(INVERSE_PROBABILITY_CAP))
+    if penalty == "trace":
+        value, slopes = tf.reduce_sum(extended, axis=-1), inverse
+    else:
+        value = tf.reduce_max(extended, axis=-1)
+        largest = tf.cast(tf.equal(extended, value[..., None]), logits.dtype)
+        slopes = inverse * largest / tf.reduce_sum(largest, axis=-1, keepdims=True)
+    return tf.reduce_sum(targets * surprisal, axis=-1) + mu * value, targets + mu * slopes
+
+
+def mu_variable(mu: float | keras.Variable) -> keras.Variable:
+    """A scalar variable that holds μ, so that a schedule can change it in a compiled training step.
+
+    Args:
+        mu: a finite number >= 0, or a ``keras.Variable``, which is returned as it is.
+
+    Returns:
+        A float32 ``keras.Variable`` of shape ().
+
+    Raises:
+        ValueError: if ``mu`` is negative, NaN or infinite.
+    """
+    if isinstance(mu, keras.Variable):
+        return mu
+    if not 0 <= mu < math.inf:
+        raise ValueError(f"`mu` should be a finite number >= 0. Received: mu={mu}")
+    return keras.Variable(float(mu), trainable=False, dtype="float32", name="mu")
+
+
+def _one_hot(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """One-hot targets in the shape of ``logits`` from class indices ``(batch, ...)`` or ``(batch, ..., 1)``."""
+    if labels.shape.rank == logits.shape.rank and labels.shape[-1] == 1:
+        labels = tf.squeeze(labels, axis=-1)
+    if not labels.shape.is_compatible_with(logits.shape[:-1]):
+        raise ValueError(
+            "`y_true` should hold class indices or class probabilities for each prediction. "
+            f"Received: y_true of shape {tuple(labels.shape)}, y_pred of shape {tuple(logits.shape)}"
+        )
+    num_classes = logits.shape[-1]
+    valid = tf.reduce_all((labels >= 0) & (labels < num_classes))
+    message = f"`y_true` should hold class indices from 0 to {num_classes - 1}. Received one outside."
+    with tf.control_dependencies(_require(valid, message)):
+        return tf.one_hot(tf.cast(labels, tf.int32), num_classes, dtype=logits.dtype)
+
+
+def _require(valid: tf.Tensor, message: str) -> list[tf.Operation]:
+    """A ValueError now where values are known, an assertion of the graph where they are not yet."""
+    if tf.executing_eagerly():
+        if not valid:
+            raise ValueError(message)
+        return []
+    return [tf.debugging.Assert(valid, [message])]
+
+
+class _FisherLoss(keras.losses.Loss):
+    """Cross-entropy plus μ times a penalty; a subclass names the penalty."""
+
+    _penalty: str
+
+    def __init__(
+        self,
+        mu: float | keras.Variable = 0.02,
+        from_logits: bool = False,
+        label_smoothing: float = 0.0,
+        gradient_limit: float | None = 1.0,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = None,
+    ) -> None:
+        dtype = "float64" if keras.config.floatx() == "float64" else "float32"
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        if not 0.0 <= label_smoothing < 1.0:
+            raise ValueError(f"`label_smoothing` should be in [0, 1). Received: label_smoothing={label_smoothing}")
+        if gradient_limit is not None and not 0.0 < gradient_limit < math.inf:
+            raise ValueError(
+                f"`gradient_limit` should be a positive number or None. Received: gradient_limit={gradient_limit}"
+            )
+        self.mu = mu_variable(mu)
+        self.from_logits = bool(from_logits)
+        self.label_smoothing = float(label_smoothing)
+        self.gradient_limit = None if gradient_limit is None else float(gradient_limit)
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Reduce the weighted losses, see `keras.losses.Loss`; keeps the logits that Keras hangs on a softmax output."""
+        logits = getattr(y_pred, "_keras_logits", None)
+        if logits is not None:
+            mask = getattr(y_pred, "_keras_mask", None)
+            # Keras converts the prediction to the loss's dtype first and would lose the logits of a float16 one
+            y_pred = tf.identity(tf.cast(y_pred, self.dtype))
+            y_pred._keras_logits = logits
+            if mask is not None:
+                y_pred._keras_mask = mask
+        return super().__call__(y_true, y_pred, sample_weight)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """The loss of each sample.
+
+        Args:
+            y_true: class indices ``(batch, ...)`` or class probabilities ``(batch, ..., K)``.
+            y_pred: predictions ``(batch, ..., K)``: probabilities, or logits with ``from_logits=True``.
+
+        Returns:
+            ``(batch, ...)``, in nats.
+
+        Raises:
+            ValueError: if shapes do not match, K < 2 or, outside of a graph, labels or probabilities are not valid.
+        """
+        logits = self._logits(y_pred)
+        return penalised_cross_entropy(
+            self._targets(y_true, logits),
+            logits,
+            tf.cast(self.mu, logits.dtype),
+            penalty=self._penalty,
+            gradient_limit=self.gradient_limit,
+        )
+
+    def _logits(self, y_pred: Any) -> tf.Tensor:
+        behind = None if self.from_logits else getattr(y_pred, "_keras_logits", None)
+        y_pred = tf.cast(y_pred if behind is None else behind, self.dtype)
+        if y_pred.shape.rank is not None and y_pred.shape.rank < 2:
+            raise ValueError(f"`y_pred` should have shape (batch, ..., classes). Received: shape={tuple(y_pred.shape)}")
+        if y_pred.shape[-1] is not None and y_pred.shape[-1] < 2:
+            raise ValueError(f"`y_pred` should have at least 2 classes. Received: shape={tuple(y_pred.shape)}")
+        if self.from_logits or behind is not None:
+            return y_pred
+        sums = tf.reduce_sum(y_pred, axis=-1)
+        valid = tf.reduce_all(y_pred >= 0) & tf.reduce_all(tf.abs(sums - 1) < 1e-2)
+        with tf.control_dependencies(_require(valid, _NOT_PROBABILITIES)):
+            return tf.math.log(tf.maximum(y_pred, _TINY))
+
+    def _targets(self, y_true: Any, logits: tf.Tensor) -> tf.Tensor:
+        num_classes = logits.shape[-1]
+        y_true = tf.convert_to_tensor(y_true)
+        if y_true.shape.rank == logits.shape.rank and y_true.shape[-1] == num_classes:
+            targets = tf.cast(y_true, logits.dtype)
+        else:
+            targets = _one_hot(y_true, logits)
+        return targets * (1 - self.label_smoothing) + self.label_smoothing / num_classes
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments; ``mu`` as the number that it is now."""
+        with tf.init_scope():  # Keras asks for it while it traces a training step, too
+            mu = float(keras.ops.convert_to_numpy(self.mu))
+        return {
+            **super().get_config(),
+            "mu": mu,
+            "from_logits": self.from_logits,
+            "label_smoothing": self.label_smoothing,
+            "gradient_limit": self.gradient_limit,
+        }
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items())
+        return f"{type(self).__name__}({arguments})"
+
+
+@keras.saving.register_keras_serializable("keras_fim")
+class FisherTraceLoss(_FisherLoss):
+    r"""Cross-entropy plus μ times the trace of the FIM in the softmax output, the paper's eq. (4).
+
+    .. math:: \tilde L = -\sum_i y_i \log p_i + \mu \sum_{i=1}^K \frac{1}{p_i}
+
+    On a single sample it is minimal where label smoothing would be, at a strength that `label_smoothing_from_mu` gives.
+    It flattens the predicted distribution; it need not lower the eigenvalues of the FIM in the input.
+
+    Args:
+        mu: weight μ >= 0 of the trace: a number, or a ``keras.Variable`` that others may change (`MuSchedule` changes
+            the variable in either case). What suits K classes is `default_mu`.
+        from_logits: whether predictions are logits. On the output of a Keras softmax the logits behind it are found
+            and used, so ``False`` loses no precision there.
+        label_smoothing: share α in [0, 1) of each label that is spread over all classes first.
+        gradient_limit: largest l2 norm of a sample's gradient in its logits, because a few samples with a tiny p
+            otherwise drown the batch; ``None`` is the plain derivative. The value of the loss is never changed.
+        reduction: as in `keras.losses.Loss`.
+        name: name of the loss.
+
+    Raises:
+        ValueError: if ``mu`` is negative or not finite, or another argument is out of its range.
+
+    Example:
+        >>> loss = FisherTraceLoss(mu=0.02)
+        >>> float(loss([0], tf.constant([[0.5, 0.5]])))  # log 2 + 0.02 * (2 + 2)
+        0.7731471657752991
+
+    Source:
+        Shen, Peng, Zhang, Fan (arXiv 1909.06137), eq. (4).
+    """
+
+    _penalty = "trace"
+
+    def __init__(
+        self,
+        mu: float | keras.Variable = 0.02,
+        from_logits: bool = False,
+        label_smoothing: float = 0.0,
+        gradient_limit: float | None = 1.0,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = "fisher_trace_loss",
+    ) -> None:
+        super().__init__(mu, from_logits, label_smoothing, gradient_limit, reduction, name)
+
+
+@keras.saving.register_keras_serializable("keras_fim")
+class FisherEigenvalueLoss(_FisherLoss):
+    r"""Cross-entropy plus μ times the largest eigenvalue of the FIM in the softmax output, the paper's eq. (3).
+
+    .. math:: L + \mu \lambda_{\max}(G_s) = -\sum_i y_i \log p_i + \mu \max_i \frac{1}{p_i}
+
+    Args:
+        mu: as in `FisherTraceLoss`.
+        from_logits: as in `FisherTraceLoss`.
+        label_smoothing: as in `FisherTraceLoss`.
+        gradient_limit: as in `FisherTraceLoss`.
+        reduction: as in `keras.losses.Loss`.
+        name: name of the loss.
+
+    Raises:
+        ValueError: if ``mu`` is negative or not finite, or another argument is out of its range.
+
+    Example:
+        >>> loss = FisherEigenvalueLoss(mu=0.02)
+        >>> float(loss([0], tf.constant([[0.5, 0.5]])))  # log 2 + 0.02 * 2
+        0.7331472039222717
+
+    Source:
+        Shen, Peng, Zhang, Fan (arXiv 1909.06137), eq. (3), with ``λ_max(G_s) = 1/min_i p_i``.
+    """
+
+    _penalty = "eigenvalue"
+
+    def __init__(
+        self,
+        mu: float | keras.Variable = 0.02,
+        from_logits: bool = False,
+        label_smoothing: float = 0.0,
+        gradient_limit: float | None = 1.0,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = "fisher_eigenvalue_loss",
+    ) -> None:
+        super().__init__(mu, from_logits, label_smoothing, gradient_limit, reduction, name)
