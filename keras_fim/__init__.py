@@ -1,14 +1,36 @@
 """Fisher-information robustness for Keras classifiers: how easily can a model be fooled, and what to change."""
 
-import keras as _keras
+import os as _os
 
-if _keras.backend.backend() != "tensorflow":
+if _os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
     raise ImportError(
-        "keras_fim needs Keras to run on TensorFlow. "
-        f"Received: backend={_keras.backend.backend()!r}; set the environment variable KERAS_BACKEND=tensorflow."
+        "keras_fim needs Keras on TensorFlow. "
+        f"Received: KERAS_BACKEND={_os.environ['KERAS_BACKEND']}; set KERAS_BACKEND=tensorflow."
     )
 
-from keras_fim import data, models
+import keras as _keras
+
+if _keras.backend.backend() != "tensorflow":  # from keras.json
+    raise ImportError(
+        "keras_fim needs Keras on TensorFlow. "
+        f"Received: the backend {_keras.backend.backend()!r}; set the environment variable KERAS_BACKEND=tensorflow."
+    )
+
+from keras_fim import (
+    attacks,
+    callbacks,
+    data,
+    evaluation,
+    experiments,
+    export,
+    geometry,
+    layers,
+    logits,
+    losses,
+    models,
+    plots,
+)
+from keras_fim.fisher import fisher_spectrum
 from keras_fim.geometry.label_smoothing import default_mu, label_smoothing_from_mu, mu_from_label_smoothing
 from keras_fim.losses import FisherEigenvalueLoss, FisherTraceLoss
 
@@ -17,9 +39,20 @@ __version__ = "0.1.0"
 __all__ = [
     "FisherEigenvalueLoss",
     "FisherTraceLoss",
+    "attacks",
+    "callbacks",
     "data",
     "default_mu",
+    "evaluation",
+    "experiments",
+    "export",
+    "fisher_spectrum",
+    "geometry",
     "label_smoothing_from_mu",
+    "layers",
+    "logits",
+    "losses",
     "models",
     "mu_from_label_smoothing",
+    "plots",
 ]

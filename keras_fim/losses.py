@@ -3,8 +3,8 @@
 ``FisherTraceLoss`` is eq. (4), ``FisherEigenvalueLoss`` eq. (3). Both are computed from logits in float32 (float64
 where that is Keras' ``floatx``), also behind a softmax and under a mixed-precision policy.
 
-The penalty ``1/p = exp(-log p)`` is exact up to ``1/p = 1e6`` and continued linearly in ``-log p``, with the slope it has
-there, beyond. Loss and gradient so stay finite, and the gradient keeps pushing, however small ``p`` is.
+The penalty ``1/p = exp(-log p)`` is exact up to ``1/p = 1e6`` and continued linearly in ``-log p`` beyond, with the
+slope it has there. Loss and gradient so stay finite, and the gradient keeps pushing, however small ``p`` is.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class _FisherLoss(keras.losses.Loss):
         self.gradient_limit = None if gradient_limit is None else float(gradient_limit)
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """Reduce the weighted losses, see `keras.losses.Loss`; keeps the logits that Keras hangs on a softmax output."""
+        """Reduce the weighted losses; keeps the logits that Keras hangs on a softmax output."""
         logits = getattr(y_pred, "_keras_logits", None)
         if logits is not None:
             mask = getattr(y_pred, "_keras_mask", None)

@@ -7,7 +7,7 @@ a dense layer named ``logits`` and end in a float32 softmax named ``probabilitie
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -37,7 +37,8 @@ def convnet(
         A functional ``keras.Model``: images ``(batch, *input_shape)`` in [0, 1] -> probabilities ``(batch, K)``.
 
     Raises:
-        ValueError: if ``input_shape`` is not of three positive integers, ``num_classes < 2`` or ``filters`` is not a pair.
+        ValueError: if ``input_shape`` is not of three positive integers, ``num_classes < 2`` or
+            ``filters`` is not a pair.
 
     Example:
         >>> convnet().count_params()
@@ -136,7 +137,7 @@ def resnet14(
     return _classifier(inputs, layers.GlobalAveragePooling2D(name="pool")(x), num_classes, name)
 
 
-MODELS = {"convnet": convnet, "vgg11": vgg11, "resnet14": resnet14}
+MODELS: dict[str, Callable[..., keras.Model]] = {"convnet": convnet, "vgg11": vgg11, "resnet14": resnet14}
 
 
 def _image_input(input_shape: Sequence[int], num_classes: int) -> Any:

@@ -18,8 +18,8 @@ class MuSchedule(keras.callbacks.Callback):
     compiled model's loss. μ is logged as ``mu``.
 
     Args:
-        schedule: a function from the step (an int, from 0) to μ; any ``keras.optimizers.schedules.LearningRateSchedule``
-            is one. Or a number: the μ that a linear warm-up reaches.
+        schedule: a function from the step (an int, from 0) to μ, such as a ``LearningRateSchedule`` of Keras; or a
+            number, the μ that a linear warm-up reaches.
         warmup_steps: steps over which μ grows linearly from 0 to what ``schedule`` says.
         target: an object with a ``keras.Variable`` named ``mu``; ``None`` for the compiled model's loss.
 
@@ -54,12 +54,13 @@ class MuSchedule(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Find the variable."""
         target = self.target if self.target is not None else self.model.loss
-        self._mu = getattr(target, "mu", None)
-        if not isinstance(self._mu, keras.Variable):
+        mu = getattr(target, "mu", None)
+        if not isinstance(mu, keras.Variable):
             raise ValueError(
                 "`target` should have a keras.Variable `mu`, as FisherTraceLoss has. "
                 f"Received: {target!r}; compile the model with such a loss or pass target=."
             )
+        self._mu = mu
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Set μ for this step."""

@@ -38,12 +38,14 @@ class DatasetInfo(NamedTuple):
         image_shape: ``(height, width, channels)``.
         class_names: names of the K classes, in the order of the labels.
         mirrored: whether a mirrored image keeps its class (digits and traffic signs do not).
+        shift: by how many pixels augmentation shifts an image at most.
     """
 
     name: str
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     mirrored: bool
+    shift: int
 
     @property
     def num_classes(self) -> int:
@@ -154,17 +156,17 @@ def _read_mnist5k(data_dir: str | None) -> tuple[Arrays, Arrays]:
 def _gtsrb_info() -> DatasetInfo:
     from keras_fim.data.gtsrb.gtsrb_dataset_builder import CLASS_NAMES
 
-    return DatasetInfo("gtsrb", (32, 32, 3), tuple(CLASS_NAMES), mirrored=False)
+    return DatasetInfo("gtsrb", (32, 32, 3), tuple(CLASS_NAMES), mirrored=False, shift=4)
 
 
 _DIGITS = tuple("0123456789")
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 _INFO: dict[str, Callable[[], DatasetInfo]] = {
-    "mnist": lambda: DatasetInfo("mnist", (28, 28, 1), _DIGITS, mirrored=False),
-    "cifar10": lambda: DatasetInfo("cifar10", (32, 32, 3), _CIFAR10, mirrored=True),
+    "mnist": lambda: DatasetInfo("mnist", (28, 28, 1), _DIGITS, mirrored=False, shift=2),
+    "cifar10": lambda: DatasetInfo("cifar10", (32, 32, 3), _CIFAR10, mirrored=True, shift=4),
     "gtsrb": _gtsrb_info,
-    "mnist5k": lambda: DatasetInfo("mnist5k", (28, 28, 1), _DIGITS, mirrored=False),
+    "mnist5k": lambda: DatasetInfo("mnist5k", (28, 28, 1), _DIGITS, mirrored=False, shift=2),
 }
 
 _READERS: dict[str, Callable[[str | None], tuple[Arrays, Arrays]]] = {

@@ -19,7 +19,7 @@ class RunCheckpoint(keras.callbacks.Callback):
 
     Args:
         folder: the run's folder.
-        monitor: the metric whose largest value marks the best weights.
+        monitor: the metric whose largest value marks the best weights; of equals the later.
         history: the rows of the epochs before, as `resume` returns them.
     """
 
@@ -34,7 +34,7 @@ class RunCheckpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Write the files of one epoch."""
         row = {"epoch": epoch + 1, **{key: float(value) for key, value in (logs or {}).items()}}
-        if all(row[self.monitor] > earlier[self.monitor] for earlier in self.history):
+        if all(row[self.monitor] >= earlier[self.monitor] for earlier in self.history):
             self._save(self.folder / "best.weights.h5")
         self.history.append(row)
         _write_rows(self.folder / "history.csv", self.history)

@@ -37,7 +37,7 @@ class TrainingConfig:
         test_limit: number of test images, stratified; ``None`` for all.
         seed: of initial weights, shuffling and augmentation.
         mixed_precision: ``None``, ``"mixed_float16"`` or ``"mixed_bfloat16"``.
-        init_from: weights to start from: a run folder, a name of stored weights, or a ``.weights.h5`` or ``.keras`` file.
+        init_from: weights to start from: a run folder, a name of stored weights, a ``.weights.h5`` or ``.keras`` file.
     """
 
     data: str
@@ -89,7 +89,7 @@ def _check(name: str, value: Any, valid: bool, expected: str) -> None:
 
 _RECIPES: dict[str, dict[str, Any]] = {
     "mnist": {"model": "convnet", "epochs": 10},
-    "mnist5k": {"model": "convnet", "epochs": 12, "batch_size": 64, "validation": 0.1},
+    "mnist5k": {"model": "convnet", "epochs": 20, "batch_size": 64, "augment": True},
     "cifar10": {
         "model": "vgg11",
         "model_options": {"width": 0.5},

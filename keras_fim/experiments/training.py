@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,6 @@ def train(config: TrainingConfig, folder: str | Path, *, resume: bool = False, d
     compile_model(model, config, steps_per_epoch=len(splits.train))
     seconds = _fit(model, config, splits, folder)
     model.load_weights(folder / "best.weights.h5")
-    keras.mixed_precision.set_global_policy("float32")
     results = model.evaluate(splits.test, return_dict=True, verbose=0)
     _save_model(model, folder / "model.keras")
     write_json(folder / "run.json", {**record, "results": _results(results, folder, seconds)})
@@ -95,12 +95,12 @@ def compile_model(model: keras.Model, config: TrainingConfig, *, steps_per_epoch
 
 def _fit(model: keras.Model, config: TrainingConfig, splits: data.Splits, folder: Path) -> float:
     history = checkpoint.resume(model, folder)
-    clock = _EpochSeconds()
-    callbacks: list[keras.callbacks.Callback] = [clock]
+    keeper = checkpoint.RunCheckpoint(folder, history=history)
+    callbacks: list[keras.callbacks.Callback] = [_EpochSeconds()]
     if config.mu_warmup_epochs:
         callbacks.append(MuSchedule(config.mu, warmup_steps=round(config.mu_warmup_epochs * len(splits.train))))
-    callbacks.append(checkpoint.RunCheckpoint(folder, history=history))
-    callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard", profile_batch=0, write_graph=False))
+    board = keras.callbacks.TensorBoard(folder / "tensorboard", profile_batch=0, write_graph=False)
+    callbacks += [keeper, board]
     model.fit(
         splits.train,
         validation_data=splits.validation,
@@ -108,8 +108,9 @@ def _fit(model: keras.Model, config: TrainingConfig, splits: data.Splits, folder
         initial_epoch=len(history),
         callbacks=callbacks,
         shuffle=False,  # the pipeline shuffles
+        verbose=1 if sys.stdout.isatty() else 2,
     )
-    return sum(row["seconds"] for row in callbacks[-2].history)
+    return sum(row["seconds"] for row in keeper.history)
 
 
 class _EpochSeconds(keras.callbacks.Callback):
@@ -131,7 +132,7 @@ def _open_run(config: TrainingConfig, folder: Path, resume: bool) -> dict[str, A
         write_json(path, record)
         return record
     if not resume:
-        raise ValueError(f"`folder` already holds a run: {folder}. Resume it (--resume) or choose another folder (--out).")
+        raise ValueError(f"{folder} already holds a run: resume it (--resume) or choose another folder (--out)")
     record = read_json(path)
     if record["config"] != config.as_dict():
         theirs, ours = record["config"], config.as_dict()
@@ -142,7 +143,7 @@ def _open_run(config: TrainingConfig, folder: Path, resume: bool) -> dict[str, A
 
 def _results(measured: dict[str, float], folder: Path, seconds: float) -> dict[str, Any]:
     history = checkpoint.read_history(folder)
-    best = max(history, key=lambda row: row["val_accuracy"])
+    best = max(history, key=lambda row: (row["val_accuracy"], row["epoch"]))
     return {
         "test_accuracy": float(measured["accuracy"]),
         "test_loss": float(measured["loss"]),

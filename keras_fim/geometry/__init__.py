@@ -1,1 +1,28 @@
-"""Fisher geometry of classifiers."""
+"""Fisher geometry of classifiers: the mathematics, on logits and on functions from images to logits."""
+
+from keras_fim.geometry.eigen import exact_spectrum
+from keras_fim.geometry.jacobian import factor, factor_product, factor_transpose_product, fisher_product
+from keras_fim.geometry.label_smoothing import default_mu, label_smoothing_from_mu, mu_from_label_smoothing
+from keras_fim.geometry.simplex import (
+    kl_divergence,
+    logit_fim,
+    logit_fim_largest_eigenvalue,
+    simplex_fim_largest_eigenvalue,
+    simplex_fim_trace,
+)
+
+__all__ = [
+    "default_mu",
+    "exact_spectrum",
+    "factor",
+    "factor_product",
+    "factor_transpose_product",
+    "fisher_product",
+    "kl_divergence",
+    "label_smoothing_from_mu",
+    "logit_fim",
+    "logit_fim_largest_eigenvalue",
+    "mu_from_label_smoothing",
+    "simplex_fim_largest_eigenvalue",
+    "simplex_fim_trace",
+]

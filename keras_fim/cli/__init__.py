@@ -1,0 +1,37 @@
+"""The command ``keras-fim``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from keras_fim.cli import demo, train
+from keras_fim.cli.errors import run_safely
+
+__all__ = ["main"]
+
+_COMMANDS = {"train": train, "demo": demo}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; bad input ends in one line on stderr and exit code 2.
+
+    Args:
+        argv: the arguments; ``None`` for those of the process.
+
+    Returns:
+        The exit code.
+    """
+    description = "Fisher-information robustness for Keras classifiers."
+    parser = argparse.ArgumentParser(prog="keras-fim", description=description)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for name, module in _COMMANDS.items():
+        summary = str(module.__doc__).splitlines()[0]
+        command = commands.add_parser(
+            name, help=summary, description=module.DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        module.add_arguments(command)
+    arguments = parser.parse_args(argv)
+    return run_safely(lambda: _COMMANDS[arguments.command].run(arguments))
+
+

@@ -1,0 +1,114 @@
+"""Train a model of the paper, defended or plain."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from keras_fim import data
+from keras_fim.cli.errors import run_safely
+from keras_fim.experiments import TrainingConfig, recipe, train
+from keras_fim.experiments.records import read_json
+from keras_fim.geometry.label_smoothing import label_smoothing_from_mu
+
+__all__ = ["add_arguments", "main", "run"]
+
+_ABOUT = """Train the paper's model of a data set with the Fisher-trace loss, CE + mu * sum(1/p).
+
+Everything is written to one folder: run.json (configuration, versions, test accuracy), model.keras (the weights that
+are best on the validation part), history.csv, tensorboard/, and checkpoints to resume from.
+"""
+
+DESCRIPTION = f"""{_ABOUT}
+examples:
+  keras-fim train --data mnist                          the defended model, with a mu that suits its classes
+  keras-fim train --data mnist --mu 0                   the same model on plain cross-entropy
+  keras-fim train --data cifar10 --out runs/a --resume  go on with an interrupted run
+  keras-fim train --data gtsrb --quick                  one epoch on 2,000 images, to see that all works
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, data_name: str | None = None) -> None:
+    """Add the options of this command.
+
+    Args:
+        parser: of the command.
+        data_name: default of ``--data``; ``None`` makes it required.
+    """
+    parser.add_argument(
+        "--data", choices=data.names(), default=data_name, required=data_name is None, help="data set (%(default)s)"
+    )
+    parser.add_argument("--mu", type=float, help="weight of the Fisher trace; 0 is plain training (suits the classes)")
+    parser.add_argument("--mu-warmup-epochs", type=float, help="epochs over which mu grows from 0")
+    parser.add_argument("--label-smoothing", type=float, help="share of each label spread over all classes (0)")
+    parser.add_argument("--epochs", type=int, help="passes over the training data")
+    parser.add_argument("--batch-size", type=int, help="images in a training batch")
+    parser.add_argument("--learning-rate", type=float, help="peak learning rate; a cosine takes it to 0")
+    parser.add_argument("--warmup-epochs", type=float, help="epochs over which the learning rate grows to its peak")
+    parser.add_argument("--validation", type=float, help="share of the training images to choose the best weights on")
+    parser.add_argument("--limit", type=int, help="train on so many images, stratified")
+    parser.add_argument("--test-limit", type=int, help="test on so many images, stratified")
+    parser.add_argument("--seed", type=int, help="of weights, shuffling and augmentation (0)")
+    parser.add_argument("--mixed-precision", choices=("mixed_float16", "mixed_bfloat16"), help="Keras dtype policy")
+    parser.add_argument("--init-from", metavar="RUN", help="start from the weights of a run folder, name or file")
+    parser.add_argument("--data-dir", help="where TensorFlow Datasets keeps its data ($TFDS_DATA_DIR or its default)")
+    parser.add_argument("--out", type=Path, help="folder for everything that the run writes (results/runs/...)")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out after its last epoch")
+    parser.add_argument("--quick", action="store_true", help="one epoch on 2,000 images, tested on 1,000")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train as the arguments say, and print what came out."""
+    config = _config(arguments)
+    folder = arguments.out or _default_folder(config, quick=arguments.quick)
+    num_classes = data.info(config.data).num_classes
+    print(f"{config.model} on {config.data}: {_why(config, num_classes, chosen=arguments.mu is not None)}")
+    print(f"writing to {folder}")
+    train(config, folder, resume=arguments.resume, data_dir=arguments.data_dir)
+    results = read_json(folder / "run.json")["results"]
+    print(
+        f"test accuracy {100 * results['test_accuracy']:.2f} % with the weights of epoch {results['best_epoch']} of "
+        f"{results['epochs']}, trained in {results['training_seconds']:.0f} s: {folder / 'model.keras'}"
+    )
+
+
+def main(data_name: str, argv: list[str] | None = None) -> None:
+    """Entry point of the scripts in ``training/``: this command with a default data set.
+
+    Args:
+        data_name: default of ``--data``.
+        argv: the arguments; ``None`` for those of the process.
+
+    Raises:
+        SystemExit: always, with the exit code.
+    """
+    script = f"python training/train_{data_name}.py"
+    examples = f"examples:\n  {script} --quick\n  {script} --mu 0 --out runs/plain\n  {script} --resume\n"
+    parser = argparse.ArgumentParser(
+        description=f"{_ABOUT}\n{examples}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_arguments(parser, data_name=data_name)
+    arguments = parser.parse_args(argv)
+    sys.exit(run_safely(lambda: run(arguments)))
+
+
+def _config(arguments: argparse.Namespace) -> TrainingConfig:
+    elsewhere = ("command", "data", "data_dir", "out", "resume", "quick")
+    given = {key: value for key, value in vars(arguments).items() if key not in elsewhere and value is not None}
+    quick = {"epochs": 1, "limit": 2000, "test_limit": 1000, "warmup_epochs": 0.0} if arguments.quick else {}
+    return recipe(arguments.data, **{**quick, **given})
+
+
+def _default_folder(config: TrainingConfig, *, quick: bool) -> Path:
+    loss = f"mu{config.mu:g}" if config.mu else "plain"
+    smoothing = f"-smoothing{config.label_smoothing:g}" if config.label_smoothing else ""
+    return Path("results/runs") / f"{config.data}-{loss}{smoothing}-seed{config.seed}{'-quick' if quick else ''}"
+
+
+def _why(config: TrainingConfig, num_classes: int, *, chosen: bool) -> str:
+    if not config.mu:
+        return "plain cross-entropy (mu = 0)"
+    alpha = label_smoothing_from_mu(config.mu, num_classes)
+    effect = f"mu = {config.mu:g} has the optimum of label smoothing {alpha:.3f} at {num_classes} classes"
+    return effect if chosen else f"{effect}, as the paper's 0.02 has at 10; choose with --mu (0 for plain training)"

@@ -1,0 +1,145 @@
+"""Fooling ratio against ε."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_fim.attacks.base import FixedBudgetAttack
+from keras_fim.logits import logits_function
+from keras_fim.typing import Images, Labels, Model
+
+__all__ = ["Confidence", "RobustnessCurve", "clean_performance", "robustness_curve", "samples"]
+
+
+@dataclasses.dataclass(frozen=True)
+class RobustnessCurve:
+    """How many of the originally correct samples an attack fools, for each ε.
+
+    Attributes:
+        attack: the attack's name.
+        options: the attack's options, as its ``repr`` shows them.
+        norm: ``"l1"``, ``"l2"`` or ``"linf"``: what ε is measured in.
+        epsilons: the budgets.
+        fooling_ratios: for each ε, misclassified samples over originally correct ones (the paper's section 4).
+        num_correct: number of originally correct samples.
+        num_samples: number of samples.
+    """
+
+    attack: str
+    options: str
+    norm: str
+    epsilons: tuple[float, ...]
+    fooling_ratios: tuple[float, ...]
+    num_correct: int
+    num_samples: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Confidence:
+    """How a model does on images that nobody tampered with.
+
+    Attributes:
+        accuracy: share of samples classified correctly.
+        mean_confidence: mean of the largest predicted probability.
+        num_samples: number of samples.
+    """
+
+    accuracy: float
+    mean_confidence: float
+    num_samples: int
+
+
+def robustness_curve(
+    model: Model, images: Images, labels: Labels, attack: FixedBudgetAttack, epsilons: Sequence[float]
+) -> RobustnessCurve:
+    """Measure the fooling ratio of an attack for each ε.
+
+    Args:
+        model: any classifier that `keras_fim.logits.logits_function` takes.
+        images: ``(batch, ...)`` within the attack's bounds.
+        labels: the true classes, ``(batch,)`` or one-hot.
+        attack: a fixed-budget attack.
+        epsilons: budgets in the attack's norm.
+
+    Returns:
+        `RobustnessCurve`.
+
+    Raises:
+        ValueError: as the attack, and if ``epsilons`` is empty.
+
+    Example:
+        >>> from keras_fim import attacks, models
+        >>> x, y = np.full((4, 28, 28, 1), 0.5), [0, 1, 2, 3]
+        >>> robustness_curve(models.convnet(), x, y, attacks.FGSM(), [0.0, 0.1]).norm
+        'linf'
+    """
+    if not len(epsilons):
+        raise ValueError("`epsilons` should hold at least one budget. Received: none")
+    results = attack.sweep(model, images, labels, epsilons)
+    return RobustnessCurve(
+        attack=attack.name,
+        options=repr(attack),
+        norm="linf" if attack.norm == np.inf else f"l{attack.norm:g}",
+        epsilons=tuple(float(e) for e in epsilons),
+        fooling_ratios=tuple(result.fooling_ratio for result in results),
+        num_correct=int(results[0].was_correct.sum()),
+        num_samples=len(results[0].was_correct),
+    )
+
+
+def clean_performance(model: Model, images: Images, labels: np.ndarray, *, batch_size: int = 256) -> Confidence:
+    """Accuracy and mean confidence on untouched images.
+
+    Args:
+        model: any classifier that `keras_fim.logits.logits_function` takes.
+        images: ``(batch, ...)``.
+        labels: class indices ``(batch,)``.
+        batch_size: images worked on at a time.
+
+    Returns:
+        `Confidence`.
+    """
+    images = tf.convert_to_tensor(images)
+    probabilities = logits_function(model, images).compiled(_probabilities)
+    parts = [probabilities(images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
+    p = np.concatenate(parts)
+    accuracy = float((p.argmax(axis=-1) == np.asarray(labels)).mean())
+    return Confidence(accuracy, float(p.max(axis=-1).mean()), len(p))
+
+
+def samples(dataset: tf.data.Dataset, limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The first images and labels of a data set of batches, as arrays.
+
+    Args:
+        dataset: yields ``(images, labels)`` batches.
+        limit: how many; ``None`` for all.
+
+    Returns:
+        ``(images, labels)``.
+
+    Raises:
+        ValueError: if the data set is empty.
+    """
+    images, labels, found = [], [], 0
+    for x, y in dataset:
+        images.append(x.numpy())
+        labels.append(y.numpy())
+        found += len(y)
+        if limit is not None and found >= limit:
+            break
+    if not found:
+        raise ValueError("`dataset` should not be empty. Received: no batch")
+    return np.concatenate(images)[:limit], np.concatenate(labels)[:limit]
+
+
+def _probabilities(logits_fn: Any, images: tf.Tensor) -> tf.Tensor:
+    return tf.nn.softmax(logits_fn(images))

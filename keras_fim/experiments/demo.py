@@ -1,0 +1,116 @@
+"""The main job in small: a plain and a defended classifier of real digits, and how far each can be pushed."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+from keras_fim import attacks, data, plots
+from keras_fim.evaluation import Confidence, RobustnessCurve, clean_performance, robustness_curve, samples
+from keras_fim.experiments.config import TrainingConfig, recipe
+from keras_fim.experiments.records import read_json, versions, write_json, write_text
+from keras_fim.experiments.training import train
+from keras_fim.experiments.weights import load_model
+from keras_fim.export import saved_model
+
+__all__ = ["DemoReport", "run_demo"]
+
+_ATTACKS = {
+    attacks.FGSM(): (0.05, 0.1, 0.15, 0.2, 0.25, 0.3),
+    attacks.OSSA(): (0.5, 1.0, 1.5, 2.0, 2.5, 3.0),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoReport:
+    """What the demo measured; prints as a table.
+
+    Attributes:
+        clean: accuracy and confidence of each model.
+        curves: fooling ratios of each model under each attack.
+        files: what was written, by what it is.
+    """
+
+    clean: dict[str, Confidence]
+    curves: dict[str, list[RobustnessCurve]]
+    files: dict[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return dataclasses.asdict(self)
+
+    def table(self) -> str:
+        """Accuracy, mean confidence and fooling ratios as Markdown, one column for each model."""
+        rows = [["", *self.clean], ["---", *["---:" for _ in self.clean]]]
+        rows.append(["accuracy", *[f"{100 * c.accuracy:.1f} %" for c in self.clean.values()]])
+        rows.append(["mean confidence", *[f"{c.mean_confidence:.3f}" for c in self.clean.values()]])
+        for curves in zip(*self.curves.values(), strict=True):
+            for index, epsilon in enumerate(curves[0].epsilons):
+                ratios = [f"{100 * curve.fooling_ratios[index]:.1f} %" for curve in curves]
+                rows.append([f"fooled by {curves[0].attack.upper()}, {curves[0].norm} {epsilon:g}", *ratios])
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        lines = ("| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows)
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        files = "\n".join(f"{what + ':':18} {path}" for what, path in self.files.items())
+        return f"\n{self.table()}\n\n{files}"
+
+
+def run_demo(folder: Path, export_folder: Path, *, mu: float = 0.02, epochs: int = 20, seed: int = 0) -> DemoReport:
+    """Train μ = 0 and μ on the embedded digits, attack both, write table, plot, results and a SavedModel.
+
+    An interrupted demo goes on where it stopped; a finished one is done anew.
+
+    Args:
+        folder: where results and runs go.
+        export_folder: where the SavedModel of the defended model goes, as its next version.
+        mu: weight of the Fisher trace of the defended model, > 0.
+        epochs: passes over the training digits.
+        seed: of weights and shuffling.
+
+    Returns:
+        `DemoReport`.
+
+    Raises:
+        ValueError: if ``mu`` is not positive.
+    """
+    if not mu > 0:
+        raise ValueError(f"`mu` should be positive, to compare with plain training. Received: mu={mu}")
+    configs = {
+        "plain": recipe("mnist5k", mu=0.0, epochs=epochs, seed=seed),
+        f"Fisher trace, μ={mu:g}": recipe("mnist5k", mu=mu, epochs=epochs, seed=seed),
+    }
+    runs = {name: folder / ("plain" if config.mu == 0 else "fisher-trace") for name, config in configs.items()}
+    if not _interrupted(folder, list(zip(runs.values(), configs.values(), strict=True))):
+        shutil.rmtree(folder, ignore_errors=True)
+    images, labels = samples(data.load("mnist5k", 500)[1])
+    clean, curves = {}, {}
+    for name, config in configs.items():
+        model = load_model(train(config, runs[name], resume=True))
+        clean[name] = clean_performance(model, images, labels)
+        curves[name] = [robustness_curve(model, images, labels, *attack) for attack in _ATTACKS.items()]
+    exported = saved_model(model, export_folder)
+    files = {
+        "table": folder / "table.md",
+        "plot": folder / "robustness.png",
+        "results": folder / "results.json",
+        "TensorBoard logs": folder,
+        "SavedModel": exported,
+    }
+    report = DemoReport(clean, curves, {what: str(path) for what, path in files.items()})
+    write_text(files["table"], report.table() + "\n")
+    plots.robustness_figure(curves).savefig(files["plot"], dpi=120)
+    settings = {name: config.as_dict() for name, config in configs.items()}
+    write_json(files["results"], {**report.as_dict(), "configs": settings, "versions": versions()})
+    return report
+
+
+def _interrupted(folder: Path, runs: list[tuple[Path, TrainingConfig]]) -> bool:
+    """Whether ``folder`` holds an unfinished demo of these very runs."""
+    if (folder / "results.json").exists():
+        return False
+    begun = [(read_json(path / "run.json")["config"], config.as_dict()) for path, config in runs if path.exists()]
+    return bool(begun) and all(theirs == ours for theirs, ours in begun)

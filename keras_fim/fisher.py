@@ -1,0 +1,48 @@
+"""The Fisher spectrum of a model on images."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from keras_fim.geometry.eigen import exact_spectrum
+from keras_fim.logits import LogitsFunction, logits_function
+from keras_fim.typing import Images, Model, Spectrum
+from keras_fim.validation import check_images
+
+__all__ = ["fisher_spectrum"]
+
+
+def fisher_spectrum(model: Model, images: Images, k: int = 1, *, batch_size: int = 128) -> Spectrum:
+    r"""The k largest eigenpairs of the Fisher information matrix :math:`G_x` of a model, image by image.
+
+    The largest eigenvalue says how fast the predicted distribution can change around an image:
+    :math:`D_{KL}(p(x) \| p(x + \delta)) \approx \tfrac12 \delta^\top G_x \delta \le \tfrac12 \lambda \|\delta\|^2`.
+
+    Args:
+        model: any classifier that `keras_fim.logits.logits_function` takes.
+        images: ``(batch, ...)`` in the range that the model takes.
+        k: number of eigenpairs, from 1 to the number of classes.
+        batch_size: images that are worked on at a time; bounds the memory, ``batch_size * K`` images.
+
+    Returns:
+        `Spectrum` of float32 tensors.
+
+    Raises:
+        ValueError: if images are empty, not finite or without a batch axis, or ``k`` or ``batch_size`` out of range.
+
+    Example:
+        >>> from keras_fim import models
+        >>> spectrum = fisher_spectrum(models.convnet(), tf.zeros((3, 28, 28, 1)), k=2)
+        >>> spectrum.eigenvalues.shape, spectrum.directions.shape
+        (TensorShape([3, 2]), TensorShape([3, 2, 28, 28, 1]))
+    """
+    images = check_images(images)
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` should be a positive integer. Received: batch_size={batch_size}")
+    spectrum = logits_function(model, images).compiled(_spectrum, k)
+    parts = [spectrum(images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
+    return Spectrum(*(tf.concat(column, axis=0) for column in zip(*parts, strict=True)))
+
+
+def _spectrum(k: int, logits_fn: LogitsFunction, images: tf.Tensor) -> Spectrum:
+    return exact_spectrum(logits_fn, images, k)

@@ -1,0 +1,76 @@
+r"""Eigenpairs of the Fisher information matrix in the input, through the K x K matrix of the same spectrum.
+
+:math:`G_x = B^\top B` is D x D but of rank at most K-1, and :math:`B B^\top u = \lambda u` gives
+:math:`G_x \eta = \lambda \eta` with :math:`\eta = B^\top u / \|B^\top u\|` (the paper's reduction in section 3.2).
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from keras_fim.geometry.jacobian import factor
+from keras_fim.typing import LogitsCallable, Spectrum
+
+__all__ = ["exact_spectrum", "spectrum_of_factor"]
+
+
+def exact_spectrum(logits_fn: LogitsCallable, images: tf.Tensor, k: int = 1) -> Spectrum:
+    """The k largest eigenpairs of ``G_x``, from the whole factor B: K gradients and a K x K eigenproblem per image.
+
+    Args:
+        logits_fn: a function from images ``(batch, ...)`` to logits ``(batch, K)``, sample by sample.
+        images: ``(batch, ...)``, floating.
+        k: number of eigenpairs, from 1 to K.
+
+    Returns:
+        `Spectrum` with ``directions`` of shape ``(batch, k, *image shape)``.
+
+    Raises:
+        ValueError: if ``k`` is not in 1..K.
+
+    Example:
+        >>> weights = tf.constant([[1.0, -1.0]])  # one pixel, two classes: G_x = 4 p_1 p_2
+        >>> exact_spectrum(lambda x: x @ weights, tf.zeros((1, 1))).eigenvalues.numpy().round(3)
+        array([[1.]], dtype=float32)
+    """
+    images = tf.convert_to_tensor(images)
+    matrix, _ = factor(logits_fn, images)
+    eigenvalues, directions = spectrum_of_factor(matrix, k)
+    batch = tf.shape(images)[0]
+    directions = tf.reshape(directions, tf.concat([[batch, k], tf.shape(images)[1:]], axis=0))
+    directions.set_shape([images.shape[0], k, *images.shape[1:]])
+    return Spectrum(eigenvalues, directions, tf.ones((batch,), tf.bool), tf.zeros((batch,), tf.int32))
+
+
+def spectrum_of_factor(matrix: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Largest eigenvalues and unit eigenvectors of ``BᵀB``, given B.
+
+    Args:
+        matrix: B, ``(batch, K, D)``.
+        k: number of eigenpairs, from 1 to K.
+
+    Returns:
+        ``(eigenvalues, directions)``: ``(batch, k)`` and ``(batch, k, D)``.
+
+    Raises:
+        ValueError: if ``k`` is not in 1..K.
+    """
+    num_classes = matrix.shape[1]
+    if not 1 <= k <= num_classes:
+        raise ValueError(f"`k` should be from 1 to the number of classes, {num_classes}. Received: k={k}")
+    # B of a nearly saturated sample is tiny; its square would underflow
+    scale = tf.reduce_max(tf.abs(matrix), axis=(1, 2), keepdims=True)
+    scaled = tf.math.divide_no_nan(matrix, scale)
+    values, vectors = tf.linalg.eigh(tf.matmul(scaled, scaled, transpose_b=True))
+    values = tf.reverse(values, axis=[-1])[:, :k]
+    vectors = tf.reverse(vectors, axis=[-1])[:, :, :k]
+    tolerance = matrix.dtype.as_numpy_dtype(num_classes) * _machine_epsilon(matrix.dtype)
+    present = values > tolerance * values[:, :1]
+    directions = tf.matmul(vectors, scaled, transpose_a=True)
+    norms = tf.norm(directions, axis=-1, keepdims=True)
+    directions = tf.where(present[..., None], tf.math.divide_no_nan(directions, norms), 0)
+    return tf.where(present, values * scale[:, :, 0] ** 2, 0), directions
+
+
+def _machine_epsilon(dtype: tf.DType) -> float:
+    return 2.0**-52 if dtype == tf.float64 else 2.0**-23
