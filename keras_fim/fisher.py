@@ -25,7 +25,7 @@ def fisher_spectrum(model: Model, images: Images, k: int = 1, *, batch_size: int
         batch_size: images that are worked on at a time; bounds the memory, ``batch_size * K`` images.
 
     Returns:
-        `Spectrum` of float32 tensors.
+        `Spectrum` of float32 tensors (float64 for a float64 model).
 
     Raises:
         ValueError: if images are empty, not finite or without a batch axis, or ``k`` or ``batch_size`` out of range.
@@ -39,7 +39,9 @@ def fisher_spectrum(model: Model, images: Images, k: int = 1, *, batch_size: int
     images = check_images(images)
     if batch_size < 1:
         raise ValueError(f"`batch_size` should be a positive integer. Received: batch_size={batch_size}")
-    spectrum = logits_function(model, images).compiled(_spectrum, k)
+    logits_fn = logits_function(model, images)
+    images = logits_fn.cast(images)
+    spectrum = logits_fn.compiled(_spectrum, k)
     parts = [spectrum(images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
     return Spectrum(*(tf.concat(column, axis=0) for column in zip(*parts, strict=True)))
 

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_fim.losses import mu_variable, penalised_cross_entropy
+from keras_fim.losses import mu_value, mu_variable, penalised_cross_entropy
 
 __all__ = ["FisherTraceRegularization"]
 
@@ -67,6 +67,4 @@ class FisherTraceRegularization(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments; ``mu`` as the number that it is now."""
-        with tf.init_scope():
-            mu = float(keras.ops.convert_to_numpy(self.mu))
-        return {**super().get_config(), "mu": mu, "gradient_limit": self.gradient_limit}
+        return {**super().get_config(), "mu": mu_value(self.mu), "gradient_limit": self.gradient_limit}

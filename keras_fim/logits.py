@@ -53,6 +53,18 @@ class LogitsFunction:
             return tf.math.log(tf.maximum(outputs, np.finfo(outputs.dtype.as_numpy_dtype).tiny))
         return outputs
 
+    def cast(self, images: tf.Tensor) -> tf.Tensor:
+        """Images in the dtype that the model works on: float64 for a float64 Keras model, float32 for others.
+
+        Of a callable that is not a Keras layer nothing is known: float64 images stay float64.
+        """
+        if isinstance(self.model, keras.layers.Layer):
+            inputs = getattr(self.model, "inputs", None)
+            double = (inputs[0].dtype if inputs else self.model.compute_dtype) == "float64"
+        else:
+            double = images.dtype == tf.float64
+        return tf.cast(images, tf.float64 if double else tf.float32)
+
     def compiled(self, function: Callable[..., Any], *static: Hashable) -> Callable[..., Any]:
         """``function(*static, self, *tensors)`` as a compiled function of tensors.
 
@@ -127,14 +139,14 @@ def _form(model: Any, images: Images | None) -> str:
     if not tf.is_tensor(outputs) or outputs.shape.rank != 2 or outputs.shape[-1] < 2:
         shape = tuple(outputs.shape) if tf.is_tensor(outputs) else type(outputs).__name__
         raise ValueError(f"`model` should return one row of 2 or more classes per image. Received: {shape}")
-    if getattr(outputs, "_keras_logits", None) is not None:
-        return "softmax"
-    last = _last_layer(model)
-    if last is not None and getattr(last, "activation", None) is keras.activations.linear:
+    if getattr(_last_layer(model), "activation", None) is keras.activations.linear:
+        return "logits"
+    if getattr(model, "output", None) == "logits":  # a SavedModel's signature
         return "logits"
     rows = outputs.numpy().astype(np.float64)
-    if (rows >= 0).all() and np.allclose(rows.sum(axis=-1), 1, atol=1e-3):
-        return "probabilities"
+    if (rows >= 0).all() and np.allclose(rows.sum(axis=-1), 1, atol=1e-2):
+        # Keras keeps the logits behind a sigmoid, too: hence the look at the rows first
+        return "probabilities" if getattr(outputs, "_keras_logits", None) is None else "softmax"
     raise ValueError(
         f"`model` should return probabilities (rows >= 0 that sum to 1); {_HELP}. "
         f"Received: a first row from {rows[0].min():.3g} to {rows[0].max():.3g} with sum {rows[0].sum():.3g}"
@@ -152,9 +164,9 @@ def _probe(model: Any, images: Images | None) -> tf.Tensor:
 
 def _last_layer(model: Any) -> Any:
     """The layer whose output is the model's, if that is certain; looks into nested models."""
-    while isinstance(model, (keras.Sequential, keras.models.Functional)) and model.layers:
-        outputs = model.outputs
-        if len(outputs) != 1:
+    while isinstance(model, keras.Model):
+        outputs = getattr(model, "outputs", None)
+        if not outputs or len(outputs) != 1 or not type(model).__module__.startswith("keras."):
             return None
         model = outputs[0]._keras_history.operation
     return model

@@ -19,6 +19,7 @@ __all__ = [
     "FisherEigenvalueLoss",
     "FisherTraceLoss",
     "INVERSE_PROBABILITY_CAP",
+    "mu_value",
     "mu_variable",
     "penalised_cross_entropy",
 ]
@@ -115,6 +116,12 @@ def mu_variable(mu: float | keras.Variable) -> keras.Variable:
     return keras.Variable(float(mu), trainable=False, dtype="float32", name="mu")
 
 
+def mu_value(mu: keras.Variable) -> float:
+    """What `mu_variable` holds now, as the number that it was given: 0.02, not 0.019999999552965164."""
+    with tf.init_scope():  # Keras asks for a loss's configuration while it traces a training step, too
+        return float(str(keras.ops.convert_to_numpy(mu)))
+
+
 def _one_hot(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """One-hot targets in the shape of ``logits`` from class indices ``(batch, ...)`` or ``(batch, ..., 1)``."""
     if labels.shape.rank == logits.shape.rank and labels.shape[-1] == 1:
@@ -203,17 +210,17 @@ class _FisherLoss(keras.losses.Loss):
 
     def _logits(self, y_pred: Any) -> tf.Tensor:
         behind = None if self.from_logits else getattr(y_pred, "_keras_logits", None)
-        y_pred = tf.cast(y_pred if behind is None else behind, self.dtype)
+        y_pred = tf.cast(y_pred, self.dtype)
         if y_pred.shape.rank is not None and y_pred.shape.rank < 2:
             raise ValueError(f"`y_pred` should have shape (batch, ..., classes). Received: shape={tuple(y_pred.shape)}")
         if y_pred.shape[-1] is not None and y_pred.shape[-1] < 2:
             raise ValueError(f"`y_pred` should have at least 2 classes. Received: shape={tuple(y_pred.shape)}")
-        if self.from_logits or behind is not None:
+        if self.from_logits:
             return y_pred
         sums = tf.reduce_sum(y_pred, axis=-1)
         valid = tf.reduce_all(y_pred >= 0) & tf.reduce_all(tf.abs(sums - 1) < 1e-2)
         with tf.control_dependencies(_require(valid, _NOT_PROBABILITIES)):
-            return tf.math.log(tf.maximum(y_pred, _TINY))
+            return tf.math.log(tf.maximum(y_pred, _TINY)) if behind is None else tf.cast(behind, self.dtype)
 
     def _targets(self, y_true: Any, logits: tf.Tensor) -> tf.Tensor:
         num_classes = logits.shape[-1]
@@ -226,11 +233,9 @@ class _FisherLoss(keras.losses.Loss):
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments; ``mu`` as the number that it is now."""
-        with tf.init_scope():  # Keras asks for it while it traces a training step, too
-            mu = float(keras.ops.convert_to_numpy(self.mu))
         return {
             **super().get_config(),
-            "mu": mu,
+            "mu": mu_value(self.mu),
             "from_logits": self.from_logits,
             "label_smoothing": self.label_smoothing,
             "gradient_limit": self.gradient_limit,

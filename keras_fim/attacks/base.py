@@ -89,6 +89,7 @@ class FixedBudgetAttack(Attack):
                 raise ValueError(f"`epsilon` should be a finite number >= 0. Received: epsilon={epsilon}")
         images = check_images(images, self.bounds)
         logits_fn = logits_function(model, images)
+        images = logits_fn.cast(images)
         parts = [list(part) for part in self._batches(logits_fn, images, labels, epsilons)]
         return [AttackResult(*map(np.concatenate, zip(*column, strict=True))) for column in zip(*parts, strict=True)]
 
@@ -114,7 +115,7 @@ class FixedBudgetAttack(Attack):
     ) -> AttackResult:
         was_correct = np.argmax(logits, axis=-1) == labels.numpy()
         predictions = np.argmax(attacked, axis=-1).astype(np.int64)
-        distances = norms(adversarials.numpy() - images.numpy(), self.norm)
+        distances = norms(adversarials.numpy().astype(np.float64) - images.numpy(), self.norm)
         success = was_correct & (predictions != labels.numpy())
         return AttackResult(adversarials.numpy(), success, distances, predictions, was_correct)
 

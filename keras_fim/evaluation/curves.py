@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras_fim.attacks.base import FixedBudgetAttack
 from keras_fim.logits import logits_function
 from keras_fim.typing import Images, Labels, Model
+from keras_fim.validation import check_images, check_labels
 
 __all__ = ["Confidence", "RobustnessCurve", "clean_performance", "robustness_curve", "samples"]
 
@@ -96,23 +97,25 @@ def robustness_curve(
     )
 
 
-def clean_performance(model: Model, images: Images, labels: np.ndarray, *, batch_size: int = 256) -> Confidence:
+def clean_performance(model: Model, images: Images, labels: Labels, *, batch_size: int = 256) -> Confidence:
     """Accuracy and mean confidence on untouched images.
 
     Args:
         model: any classifier that `keras_fim.logits.logits_function` takes.
         images: ``(batch, ...)``.
-        labels: class indices ``(batch,)``.
+        labels: the true classes, ``(batch,)`` or one-hot.
         batch_size: images worked on at a time.
 
     Returns:
         `Confidence`.
     """
-    images = tf.convert_to_tensor(images)
-    probabilities = logits_function(model, images).compiled(_probabilities)
+    images = check_images(images)
+    logits_fn = logits_function(model, images)
+    images = logits_fn.cast(images)
+    probabilities = logits_fn.compiled(_probabilities)
     parts = [probabilities(images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
     p = np.concatenate(parts)
-    accuracy = float((p.argmax(axis=-1) == np.asarray(labels)).mean())
+    accuracy = float((p.argmax(axis=-1) == check_labels(labels, *p.shape)).mean())
     return Confidence(accuracy, float(p.max(axis=-1).mean()), len(p))
 
 

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_fim
+from keras_fim.logits import LogitsFunction, logits_function
+
+IMAGES = tf.constant(np.random.default_rng(0).uniform(size=(3, 4)).astype("float32"))
+KERNEL = np.random.default_rng(1).normal(size=(4, 5)).astype("float32")
+
+
+def with_weights(*head):
+    model = keras.Sequential([keras.Input((4,)), *head])
+    model.set_weights([KERNEL, np.zeros(5, "float32")])
+    return model
+
+
+def nested():
+    return keras.Sequential([keras.Input((4,)), with_weights(keras.layers.Dense(5)), keras.layers.Softmax()])
+
+
+def functional():
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, with_weights(keras.layers.Dense(5, activation="softmax"))(inputs))
+
+
+@keras.saving.register_keras_serializable("tests")
+class Subclassed(keras.Model):
+    def __init__(self, activation=None):
+        super().__init__()
+        self.dense = keras.layers.Dense(5, use_bias=False, kernel_initializer=lambda s, dtype: tf.constant(KERNEL))
+        self.last = activation
+
+    def call(self, images):
+        outputs = self.dense(images)
+        return outputs if self.last is None else self.last(outputs)
+
+
+class WithMethod(keras.Model):
+    def call(self, images):
+        raise AssertionError("asked for predictions")
+
+    def logits(self, images, training=False):
+        return images @ KERNEL
+
+
+MODELS = {
+    "softmax activation": (with_weights(keras.layers.Dense(5, activation="softmax")), "softmax"),
+    "softmax layer": (with_weights(keras.layers.Dense(5), keras.layers.Softmax()), "softmax"),
+    "activation layer": (with_weights(keras.layers.Dense(5), keras.layers.Activation("softmax")), "softmax"),
+    "raw logits": (with_weights(keras.layers.Dense(5)), "logits"),
+    "nested": (nested(), "softmax"),
+    "functional": (functional(), "softmax"),
+    "subclassed, Keras softmax": (Subclassed(keras.activations.softmax), "softmax"),
+    "subclassed, another softmax": (Subclassed(tf.nn.softmax), "probabilities"),
+    "with a method": (WithMethod(), "method"),
+    "any callable": (lambda images: tf.nn.softmax(images @ KERNEL), "probabilities"),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_of_any_classifier(name):
+    model, form = MODELS[name]
+    function = logits_function(model, IMAGES)
+    assert function.form == form
+    expected = tf.nn.log_softmax(IMAGES @ KERNEL)
+    np.testing.assert_allclose(tf.nn.log_softmax(function(IMAGES)), expected, atol=1e-5)
+    np.testing.assert_allclose(tf.nn.log_softmax(tf.function(function)(IMAGES)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_logits_are_float32_under_a_mixed_policy(policy):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5, activation="softmax", dtype=policy)])
+    assert logits_function(model)(IMAGES).dtype == tf.float32
+
+
+def test_keras_file(tmp_path):
+    model = MODELS["softmax layer"][0]
+    model.save(tmp_path / "model.keras")
+    function = logits_function(tmp_path / "model.keras")
+    np.testing.assert_allclose(function(IMAGES), IMAGES @ KERNEL, atol=1e-5)
+
+
+@pytest.mark.parametrize("export", ["keras", "keras_fim"])
+def test_saved_model(tmp_path, export):
+    model = MODELS["softmax layer"][0]
+    if export == "keras":
+        model.export(tmp_path / "1", verbose=False)
+    else:
+        keras_fim.export.saved_model(model, tmp_path)
+    function = logits_function(tmp_path / "1", IMAGES)
+    np.testing.assert_allclose(tf.nn.log_softmax(function(IMAGES)), tf.nn.log_softmax(IMAGES @ KERNEL), atol=1e-5)
+    spectrum = keras_fim.fisher_spectrum(function, IMAGES)
+    np.testing.assert_allclose(spectrum.eigenvalues, keras_fim.fisher_spectrum(model, IMAGES).eigenvalues, rtol=1e-4)
+
+
+def test_raw_logits_of_an_unknown_model_are_an_error_that_says_what_to_do():
+    with pytest.raises(ValueError, match=r"rows >= 0 that sum to 1.*logits_function\(model, from_logits=True\)"):
+        logits_function(Subclassed(), IMAGES)
+    stated = logits_function(Subclassed(), from_logits=True)
+    np.testing.assert_allclose(stated(IMAGES), IMAGES @ KERNEL, atol=1e-5)
+    assert logits_function(stated) is stated
+
+
+def test_sigmoid_outputs_are_refused():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5, activation="sigmoid")])
+    with pytest.raises(ValueError, match="rows >= 0 that sum to 1"):
+        logits_function(model)
+
+
+@pytest.mark.parametrize("units", [1, None])
+def test_outputs_that_are_not_rows_of_classes_are_refused(units):
+    layers = [keras.layers.Dense(1)] if units else [keras.layers.Dense(4), keras.layers.Reshape((2, 2))]
+    with pytest.raises(ValueError, match="one row of 2 or more classes per image"):
+        logits_function(keras.Sequential([keras.Input((4,)), *layers]))
+
+
+def test_subclassed_model_without_images_to_try_it_on():
+    with pytest.raises(ValueError, match="pass `images`"):
+        logits_function(Subclassed())
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(ValueError, match="a .keras file or a SavedModel folder"):
+        logits_function(tmp_path / "nothing.keras")
+
+
+def test_the_same_model_gives_the_same_function_which_dies_with_it():
+    model = with_weights(keras.layers.Dense(5))
+    assert logits_function(model) is logits_function(model)
+    program = """
+import gc, weakref, numpy as np, keras, keras_fim
+model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5, activation="softmax")])
+keras_fim.fisher_spectrum(model, np.zeros((2, 4)))
+keras_fim.attacks.OSSA()(model, np.zeros((2, 4)), [0, 1], epsilon=0.1)
+reference = weakref.ref(model)
+del model
+keras.backend.clear_session()
+gc.collect()
+assert reference() is None, gc.get_referrers(reference())
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+def test_compiled_functions_are_traced_once_whatever_the_batch_size():
+    function = logits_function(with_weights(keras.layers.Dense(5)))
+    traces = []
+
+    def double(factor: int, logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
+        traces.append(factor)
+        return factor * logits_fn(images)
+
+    for batch in (IMAGES, IMAGES[:1], tf.concat([IMAGES, IMAGES], axis=0)):
+        np.testing.assert_allclose(function.compiled(double, 2)(batch), 2 * function(batch), atol=1e-6)
+    function.compiled(double, 3)(IMAGES)
+    assert traces == [2, 3]
+
+
+def test_inference_mode_unless_training():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.9), keras.layers.Dense(5)])
+    function = logits_function(model)
+    np.testing.assert_array_equal(function(IMAGES), function(IMAGES))
+    assert not np.allclose(function(IMAGES, training=True), function(IMAGES))
