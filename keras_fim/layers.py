@@ -7,7 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_fim.losses import mu_value, mu_variable, penalised_cross_entropy
+from keras_fim.geometry.penalty import penalised_cross_entropy
+from keras_fim.losses import mu_value, mu_variable
 
 __all__ = ["FisherTraceRegularization"]
 

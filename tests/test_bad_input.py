@@ -48,7 +48,7 @@ CASES = {
     "loss with too few labels": (lambda m: loss(from_logits=True)([0, 1], LOGITS), "y_true of shape .2,."),
     "predictions without a class axis": (lambda m: loss(from_logits=True)([0], [1.0]), "classes.*shape=.1,"),
     "label smoothing out of range": (lambda m: keras_fim.mu_from_label_smoothing(1.0, 10), "`alpha` should be in"),
-    "label smoothing of one class": (lambda m: keras_fim.mu_from_label_smoothing(0.1, 1), "`num_classes` .* at least 2"),
+    "label smoothing of one class": (lambda m: keras_fim.mu_from_label_smoothing(0.1, 1), "`num_classes` .* least 2"),
     "inverse of a negative mu": (lambda m: keras_fim.label_smoothing_from_mu(-1.0, 10), "`mu` should be a finite"),
     "layer with a negative mu": (lambda m: keras_fim.layers.FisherTraceRegularization(-1.0), "`mu` should be"),
     "layer on one class": (

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import keras_fim
-from keras_fim.losses import FisherEigenvalueLoss, FisherTraceLoss, penalised_cross_entropy
+from keras_fim.geometry import penalised_cross_entropy
+from keras_fim.losses import FisherEigenvalueLoss, FisherTraceLoss
 from tests import oracles
 
 LOSSES = [FisherTraceLoss, FisherEigenvalueLoss]

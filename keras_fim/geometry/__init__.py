@@ -3,6 +3,7 @@
 from keras_fim.geometry.eigen import exact_spectrum
 from keras_fim.geometry.jacobian import factor, factor_product, factor_transpose_product, fisher_product
 from keras_fim.geometry.label_smoothing import default_mu, label_smoothing_from_mu, mu_from_label_smoothing
+from keras_fim.geometry.penalty import INVERSE_PROBABILITY_CAP, penalised_cross_entropy
 from keras_fim.geometry.simplex import (
     kl_divergence,
     logit_fim,
@@ -12,6 +13,7 @@ from keras_fim.geometry.simplex import (
 )
 
 __all__ = [
+    "INVERSE_PROBABILITY_CAP",
     "default_mu",
     "exact_spectrum",
     "factor",
@@ -23,6 +25,7 @@ __all__ = [
     "logit_fim",
     "logit_fim_largest_eigenvalue",
     "mu_from_label_smoothing",
+    "penalised_cross_entropy",
     "simplex_fim_largest_eigenvalue",
     "simplex_fim_trace",
 ]

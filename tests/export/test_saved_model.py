@@ -65,6 +65,7 @@ def test_failed_export_leaves_nothing(model, tmp_path, monkeypatch):
 
 
 def test_model_of_unknown_shape_is_refused(tmp_path):
-    model = keras.Sequential([keras.Input((None, None, 1)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)])
+    layers = [keras.Input((None, None, 1)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+    model = keras.Sequential(layers)
     with pytest.raises(ValueError, match="known shape"):
         export.saved_model(model, tmp_path)

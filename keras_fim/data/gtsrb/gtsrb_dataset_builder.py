@@ -209,7 +209,10 @@ def _resized(image: np.ndarray) -> np.ndarray:
 
 def _archives(dl_manager: tfds.download.DownloadManager) -> dict[str, Path]:
     """Paths of the archives: those of the manual folder, and downloads of the others."""
-    manual = Path(dl_manager._manual_dir)  # `manual_dir` raises where the folder does not exist
+    try:
+        manual = Path(dl_manager.manual_dir)
+    except AssertionError:  # how TFDS says that the folder does not exist or is empty
+        manual = Path(dl_manager.download_dir) / "manual"
     paths = {key: manual / name for key, name in ARCHIVES.items()}
     missing = {key: URL + ARCHIVES[key] for key, path in paths.items() if not path.is_file()}
     if not missing:

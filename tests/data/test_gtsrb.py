@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import zipfile
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+
+pytest.importorskip("dill", reason="tensorflow_datasets.testing needs it; it is in the extra [dev]")
+
+import tensorflow_datasets as tfds
+
+from keras_fim import data
+from keras_fim.data import gtsrb
+from keras_fim.data.gtsrb import gtsrb_dataset_builder as module
+
+COLUMNS = "Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2"
+TRACKS = {0: 2, 7: 1}  # class -> number of tracks of 3 frames each
+NUM_TEST = 4
+
+
+def picture(seed, width=40, height=36):
+    """Noise outside, one colour inside of the region of interest (5, 6)-(34, 29)."""
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    image[6:30, 5:35] = (200, 10 * seed, 30)
+    return image
+
+
+def ppm(image, header=b"P6\n%d %d\n255\n"):
+    return header % (image.shape[1], image.shape[0]) + image.tobytes()
+
+
+def write_archives(folder):
+    """The three archives in their official layout, with a few images each."""
+    row = "{};40;36;5;6;34;29"
+    with zipfile.ZipFile(folder / module.ARCHIVES["images"], "w") as archive:
+        for label, tracks in TRACKS.items():
+            base, rows = f"GTSRB/Final_Training/Images/{label:05d}", [f"{COLUMNS};ClassId"]
+            for track in range(tracks):
+                for frame in range(3):
+                    name = f"{track:05d}_{frame:05d}.ppm"
+                    archive.writestr(f"{base}/{name}", ppm(picture(label + frame)))
+                    rows.append(f"{row.format(name)};{label}")
+            archive.writestr(f"{base}/GT-{label:05d}.csv", "\n".join(rows))
+    names = [f"{index:05d}.ppm" for index in range(NUM_TEST)]
+    with zipfile.ZipFile(folder / module.ARCHIVES["test_images"], "w") as archive:
+        for index, name in enumerate(names):
+            archive.writestr(f"GTSRB/Final_Test/Images/{name}", ppm(picture(index)))
+        rows = [COLUMNS, *map(row.format, names)]
+        archive.writestr("GTSRB/Final_Test/Images/GT-final_test.test.csv", "\n".join(rows))
+    with zipfile.ZipFile(folder / module.ARCHIVES["test_truth"], "w") as archive:
+        rows = [f"{row.format(name)};{42 - index}" for index, name in enumerate(names)]
+        archive.writestr("GT-final_test.csv", "\n".join([f"{COLUMNS};ClassId", *rows]))
+
+
+_FOLDER = tempfile.TemporaryDirectory()
+write_archives(Path(_FOLDER.name))
+
+
+class GtsrbTest(tfds.testing.DatasetBuilderTestCase):
+    """TFDS's own conformance test of a builder."""
+
+    DATASET_CLASS = gtsrb.Builder
+    BUILDER_CONFIG_NAMES_TO_TEST = ["full", "roi"]
+    EXAMPLE_DIR = _FOLDER.name
+    SPLITS = {"train": 9, "test": NUM_TEST}
+    SKIP_CHECKSUMS = True
+    SKIP_TF1_GRAPH_MODE = True
+
+
+@pytest.fixture
+def manual(tmp_path):
+    folder = tmp_path / "downloads" / "manual"
+    folder.mkdir(parents=True)
+    write_archives(folder)
+    return tmp_path
+
+
+def prepared(data_dir, config):
+    builder = gtsrb.Builder(data_dir=data_dir, config=config)
+    builder.download_and_prepare()
+    return {split: list(tfds.as_numpy(builder.as_dataset(split=split))) for split in ("train", "test")}
+
+
+def test_examples_have_their_labels_tracks_and_frames(manual):
+    examples = prepared(manual, "full")
+    found = sorted((e["label"], e["track"], e["frame"]) for e in examples["train"])
+    assert found == [(k, t, f) for k, tracks in TRACKS.items() for t in range(tracks) for f in range(3)]
+    assert sorted((e["label"], e["track"]) for e in examples["test"]) == [(k, -1) for k in (39, 40, 41, 42)]
+    assert {e["image"].shape for e in examples["train"]} == {(32, 32, 3)}
+
+
+def test_roi_crops_to_the_sign(manual):
+    for example in prepared(manual, "roi")["test"]:
+        assert (example["image"] == (200, 10 * (42 - example["label"]), 30)).all()
+    whole = prepared(manual, "full")["test"][0]["image"]
+    assert len(np.unique(whole.reshape(-1, 3), axis=0)) > 10
+
+
+def test_load_reads_it_with_tracks_as_groups(manual):
+    train, test = data.catalog.read("gtsrb", manual)
+    assert len(np.unique(train.groups)) == 3 and len(np.unique(test.groups)) == NUM_TEST
+    for group in np.unique(train.groups):
+        assert len(np.unique(train.labels[train.groups == group])) == 1
+
+
+def test_missing_archives_are_named_with_their_place_and_the_embedded_sample(tmp_path):
+    refuse = mock.patch.object(tfds.download.DownloadManager, "download", side_effect=ConnectionError("no route"))
+    with refuse, pytest.raises(ValueError) as caught:
+        data.load("gtsrb", data_dir=tmp_path)
+    message = str(caught.value)
+    for word in (*module.ARCHIVES.values(), str(tmp_path / "downloads" / "manual"), module.URL, 'load("mnist5k")'):
+        assert word in message
+
+
+def test_only_missing_archives_are_downloaded_and_those_are_checked(manual):
+    """A file in the manual folder is taken as it is; a download must have the official MD5."""
+    truth = manual / "downloads" / "manual" / module.ARCHIVES["test_truth"]
+    elsewhere = manual / "downloaded.zip"
+    truth.rename(elsewhere)
+    received = hashlib.md5(elsewhere.read_bytes()).hexdigest()
+    download = mock.patch.object(tfds.download.DownloadManager, "download", return_value={"test_truth": elsewhere})
+    expected = f"MD5 {module.MD5['test_truth']}. Received: {received}"
+    with download as called, pytest.raises(ValueError, match=expected):
+        gtsrb.Builder(data_dir=manual).download_and_prepare()
+    assert called.call_args.args == ({"test_truth": module.URL + module.ARCHIVES["test_truth"]},)
+    with download, mock.patch.dict(module.MD5, test_truth=received):
+        gtsrb.Builder(data_dir=manual).download_and_prepare()
+
+
+def test_incomplete_training_archive_is_refused(manual):
+    images = manual / "downloads" / "manual" / module.ARCHIVES["images"]
+    elsewhere = images.rename(manual / "downloaded.zip")
+    download = mock.patch.object(tfds.download.DownloadManager, "download", return_value={"images": elsewhere})
+    with download, pytest.raises(ValueError, match="should hold 39209 images. Received: 9"):
+        gtsrb.Builder(data_dir=manual).download_and_prepare()
+    elsewhere.write_bytes(b"<html>not found</html>")
+    with download, pytest.raises(ValueError, match="should be a zip archive"):
+        gtsrb.Builder(data_dir=manual).download_and_prepare()
+
+
+@pytest.mark.parametrize("header", [b"P6\n%d %d\n255\n", b"P6 %d %d 255 ", b"P6\n# a comment\n%d\n# another\n%d\n255\n"])
+def test_ppm_headers(header):
+    image = picture(3)
+    np.testing.assert_array_equal(module.parse_ppm(ppm(image, header), "a.ppm"), image)
+
+
+def test_broken_ppm():
+    with pytest.raises(ValueError, match="a.ppm should hold 4320 bytes of pixels. Received: 4310"):
+        module.parse_ppm(ppm(picture(0))[:-10], "a.ppm")
+    with pytest.raises(ValueError, match="a.ppm should be a binary PPM file"):
+        module.parse_ppm(b"P3\n1 1\n255\n0 0 0\n", "a.ppm")
+    with pytest.raises(ValueError, match="binary PPM file with 8 bits"):
+        module.parse_ppm(b"P6\n1 1\n65535\n000000", "a.ppm")
