@@ -82,6 +82,7 @@ class _FisherLoss(keras.losses.Loss):
     """Cross-entropy plus μ times a penalty; a subclass names the penalty."""
 
     _penalty: str
+    _default_name: str
 
     def __init__(
         self,
@@ -93,7 +94,7 @@ class _FisherLoss(keras.losses.Loss):
         name: str | None = None,
     ) -> None:
         dtype = "float64" if keras.config.floatx() == "float64" else "float32"
-        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        super().__init__(name=name or self._default_name, reduction=reduction, dtype=dtype)
         if not 0.0 <= label_smoothing < 1.0:
             raise ValueError(f"`label_smoothing` should be in [0, 1). Received: label_smoothing={label_smoothing}")
         if gradient_limit is not None and not 0.0 < gradient_limit < math.inf:
@@ -210,17 +211,7 @@ class FisherTraceLoss(_FisherLoss):
     """
 
     _penalty = "trace"
-
-    def __init__(
-        self,
-        mu: float | keras.Variable = 0.02,
-        from_logits: bool = False,
-        label_smoothing: float = 0.0,
-        gradient_limit: float | None = 1.0,
-        reduction: str | None = "sum_over_batch_size",
-        name: str | None = "fisher_trace_loss",
-    ) -> None:
-        super().__init__(mu, from_logits, label_smoothing, gradient_limit, reduction, name)
+    _default_name = "fisher_trace_loss"
 
 
 @keras.saving.register_keras_serializable("keras_fim")
@@ -250,14 +241,4 @@ class FisherEigenvalueLoss(_FisherLoss):
     """
 
     _penalty = "eigenvalue"
-
-    def __init__(
-        self,
-        mu: float | keras.Variable = 0.02,
-        from_logits: bool = False,
-        label_smoothing: float = 0.0,
-        gradient_limit: float | None = 1.0,
-        reduction: str | None = "sum_over_batch_size",
-        name: str | None = "fisher_eigenvalue_loss",
-    ) -> None:
-        super().__init__(mu, from_logits, label_smoothing, gradient_limit, reduction, name)
+    _default_name = "fisher_eigenvalue_loss"

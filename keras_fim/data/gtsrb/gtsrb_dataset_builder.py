@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import requests
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
@@ -218,6 +219,7 @@ def _archives(dl_manager: tfds.download.DownloadManager) -> dict[str, Path]:
     if not missing:
         return paths
     try:
+        requests.head(URL, timeout=10)  # TFDS would try again for minutes where there is no network
         downloads = dl_manager.download(missing)
     except Exception as error:  # whatever the network throws
         files = ", ".join(ARCHIVES[key] for key in missing)
