@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,7 +22,7 @@ from keras_fim.validation import check_bounds, check_images, check_labels
 __all__ = ["Attack", "FixedBudgetAttack", "clip", "log_odds_against", "norms", "unit"]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, repr=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Attack(abc.ABC):
     """What every attack has.
 
@@ -90,25 +90,19 @@ class FixedBudgetAttack(Attack):
         images = check_images(images, self.bounds)
         logits_fn = logits_function(model, images)
         images = logits_fn.cast(images)
-        parts = [list(part) for part in self._batches(logits_fn, images, labels, epsilons)]
+        num_classes = logits_fn.compiled(_logits)(images[:1]).shape[-1]
+        indices = tf.constant(check_labels(labels, len(images), num_classes))
+        batches = [slice(start, start + self.batch_size) for start in range(0, len(images), self.batch_size)]
+        parts = [self._sweep_batch(logits_fn, images[batch], indices[batch], epsilons) for batch in batches]
         return [AttackResult(*map(np.concatenate, zip(*column, strict=True))) for column in zip(*parts, strict=True)]
 
-    def _batches(
-        self, logits_fn: LogitsFunction, images: tf.Tensor, labels: Labels, epsilons: Sequence[float]
-    ) -> Iterator[Iterator[AttackResult]]:
-        prepare = logits_fn.compiled(type(self).prepare, self)
+    def _sweep_batch(
+        self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, epsilons: Sequence[float]
+    ) -> list[AttackResult]:
+        logits, *state = logits_fn.compiled(type(self).prepare, self)(images, labels)
         perturb = logits_fn.compiled(type(self).perturb, self)
-        indices = None
-        for start in range(0, len(images), self.batch_size):
-            x = images[start : start + self.batch_size]
-            if indices is None:
-                num_classes = logits_fn.compiled(_logits)(x).shape[-1]
-                indices = check_labels(labels, len(images), num_classes)
-            y = tf.constant(indices[start : start + self.batch_size])
-            logits, *state = prepare(x, y)
-            yield (
-                self._result(x, y, logits, *perturb(x, y, tf.constant(e, x.dtype), *state)) for e in epsilons
-            )
+        budgets = (tf.constant(epsilon, images.dtype) for epsilon in epsilons)
+        return [self._result(images, labels, logits, *perturb(images, labels, e, *state)) for e in budgets]
 
     def _result(
         self, images: tf.Tensor, labels: tf.Tensor, logits: tf.Tensor, adversarials: tf.Tensor, attacked: tf.Tensor

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import functools
 import hashlib
+import http.server
 import tempfile
+import threading
 import zipfile
 from pathlib import Path
 from unittest import mock
@@ -23,7 +26,7 @@ NUM_TEST = 4
 
 
 def picture(seed, width=40, height=36):
-    """Noise outside, one colour inside of the region of interest (5, 6)-(34, 29)."""
+    """Noise outside, one colour inside of the region of interest 5 <= x < 35, 6 <= y < 30."""
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     image[6:30, 5:35] = (200, 10 * seed, 30)
     return image
@@ -35,7 +38,7 @@ def ppm(image, header=b"P6\n%d %d\n255\n"):
 
 def write_archives(folder):
     """The three archives in their official layout, with a few images each."""
-    row = "{};40;36;5;6;34;29"
+    row = "{};40;36;5;6;35;30"
     with zipfile.ZipFile(folder / module.ARCHIVES["images"], "w") as archive:
         for label, tracks in TRACKS.items():
             base, rows = f"GTSRB/Final_Training/Images/{label:05d}", [f"{COLUMNS};ClassId"]
@@ -162,3 +165,70 @@ def test_broken_ppm():
         module.parse_ppm(b"P3\n1 1\n255\n0 0 0\n", "a.ppm")
     with pytest.raises(ValueError, match="binary PPM file with 8 bits"):
         module.parse_ppm(b"P6\n1 1\n65535\n000000", "a.ppm")
+
+
+def test_blanks_without_end_in_a_ppm_header_do_not_hang():
+    with pytest.raises(ValueError, match="a.ppm should be a binary PPM file"):
+        module.parse_ppm(b"P6" + b" " * 5000 + b"x", "a.ppm")
+
+
+def rewrite(path, change):
+    """Writes the archive anew with ``change(name, content)``; a member that becomes ``None`` is left out."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: change(name, archive.read(name)) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            if content is not None:
+                archive.writestr(name, content)
+
+
+BROKEN = [  # archive, change, config, what the error says
+    ("test_images", lambda n, c: None if n.endswith("02.ppm") else c, "full", "4 images. Received: none of 00002.ppm"),
+    ("test_truth", lambda n, c: None, "full", "should hold one GT-final_test.csv. Received: 0"),
+    ("test_truth", lambda n, c: c.replace(b";5;6;35;30;", b";35;30;5;6;"), "roi", r"40x36 pixels. Received: \(35, 30"),
+]
+
+
+@pytest.mark.parametrize(("key", "change", "config", "message"), BROKEN)
+def test_broken_archives_say_what_is_wrong(key, change, config, message, manual):
+    rewrite(manual / "downloads" / "manual" / module.ARCHIVES[key], change)
+    with pytest.raises(ValueError, match=message):
+        gtsrb.Builder(data_dir=manual, config=config).download_and_prepare()
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """A folder that a local server offers in place of the official one."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    write_archives(folder)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    md5 = {key: hashlib.md5((folder / module.ARCHIVES[key]).read_bytes()).hexdigest() for key in module.MD5}
+    monkeypatch.setattr(module, "URL", f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setattr(module, "NUM_TRAIN", 9)
+    monkeypatch.setattr(module, "MD5", md5)
+    yield folder
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_damaged_download_is_named_so_that_it_can_be_deleted(served, tmp_path):
+    truth = served / module.ARCHIVES["test_truth"]
+    content = truth.read_bytes()
+    truth.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="MD5") as caught:
+        gtsrb.Builder(data_dir=tmp_path).download_and_prepare()
+    truth.write_bytes(content)
+    assert ".INFO" in str(caught.value)
+    path = Path(str(caught.value).split(" in ")[1].split(";")[0])
+    path.unlink()
+    path.with_name(f"{path.name}.INFO").unlink()
+    gtsrb.Builder(data_dir=tmp_path).download_and_prepare()
+
+
+def test_earlier_downloads_are_enough_without_a_network(served, tmp_path, monkeypatch):
+    gtsrb.Builder(data_dir=tmp_path).download_and_prepare()
+    monkeypatch.setattr(module.requests, "head", mock.Mock(side_effect=ConnectionError("no route")))
+    gtsrb.Builder(data_dir=tmp_path, config="roi").download_and_prepare()

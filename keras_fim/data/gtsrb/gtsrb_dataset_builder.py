@@ -32,7 +32,9 @@ MD5 = {
 }
 NUM_TRAIN = 39_209
 
-_AGAIN = "delete the download and try again"
+_AGAIN = "delete that file and, if there is one, the .INFO beside it, and try again"  # TFDS refuses a stale one
+_GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"  # one character or comment at a time: a longer run would backtrack exponentially
+_PPM_HEADER = re.compile(rb"P6" + _GAP + rb"(\d+)" + _GAP + rb"(\d+)" + _GAP + rb"(\d+)\s")
 
 CLASS_NAMES = (
     "Speed limit (20km/h)",
@@ -157,10 +159,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _test_examples(self, images: Path, truth: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         with _open(truth) as archive:
-            (sheet,) = (name for name in archive.namelist() if name.endswith("GT-final_test.csv"))
-            rows = _rows(archive, sheet)
+            sheets = [name for name in archive.namelist() if name.endswith("GT-final_test.csv")]
+            if len(sheets) != 1:
+                raise ValueError(f"{truth} should hold one GT-final_test.csv. Received: {len(sheets)}")
+            rows = _rows(archive, sheets[0])
         with _open(images) as archive:
             members = {name.rpartition("/")[2]: name for name in archive.namelist()}
+            if lacking := [row["Filename"] for row in rows if row["Filename"] not in members]:
+                raise ValueError(f"{images} should hold {len(rows)} images. Received: none of {', '.join(lacking[:5])}")
             for row in rows:
                 yield row["Filename"], self._example(archive, members[row["Filename"]], row, track=-1, frame=-1)
 
@@ -170,7 +176,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         image = parse_ppm(archive.read(member), member)
         if self.builder_config.roi:
             x1, y1, x2, y2 = (int(row[f"Roi.{corner}"]) for corner in ("X1", "Y1", "X2", "Y2"))
-            image = image[y1 : y2 + 1, x1 : x2 + 1]
+            if not (0 <= x1 < x2 <= image.shape[1] and 0 <= y1 < y2 <= image.shape[0]):
+                raise ValueError(
+                    f"The region of interest of {member} should lie in {image.shape[1]}x{image.shape[0]} pixels. "
+                    f"Received: ({x1}, {y1})-({x2}, {y2})"
+                )
+            image = image[y1:y2, x1:x2]  # the margins around it are only even if the last corner is left out
         return {"image": _resized(image), "label": int(row["ClassId"]), "track": track, "frame": frame}
 
 
@@ -191,7 +202,7 @@ def parse_ppm(content: bytes, name: str) -> np.ndarray:
         >>> parse_ppm(b"P6 2 1 255 abcdef", "ab.ppm").shape
         (1, 2, 3)
     """
-    header = re.match(rb"P6(?:\s+|#.*\n)+(\d+)(?:\s+|#.*\n)+(\d+)(?:\s+|#.*\n)+(\d+)\s", content)
+    header = _PPM_HEADER.match(content)
     if header is None or int(header[3]) != 255:
         raise ValueError(f"{name} should be a binary PPM file with 8 bits a channel. Received: {content[:16]!r}...")
     width, height = int(header[1]), int(header[2])
@@ -219,7 +230,8 @@ def _archives(dl_manager: tfds.download.DownloadManager) -> dict[str, Path]:
     if not missing:
         return paths
     try:
-        requests.head(URL, timeout=10)  # TFDS would try again for minutes where there is no network
+        if not all(_is_cached(dl_manager, url) for url in missing.values()):
+            requests.head(URL, timeout=10)  # TFDS would try again for minutes where there is no network
         downloads = dl_manager.download(missing)
     except Exception as error:  # whatever the network throws
         files = ", ".join(ARCHIVES[key] for key in missing)
@@ -233,6 +245,12 @@ def _archives(dl_manager: tfds.download.DownloadManager) -> dict[str, Path]:
     return paths
 
 
+def _is_cached(dl_manager: tfds.download.DownloadManager, url: str) -> bool:
+    """Whether TFDS keeps an earlier download of ``url``, with its ``.INFO`` beside it."""
+    notes = (Path(dl_manager.download_dir) / Builder.name).glob("*.INFO")
+    return any(f'"{url}"' in note.read_text(encoding="utf-8") for note in notes)
+
+
 def _check_download(key: str, path: Path) -> None:
     if key in MD5:
         with open(path, "rb") as file:
@@ -240,12 +258,13 @@ def _check_download(key: str, path: Path) -> None:
             while block := file.read(1 << 20):
                 digest.update(block)
         if digest.hexdigest() != MD5[key]:
-            raise ValueError(f"{ARCHIVES[key]} should have MD5 {MD5[key]}. Received: {digest.hexdigest()}; {_AGAIN}")
+            received = f"Received: {digest.hexdigest()} in {path}; {_AGAIN}"
+            raise ValueError(f"{ARCHIVES[key]} should have MD5 {MD5[key]}. {received}")
         return
     with _open(path) as archive:
         found = sum(name.endswith(".ppm") for name in archive.namelist())
     if found != NUM_TRAIN:
-        raise ValueError(f"{ARCHIVES[key]} should hold {NUM_TRAIN} images. Received: {found}; {_AGAIN}")
+        raise ValueError(f"{ARCHIVES[key]} should hold {NUM_TRAIN} images. Received: {found} in {path}; {_AGAIN}")
 
 
 def _open(path: Path) -> zipfile.ZipFile:

@@ -1,0 +1,52 @@
+# Every target sets up its own environment, .venv, on first use; PYTHON=python3.12 chooses the interpreter for it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+export TF_CPP_MIN_LOG_LEVEL := 3
+
+.NOTPARALLEL:
+.PHONY: help run test check lint clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile
+
+run: $(VENV)/.demo ## train, attack and export a small defended model: keras-fim demo
+	$(BIN)/keras-fim demo
+
+test: $(VENV)/.dev ## all tests and docstring examples
+	$(BIN)/python -m pytest
+
+check: lint ## the gate before a commit, under 3 minutes: lint, fast tests, docstring examples
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/.dev ## ruff and mypy
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+clean: ## remove the environment, builds and caches
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp says that an install went through; when pyproject.toml is newer, pip is called again.
+$(VENV)/.demo: pyproject.toml setup.py
+	$(call install,demo)
+	touch $@
+
+$(VENV)/.dev: pyproject.toml setup.py
+	$(call install,demo$(comma)dev)
+	touch $(VENV)/.demo $@
+
+comma := ,
+
+define install
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { $(check_python) && $(PYTHON) -m venv $(VENV); }
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[$(1)]'
+endef
+
+define check_python
+$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null || { \
+	  echo "keras_fim needs Python 3.10 to 3.13, but PYTHON=$(PYTHON) is: $$($(PYTHON) --version 2>&1)." \
+	    "Name one that fits, for example: make $(or $(firstword $(MAKECMDGOALS)),run) PYTHON=python3.12" >&2; exit 1; }
+endef
