@@ -32,7 +32,8 @@ def check_training_and_attack(folder: Path) -> None:
     train, test = keras_fim.data.load("mnist5k", batch_size=64)
     model = keras_fim.models.convnet()
     model.compile("adam", loss=keras_fim.FisherTraceLoss(mu=0.02), metrics=["accuracy"])
-    history = model.fit(train.take(1), verbose=0, shuffle=False, callbacks=[keras.callbacks.TensorBoard(folder / "logs")])
+    board = keras.callbacks.TensorBoard(folder / "logs")
+    history = model.fit(train.take(1), verbose=0, shuffle=False, callbacks=[board])
     assert np.isfinite(history.history["loss"]).all(), f"the loss is {history.history['loss']}"
     _check_event_file(folder / "logs" / "train")
 

@@ -2,19 +2,17 @@
 
 import os as _os
 
+_NEEDS = "keras_fim needs Keras on TensorFlow: set the environment variable KERAS_BACKEND=tensorflow."
 if _os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
-    raise ImportError(
-        "keras_fim needs Keras on TensorFlow. "
-        f"Received: KERAS_BACKEND={_os.environ['KERAS_BACKEND']}; set KERAS_BACKEND=tensorflow."
-    )
+    raise ImportError(f"{_NEEDS} Received: KERAS_BACKEND={_os.environ['KERAS_BACKEND']}")
 
-import keras as _keras
+try:
+    import keras as _keras
+except ImportError as _error:  # its configuration file may name a backend that is not installed
+    raise ImportError(f"{_NEEDS} Received: {_error}") from _error
 
-if _keras.backend.backend() != "tensorflow":  # from keras.json
-    raise ImportError(
-        "keras_fim needs Keras on TensorFlow. "
-        f"Received: the backend {_keras.backend.backend()!r}; set the environment variable KERAS_BACKEND=tensorflow."
-    )
+if _keras.backend.backend() != "tensorflow":
+    raise ImportError(f"{_NEEDS} Received: the backend {_keras.backend.backend()!r}")
 
 from keras_fim import (
     attacks,

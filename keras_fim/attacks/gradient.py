@@ -38,7 +38,7 @@ class FGSM(FixedBudgetAttack):
 
     Example:
         >>> from keras_fim import models
-        >>> result = FGSM()(models.convnet(), np.full((2, 28, 28, 1), 0.5), [3, 7], epsilon=0.1)
+        >>> result = FGSM()(models.convnet(), np.full((2, 28, 28, 1), 0.4), [3, 7], epsilon=0.1)
         >>> result.distances.round(3)
         array([0.1, 0.1])
 

@@ -30,7 +30,7 @@ class OSSA(FixedBudgetAttack):
     Example:
         >>> import numpy as np
         >>> from keras_fim import models
-        >>> result = OSSA()(models.convnet(), np.full((2, 28, 28, 1), 0.5), [3, 7], epsilon=0.5)
+        >>> result = OSSA()(models.convnet(), np.full((2, 28, 28, 1), 0.4), [3, 7], epsilon=0.5)
         >>> result.distances.round(3)
         array([0.5, 0.5])
 

@@ -1,0 +1,94 @@
+"""The package as a whole: its import order, its public names, its behaviour at import."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import os
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import keras_fim
+
+ROOT = Path(keras_fim.__file__).parent
+ORDER = [
+    *("typing", "geometry", "validation", "logits", "fisher", "losses", "layers", "metrics", "attacks", "defenses"),
+    *("detection", "evaluation", "plots", "callbacks", "export", "experiments", "cli"),
+]
+STANDALONE = ("data", "models")  # import none of the others; experiments and cli, and no other, import them
+MODULES = sorted(module.name for module in pkgutil.walk_packages([str(ROOT)], "keras_fim."))
+
+
+def imported(module):
+    """The parts of the package that a module's source imports, at the top or in a function."""
+    path = Path(importlib.util.find_spec(module).origin)
+    parts = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            parts |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            whole = node.module == "keras_fim"
+            parts |= {f"keras_fim.{alias.name}" for alias in node.names} if whole else {node.module}
+    return parts
+
+
+def part(name):
+    return name.split(".")[1]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_one_way(module):
+    own = part(module)
+    assert own in (*ORDER, *STANDALONE), f"{module} has no place in the import order"
+    for other in {part(name) for name in imported(module) if name.startswith("keras_fim.")} - {own}:
+        if own in STANDALONE:
+            raise AssertionError(f"{module} imports {other}")
+        allowed = ORDER[: ORDER.index(own)] + (list(STANDALONE) if own in ("experiments", "cli") else [])
+        assert other in allowed, f"{module} imports {other}"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if part(name) in ("typing", "geometry")])
+def test_mathematics_knows_nothing_of_keras(module):
+    assert not any(name.split(".")[0] == "keras" for name in imported(module))
+
+
+@pytest.mark.parametrize("module", ["keras_fim", *(name for name in MODULES if not name.endswith("__main__"))])
+def test_public_names_exist_and_are_documented(module):
+    loaded = importlib.import_module(module)
+    assert loaded.__doc__ and loaded.__all__ is not None
+    for name in loaded.__all__:
+        thing = getattr(loaded, name)
+        if inspect.isroutine(thing) or inspect.isclass(thing):
+            assert thing.__doc__, f"{module}.{name} has no docstring"
+
+
+def fresh(program, **environment):
+    kept = {key: value for key, value in os.environ.items() if key != "KERAS_BACKEND"}
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, env={**kept, **environment}, capture_output=True, text=True, timeout=120)
+
+
+def test_another_backend_is_refused(tmp_path):
+    """In the environment, or in Keras' configuration file."""
+    expected = "ImportError: keras_fim needs Keras on TensorFlow: set the environment variable KERAS_BACKEND=tensorflow"
+    assert f"{expected}. Received: KERAS_BACKEND=jax" in fresh("import keras_fim", KERAS_BACKEND="jax").stderr
+    (tmp_path / "keras.json").write_text('{"backend": "numpy"}')
+    assert expected in fresh("import keras_fim", KERAS_HOME=str(tmp_path)).stderr
+
+
+def test_import_loads_no_package_that_only_some_functions_need():
+    """Keras itself loads matplotlib and scikit-learn where they are installed."""
+    program = "import sys, keras_fim; print({'tensorflow_datasets', 'cleverhans', 'mlxtend'} & set(sys.modules))"
+    assert fresh(program).stdout.strip() == "set()"
+
+
+def test_version_and_type_hints():
+    assert importlib.metadata.version("keras_fim") == keras_fim.__version__
+    assert (ROOT / "py.typed").exists()
