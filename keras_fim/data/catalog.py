@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_fim.data.augmentation import Augmentation
+
 __all__ = ["Arrays", "DatasetInfo", "info", "names", "read"]
 
 
@@ -38,15 +40,13 @@ class DatasetInfo(NamedTuple):
         name: as in `load`.
         image_shape: ``(height, width, channels)``.
         class_names: names of the K classes, in the order of the labels.
-        mirrored: whether a mirrored image keeps its class (digits and traffic signs do not).
-        shift: by how many pixels augmentation shifts an image at most.
+        augmentation: changes of an image that keep its class (mirroring a digit or a traffic sign does not).
     """
 
     name: str
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
-    mirrored: bool
-    shift: int
+    augmentation: Augmentation
 
     @property
     def num_classes(self) -> int:
@@ -158,17 +158,18 @@ def _read_mnist5k(data_dir: str | None) -> tuple[Arrays, Arrays]:
 def _gtsrb_info() -> DatasetInfo:
     from keras_fim.data.gtsrb.gtsrb_dataset_builder import CLASS_NAMES
 
-    return DatasetInfo("gtsrb", (32, 32, 3), tuple(CLASS_NAMES), mirrored=False, shift=4)
+    distortion = Augmentation(shift=3, rotation=10.0, zoom=0.15, contrast=0.5, brightness=0.2)
+    return DatasetInfo("gtsrb", (32, 32, 3), tuple(CLASS_NAMES), distortion)
 
 
 _DIGITS = tuple("0123456789")
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 _INFO: dict[str, Callable[[], DatasetInfo]] = {
-    "mnist": lambda: DatasetInfo("mnist", (28, 28, 1), _DIGITS, mirrored=False, shift=2),
-    "cifar10": lambda: DatasetInfo("cifar10", (32, 32, 3), _CIFAR10, mirrored=True, shift=4),
+    "mnist": lambda: DatasetInfo("mnist", (28, 28, 1), _DIGITS, Augmentation(shift=2)),
+    "cifar10": lambda: DatasetInfo("cifar10", (32, 32, 3), _CIFAR10, Augmentation(shift=4, mirrored=True)),
     "gtsrb": _gtsrb_info,
-    "mnist5k": lambda: DatasetInfo("mnist5k", (28, 28, 1), _DIGITS, mirrored=False, shift=2),
+    "mnist5k": lambda: DatasetInfo("mnist5k", (28, 28, 1), _DIGITS, Augmentation(shift=2)),
 }
 
 _READERS: dict[str, Callable[[str | None], tuple[Arrays, Arrays]]] = {

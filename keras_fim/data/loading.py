@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.data.catalog import Arrays, DatasetInfo, info, read
+from keras_fim.data.augmentation import Augmentation, augment
+from keras_fim.data.catalog import Arrays, info, read
 
 __all__ = ["Splits", "load", "load_splits", "pipeline"]
 
@@ -44,7 +45,7 @@ def load(
         batch_size: images in a batch; the last one may be smaller.
         data_dir: where TensorFlow Datasets keeps its data; ``None`` for ``$TFDS_DATA_DIR`` or its default.
         seed: of the shuffling, the augmentation and the choice of a limited part.
-        augment: shift training images by up to 4 pixels (digits 2) and mirror half of them where that keeps the class.
+        augment: change training images at random as ``info(name).augmentation`` says: shifts, mirroring, distortion.
         limit: take only so many training images, the same number of each class as far as possible.
         test_limit: the same for the test images.
 
@@ -63,9 +64,9 @@ def load(
     """
     _check_positive(batch_size=batch_size, limit=limit, test_limit=test_limit)
     train, test = read(name, data_dir)
-    augmented = info(name) if augment else None
+    augmentation = info(name).augmentation if augment else None
     return (
-        pipeline(_limited(train, limit, seed), batch_size, shuffle_seed=seed, augmented=augmented),
+        pipeline(_limited(train, limit, seed), batch_size, shuffle_seed=seed, augmentation=augmentation),
         pipeline(_limited(test, test_limit, seed), batch_size),
     )
 
@@ -112,16 +113,16 @@ def load_splits(
     everything, test = read(name, data_dir)
     held_out = _held_out(everything, validation)
     train, rest = everything.take(np.flatnonzero(~held_out)), everything.take(np.flatnonzero(held_out))
-    augmented = info(name) if augment else None
+    augmentation = info(name).augmentation if augment else None
     return Splits(
-        pipeline(_limited(train, limit, seed), batch_size, shuffle_seed=seed, augmented=augmented),
+        pipeline(_limited(train, limit, seed), batch_size, shuffle_seed=seed, augmentation=augmentation),
         pipeline(_limited(rest, test_limit, seed), batch_size),
         pipeline(_limited(test, test_limit, seed), batch_size),
     )
 
 
 def pipeline(
-    arrays: Arrays, batch_size: int, *, shuffle_seed: int | None = None, augmented: DatasetInfo | None = None
+    arrays: Arrays, batch_size: int, *, shuffle_seed: int | None = None, augmentation: Augmentation | None = None
 ) -> tf.data.Dataset:
     """Batches of ``(images in [0, 1], labels)`` from arrays in memory.
 
@@ -129,7 +130,7 @@ def pipeline(
         arrays: the samples, uint8 images.
         batch_size: images in a batch.
         shuffle_seed: shuffle anew each epoch, from this seed; ``None`` keeps the order.
-        augmented: shift images (edges repeat) and mirror half of them, as this says; ``None`` leaves them as they are.
+        augmentation: how to change images at random, anew each epoch; ``None`` leaves them as they are.
 
     Returns:
         A ``tf.data.Dataset`` of known length.
@@ -138,27 +139,14 @@ def pipeline(
     if shuffle_seed is not None:
         dataset = dataset.shuffle(len(arrays.labels), seed=shuffle_seed)
     dataset = dataset.batch(batch_size)
-    if augmented is not None:
-        counted = tf.data.Dataset.zip(dataset, tf.data.Dataset.random(shuffle_seed, rerandomize_each_iteration=True))
-        dataset = counted.map(
-            lambda batch, seed: (_augmented(batch[0], tf.stack([seed, 0]), augmented), batch[1]),
-            num_parallel_calls=tf.data.AUTOTUNE,
+    if augmentation is None:
+        dataset = dataset.map(lambda images, labels: (tf.cast(images, tf.float32) / 255.0, labels))
+    else:
+        seeds = tf.data.Dataset.random(shuffle_seed, rerandomize_each_iteration=True).batch(2)
+        dataset = tf.data.Dataset.zip(dataset, seeds).map(
+            lambda batch, seed: (augment(batch[0], seed, augmentation), batch[1]), num_parallel_calls=tf.data.AUTOTUNE
         )
-    dataset = dataset.map(lambda images, labels: (tf.cast(images, tf.float32) / 255.0, labels))
     return dataset.prefetch(tf.data.AUTOTUNE)
-
-
-def _augmented(images: tf.Tensor, seed: tf.Tensor, info: DatasetInfo) -> tf.Tensor:
-    """Each image shifted by its own whole number of pixels, in one gather for the batch."""
-    shape = tf.shape(images)
-    batch, height, width = shape[0], shape[1], shape[2]
-    draws = tf.random.stateless_uniform((2, batch, 1), seed, -info.shift, info.shift + 1, dtype=tf.int32)
-    rows = tf.clip_by_value(tf.range(height)[None] + draws[0], 0, height - 1)
-    columns = tf.clip_by_value(tf.range(width)[None] + draws[1], 0, width - 1)
-    if info.mirrored:
-        flip = tf.random.stateless_uniform((batch, 1), seed + 1, 0, 2, dtype=tf.int32) > 0
-        columns = tf.where(flip, width - 1 - columns, columns)
-    return tf.gather(tf.gather(images, rows, axis=1, batch_dims=1), columns, axis=2, batch_dims=1)
 
 
 def _held_out(arrays: Arrays, share: float) -> np.ndarray:

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from keras_fim import data
 from keras_fim.data import catalog, loading
+from keras_fim.data.augmentation import Augmentation
 from keras_fim.evaluation import samples
 
 
@@ -69,33 +70,59 @@ def test_validation_takes_whole_tracks():
         assert held_out[everything.labels == label].mean() == pytest.approx(0.2, abs=0.05)
 
 
-def facts(**changes):
-    return catalog.DatasetInfo("mine", (8, 8, 3), ("a", "b", "c", "d"), **{"mirrored": False, "shift": 2, **changes})
+def augmented(everything, how, **options):
+    return samples(loading.pipeline(everything, 64, augmentation=how, **options))[0]
 
 
 def test_augmentation_shifts_each_image_by_its_own_whole_pixels():
     everything = arrays(n=64)
-    augmented = samples(loading.pipeline(everything, 64, shuffle_seed=None, augmented=facts()))[0] * 255
+    shifted = augmented(everything, Augmentation(shift=2)) * 255
     padded = np.pad(everything.images, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="edge")
     offsets = []
-    for image, source in zip(augmented.round().astype(np.uint8), padded, strict=True):
+    for image, source in zip(shifted.round().astype(np.uint8), padded, strict=True):
         places = [(r, c) for r in range(5) for c in range(5) if (source[r : r + 8, c : c + 8] == image).all()]
         assert len(places) == 1
         offsets += places
     assert len(set(offsets)) > 10
 
 
-def test_augmentation_mirrors_half_of_the_images_where_that_keeps_the_class():
+def test_augmentation_mirrors_half_of_the_images():
     everything = arrays(n=64)
-    augmented = samples(loading.pipeline(everything, 64, augmented=facts(mirrored=True, shift=0)))[0] * 255
-    augmented = augmented.round().astype(np.uint8)
-    same = (augmented == everything.images).all(axis=(1, 2, 3))
-    mirrored = (augmented == everything.images[:, :, ::-1]).all(axis=(1, 2, 3))
+    images = (augmented(everything, Augmentation(mirrored=True)) * 255).round().astype(np.uint8)
+    same = (images == everything.images).all(axis=(1, 2, 3))
+    mirrored = (images == everything.images[:, :, ::-1]).all(axis=(1, 2, 3))
     assert (same ^ mirrored).all() and 16 <= mirrored.sum() <= 48
 
 
+def test_augmentation_turns_and_zooms_about_the_centre():
+    """A centred square of area 64 grows and shrinks by up to (1 ± 0.25)² and stays centred."""
+    square = np.zeros((64, 32, 32, 1), np.uint8)
+    square[:, 12:20, 12:20] = 255
+    everything = catalog.Arrays(square, np.zeros(64, np.int64), np.arange(64))
+    areas = augmented(everything, Augmentation(zoom=0.25)).sum(axis=(1, 2, 3))
+    assert 0.7**2 * 64 < areas.min() < 50 and 80 < areas.max() < 1.3**2 * 64
+    turned = augmented(everything, Augmentation(rotation=45.0))
+    np.testing.assert_allclose(turned.sum(axis=(1, 2, 3)), 64, rtol=0.05)
+    assert turned[:, 15, 10].max() > 0.1  # the corner of a square that stands on its tip reaches there
+    rows = np.arange(32)[None, :, None, None]
+    np.testing.assert_allclose((turned * rows).sum(axis=(1, 2, 3)) / turned.sum(axis=(1, 2, 3)), 15.5, atol=0.05)
+
+
+def test_augmentation_changes_the_light():
+    grey = np.full((64, 4, 4, 1), 102, np.uint8)
+    grey[:, :2] = 153
+    everything = catalog.Arrays(grey, np.zeros(64, np.int64), np.arange(64))
+    brighter = augmented(everything, Augmentation(brightness=0.2)).mean(axis=(1, 2, 3))
+    assert 0.3 <= brighter.min() < 0.35 and 0.65 < brighter.max() <= 0.7
+    images = augmented(everything, Augmentation(contrast=0.5))
+    np.testing.assert_allclose(images.mean(axis=(1, 2, 3)), 0.5, atol=1e-5)
+    gaps = images[:, 0, 0, 0] - images[:, 3, 0, 0]
+    assert 0.1 <= gaps.min() < 0.13 and 0.27 < gaps.max() <= 0.3 + 1e-6
+
+
 def test_augmentation_differs_between_epochs_and_repeats_with_the_seed():
-    first, second = (loading.pipeline(arrays(n=64), 64, shuffle_seed=5, augmented=facts()) for _ in "ab")
+    how = Augmentation(shift=2, mirrored=True, rotation=5.0, brightness=0.1)
+    first, second = (loading.pipeline(arrays(n=64), 64, shuffle_seed=5, augmentation=how) for _ in "ab")
     epochs = [[samples(dataset)[0] for _ in range(2)] for dataset in (first, second)]
     np.testing.assert_array_equal(epochs[0][0], epochs[1][0])
     assert (epochs[0][0] != epochs[0][1]).any()
