@@ -61,6 +61,7 @@ def resume(model: keras.Model, folder: Path) -> list[dict[str, float]]:
     found = _checkpoints(Path(folder))
     if not found:
         return []
+    model.optimizer.build(model.trainable_variables)  # Keras skips the state of one that is not built
     model.load_weights(found[-1])
     epoch = int(found[-1].name.removeprefix("epoch-").split(".")[0])
     return read_history(folder)[:epoch]

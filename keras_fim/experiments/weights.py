@@ -88,7 +88,8 @@ def store(model: keras.Model, name: str, record: dict[str, Any], folder: Path | 
     target = (folder or weights_dir()) / name
     target.mkdir(parents=True, exist_ok=True)
     arrays = {f"{index:03d}": np.asarray(value) for index, value in enumerate(model.get_weights())}
-    halves: dict[str, Any] = {key: value.astype(np.float16) for key, value in arrays.items()}
+    with np.errstate(over="ignore"):  # the next lines look for it
+        halves: dict[str, Any] = {key: value.astype(np.float16) for key, value in arrays.items()}
     if not all(np.isfinite(value).all() for value in halves.values()):
         raise ValueError("`model` has weights that are not finite in float16")
     aside = target / ".weights.tmp"
