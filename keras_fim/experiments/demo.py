@@ -37,9 +37,11 @@ class DemoReport:
     curves: dict[str, list[RobustnessCurve]]
     files: dict[str, str]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return dataclasses.asdict(self)
+    def measured(self) -> dict[str, Any]:
+        """All but the files, ready for JSON."""
+        figures = dataclasses.asdict(self)
+        del figures["files"]
+        return figures
 
     def table(self) -> str:
         """Accuracy, mean confidence and fooling ratios as Markdown, one column for each model."""
@@ -104,7 +106,7 @@ def run_demo(folder: Path, export_folder: Path, *, mu: float = 0.02, epochs: int
     write_text(files["table"], report.table() + "\n")
     plots.robustness_figure(curves).savefig(files["plot"], dpi=120)
     settings = {name: config.as_dict() for name, config in configs.items()}
-    write_json(files["results"], {**report.as_dict(), "configs": settings, "versions": versions()})
+    write_json(files["results"], {**report.measured(), "configs": settings, "versions": versions()})
     return report
 
 
