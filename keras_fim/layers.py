@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -39,8 +40,8 @@ class FisherTraceRegularization(keras.layers.Layer):
     def __init__(
         self, mu: float | keras.Variable = 0.02, *, gradient_limit: float | None = 1.0, **kwargs: Any
     ) -> None:
-        super().__init__(**kwargs)
-        if gradient_limit is not None and not gradient_limit > 0:
+        super().__init__(**{"autocast": False, **kwargs})  # logits stay float32 under a mixed policy
+        if gradient_limit is not None and not 0 < gradient_limit < math.inf:
             raise ValueError(
                 f"`gradient_limit` should be a positive number or None. Received: gradient_limit={gradient_limit}"
             )
@@ -53,13 +54,14 @@ class FisherTraceRegularization(keras.layers.Layer):
         if len(input_shape) < 2 or input_shape[-1] is None or input_shape[-1] < 2:
             raise ValueError(f"inputs should be logits (batch, ..., classes >= 2). Received: shape={input_shape}")
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Add the loss; return ``inputs``, logits ``(batch, ..., K)``, unchanged."""
+    def call(self, inputs: tf.Tensor, mask: tf.Tensor | None = None) -> tf.Tensor:
+        """Add the loss, of positions that are not masked; return ``inputs``, logits ``(batch, ..., K)``, unchanged."""
         logits = tf.cast(inputs, tf.float64 if inputs.dtype == tf.float64 else tf.float32)
         trace = penalised_cross_entropy(
             tf.zeros_like(logits), logits, tf.cast(self.mu, logits.dtype), gradient_limit=self.gradient_limit
         )
-        self.add_loss(tf.reduce_mean(trace))
+        weights = tf.ones_like(trace) if mask is None else tf.cast(mask, trace.dtype)
+        self.add_loss(tf.math.divide_no_nan(tf.reduce_sum(trace * weights), tf.reduce_sum(weights)))
         return inputs
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:

@@ -16,6 +16,9 @@ from keras_fim.typing import Images, Model
 
 __all__ = ["LogitsFunction", "logits_function"]
 
+_CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+_WEIGHTED = (keras.layers.Dense, keras.layers.EinsumDense, *_CONVOLUTIONS)
+_PASSED_THROUGH = (keras.layers.Dropout, keras.layers.ActivityRegularization)
 _ATTRIBUTE = "_keras_fim_logits_function"
 _HELP = "pass keras_fim.logits.logits_function(model, from_logits=True) in its place if the model returns logits"
 
@@ -31,6 +34,7 @@ class LogitsFunction:
 
     def __init__(self, model: Any, form: str) -> None:
         self.model, self.form = model, form
+        self.outputs = getattr(model, "outputs", None)  # a Sequential that changes gets others
         self._compiled: dict[Any, Any] = {}
 
     def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -124,7 +128,7 @@ def logits_function(model: Model, images: Images | None = None, *, from_logits: 
     if from_logits is not None:
         return LogitsFunction(model, "logits" if from_logits else "probabilities")
     known = vars(model).get(_ATTRIBUTE) if hasattr(model, "__dict__") else None
-    if isinstance(known, LogitsFunction):
+    if isinstance(known, LogitsFunction) and known.outputs is getattr(model, "outputs", None):
         return known
     found = LogitsFunction(model, _form(model, images))
     if isinstance(model, keras.Model):
@@ -133,13 +137,15 @@ def logits_function(model: Model, images: Images | None = None, *, from_logits: 
 
 
 def _form(model: Any, images: Images | None) -> str:
-    if callable(getattr(model, "logits", None)):
+    method = getattr(model, "logits", None)
+    if callable(method) and not isinstance(method, keras.layers.Layer):  # a layer of that name is not a method
         return "method"
     outputs = _call(model, _probe(model, images), training=False)
     if not tf.is_tensor(outputs) or outputs.shape.rank != 2 or outputs.shape[-1] < 2:
         shape = tuple(outputs.shape) if tf.is_tensor(outputs) else type(outputs).__name__
         raise ValueError(f"`model` should return one row of 2 or more classes per image. Received: {shape}")
-    if getattr(_last_layer(model), "activation", None) is keras.activations.linear:
+    last = _last_layer(model)
+    if isinstance(last, _WEIGHTED) and last.activation is keras.activations.linear:
         return "logits"
     if getattr(model, "output", None) == "logits":  # a SavedModel's signature
         return "logits"
@@ -169,6 +175,8 @@ def _last_layer(model: Any) -> Any:
         if not outputs or len(outputs) != 1 or not type(model).__module__.startswith("keras."):
             return None
         model = outputs[0]._keras_history.operation
+        while isinstance(model, _PASSED_THROUGH) or type(model).__name__ == "FisherTraceRegularization":
+            model = model.input._keras_history.operation
     return model
 
 

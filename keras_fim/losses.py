@@ -38,13 +38,16 @@ def mu_variable(mu: float | keras.Variable) -> keras.Variable:
         A float32 ``keras.Variable`` of shape ().
 
     Raises:
-        ValueError: if ``mu`` is negative, NaN or infinite.
+        ValueError: if ``mu`` is negative, NaN or infinite, or not a scalar.
     """
     if isinstance(mu, keras.Variable):
+        if tuple(mu.shape) != ():
+            raise ValueError(f"`mu` should be a scalar. Received: a variable of shape {tuple(mu.shape)}")
+        mu_variable(mu_value(mu))  # the same bounds
         return mu
     if not 0 <= mu < math.inf:
         raise ValueError(f"`mu` should be a finite number >= 0. Received: mu={mu}")
-    return keras.Variable(float(mu), trainable=False, dtype="float32", name="mu")
+    return keras.Variable(float(mu), trainable=False, autocast=False, dtype="float32", name="mu")
 
 
 def mu_value(mu: keras.Variable) -> float:
@@ -57,25 +60,28 @@ def _one_hot(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """One-hot targets in the shape of ``logits`` from class indices ``(batch, ...)`` or ``(batch, ..., 1)``."""
     if labels.shape.rank == logits.shape.rank and labels.shape[-1] == 1:
         labels = tf.squeeze(labels, axis=-1)
-    if not labels.shape.is_compatible_with(logits.shape[:-1]):
+    if labels.shape.rank is None or not labels.shape.is_compatible_with(logits.shape[:-1]):
         raise ValueError(
             "`y_true` should hold class indices or class probabilities for each prediction. "
-            f"Received: y_true of shape {tuple(labels.shape)}, y_pred of shape {tuple(logits.shape)}"
+            f"Received: y_true of shape {labels.shape}, y_pred of shape {logits.shape}"
         )
     num_classes = logits.shape[-1]
-    valid = tf.reduce_all((labels >= 0) & (labels < num_classes))
+    invalid = tf.reduce_any((labels < 0) | (labels >= num_classes))
     message = f"`y_true` should hold class indices from 0 to {num_classes - 1}. Received one outside."
-    with tf.control_dependencies(_require(valid, message)):
-        return tf.one_hot(tf.cast(labels, tf.int32), num_classes, dtype=logits.dtype)
+    return _refuse(invalid, message, tf.one_hot(tf.cast(labels, tf.int32), num_classes, dtype=logits.dtype))
 
 
-def _require(valid: tf.Tensor, message: str) -> list[tf.Operation]:
-    """A ValueError now where values are known, an assertion of the graph where they are not yet."""
+def _refuse(invalid: tf.Tensor, message: str, tensor: tf.Tensor) -> tf.Tensor:
+    """``tensor``, unless ``invalid``: then a ValueError where values are known, an error of the graph where not yet.
+
+    XLA knows no errors: there the tensor, and with it the loss, becomes NaN.
+    """
     if tf.executing_eagerly():
-        if not valid:
+        if invalid:
             raise ValueError(message)
-        return []
-    return [tf.debugging.Assert(valid, [message])]
+        return tensor
+    with tf.control_dependencies([tf.debugging.Assert(~invalid, [message])]):
+        return tf.where(invalid, tf.cast(math.nan, tensor.dtype), tensor)
 
 
 class _FisherLoss(keras.losses.Loss):
@@ -129,7 +135,8 @@ class _FisherLoss(keras.losses.Loss):
             ``(batch, ...)``, in nats.
 
         Raises:
-            ValueError: if shapes do not match, K < 2 or, outside of a graph, labels or probabilities are not valid.
+            ValueError: if shapes do not match, K < 2, or labels or probabilities are not valid. In a compiled training
+                step TensorFlow reports the latter as its own error; under XLA, which knows none, the loss is NaN.
         """
         logits = self._logits(y_pred)
         return penalised_cross_entropy(
@@ -141,7 +148,11 @@ class _FisherLoss(keras.losses.Loss):
         )
 
     def _logits(self, y_pred: Any) -> tf.Tensor:
-        behind = None if self.from_logits else getattr(y_pred, "_keras_logits", None)
+        behind = getattr(y_pred, "_keras_logits", None)
+        if self.from_logits and behind is not None:
+            raise ValueError(
+                "`from_logits` should be False for a model that ends in a softmax. Received: from_logits=True"
+            )
         y_pred = tf.cast(y_pred, self.dtype)
         if y_pred.shape.rank is not None and y_pred.shape.rank < 2:
             raise ValueError(f"`y_pred` should have shape (batch, ..., classes). Received: shape={tuple(y_pred.shape)}")
@@ -149,16 +160,16 @@ class _FisherLoss(keras.losses.Loss):
             raise ValueError(f"`y_pred` should have at least 2 classes. Received: shape={tuple(y_pred.shape)}")
         if self.from_logits:
             return y_pred
-        sums = tf.reduce_sum(y_pred, axis=-1)
-        valid = tf.reduce_all(y_pred >= 0) & tf.reduce_all(tf.abs(sums - 1) < 1e-2)
-        with tf.control_dependencies(_require(valid, _NOT_PROBABILITIES)):
-            return tf.math.log(tf.maximum(y_pred, _TINY)) if behind is None else tf.cast(behind, self.dtype)
+        sums = tf.reduce_sum(y_pred, axis=-1)  # NaN passes on to the loss, which then says so
+        invalid = tf.reduce_any(y_pred < 0) | tf.reduce_any(tf.abs(sums - 1) >= 1e-2)
+        logits = tf.math.log(tf.maximum(y_pred, _TINY)) if behind is None else tf.cast(behind, self.dtype)
+        return _refuse(invalid, _NOT_PROBABILITIES, logits)
 
     def _targets(self, y_true: Any, logits: tf.Tensor) -> tf.Tensor:
         num_classes = logits.shape[-1]
         y_true = tf.convert_to_tensor(y_true)
-        if y_true.shape.rank == logits.shape.rank and y_true.shape[-1] == num_classes:
-            targets = tf.cast(y_true, logits.dtype)
+        if y_true.shape.rank == logits.shape.rank and y_true.shape[-1] in (None, num_classes):
+            targets = tf.cast(tf.ensure_shape(y_true, logits.shape), logits.dtype)
         else:
             targets = _one_hot(y_true, logits)
         return targets * (1 - self.label_smoothing) + self.label_smoothing / num_classes
@@ -191,7 +202,8 @@ class FisherTraceLoss(_FisherLoss):
         mu: weight μ >= 0 of the trace: a number, or a ``keras.Variable`` that others may change (`MuSchedule` changes
             the variable in either case). What suits K classes is `default_mu`.
         from_logits: whether predictions are logits. On the output of a Keras softmax the logits behind it are found
-            and used, so ``False`` loses no precision there.
+            and used, so ``False`` loses no precision there. (Of another softmax, such as ``tf.nn.softmax``, only the
+            probabilities are known: where one underflows to 0 its gradient is gone.)
         label_smoothing: share α in [0, 1) of each label that is spread over all classes first.
         gradient_limit: largest l2 norm of a sample's gradient in its logits, because a few samples with a tiny p
             otherwise drown the batch; ``None`` is the plain derivative. The value of the loss is never changed.

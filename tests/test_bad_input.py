@@ -35,6 +35,20 @@ CASES = {
     "negative mu": (lambda m: loss(mu=-0.1), "`mu` should be a finite number >= 0. Received: mu=-0.1"),
     "mu is NaN": (lambda m: loss(mu=float("nan")), "`mu` should be .* Received: mu=nan"),
     "infinite mu": (lambda m: keras_fim.FisherEigenvalueLoss(mu=np.inf), "`mu` should be .* Received: mu=inf"),
+    "variable below 0": (lambda m: loss(mu=keras.Variable(-1.0)), "`mu` should be .* Received: mu=-1.0"),
+    "variable of two": (lambda m: loss(mu=keras.Variable([0.1, 0.2])), "`mu` should be a scalar"),
+    "logits of a softmax": (
+        lambda m: loss(from_logits=True)(LABELS, keras.ops.softmax(tf.constant(LOGITS))),
+        "`from_logits` should be False",
+    ),
+    "unknown penalty": (
+        lambda m: keras_fim.geometry.penalised_cross_entropy(LOGITS, tf.constant(LOGITS), 0.1, penalty="Trace"),
+        "`penalty` should be",
+    ),
+    "layer with an infinite limit": (
+        lambda m: keras_fim.layers.FisherTraceRegularization(gradient_limit=np.inf),
+        "`gradient_limit` should be a positive number",
+    ),
     "gradient limit 0": (lambda m: loss(gradient_limit=0), "`gradient_limit` should be a positive .*gradient_limit=0"),
     "label smoothing 1": (lambda m: loss(label_smoothing=1.0), r"`label_smoothing` should be in \[0, 1\)"),
     "unknown reduction": (lambda m: loss(reduction="median"), "reduction=median"),
@@ -115,3 +129,16 @@ def test_invalid_labels_inside_of_a_training_step():
     model.compile("sgd", loss=loss())
     with pytest.raises(tf.errors.InvalidArgumentError, match="should hold class indices from 0 to 2"):
         model.fit(IMAGES, np.array([0, 1, 7]), verbose=0)
+
+
+def test_under_xla_which_knows_no_errors_the_loss_is_nan():
+    for activation, labels in (("softmax", [0, 1, 7]), ("linear", [0, 1, 2])):
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation=activation)])
+        model.compile("sgd", loss=loss(), jit_compile=True)
+        assert np.isnan(model.fit(IMAGES, np.array(labels), verbose=0).history["loss"][0])
+
+
+def test_nan_in_training_is_a_nan_loss_as_with_keras():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Softmax()])
+    model.compile("sgd", loss=loss())
+    assert np.isnan(model.fit(NAN_IMAGES, LABELS, verbose=0).history["loss"][0])

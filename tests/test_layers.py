@@ -3,6 +3,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_fim
 from keras_fim.layers import FisherTraceRegularization
@@ -45,3 +46,28 @@ def test_save_load_and_go_on(tmp_path):
     assert loaded.layers[1].get_config() == model.layers[1].get_config()
     losses = [m.fit(images, labels, shuffle=False, verbose=0).history["loss"] for m in (model, loaded)]
     assert losses[0] == pytest.approx(losses[1])
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_logits_and_mu_stay_float32_under_a_mixed_policy(policy):
+    keras.mixed_precision.set_global_policy(policy)
+    layer = FisherTraceRegularization(1e-8)
+    logits = tf.constant([[1e5, 0.0]])
+    assert layer(logits).dtype == tf.float32 and layer(logits).numpy()[0, 0] == 1e5
+    assert float(layer.losses[0]) == pytest.approx(1e-8 * 1e6 * (1 + 1e5 - np.log(1e6)), rel=1e-5)
+
+
+def test_masked_positions_do_not_count():
+    logits = tf.constant([[[0.0, 0.0], [3.0, 0.0]]])
+    layer = FisherTraceRegularization(0.5)
+    layer(logits, mask=tf.constant([[True, False]]))
+    assert float(layer.losses[0]) == pytest.approx(2.0)
+
+
+def test_gradient_is_limited():
+    layer, logits = FisherTraceRegularization(1.0), tf.constant([[20.0, 0.0]])
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        layer(logits)
+        value = sum(layer.losses)
+    assert np.linalg.norm(tape.gradient(value, logits)) == pytest.approx(1.0, rel=1e-5)

@@ -21,6 +21,12 @@ def with_weights(*head):
     return model
 
 
+def with_regulariser():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5), keras_fim.layers.FisherTraceRegularization()])
+    model.layers[0].set_weights([KERNEL, np.zeros(5, "float32")])
+    return model
+
+
 def nested():
     return keras.Sequential([keras.Input((4,)), with_weights(keras.layers.Dense(5)), keras.layers.Softmax()])
 
@@ -42,6 +48,15 @@ class Subclassed(keras.Model):
         return outputs if self.last is None else self.last(outputs)
 
 
+class LayerNamedLogits(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.logits = keras.layers.Dense(5, use_bias=False, kernel_initializer=lambda s, dtype: tf.constant(KERNEL))
+
+    def call(self, images):
+        return tf.nn.softmax(self.logits(images))
+
+
 class WithMethod(keras.Model):
     def call(self, images):
         raise AssertionError("asked for predictions")
@@ -59,6 +74,12 @@ MODELS = {
     "functional": (functional(), "softmax"),
     "subclassed, Keras softmax": (Subclassed(keras.activations.softmax), "softmax"),
     "subclassed, another softmax": (Subclassed(tf.nn.softmax), "probabilities"),
+    "subclassed, a layer named logits": (LayerNamedLogits(), "probabilities"),
+    "softmax, then linear": (
+        with_weights(keras.layers.Dense(5, activation="softmax"), keras.layers.Activation("linear", dtype="float32")),
+        "softmax",
+    ),
+    "regularised logits": (with_regulariser(), "logits"),
     "with a method": (WithMethod(), "method"),
     "any callable": (lambda images: tf.nn.softmax(images @ KERNEL), "probabilities"),
 }
@@ -146,6 +167,13 @@ gc.collect()
 assert reference() is None, gc.get_referrers(reference())
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+def test_changed_sequential_gives_another_function():
+    model = with_weights(keras.layers.Dense(5), keras.layers.Softmax())
+    assert logits_function(model).form == "softmax"
+    model.pop()
+    np.testing.assert_allclose(logits_function(model)(IMAGES), IMAGES @ KERNEL, atol=1e-5)
 
 
 def test_compiled_functions_are_traced_once_whatever_the_batch_size():

@@ -20,6 +20,6 @@ def run_safely(command: Callable[[], None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: the same command with --resume goes on after the last finished epoch", file=sys.stderr)
+        print("interrupted: finished epochs are kept; `train --resume` goes on after the last one", file=sys.stderr)
         return 130
     return 0

@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_fim.data.augmentation import Augmentation
 
-__all__ = ["Arrays", "DatasetInfo", "info", "names", "read"]
+__all__ = ["Arrays", "DatasetInfo", "info", "names", "rank_in_class", "read"]
 
 
 class Arrays(NamedTuple):
@@ -99,6 +99,14 @@ def read(name: str, data_dir: str | Path | None = None) -> tuple[Arrays, Arrays]
     return _READERS[name](None if data_dir is None else str(Path(data_dir).expanduser()))
 
 
+def rank_in_class(labels: np.ndarray) -> np.ndarray:
+    """How many samples of the same class stand before each sample; int ``(n,)``."""
+    rank = np.empty(len(labels), int)
+    for label in np.unique(labels):
+        rank[labels == label] = np.arange(np.count_nonzero(labels == label))
+    return rank
+
+
 def _check_name(name: str) -> None:
     if name not in _READERS:
         raise ValueError(f"`name` should be one of {', '.join(_READERS)}. Received: name={name!r}")
@@ -106,10 +114,12 @@ def _check_name(name: str) -> None:
 
 def _read_tfds(name: str) -> Callable[[str | None], tuple[Arrays, Arrays]]:
     def read_splits(data_dir: str | None) -> tuple[Arrays, Arrays]:
+        import tensorflow_datasets as tfds
+
         builder = _builder(name, data_dir)
         try:
             builder.download_and_prepare()
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, tfds.download.DownloadError) as error:
             raise ValueError(
                 f"The data set {name!r} is not prepared in {builder.data_dir} and could not be downloaded ({error}). "
                 'Prepare it there with TensorFlow Datasets, or use the embedded sample: data.load("mnist5k").'
@@ -148,11 +158,8 @@ def _read_mnist5k(data_dir: str | None) -> tuple[Arrays, Arrays]:
     pixels, labels = mnist_data()
     everything = Arrays(pixels.reshape(-1, 28, 28, 1).astype(np.uint8), labels.astype(np.int64), np.arange(len(labels)))
     order = np.random.default_rng(0).permutation(len(labels))
-    rank = np.empty(len(labels), int)  # of each sample within its class, in that order
-    for label in np.unique(labels):
-        members = order[labels[order] == label]
-        rank[members] = np.arange(len(members))
-    return everything.take(order[rank[order] < 400]), everything.take(order[rank[order] >= 400])
+    rank = rank_in_class(labels[order])
+    return everything.take(order[rank < 400]), everything.take(order[rank >= 400])
 
 
 def _gtsrb_info() -> DatasetInfo:

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.data.augmentation import Augmentation, augment
-from keras_fim.data.catalog import Arrays, info, read
+from keras_fim.data.catalog import Arrays, info, rank_in_class, read
 
 __all__ = ["Splits", "load", "load_splits", "pipeline"]
 
@@ -44,9 +44,9 @@ def load(
         name: ``"mnist"``, ``"cifar10"``, ``"gtsrb"``, or ``"mnist5k"``, a sample that needs no download.
         batch_size: images in a batch; the last one may be smaller.
         data_dir: where TensorFlow Datasets keeps its data; ``None`` for ``$TFDS_DATA_DIR`` or its default.
-        seed: of the shuffling, the augmentation and the choice of a limited part.
+        seed: of the shuffling and the augmentation.
         augment: change training images at random as ``info(name).augmentation`` says: shifts, mirroring, distortion.
-        limit: take only so many training images, the same number of each class as far as possible.
+        limit: take only so many training images, always the same, of each class as many as far as possible.
         test_limit: the same for the test images.
 
     Returns:
@@ -66,8 +66,8 @@ def load(
     train, test = read(name, data_dir)
     augmentation = info(name).augmentation if augment else None
     return (
-        pipeline(_limited(train, limit, seed), batch_size, shuffle_seed=seed, augmentation=augmentation),
-        pipeline(_limited(test, test_limit, seed), batch_size),
+        pipeline(_limited(train, limit), batch_size, shuffle_seed=seed, augmentation=augmentation),
+        pipeline(_limited(test, test_limit), batch_size),
     )
 
 
@@ -92,7 +92,7 @@ def load_splits(
         batch_size: as in `load`.
         validation: share of the training split that becomes the validation part, in (0, 1).
         data_dir: as in `load`.
-        seed: as in `load`; it does not change which samples are for validation.
+        seed: as in `load`; it does not change which samples are for which part.
         augment: as in `load`.
         limit: as in `load`, of what is left to train on.
         test_limit: as in `load`, for the validation part too.
@@ -115,9 +115,9 @@ def load_splits(
     train, rest = everything.take(np.flatnonzero(~held_out)), everything.take(np.flatnonzero(held_out))
     augmentation = info(name).augmentation if augment else None
     return Splits(
-        pipeline(_limited(train, limit, seed), batch_size, shuffle_seed=seed, augmentation=augmentation),
-        pipeline(_limited(rest, test_limit, seed), batch_size),
-        pipeline(_limited(test, test_limit, seed), batch_size),
+        pipeline(_limited(train, limit), batch_size, shuffle_seed=seed, augmentation=augmentation),
+        pipeline(_limited(rest, test_limit), batch_size),
+        pipeline(_limited(test, test_limit), batch_size),
     )
 
 
@@ -158,19 +158,17 @@ def _held_out(arrays: Arrays, share: float) -> np.ndarray:
         groups, sizes = np.unique(arrays.groups[members], return_counts=True)
         order = generator.permutation(len(groups))
         before = np.cumsum(sizes[order]) - sizes[order]
-        mask[members] = np.isin(arrays.groups[members], groups[order][before < share * len(members)])
+        chosen = groups[order][before < share * len(members)][: len(groups) - 1]  # one at least to train on
+        mask[members] = np.isin(arrays.groups[members], chosen)
     return mask
 
 
-def _limited(arrays: Arrays, limit: int | None, seed: int) -> Arrays:
+def _limited(arrays: Arrays, limit: int | None) -> Arrays:
     """At most ``limit`` samples, the same number of each class as far as possible."""
     if limit is None or limit >= len(arrays.labels):
         return arrays
-    order = np.random.default_rng(seed).permutation(len(arrays.labels))
-    labels = arrays.labels[order]
-    rank = np.empty(len(order), int)
-    for label in np.unique(labels):
-        rank[labels == label] = np.arange(np.count_nonzero(labels == label))
+    order = np.random.default_rng(0).permutation(len(arrays.labels))
+    rank = rank_in_class(arrays.labels[order])
     return arrays.take(order[np.argsort(rank, kind="stable")[:limit]])
 
 

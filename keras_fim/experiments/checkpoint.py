@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
 import keras
 
-__all__ = ["RunCheckpoint", "read_history", "resume"]
+__all__ = ["RunCheckpoint", "finished_epochs", "read_history", "resume"]
 
 
 class RunCheckpoint(keras.callbacks.Callback):
     """After each epoch, keeps weights and optimizer state, the best weights, and one row of metrics.
 
-    Files are written aside and renamed, the checkpoint last: whenever the process is killed, `resume` finds the last
-    epoch that finished, and nothing half written.
+    Files are written aside and renamed. An epoch has finished when its checkpoint is there; `resume` finds the last one
+    whenever the process was killed, and mends what should have followed.
 
     Args:
         folder: the run's folder.
@@ -34,11 +35,11 @@ class RunCheckpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Write the files of one epoch."""
         row = {"epoch": epoch + 1, **{key: float(value) for key, value in (logs or {}).items()}}
-        if all(row[self.monitor] >= earlier[self.monitor] for earlier in self.history):
-            self._save(self.folder / "best.weights.h5")
         self.history.append(row)
         _write_rows(self.folder / "history.csv", self.history)
         self._save(_checkpoint(self.folder, epoch + 1))
+        if _last_is_best(self.history, self.monitor):
+            self._save(self.folder / "best.weights.h5")
         for path in _checkpoints(self.folder)[:-1]:
             path.unlink()
 
@@ -48,12 +49,13 @@ class RunCheckpoint(keras.callbacks.Callback):
         aside.replace(path)
 
 
-def resume(model: keras.Model, folder: Path) -> list[dict[str, float]]:
+def resume(model: keras.Model, folder: Path, *, monitor: str = "val_accuracy") -> list[dict[str, float]]:
     """Bring a compiled model back to the end of the last epoch that finished.
 
     Args:
         model: the compiled model, built as in the interrupted run.
         folder: the run's folder.
+        monitor: as in `RunCheckpoint`.
 
     Returns:
         The rows of metrics of the finished epochs; empty where none finished.
@@ -63,14 +65,30 @@ def resume(model: keras.Model, folder: Path) -> list[dict[str, float]]:
         return []
     model.optimizer.build(model.trainable_variables)  # Keras skips the state of one that is not built
     model.load_weights(found[-1])
-    epoch = int(found[-1].name.removeprefix("epoch-").split(".")[0])
-    return read_history(folder)[:epoch]
+    history = read_history(folder)[: _epoch(found[-1])]
+    if _last_is_best(history, monitor):  # the kill may have come before these were kept
+        shutil.copyfile(found[-1], Path(folder) / "unfinished.weights.h5")
+        (Path(folder) / "unfinished.weights.h5").replace(Path(folder) / "best.weights.h5")
+    return history
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:
     """The rows of metrics of a run's epochs, first to last."""
     with open(Path(folder) / "history.csv", newline="", encoding="utf-8") as file:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def finished_epochs(folder: Path) -> int:
+    """The number of epochs that `resume` would not train again."""
+    return max((_epoch(path) for path in _checkpoints(Path(folder))), default=0)
+
+
+def _last_is_best(history: list[dict[str, float]], monitor: str) -> bool:
+    return history[-1][monitor] >= max(row[monitor] for row in history)
+
+
+def _epoch(path: Path) -> int:
+    return int(path.name.removeprefix("epoch-").split(".")[0])
 
 
 def _checkpoint(folder: Path, epoch: int) -> Path:

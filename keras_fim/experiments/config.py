@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from typing import Any
 
@@ -78,8 +79,8 @@ class TrainingConfig:
         _check("learning_rate", self.learning_rate, 0 < self.learning_rate < math.inf, "a positive number")
 
     def as_dict(self) -> dict[str, Any]:
-        """The options by name, ready for JSON."""
-        return dataclasses.asdict(self)
+        """The options by name, as JSON gives them back."""
+        return dict(json.loads(json.dumps(dataclasses.asdict(self))))
 
 
 def _check(name: str, value: Any, valid: bool, expected: str) -> None:

@@ -87,7 +87,7 @@ def run_demo(folder: Path, export_folder: Path, *, mu: float = 0.02, epochs: int
     }
     runs = {name: folder / ("plain" if config.mu == 0 else "fisher-trace") for name, config in configs.items()}
     if not _interrupted(folder, list(zip(runs.values(), configs.values(), strict=True))):
-        shutil.rmtree(folder, ignore_errors=True)
+        _clear(folder, list(runs.values()))
     images, labels = samples(data.load("mnist5k", 500)[1])
     clean, curves = {}, {}
     for name, config in configs.items():
@@ -110,9 +110,19 @@ def run_demo(folder: Path, export_folder: Path, *, mu: float = 0.02, epochs: int
     return report
 
 
+def _clear(folder: Path, runs: list[Path]) -> None:
+    """Remove an earlier demo's runs and results, and nothing else."""
+    for run in runs:
+        if run.exists() and not (run / "run.json").is_file() and any(run.iterdir()):
+            raise ValueError(f"{run} should be a run of the demo or not exist. Received: a folder without run.json")
+        shutil.rmtree(run, ignore_errors=True)
+    (folder / "results.json").unlink(missing_ok=True)
+
+
 def _interrupted(folder: Path, runs: list[tuple[Path, TrainingConfig]]) -> bool:
     """Whether ``folder`` holds an unfinished demo of these very runs."""
     if (folder / "results.json").exists():
         return False
-    begun = [(read_json(path / "run.json")["config"], config.as_dict()) for path, config in runs if path.exists()]
+    records = [(path / "run.json", config.as_dict()) for path, config in runs]
+    begun = [(read_json(path)["config"], config) for path, config in records if path.is_file()]
     return bool(begun) and all(theirs == ours for theirs, ours in begun)

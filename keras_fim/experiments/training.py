@@ -48,7 +48,7 @@ def train(config: TrainingConfig, folder: str | Path, *, resume: bool = False, d
         config.batch_size,
         validation=config.validation,
         data_dir=data_dir,
-        seed=config.seed,
+        seed=config.seed + 1_000_003 * checkpoint.finished_epochs(folder),  # a resumed run sees other orders
         augment=config.augment,
         limit=config.limit,
         test_limit=config.test_limit,

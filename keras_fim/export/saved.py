@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from keras_fim.logits import logits_function
+from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.typing import Model
 
 __all__ = ["saved_model"]
@@ -24,7 +24,7 @@ def saved_model(model: Model, folder: str | Path, *, version: int | None = None)
     * ``logits``: ``images`` -> ``logits`` float32 ``(batch, K)``.
 
     Args:
-        model: a Keras model with a known input shape.
+        model: a Keras model with a known input shape, or the `keras_fim.logits.LogitsFunction` of one.
         folder: the model's folder; made if it does not exist.
         version: a positive integer; ``None`` for the one after the largest in ``folder``, or 1.
 
@@ -35,6 +35,8 @@ def saved_model(model: Model, folder: str | Path, *, version: int | None = None)
         ValueError: if the version exists, is not positive, or the model's input shape is not known.
     """
     folder = Path(folder)
+    given = model if isinstance(model, LogitsFunction) else None
+    model = given.model if given else model
     shape = getattr(model, "input_shape", None)
     if not isinstance(model, keras.Model) or not isinstance(shape, tuple) or None in shape[1:]:
         raise ValueError(f"`model` should be a Keras model with one input of known shape. Received: {model!r}")
@@ -45,15 +47,14 @@ def saved_model(model: Model, folder: str | Path, *, version: int | None = None)
         raise ValueError(f"`version` should be a new positive integer. Received: version={version} in {folder}")
     aside = folder / f".{version}.{os.getpid()}.tmp"
     try:
-        _write(model, shape[1:], aside)
+        _write(given or logits_function(model), shape[1:], aside)
         aside.rename(target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return target
 
 
-def _write(model: keras.Model, image_shape: tuple[int, ...], path: Path) -> None:
-    logits_fn = logits_function(model)
+def _write(logits_fn: LogitsFunction, image_shape: tuple[int, ...], path: Path) -> None:
     images = tf.TensorSpec((None, *image_shape), tf.float32, name="images")
 
     @tf.function(input_signature=[images])
@@ -66,5 +67,5 @@ def _write(model: keras.Model, image_shape: tuple[int, ...], path: Path) -> None
         return {"logits": tf.cast(logits_fn(images), tf.float32)}
 
     module = tf.Module()
-    module.model = model
+    module.model = logits_fn.model
     tf.saved_model.save(module, str(path), signatures={"serving_default": predict, "logits": logits})

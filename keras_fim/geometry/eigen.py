@@ -6,6 +6,7 @@ r"""Eigenpairs of the Fisher information matrix in the input, through the K x K 
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
 from keras_fim.geometry.jacobian import factor
@@ -64,13 +65,9 @@ def spectrum_of_factor(matrix: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]
     values, vectors = tf.linalg.eigh(tf.matmul(scaled, scaled, transpose_b=True))
     values = tf.reverse(values, axis=[-1])[:, :k]
     vectors = tf.reverse(vectors, axis=[-1])[:, :, :k]
-    tolerance = matrix.dtype.as_numpy_dtype(num_classes) * _machine_epsilon(matrix.dtype)
+    tolerance = num_classes * float(np.finfo(matrix.dtype.as_numpy_dtype).eps)
     present = values > tolerance * values[:, :1]
     directions = tf.matmul(vectors, scaled, transpose_a=True)
     norms = tf.norm(directions, axis=-1, keepdims=True)
     directions = tf.where(present[..., None], tf.math.divide_no_nan(directions, norms), 0)
     return tf.where(present, values * scale[:, :, 0] ** 2, 0), directions
-
-
-def _machine_epsilon(dtype: tf.DType) -> float:
-    return 2.0**-52 if dtype == tf.float64 else 2.0**-23

@@ -41,10 +41,15 @@ def penalised_cross_entropy(
     Returns:
         ``(...)``, one loss per sample, in nats.
 
+    Raises:
+        ValueError: if ``penalty`` is neither.
+
     Example:
         >>> penalised_cross_entropy(tf.constant([[1.0, 0.0]]), tf.zeros((1, 2)), 0.0).numpy().round(4)
         array([0.6931], dtype=float32)
     """
+    if penalty not in ("trace", "eigenvalue"):
+        raise ValueError(f'`penalty` should be "trace" or "eigenvalue". Received: penalty={penalty!r}')
     mu = tf.convert_to_tensor(mu, logits.dtype)
     if gradient_limit is None:
         return _value_and_slopes(targets, logits, mu, penalty)[0]
@@ -55,8 +60,8 @@ def penalised_cross_entropy(
 
         def grad(upstream: tf.Tensor) -> tf.Tensor:
             gradient = tf.nn.softmax(z) * tf.reduce_sum(slopes, axis=-1, keepdims=True) - slopes
-            norm = tf.norm(gradient, axis=-1, keepdims=True)
             limit = tf.cast(gradient_limit, z.dtype)
+            norm = tf.norm(gradient, axis=-1, keepdims=True)
             return upstream[..., None] * gradient * (limit / tf.maximum(norm, limit))
 
         return value, grad

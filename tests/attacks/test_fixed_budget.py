@@ -138,3 +138,11 @@ def test_attack_is_traced_once_per_model(attack, digit_model, digits):
 def test_repr_shows_the_options_and_equal_options_are_equal():
     assert repr(attacks.OSSA()) == "OSSA(bounds=(0.0, 1.0), batch_size=128)"
     assert attacks.OSSA() == attacks.OSSA() and attacks.OSSA(batch_size=2) != attacks.OSSA()
+
+
+def test_standardised_images_may_round_to_their_bounds():
+    bounds = ((0 - 0.1307) / 0.3081, (1 - 0.1307) / 0.3081)
+    model, images, labels = linear()
+    images = np.clip(images, *np.float32(bounds))
+    result = attacks.FGSM(bounds=bounds)(model, images, labels, epsilon=0.1)
+    assert result.adversarials.max() <= np.float32(bounds[1])

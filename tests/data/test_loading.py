@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_datasets as tfds
 
 from keras_fim import data
 from keras_fim.data import catalog, loading
@@ -44,8 +45,10 @@ def test_shuffling_is_seeded_and_changes_from_epoch_to_epoch():
 
 
 def test_test_images_keep_their_order():
-    test = data.load("mnist5k")[1]
-    np.testing.assert_array_equal(samples(test)[0], samples(test)[0])
+    expected = catalog.read("mnist5k")[1]
+    images, labels = samples(data.load("mnist5k")[1])
+    np.testing.assert_array_equal(labels, expected.labels)
+    np.testing.assert_allclose(images * 255, expected.images, atol=1e-4)
 
 
 def test_limit_is_stratified():
@@ -128,11 +131,10 @@ def test_augmentation_differs_between_epochs_and_repeats_with_the_seed():
     assert (epochs[0][0] != epochs[0][1]).any()
 
 
-def test_data_that_are_not_there_say_what_to_do(tmp_path, monkeypatch):
-    import tensorflow_datasets as tfds
-
+@pytest.mark.parametrize("error", [ConnectionError, tfds.download.DownloadError])
+def test_data_that_are_not_there_say_what_to_do(error, tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
-        raise ConnectionError("no route")
+        raise error("no route")
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", refuse)
     with pytest.raises(ValueError, match=r"'mnist' is not prepared in .*no route.*data.load\(\"mnist5k\"\)"):

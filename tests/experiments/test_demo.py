@@ -10,7 +10,7 @@ from keras_fim.experiments import demo
 
 
 @pytest.mark.slow
-def test_demo_ends_with_table_plot_logs_results_and_saved_model(tmp_path, capsys, monkeypatch):
+def test_demo_ends_with_table_plot_logs_results_and_saved_model(tmp_path, capsys):
     command = ["demo", "--epochs", "1", "--out", str(tmp_path / "demo"), "--export", str(tmp_path / "exported")]
     assert cli.main(command) == 0
     printed = capsys.readouterr().out
@@ -22,9 +22,24 @@ def test_demo_ends_with_table_plot_logs_results_and_saved_model(tmp_path, capsys
     assert (tmp_path / "demo" / "robustness.png").stat().st_size > 10_000
     assert list((tmp_path / "demo").glob("*/tensorboard/*/events.out.*"))
     assert "serving_default" in tf.saved_model.load(str(tmp_path / "exported" / "1")).signatures
-    monkeypatch.setattr(demo, "train", lambda *a, **k: pytest.fail("") if (tmp_path / "demo").exists() else tmp_path)
-    with pytest.raises(ValueError, match="stored weights"):  # a second run starts afresh
-        demo.run_demo(tmp_path / "demo", tmp_path / "exported", epochs=1)
+
+
+def test_second_demo_starts_afresh_and_touches_nothing_else(tmp_path, monkeypatch):
+    (tmp_path / "plain").mkdir()
+    for name in ("plain/run.json", "results.json", "precious.txt"):
+        (tmp_path / name).write_text("{}")
+
+    def stop(config, folder, resume):
+        raise InterruptedError(str(folder))
+
+    monkeypatch.setattr(demo, "train", stop)
+    with pytest.raises(InterruptedError):
+        demo.run_demo(tmp_path, tmp_path / "exported")
+    assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "mine").touch()
+    with pytest.raises(ValueError, match="Received: a folder without run.json"):
+        demo.run_demo(tmp_path, tmp_path / "exported")
 
 
 def test_demo_without_a_defence_is_refused(tmp_path):
