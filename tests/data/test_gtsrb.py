@@ -231,4 +231,6 @@ def test_a_damaged_download_is_named_so_that_it_can_be_deleted(served, tmp_path)
 def test_earlier_downloads_are_enough_without_a_network(served, tmp_path, monkeypatch):
     gtsrb.Builder(data_dir=tmp_path).download_and_prepare()
     monkeypatch.setattr(module.requests, "head", mock.Mock(side_effect=ConnectionError("no route")))
-    gtsrb.Builder(data_dir=tmp_path, config="roi").download_and_prepare()
+    builder = gtsrb.Builder(data_dir=tmp_path, config="roi")
+    builder.download_and_prepare()
+    assert builder.info.splits["test"].num_examples == NUM_TEST
