@@ -20,6 +20,7 @@ class Augmentation(NamedTuple):
         zoom: share that it grows or shrinks by at most.
         contrast: share that its contrast (about its mean) grows or shrinks by at most.
         brightness: what is added to or taken from its pixels in [0, 1] at most.
+        cutout: side in pixels of a gray square put at a random place, partly outside at times (DeVries & Taylor 2017).
     """
 
     shift: int = 0
@@ -28,6 +29,7 @@ class Augmentation(NamedTuple):
     zoom: float = 0.0
     contrast: float = 0.0
     brightness: float = 0.0
+    cutout: int = 0
 
 
 def augment(images: tf.Tensor, seed: tf.Tensor, how: Augmentation) -> tf.Tensor:
@@ -47,6 +49,8 @@ def augment(images: tf.Tensor, seed: tf.Tensor, how: Augmentation) -> tf.Tensor:
         images = _turned(images, seed + 2, how)
     if how.contrast or how.brightness:
         images = _relit(images, seed + 3, how)
+    if how.cutout:
+        images = _cut(images, seed + 4, how)
     return images
 
 
@@ -87,3 +91,15 @@ def _relit(images: tf.Tensor, seed: tf.Tensor, how: Augmentation) -> tf.Tensor:
     mean = tf.reduce_mean(images, axis=(1, 2, 3), keepdims=True)
     contrast, brightness = 1.0 + draws[0] * how.contrast, draws[1] * how.brightness
     return tf.clip_by_value(mean + (images - mean) * contrast + brightness, 0.0, 1.0)
+
+
+def _cut(images: tf.Tensor, seed: tf.Tensor, how: Augmentation) -> tf.Tensor:
+    shape = tf.shape(images)
+    draws = tf.random.stateless_uniform((2, shape[0], 1), seed)
+
+    def covered(size: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
+        first = tf.cast(draw * tf.cast(size, tf.float32), tf.int32) - how.cutout // 2
+        return (tf.range(size) >= first) & (tf.range(size) < first + how.cutout)
+
+    rows, columns = covered(shape[1], draws[0]), covered(shape[2], draws[1])
+    return tf.where((rows[:, :, None] & columns[:, None, :])[..., None], 0.5, images)

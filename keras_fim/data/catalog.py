@@ -174,7 +174,7 @@ _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hor
 
 _INFO: dict[str, Callable[[], DatasetInfo]] = {
     "mnist": lambda: DatasetInfo("mnist", (28, 28, 1), _DIGITS, Augmentation(shift=2)),
-    "cifar10": lambda: DatasetInfo("cifar10", (32, 32, 3), _CIFAR10, Augmentation(shift=4, mirrored=True)),
+    "cifar10": lambda: DatasetInfo("cifar10", (32, 32, 3), _CIFAR10, Augmentation(shift=4, mirrored=True, cutout=8)),
     "gtsrb": _gtsrb_info,
     "mnist5k": lambda: DatasetInfo("mnist5k", (28, 28, 1), _DIGITS, Augmentation(shift=2)),
 }

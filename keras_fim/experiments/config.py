@@ -98,7 +98,7 @@ _RECIPES: dict[str, dict[str, Any]] = {
         "optimizer": "sgd",
         "learning_rate": 0.05,
         "warmup_epochs": 1.0,
-        "weight_decay": 5e-3,
+        "weight_decay": 1e-2,
         "augment": True,
     },
     "gtsrb": {

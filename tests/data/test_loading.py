@@ -123,6 +123,18 @@ def test_augmentation_changes_the_light():
     assert 0.1 <= gaps.min() < 0.13 and 0.27 < gaps.max() <= 0.3 + 1e-6
 
 
+def test_augmentation_covers_a_square():
+    everything = arrays(n=64)
+    everything = everything._replace(images=np.zeros_like(everything.images))
+    images = augmented(everything, Augmentation(cutout=3))
+    covered = images != 0
+    np.testing.assert_array_equal(images[covered], 0.5)
+    rows, columns = covered[..., 0].any(axis=2).sum(axis=1), covered[..., 0].any(axis=1).sum(axis=1)
+    np.testing.assert_array_equal(rows * columns, covered[..., 0].sum(axis=(1, 2)))
+    assert rows.max() == 3 and rows.min() >= 2  # a square at the border loses a row
+    assert len(np.unique(covered[..., 0].argmax(axis=1).max(axis=1))) > 1
+
+
 def test_augmentation_differs_between_epochs_and_repeats_with_the_seed():
     how = Augmentation(shift=2, mirrored=True, rotation=5.0, brightness=0.1)
     first, second = (loading.pipeline(arrays(n=64), 64, shuffle_seed=5, augmentation=how) for _ in "ab")
