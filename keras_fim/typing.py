@@ -49,6 +49,7 @@ class AttackResult(NamedTuple):
         distances: float64 ``(batch,)``, the attack's lp norm of ``adversarials - images``, measured afterwards.
         predictions: int64 ``(batch,)``, classes predicted for ``adversarials``.
         was_correct: bool ``(batch,)``: classified correctly before the attack.
+        details: arrays ``(batch, ...)`` that only some attacks have, by name; their docstrings list them.
     """
 
     adversarials: np.ndarray
@@ -56,6 +57,7 @@ class AttackResult(NamedTuple):
     distances: np.ndarray
     predictions: np.ndarray
     was_correct: np.ndarray
+    details: dict[str, np.ndarray]
 
     @property
     def fooling_ratio(self) -> float:

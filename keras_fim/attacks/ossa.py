@@ -7,7 +7,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_fim.attacks.base import FixedBudgetAttack, clip, log_odds_against, unit
+from keras_fim.attacks.base import FixedBudgetAttack, Perturbed
+from keras_fim.attacks.losses import log_odds_against, loss_gradient
+from keras_fim.attacks.lp import by_image, unit
 from keras_fim.geometry.eigen import spectrum_of_factor
 from keras_fim.geometry.jacobian import factor
 from keras_fim.logits import LogitsFunction
@@ -24,6 +26,8 @@ class OSSA(FixedBudgetAttack):
     The eigenvector η of the D x D matrix comes from the K x K matrix of the same spectrum. Its sign is free: the one
     with the larger loss at ``x ± ε η``, after clipping to the pixel bounds, is taken. Where the matrix vanishes in
     float32 (a saturated sample), η is the gradient of the logit margin ``max_{j≠y} z_j - z_y``.
+
+    `AttackResult.details` has ``saturated``, bool ``(batch,)``: which samples took that way out.
 
     ε is the norm itself; the paper's section 3.1 uses ε for its square, its section 4 and figures for the norm.
 
@@ -42,32 +46,36 @@ class OSSA(FixedBudgetAttack):
     name = "ossa"
     norm = 2.0
 
-    def prepare(self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """Logits and unit directions."""
+    def prepare(
+        self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
+        """Logits, unit directions, and which samples are saturated."""
         matrix, logits = factor(logits_fn, images)
         eigenvalues, directions = spectrum_of_factor(matrix, k=1)
-        directions = tf.reshape(directions, tf.shape(images))
-        vanished = tf.reshape(eigenvalues <= 0, (-1, *[1] * (images.shape.rank - 1)))
+        saturated = eigenvalues[:, 0] <= 0
         margins = tf.cond(
-            tf.reduce_any(vanished),
-            lambda: unit(_margin_gradient(logits_fn, images, labels)),
+            tf.reduce_any(saturated),
+            lambda: unit(loss_gradient(logits_fn, images, labels)[0]),
             lambda: tf.zeros_like(images),
         )
-        return logits, tf.where(vanished, margins, directions)
+        directions = tf.where(by_image(saturated, images), margins, tf.reshape(directions, tf.shape(images)))
+        return logits, directions, saturated
 
     def perturb(
-        self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, epsilon: tf.Tensor, *state: Any
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+        self,
+        logits_fn: LogitsFunction,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        epsilon: tf.Tensor,
+        seed: tf.Tensor,
+        logits: tf.Tensor,
+        *state: Any,
+    ) -> Perturbed:
         """The better of the two steps."""
-        forward, backward = (clip(images + s * epsilon * state[0], self.bounds) for s in (1, -1))
-        logits, other = logits_fn(forward), logits_fn(backward)
-        better = log_odds_against(logits, labels) >= log_odds_against(other, labels)
-        by_image = tf.reshape(better, (-1, *[1] * (images.shape.rank - 1)))
-        return tf.where(by_image, forward, backward), tf.where(better[:, None], logits, other)
-
-
-def _margin_gradient(logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(images)
-        margin = log_odds_against(logits_fn(images), labels)
-    return tape.gradient(margin, images, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        directions, saturated = state
+        step = by_image(epsilon, images) * directions
+        forward, backward = (tf.clip_by_value(images + s * step, *self.bounds) for s in (1, -1))
+        attacked, other = logits_fn(forward), logits_fn(backward)
+        better = log_odds_against(attacked, labels) >= log_odds_against(other, labels)
+        adversarials = tf.where(by_image(better, images), forward, backward)
+        return Perturbed(adversarials, tf.where(better[:, None], attacked, other), {"saturated": saturated})

@@ -136,7 +136,7 @@ def test_attack_is_traced_once_per_model(attack, digit_model, digits):
 
 
 def test_repr_shows_the_options_and_equal_options_are_equal():
-    assert repr(attacks.OSSA()) == "OSSA(bounds=(0.0, 1.0), batch_size=128)"
+    assert repr(attacks.OSSA()) == "OSSA(bounds=(0.0, 1.0), batch_size=128, seed=0)"
     assert attacks.OSSA() == attacks.OSSA() and attacks.OSSA(batch_size=2) != attacks.OSSA()
 
 

@@ -1,0 +1,260 @@
+"""Many small steps up the loss inside the ball: BIM, PGD and MIM as one compiled loop."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from keras_fim.attacks.base import FixedBudgetAttack, Perturbed
+from keras_fim.attacks.losses import LOSSES, loss_gradient, others, targeted_margin_gradient
+from keras_fim.attacks.lp import by_image, check_norm, norm_name, project, random_in_ball, steepest
+from keras_fim.logits import LogitsFunction
+
+__all__ = ["BIM", "MIM", "PGD", "IterativeAttack"]
+
+
+class _Best(NamedTuple):
+    """The best point seen of each sample: a fooling one if there was one, the one of the largest loss among equals."""
+
+    points: tf.Tensor
+    logits: tf.Tensor
+    loss: tf.Tensor
+    fooled: tf.Tensor
+
+    def at(self, index: tf.Tensor) -> _Best:
+        return _Best(*[tf.gather(part, index) for part in self])
+
+    def with_at(self, index: tf.Tensor, new: _Best) -> _Best:
+        pairs = zip(self, new, strict=True)
+        return _Best(*[tf.tensor_scatter_nd_update(mine, index[:, None], theirs) for mine, theirs in pairs])
+
+    def unless_worse_than(self, old: _Best) -> _Best:
+        better = (self.fooled & ~old.fooled) | ((self.fooled == old.fooled) & (self.loss > old.loss))
+        pairs = zip(self, old, strict=True)
+        return _Best(*[tf.where(by_image(better, mine), mine, theirs) for mine, theirs in pairs])
+
+
+class _Climb(NamedTuple):
+    """Samples on their way, ``(active, ...)`` each: where they are among all, and what their next step needs."""
+
+    index: tf.Tensor
+    origin: tf.Tensor
+    labels: tf.Tensor
+    epsilon: tf.Tensor
+    target: tf.Tensor
+    point: tf.Tensor
+    gradient: tf.Tensor
+    momentum: tf.Tensor
+
+    def keep(self, chosen: tf.Tensor) -> _Climb:
+        return _Climb(*[tf.boolean_mask(each, chosen) for each in self])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IterativeAttack(FixedBudgetAttack):
+    """Steps of fixed length up the loss, each followed by a projection onto the ball and the pixel bounds.
+
+    Of N steps it pays N gradients and one forward pass; where there is no random start, a sweep over ε shares the
+    first gradient.
+
+    Args:
+        norm: 1, 2 or inf.
+        steps: number of steps.
+        step_size: length of a step in its norm, as a share of ε.
+        loss: ``"cross_entropy"``; ``"margin"``, the largest wrong logit minus the true one; or ``"targeted_margin"``,
+            the same for one wrong class, with each restart for the next most probable one (Gowal et al. 2019).
+        random_start: start anywhere in the ball instead of at the image.
+        restarts: number of runs; those after the first start at random, and only samples that still stand take part.
+        decay: weight of the accumulated gradient in a step (Dong et al. 2018); 0 for none.
+        keep_best: return the best point of the way (fooling, then of the largest loss) instead of the last.
+        stop_early: a sample leaves the batch as soon as it is fooled: faster where only fooled-or-not is asked.
+        clip_first: clip each step to the pixel bounds before the projection, too, as CleverHans does.
+        sparsity: for l1, the share of the pixels that a step is spread over; at least one pixel.
+    """
+
+    norm: float = np.inf
+    steps: int = 40
+    step_size: float = 2.5 / 40
+    loss: str = "cross_entropy"
+    random_start: bool = True
+    restarts: int = 1
+    decay: float = 0.0
+    keep_best: bool = True
+    stop_early: bool = False
+    clip_first: bool = False
+    sparsity: float = 0.01
+
+    base_name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "norm", check_norm(self.norm))
+        for option in ("steps", "restarts"):
+            self._check(getattr(self, option) >= 1, option, "a positive integer")
+        self._check(0 < self.step_size < np.inf, "step_size", "a positive number")
+        self._check(0 <= self.decay < np.inf, "decay", "a number >= 0")
+        self._check(0 <= self.sparsity <= 1, "sparsity", "in [0, 1]")
+        self._check(self.loss in (*LOSSES, "targeted_margin"), "loss", f"one of {', '.join(LOSSES)}, targeted_margin")
+        self._check(self.keep_best or not self.stop_early, "stop_early", "False where keep_best is")
+
+    @property
+    def name(self) -> str:
+        """The method and the norm, like ``pgd_linf``."""
+        return f"{self.base_name}_{norm_name(self.norm)}"
+
+    def fooling_only(self) -> IterativeAttack:
+        """With `stop_early`, unless the last point was asked for."""
+        return dataclasses.replace(self, stop_early=self.keep_best)
+
+    def prepare(
+        self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
+        """Logits, and the gradient at the images if that is where the steps start."""
+        if self.random_start or self.loss == "targeted_margin":
+            return (logits_fn(images),)
+        gradient, logits = loss_gradient(logits_fn, images, labels, loss=self.loss)
+        return logits, gradient
+
+    def perturb(
+        self,
+        logits_fn: LogitsFunction,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        epsilon: tf.Tensor,
+        seed: tf.Tensor,
+        logits: tf.Tensor,
+        *state: Any,
+    ) -> Perturbed:
+        """The steps, restart by restart."""
+        best = self._at_start(images, labels, logits)
+        for restart in range(self.restarts):
+            target, zero = self._target(logits, labels, restart), tf.zeros_like(images)
+            index = tf.range(tf.shape(images)[0])
+            climb = _Climb(index, images, labels, epsilon, target, images, state[0] if state else zero, zero)
+            if restart or self.stop_early:
+                climb = climb.keep(~best.fooled)
+            if restart or self.random_start:
+                start = random_in_ball(climb.origin, climb.epsilon, self.norm, tf.stack([seed, restart]))
+                climb = climb._replace(point=tf.clip_by_value(climb.origin + start, *self.bounds))
+            if restart or not state:
+                best, climb = self._look(logits_fn, best, climb)
+            best = self._climb(logits_fn, best, climb)
+        return Perturbed(best.points, best.logits)
+
+    def _at_start(self, images: tf.Tensor, labels: tf.Tensor, logits: tf.Tensor) -> _Best:
+        """The image itself, which any other point replaces if the start is random."""
+        fooled = tf.argmax(logits, axis=-1) != labels
+        return _Best(images, logits, self._score(logits, labels), fooled)
+
+    def _climb(self, logits_fn: LogitsFunction, best: _Best, climb: _Climb) -> _Best:
+        def body(index: tf.Tensor, best: _Best, climb: _Climb) -> tuple[tf.Tensor, _Best, _Climb]:
+            best, climb = self._look(logits_fn, best, self._move(climb))
+            return index + 1, best, climb
+
+        def going(index: tf.Tensor, best: _Best, climb: _Climb) -> tf.Tensor:
+            return (index < self.steps - 1) & (tf.size(climb.index) > 0)
+
+        _, best, climb = tf.while_loop(going, body, (tf.constant(0), best, climb))
+        climb = self._move(climb)
+        return self._keep(best, climb, logits_fn(climb.point))
+
+    def _look(self, logits_fn: LogitsFunction, best: _Best, climb: _Climb) -> tuple[_Best, _Climb]:
+        """The gradient at the new points; what is good there is kept, and who is done leaves."""
+        gradient, logits = self._gradient(logits_fn, climb.point, climb.labels, climb.target)
+        best, climb = self._keep(best, climb, logits), climb._replace(gradient=gradient)
+        if self.stop_early:
+            climb = climb.keep(tf.argmax(logits, axis=-1) == climb.labels)
+        return best, climb
+
+    def _move(self, climb: _Climb) -> _Climb:
+        gradient = climb.gradient
+        if self.decay:
+            axes = tuple(range(1, gradient.shape.rank))
+            mean = tf.reduce_mean(tf.abs(gradient), axis=axes, keepdims=True)
+            gradient = self.decay * climb.momentum + tf.math.divide_no_nan(gradient, mean)
+            climb = climb._replace(momentum=gradient)
+        if self.norm == 1:  # a pixel at its bound cannot go on
+            low, high = self.bounds
+            stuck = ((climb.point >= high) & (gradient > 0)) | ((climb.point <= low) & (gradient < 0))
+            gradient = tf.where(stuck, tf.zeros_like(gradient), gradient)
+        length = by_image(self.step_size * climb.epsilon, climb.point)
+        point = climb.point + length * steepest(gradient, self.norm, sparsity=self.sparsity)
+        if self.clip_first:
+            point = tf.clip_by_value(point, *self.bounds)
+        point = climb.origin + project(point - climb.origin, climb.epsilon, self.norm)
+        return climb._replace(point=tf.clip_by_value(point, *self.bounds))
+
+    def _keep(self, best: _Best, climb: _Climb, logits: tf.Tensor) -> _Best:
+        fooled = tf.argmax(logits, axis=-1) != climb.labels
+        new = _Best(climb.point, logits, self._score(logits, climb.labels), fooled)
+        if self.keep_best:
+            new = new.unless_worse_than(best.at(climb.index))
+        return best.with_at(climb.index, new)
+
+    def _score(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        return LOSSES["margin" if self.loss == "targeted_margin" else self.loss](logits, labels)
+
+    def _gradient(
+        self, logits_fn: LogitsFunction, points: tf.Tensor, labels: tf.Tensor, target: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        if self.loss == "targeted_margin":
+            return targeted_margin_gradient(logits_fn, points, labels, target)
+        return loss_gradient(logits_fn, points, labels, loss=self.loss)
+
+    def _target(self, logits: tf.Tensor, labels: tf.Tensor, restart: int) -> tf.Tensor:
+        """The class that a restart aims at with ``"targeted_margin"``; any for the other losses."""
+        if self.loss != "targeted_margin":
+            return labels
+        order = tf.argsort(others(logits, labels), axis=-1, direction="DESCENDING")
+        return tf.cast(order[:, restart % (logits.shape[-1] - 1)], labels.dtype)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PGD(IterativeAttack):
+    """Projected gradient descent from a random start.
+
+    Example:
+        >>> from keras_fim import models
+        >>> result = PGD(norm=2, steps=5)(models.convnet(), np.full((2, 28, 28, 1), 0.4), [3, 7], epsilon=0.5)
+        >>> bool((result.distances <= 0.500001).all())
+        True
+
+    Source:
+        Madry et al., Towards deep learning models resistant to adversarial attacks (ICLR 2018).
+    """
+
+    base_name = "pgd"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BIM(IterativeAttack):
+    """Basic iterative method: steps from the image itself.
+
+    Source:
+        Kurakin, Goodfellow, Bengio, Adversarial examples in the physical world (ICLR 2017 workshop).
+    """
+
+    steps: int = 10
+    step_size: float = 0.2
+    random_start: bool = False
+
+    base_name = "bim"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MIM(IterativeAttack):
+    """Momentum iterative method: steps along an accumulated gradient, from the image itself.
+
+    Source:
+        Dong et al., Boosting adversarial attacks with momentum (CVPR 2018).
+    """
+
+    steps: int = 10
+    step_size: float = 0.1
+    random_start: bool = False
+    decay: float = 1.0
+
+    base_name = "mim"

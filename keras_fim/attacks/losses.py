@@ -1,0 +1,89 @@
+"""What attacks raise: functions of logits and labels whose gradient does not vanish on confident samples."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from keras_fim.logits import LogitsFunction
+
+__all__ = ["LOSSES", "log_odds_against", "loss_gradient", "margin_against", "others", "targeted_margin_gradient"]
+
+
+def log_odds_against(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """``log((1 - p_y) / p_y)``: grows with the cross-entropy, and does not saturate where p_y rounds to 1.
+
+    Its gradient is that of the cross-entropy divided by ``1 - p_y``, so it has the same direction.
+
+    Args:
+        logits: ``(batch, K)``.
+        labels: ``(batch,)``, class indices.
+
+    Returns:
+        ``(batch,)``.
+    """
+    return tf.reduce_logsumexp(others(logits, labels), axis=-1) - tf.gather(logits, labels, batch_dims=1)
+
+
+def margin_against(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """``max_{j≠y} z_j - z_y``: positive where the label is not predicted.
+
+    Args:
+        logits: ``(batch, K)``.
+        labels: ``(batch,)``, class indices.
+
+    Returns:
+        ``(batch,)``.
+    """
+    return tf.reduce_max(others(logits, labels), axis=-1) - tf.gather(logits, labels, batch_dims=1)
+
+
+LOSSES = {"cross_entropy": log_odds_against, "margin": margin_against}
+
+
+def loss_gradient(
+    logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, *, loss: str = "cross_entropy"
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Gradient of each image's loss in the image, up to a positive factor per image, and the logits.
+
+    Args:
+        logits_fn: the classifier.
+        images: ``(batch, ...)``.
+        labels: ``(batch,)``, class indices.
+        loss: a key of `LOSSES`; ``"cross_entropy"`` gives the gradient of `log_odds_against`.
+
+    Returns:
+        ``(gradients, logits)``; zero where the loss does not depend on the image.
+    """
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(images)
+        logits = logits_fn(images)
+        value = LOSSES[loss](logits, labels)
+    return tape.gradient(value, images, unconnected_gradients=tf.UnconnectedGradients.ZERO), logits
+
+
+def targeted_margin_gradient(
+    logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Gradient of each image's ``z_t - z_y`` in the image, and the logits.
+
+    Args:
+        logits_fn: the classifier.
+        images: ``(batch, ...)``.
+        labels: ``(batch,)``, class indices.
+        targets: ``(batch,)``, class indices.
+
+    Returns:
+        ``(gradients, logits)``.
+    """
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(images)
+        logits = logits_fn(images)
+        value = tf.gather(logits, targets, batch_dims=1) - tf.gather(logits, labels, batch_dims=1)
+    return tape.gradient(value, images, unconnected_gradients=tf.UnconnectedGradients.ZERO), logits
+
+
+def others(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Logits with -inf in place of the label's."""
+    own = tf.one_hot(labels, logits.shape[-1], on_value=True, off_value=False)
+    return tf.where(own, tf.cast(-np.inf, logits.dtype), logits)
