@@ -203,7 +203,7 @@ class FixedBudgetAttack(Attack):
         logits: tf.Tensor,
         *state: Any,
     ) -> Perturbed:
-        """Adversarials within ε and the bounds. Compiled; ``epsilon`` is ``(batch,)``, the rest comes from `prepare`."""
+        """Adversarials within ε and the bounds. Compiled; ``epsilon`` is ``(batch,)``, what follows is of `prepare`."""
 
 
 class MinimalDistanceAttack(Attack):

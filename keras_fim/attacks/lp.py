@@ -20,7 +20,7 @@ def norms(perturbations: np.ndarray, p: float) -> np.ndarray:
     Returns:
         float64 ``(batch,)``.
     """
-    flat = np.asarray(perturbations, np.float64).reshape(len(perturbations), -1)
+    flat = np.asarray(perturbations, np.float64).reshape(len(perturbations), math.prod(np.shape(perturbations)[1:]))
     return np.asarray(np.linalg.norm(flat, ord=p, axis=-1))
 
 
