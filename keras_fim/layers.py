@@ -37,9 +37,7 @@ class FisherTraceRegularization(keras.layers.Layer):
         [2.0]
     """
 
-    def __init__(
-        self, mu: float | keras.Variable = 0.02, *, gradient_limit: float | None = 1.0, **kwargs: Any
-    ) -> None:
+    def __init__(self, mu: float | keras.Variable = 0.02, *, gradient_limit: float | None = 1.0, **kwargs: Any) -> None:
         super().__init__(**{"autocast": False, **kwargs})  # logits stay float32 under a mixed policy
         if gradient_limit is not None and not 0 < gradient_limit < math.inf:
             raise ValueError(

@@ -173,9 +173,7 @@ def _convolution(
 def _basic_block(x: Any, width: int, strides: int, *, name: str) -> Any:
     shortcut = x
     if strides > 1 or x.shape[-1] != width:
-        shortcut = _convolution(
-            x, width, kernel_size=1, strides=strides, activation=False, name=f"{name}_shortcut"
-        )
+        shortcut = _convolution(x, width, kernel_size=1, strides=strides, activation=False, name=f"{name}_shortcut")
     x = _convolution(x, width, strides=strides, name=f"{name}_conv1")
     x = _convolution(x, width, activation=False, name=f"{name}_conv2")
     return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([x, shortcut]))
@@ -185,4 +183,3 @@ def _classifier(inputs: Any, features: Any, num_classes: int, name: str) -> kera
     dense = layers.Dense(num_classes, dtype="float32", name="logits")
     outputs = layers.Softmax(dtype="float32", name="probabilities")(dense(features))
     return keras.Model(inputs, outputs, name=name)
-

@@ -1,6 +1,8 @@
 """Adversarial attacks, compiled, behind one call."""
 
 from keras_fim.attacks.base import Attack, FixedBudgetAttack, MinimalDistanceAttack
+from keras_fim.attacks.carlini_wagner import CarliniWagner
+from keras_fim.attacks.deepfool import DeepFool
 from keras_fim.attacks.iterative import BIM, MIM, PGD
 from keras_fim.attacks.minimal import MinimalDistance
 from keras_fim.attacks.one_step import FGM, FGSM, OTCM
@@ -8,6 +10,8 @@ from keras_fim.attacks.ossa import OSSA
 
 __all__ = [
     "BIM",
+    "CarliniWagner",
+    "DeepFool",
     "FGM",
     "FGSM",
     "MIM",

@@ -182,6 +182,11 @@ class FixedBudgetAttack(Attack):
             parts.append([result(images, labels, logits, *each, norm=self.norm) for each in found])
         return [concatenate(column) for column in zip(*parts, strict=True)]
 
+    @property
+    def one_step(self) -> bool:
+        """Whether it goes straight in a direction that does not depend on ε, at hardly any cost for another ε."""
+        return False
+
     def fooling_only(self) -> FixedBudgetAttack:
         """The same attack, as fast as it can be where only fooled-or-not is asked."""
         return self

@@ -77,7 +77,7 @@ class IterativeAttack(FixedBudgetAttack):
 
     norm: float = np.inf
     steps: int = 40
-    step_size: float = 2.5 / 40
+    step_size: float = 0.125
     loss: str = "cross_entropy"
     random_start: bool = True
     restarts: int = 1
@@ -129,7 +129,7 @@ class IterativeAttack(FixedBudgetAttack):
         *state: Any,
     ) -> Perturbed:
         """The steps, restart by restart."""
-        best = self._at_start(images, labels, logits)
+        best, epsilon = self._at_start(images, labels, logits), self._before_rounding(epsilon, images)
         for restart in range(self.restarts):
             target, zero = self._target(logits, labels, restart), tf.zeros_like(images)
             index = tf.range(tf.shape(images)[0])
@@ -139,27 +139,35 @@ class IterativeAttack(FixedBudgetAttack):
             if restart or self.random_start:
                 start = random_in_ball(climb.origin, climb.epsilon, self.norm, tf.stack([seed, restart]))
                 climb = climb._replace(point=tf.clip_by_value(climb.origin + start, *self.bounds))
-            if restart or not state:
-                best, climb = self._look(logits_fn, best, climb)
-            best = self._climb(logits_fn, best, climb)
+            best = self._climb(logits_fn, best, climb, with_gradient=bool(state) and not restart)
         return Perturbed(best.points, best.logits)
+
+    def _before_rounding(self, epsilon: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+        """For l1, a little less: many small components are each rounded when they are added to their pixels."""
+        if self.norm != 1:
+            return epsilon
+        size, largest = images.shape[1:].num_elements(), max(map(abs, self.bounds))
+        return tf.maximum(epsilon - size * largest * np.finfo(images.dtype.as_numpy_dtype).eps / 4, 0)
 
     def _at_start(self, images: tf.Tensor, labels: tf.Tensor, logits: tf.Tensor) -> _Best:
         """The image itself, which any other point replaces if the start is random."""
         fooled = tf.argmax(logits, axis=-1) != labels
         return _Best(images, logits, self._score(logits, labels), fooled)
 
-    def _climb(self, logits_fn: LogitsFunction, best: _Best, climb: _Climb) -> _Best:
-        def body(index: tf.Tensor, best: _Best, climb: _Climb) -> tuple[tf.Tensor, _Best, _Climb]:
-            best, climb = self._look(logits_fn, best, self._move(climb))
-            return index + 1, best, climb
+    def _climb(self, logits_fn: LogitsFunction, best: _Best, climb: _Climb, *, with_gradient: bool) -> _Best:
+        """All steps of one restart; ``with_gradient`` says that the gradient at the start is known."""
 
         def going(index: tf.Tensor, best: _Best, climb: _Climb) -> tf.Tensor:
-            return (index < self.steps - 1) & (tf.size(climb.index) > 0)
+            return (index < self.steps) & (tf.size(climb.index) > 0)  # no model is called on an empty batch
 
-        _, best, climb = tf.while_loop(going, body, (tf.constant(0), best, climb))
-        climb = self._move(climb)
-        return self._keep(best, climb, logits_fn(climb.point))
+        def body(index: tf.Tensor, best: _Best, climb: _Climb) -> tuple[tf.Tensor, _Best, _Climb]:
+            moved = tf.cond(index > 0, lambda: self._move(climb), lambda: climb)
+            return index + 1, *self._look(logits_fn, best, moved)
+
+        _, best, climb = tf.while_loop(going, body, (tf.constant(1 if with_gradient else 0), best, climb))
+        anyone = tf.size(climb.index) > 0
+        best = tf.cond(anyone, lambda: self._last(logits_fn, best, climb), lambda: best)
+        return best
 
     def _look(self, logits_fn: LogitsFunction, best: _Best, climb: _Climb) -> tuple[_Best, _Climb]:
         """The gradient at the new points; what is good there is kept, and who is done leaves."""
@@ -168,6 +176,11 @@ class IterativeAttack(FixedBudgetAttack):
         if self.stop_early:
             climb = climb.keep(tf.argmax(logits, axis=-1) == climb.labels)
         return best, climb
+
+    def _last(self, logits_fn: LogitsFunction, best: _Best, climb: _Climb) -> _Best:
+        """The last step, whose end needs no gradient."""
+        climb = self._move(climb)
+        return self._keep(best, climb, logits_fn(climb.point))
 
     def _move(self, climb: _Climb) -> _Climb:
         gradient = climb.gradient

@@ -138,7 +138,9 @@ def _onto_simplex(values: tf.Tensor, radius: tf.Tensor) -> tf.Tensor:
     excess = (tf.cumsum(ordered, axis=-1) - radius) / counts
     kept = tf.maximum(tf.reduce_sum(tf.cast(ordered > excess, tf.int32), axis=-1, keepdims=True), 1)
     shift = tf.gather(excess, kept - 1, batch_dims=1)
-    return tf.maximum(values - tf.maximum(shift, 0), 0)
+    inside = tf.maximum(values - tf.maximum(shift, 0), 0)
+    # the cumulative sum rounds
+    return inside * tf.minimum(tf.math.divide_no_nan(radius, tf.reduce_sum(inside, axis=-1, keepdims=True)), 1)
 
 
 def _axes(tensor: tf.Tensor) -> tuple[int, ...]:

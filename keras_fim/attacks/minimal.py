@@ -14,22 +14,25 @@ from keras_fim.typing import AttackResult
 
 __all__ = ["MinimalDistance"]
 
+_VANISHING = 1e-6  # share of the largest ε under which no smaller one is looked for
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MinimalDistance(MinimalDistanceAttack):
     """A minimal-distance attack made of a fixed-budget attack, by a search over its ε.
 
-    Each sample's ε grows by a factor until it is fooled, then the last interval is halved. All samples share the
-    batches, each at its own ε; one that is done takes no further part. What does not depend on ε is paid once. Growing
-    from below finds the first ε that fools (up to ``growth``) also where larger ones do not.
+    Each sample's ε grows by a factor from ``start`` until it is fooled (or shrinks until it is not); then the interval
+    is halved, in the logarithm, from the distance of the adversarial that was found downwards (from ε for one-step
+    attacks). All samples share the batches, each at its own ε; one that is done takes no further part. What does not
+    depend on ε is paid once.
+    Growing in small steps finds the first ε that fools also where larger ones do not, as happens with one-step attacks.
 
     Args:
-        attack: the fixed-budget attack; its ``bounds`` and ``batch_size`` are used.
-        smallest: first ε tried; ``None`` for a thousandth of ``largest``.
+        attack: the fixed-budget attack; its ``bounds``, ``batch_size`` and ``seed`` are used.
+        start: first ε tried; ``None`` for a thousandth of ``largest`` for one-step attacks and a hundredth for others.
         largest: last ε tried; ``None`` for the norm of a change of every pixel by the whole range.
-        growth: factor from one ε to the next.
-        halvings: of the interval in which the smallest ε lies, in the logarithm: the ε found is at most
-            ``growth ** 0.5 ** halvings`` times too large.
+        growth: factor from one ε to the next; ``None`` for 1.2 for one-step attacks and 2 for others.
+        rtol: the ε found is at most by this share larger than one that does not fool.
 
     Example:
         >>> from keras_fim import attacks, models
@@ -39,10 +42,10 @@ class MinimalDistance(MinimalDistanceAttack):
     """
 
     attack: FixedBudgetAttack = dataclasses.field(kw_only=False)
-    smallest: float | None = None
+    start: float | None = None
     largest: float | None = None
-    growth: float = 1.5
-    halvings: int = 6
+    growth: float | None = None
+    rtol: float = 0.01
 
     def __post_init__(self) -> None:
         if not isinstance(self.attack, FixedBudgetAttack):
@@ -50,11 +53,11 @@ class MinimalDistance(MinimalDistanceAttack):
         for shared in ("bounds", "batch_size", "seed"):
             object.__setattr__(self, shared, getattr(self.attack, shared))
         super().__post_init__()
-        for option in ("smallest", "largest"):
+        for option in ("start", "largest"):
             value = getattr(self, option)
             self._check(value is None or 0 < value < np.inf, option, "a positive number")
-        self._check(1 < self.growth < np.inf, "growth", "a number > 1")
-        self._check(self.halvings >= 0, "halvings", "an integer >= 0")
+        self._check(self.growth is None or 1 < self.growth < np.inf, "growth", "a number > 1")
+        self._check(0 < self.rtol < np.inf, "rtol", "a positive number")
 
     @property
     def name(self) -> str:
@@ -69,24 +72,24 @@ class MinimalDistance(MinimalDistanceAttack):
     def nearest(self, problem: Problem, *extras: tf.Tensor) -> AttackResult:
         """The smallest ε by growth and halvings; ``extras`` are those of the attack."""
         search = _Search(self.attack.fooling_only(), problem, extras)
+        one_step = self.attack.one_step
+        growth = self.growth or (1.2 if one_step else 2.0)
         largest = self.largest or self._range_norm(problem.images)
-        epsilon = self.smallest or largest / 1000
+        start = self.start or largest / (1000 if one_step else 100)
         low, high = np.zeros(len(problem.images)), np.full(len(problem.images), np.inf)
-        bar = keras.utils.Progbar(int(search.was_correct.sum()), unit_name="image") if self.progress else None
-        while search.standing.any():
-            epsilon = min(epsilon, largest)
-            fooled = search.attempt(search.standing, np.full(len(low), epsilon))
-            low, high = np.where(search.standing, epsilon, low), np.where(fooled, epsilon, high)
+        going = search.was_correct.copy()
+        bar = keras.utils.Progbar(int(going.sum()), unit_name="image") if self.progress else None
+        while going.any():
+            with np.errstate(invalid="ignore"):  # 0 * inf of those that have neither yet
+                middle = np.where(np.isinf(high), low * growth, np.where(low > 0, np.sqrt(low * high), high / growth))
+            epsilon = np.minimum(np.where((low == 0) & np.isinf(high), start, middle), largest)
+            fooled = search.attempt(going, epsilon)
+            # a clipped step is shorter than its ε; a way of many steps may end anywhere in the ball
+            high = np.where(fooled, epsilon if one_step else np.minimum(epsilon, search.distances), high)
+            low = np.where(going & ~fooled, epsilon, low)
+            going &= (high > low * (1 + self.rtol)) & (low < largest) & (high > largest * _VANISHING)
             if bar:
-                bar.update(int(search.success.sum()))
-            if epsilon >= largest:
-                break
-            epsilon *= self.growth
-        low = np.where(low > 0, low, high / self.growth)
-        for _ in range(self.halvings):
-            middle = np.sqrt(low * high)
-            fooled = search.attempt(search.success, middle)
-            low, high = np.where(fooled, low, middle), np.where(fooled, middle, high)
+                bar.update(int((search.was_correct & ~going).sum()))
         return search.result()
 
     def _range_norm(self, images: tf.Tensor) -> float:
@@ -113,10 +116,6 @@ class _Search:
     @property
     def success(self) -> np.ndarray:
         return np.asarray(self.was_correct & np.isfinite(self.distances))
-
-    @property
-    def standing(self) -> np.ndarray:
-        return np.asarray(self.was_correct & ~self.success)
 
     def attempt(self, who: np.ndarray, epsilons: np.ndarray) -> np.ndarray:
         """Attack those that ``who`` marks, each at its ε; returns who was fooled."""

@@ -23,6 +23,11 @@ __all__ = ["FGM", "FGSM", "OTCM", "OneStep"]
 class OneStep(FixedBudgetAttack):
     """A step of length ε in a direction that does not depend on ε: a sweep costs one gradient in all."""
 
+    @property
+    def one_step(self) -> bool:
+        """True."""
+        return True
+
     def prepare(
         self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, *extras: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:

@@ -46,6 +46,11 @@ class OSSA(FixedBudgetAttack):
     name = "ossa"
     norm = 2.0
 
+    @property
+    def one_step(self) -> bool:
+        """True."""
+        return True
+
     def prepare(
         self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:

@@ -33,9 +33,7 @@ class MuSchedule(keras.callbacks.Callback):
         (0.0, 0.02)
     """
 
-    def __init__(
-        self, schedule: float | Callable[[int], Any], *, warmup_steps: int = 0, target: Any = None
-    ) -> None:
+    def __init__(self, schedule: float | Callable[[int], Any], *, warmup_steps: int = 0, target: Any = None) -> None:
         super().__init__()
         if not callable(schedule) and not 0 <= schedule < math.inf:
             raise ValueError(f"`schedule` should be a function of the step or a number >= 0. Received: {schedule!r}")

@@ -33,5 +33,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         module.add_arguments(command)
     arguments = parser.parse_args(argv)
     return run_safely(lambda: _COMMANDS[arguments.command].run(arguments))
-
-

@@ -109,9 +109,7 @@ def fisher_product(logits_fn: LogitsCallable, images: tf.Tensor, vectors: tf.Ten
         tangent = accumulator.jvp(logits, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         with tape.stop_recording():
             upstream = _centred_root_transpose(logits, _centred_root(logits, tangent))
-    return tape.gradient(
-        logits, images, output_gradients=upstream, unconnected_gradients=tf.UnconnectedGradients.ZERO
-    )
+    return tape.gradient(logits, images, output_gradients=upstream, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
 
 def _centred_root(logits: tf.Tensor, vectors: tf.Tensor) -> tf.Tensor:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -9,7 +11,17 @@ from keras_fim import attacks, geometry
 from keras_fim.logits import logits_function
 from tests import oracles
 
-ATTACKS = [attacks.FGSM(), attacks.OSSA()]
+ATTACKS = [
+    attacks.FGSM(),
+    attacks.FGM(),
+    attacks.OTCM(),
+    attacks.OTCM(target="second", norm=2),
+    attacks.OSSA(),
+    *[attacks.BIM(norm=p, steps=3) for p in (1, 2, np.inf)],
+    attacks.MIM(steps=3),
+    attacks.PGD(steps=3, norm=1, random_start=False, loss="margin", restarts=1),
+]
+RANDOM = [*[attacks.PGD(norm=p, steps=3, restarts=2) for p in (1, 2, np.inf)], attacks.OTCM(target="random")]
 WIDE = (-100.0, 100.0)
 
 
@@ -22,7 +34,7 @@ def linear(num_classes=2, size=6, dtype="float32"):
     return model, images, model(images).numpy().argmax(axis=-1)
 
 
-@pytest.mark.parametrize(("attack", "dual"), [(attacks.FGSM(bounds=WIDE), 1), (attacks.OSSA(bounds=WIDE), 2)], ids=repr)
+@pytest.mark.parametrize(("attack", "dual"), [(attacks.FGSM(bounds=WIDE), 1), (attacks.FGM(bounds=WIDE), 2), (attacks.OSSA(bounds=WIDE), 2)], ids=repr)
 def test_two_linear_classes_are_fooled_exactly_from_the_optimal_distance_on(attack, dual):
     """The distance to the boundary is ``|z_0 - z_1| / ‖w_0 - w_1‖_q`` with the dual norm q."""
     model, images, labels = linear()
@@ -73,7 +85,7 @@ def test_saturated_samples_fall_back_to_the_margin():
     assert result.success.all()
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=repr)
+@pytest.mark.parametrize("attack", ATTACKS + RANDOM, ids=repr)
 def test_adversarials_stay_in_bounds_and_budget(attack, digit_model, digits):
     images, labels = digits[2], digits[3]
     epsilons = (0.0, 0.3, 50.0)
@@ -88,7 +100,7 @@ def test_adversarials_stay_in_bounds_and_budget(attack, digit_model, digits):
     assert result.success.any()
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=repr)
+@pytest.mark.parametrize("attack", ATTACKS + RANDOM, ids=repr)
 def test_zero_budget_returns_the_images(attack, digit_model, digits):
     result = attack(digit_model, digits[2], digits[3], epsilon=0)
     np.testing.assert_array_equal(result.adversarials, digits[2])
@@ -99,14 +111,14 @@ def test_zero_budget_returns_the_images(attack, digit_model, digits):
 def test_sweep_is_the_same_as_single_calls_and_batches_do_not_matter(attack, digit_model, digits):
     images, labels = digits[2][:50], digits[3][:50]
     swept = attack.sweep(digit_model, images, labels, [0.05, 0.2])
-    small = type(attack)(batch_size=16)
+    small = dataclasses.replace(attack, batch_size=16)
     for epsilon, result in zip((0.05, 0.2), swept, strict=True):
         alone = small(digit_model, images, np.eye(10)[labels], epsilon=epsilon)
         np.testing.assert_allclose(alone.adversarials, result.adversarials, atol=1e-4)
         np.testing.assert_array_equal(alone.was_correct, result.was_correct)
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=repr)
+@pytest.mark.parametrize("attack", ATTACKS + RANDOM, ids=repr)
 def test_constant_model_cannot_be_fooled(attack):
     layers = [keras.Input((4,)), keras.layers.Dense(3, kernel_initializer="zeros"), keras.layers.Softmax()]
     model = keras.Sequential(layers)
@@ -124,7 +136,7 @@ def test_samples_that_were_wrong_before_never_count():
     assert not result.was_correct.any() and not result.success.any() and np.isnan(result.fooling_ratio)
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=repr)
+@pytest.mark.parametrize("attack", ATTACKS + RANDOM, ids=repr)
 def test_attack_is_traced_once_per_model(attack, digit_model, digits):
     for n in (1, 7, 130):
         for epsilon in (0.1, 0.2):

@@ -1,0 +1,120 @@
+"""DeepFool: to the nearest boundary of the linearised classifier, again and again."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from keras_fim.attacks.base import Found, SearchAttack
+from keras_fim.attacks.losses import others
+from keras_fim.attacks.lp import by_image, check_norm, norm_name
+from keras_fim.logits import LogitsFunction
+
+__all__ = ["DeepFool"]
+
+
+class _Walk(NamedTuple):
+    """Samples that are not fooled yet, ``(active, ...)`` each."""
+
+    index: tf.Tensor
+    origin: tf.Tensor
+    labels: tf.Tensor
+    rivals: tf.Tensor
+    shift: tf.Tensor
+
+    def keep(self, chosen: tf.Tensor) -> _Walk:
+        return _Walk(*[tf.boolean_mask(part, chosen) for part in self])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeepFool(SearchAttack):
+    r"""DeepFool: step to the nearest boundary of the linearised logits until the image is misclassified.
+
+    .. math:: \hat c = \arg\min_{c \ne y} \frac{|z_c - z_y|}{\|\nabla (z_c - z_y)\|_q}, \qquad
+        r = \frac{|z_{\hat c} - z_y|}{\|\nabla (z_{\hat c} - z_y)\|_q}\, \arg\max_{\|v\|_p = 1} v^\top
+        \nabla (z_{\hat c} - z_y)
+
+    with the dual norm q. A step costs one forward pass and one gradient per rival class; images that are fooled leave
+    the batch.
+
+    Args:
+        norm: 2 or inf.
+        steps: largest number of steps.
+        num_rivals: classes that an image may be pushed to: the most probable wrong ones at the start.
+        overshoot: share by which the sum of all steps is lengthened, to end beyond the boundary.
+
+    Example:
+        >>> from keras_fim import models
+        >>> DeepFool()(models.convnet(), np.full((2, 28, 28, 1), 0.4), [3, 7]).distances.shape
+        (2,)
+
+    Source:
+        Moosavi-Dezfooli, Fawzi, Frossard, DeepFool: a simple and accurate method to fool deep neural networks
+        (CVPR 2016).
+    """
+
+    norm: float = 2.0
+    steps: int = 50
+    num_rivals: int = 4
+    overshoot: float = 0.02
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "norm", check_norm(self.norm, (2, np.inf)))
+        for option in ("steps", "num_rivals"):
+            self._check(getattr(self, option) >= 1, option, "a positive integer")
+        self._check(0 <= self.overshoot < np.inf, "overshoot", "a number >= 0")
+
+    @property
+    def name(self) -> str:
+        """``deepfool_l2`` or ``deepfool_linf``."""
+        return f"deepfool_{norm_name(self.norm)}"
+
+    def search(self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> Found:
+        """The steps."""
+        logits = others(logits_fn(images), labels)
+        rivals = tf.math.top_k(logits, min(self.num_rivals, logits.shape[-1] - 1)).indices
+        walk = _Walk(tf.range(tf.shape(images)[0]), images, labels, rivals, tf.zeros_like(images))
+
+        def going(step: tf.Tensor, adversarials: tf.Tensor, walk: _Walk) -> tf.Tensor:
+            return (step < self.steps) & (tf.size(walk.index) > 0)
+
+        def body(step: tf.Tensor, adversarials: tf.Tensor, walk: _Walk) -> tuple[tf.Tensor, tf.Tensor, _Walk]:
+            walk = walk._replace(shift=walk.shift + self._step(logits_fn, walk))
+            points = self._points(walk)
+            adversarials = tf.tensor_scatter_nd_update(adversarials, walk.index[:, None], points)
+            # a forward pass to see who is fooled costs far less than their gradients in the next step
+            return step + 1, adversarials, walk.keep(tf.argmax(logits_fn(points), axis=-1) == walk.labels)
+
+        _, adversarials, _ = tf.while_loop(going, body, (tf.constant(0), images, walk))
+        return Found(adversarials)
+
+    def _points(self, walk: _Walk) -> tf.Tensor:
+        return tf.clip_by_value(walk.origin + (1 + self.overshoot) * walk.shift, *self.bounds)
+
+    def _step(self, logits_fn: LogitsFunction, walk: _Walk) -> tf.Tensor:
+        points = self._points(walk)
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+            tape.watch(points)
+            logits = logits_fn(points)
+            own = tf.gather(logits, walk.labels, batch_dims=1)
+            gaps = tf.gather(logits, walk.rivals, batch_dims=1) - own[:, None]
+            columns = tf.unstack(gaps, axis=-1)
+        zero = tf.UnconnectedGradients.ZERO
+        gradients = tf.stack([tape.gradient(gap, points, unconnected_gradients=zero) for gap in columns], axis=1)
+        flat = tf.reshape(gradients, [-1, len(columns), points.shape[1:].num_elements()])
+        lengths = tf.norm(flat, ord=1 if self.norm == np.inf else 2, axis=-1)
+        # a rival that this image cannot be pushed to is infinitely far
+        distances = tf.where(lengths > 0, (tf.abs(gaps) + _BEYOND) / lengths, np.inf)
+        nearest = tf.argmin(distances, axis=-1)
+        gradient, length, distance = (
+            tf.gather(values, nearest, batch_dims=1) for values in (gradients, lengths, distances)
+        )
+        unit = tf.sign(gradient) if self.norm == np.inf else tf.math.divide_no_nan(gradient, by_image(length, gradient))
+        return unit * by_image(tf.where(tf.math.is_finite(distance), distance, tf.zeros_like(distance)), gradient)
+
+
+_BEYOND = 1e-4  # added to the gap, as the authors do, lest the last steps become ever smaller

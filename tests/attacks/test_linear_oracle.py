@@ -1,0 +1,77 @@
+"""The nearest adversarial of a linear classifier is known; attacks have to find it."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from keras_fim import attacks
+
+WIDE = (-100.0, 100.0)
+DUAL = {1: np.inf, 2: 2, np.inf: 1}
+
+
+def linear(num_classes, size=20):
+    """A linear softmax model, images, their classes, and a function: the distance to the nearest boundary."""
+    model = keras.Sequential([keras.Input((size,)), keras.layers.Dense(num_classes), keras.layers.Softmax()])
+    rng = np.random.default_rng(num_classes)
+    model.set_weights([rng.normal(size=(size, num_classes)), rng.normal(size=num_classes)])
+    images = rng.normal(size=(16, size)).astype("float32")
+    kernel, bias = model.get_weights()
+    logits = images @ kernel + bias
+    labels = logits.argmax(axis=-1)
+
+    def optimum(norm):
+        gaps = logits[np.arange(16), labels][:, None] - logits
+        slopes = np.linalg.norm(kernel[:, :, None] - kernel[:, None, :], ord=DUAL[norm], axis=0)[labels]
+        with np.errstate(invalid="ignore"):
+            return np.nanmin(np.where(np.arange(num_classes) == labels[:, None], np.nan, gaps / slopes), axis=-1)
+
+    return model, images, labels, optimum
+
+
+@pytest.mark.parametrize("num_classes", [2, 5])
+@pytest.mark.parametrize("norm", [2, np.inf])
+def test_deepfool_is_at_the_optimum(num_classes, norm):
+    model, images, labels, optimum = linear(num_classes)
+    attack = attacks.DeepFool(norm=norm, bounds=WIDE, overshoot=1e-3)
+    result = attack(model, images, labels)
+    assert result.success.all()
+    np.testing.assert_array_less(optimum(norm) * 0.9999, result.distances)
+    np.testing.assert_array_less(result.distances, optimum(norm) * 1.05)
+
+
+@pytest.mark.parametrize("num_classes", [2, 5])
+def test_carlini_wagner_is_at_the_optimum(num_classes):
+    model, images, labels, optimum = linear(num_classes)
+    attack = attacks.CarliniWagner(bounds=(-20.0, 20.0), steps=300, learning_rate=0.005, initial_weight=0.1)
+    result = attack(model, images, labels)
+    assert result.success.all()
+    np.testing.assert_array_less(optimum(2) * 0.9999, result.distances)
+    np.testing.assert_array_less(result.distances, optimum(2) * 1.05)
+
+
+@pytest.mark.parametrize("num_classes", [2, 5])
+@pytest.mark.parametrize("norm", [1, 2, np.inf])
+def test_minimal_pgd_is_at_the_optimum(num_classes, norm):
+    """One restart for each wrong class: the loss alone does not tell which boundary is nearest."""
+    model, images, labels, optimum = linear(num_classes)
+    pgd = attacks.PGD(
+        norm=norm, steps=10, loss="targeted_margin", restarts=num_classes - 1, random_start=False, bounds=WIDE
+    )
+    result = attacks.MinimalDistance(pgd, largest=50.0)(model, images, labels)
+    assert result.success.all()
+    np.testing.assert_array_less(optimum(norm) * 0.9999, result.distances)
+    np.testing.assert_array_less(result.distances, optimum(norm) * 1.05)
+
+
+@pytest.mark.parametrize(
+    ("attack", "norm"),
+    [(attacks.FGM(bounds=WIDE), 2), (attacks.OSSA(bounds=WIDE), 2), (attacks.FGSM(bounds=WIDE), np.inf)],
+    ids=["fgm", "ossa", "fgsm"],
+)
+def test_minimal_one_step_attacks_are_exact_for_two_classes(attack, norm):
+    model, images, labels, optimum = linear(2)
+    result = attacks.MinimalDistance(attack, largest=50.0, rtol=1e-3)(model, images, labels)
+    np.testing.assert_allclose(result.distances, optimum(norm), rtol=2e-3)
