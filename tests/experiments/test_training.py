@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from keras_fim import cli
-from keras_fim.experiments import checkpoint, load_model, recipe, stored_names, train, weights
+from keras_fim.experiments import checkpoint, load_model, recipe, stored_names, train, training, weights
 from keras_fim.experiments.training import build_model, compile_model
 
 SCRIPT = Path(__file__).parents[2] / "training" / "train_mnist.py"
@@ -48,6 +49,23 @@ def test_quoted_accuracy_is_that_of_the_saved_model(run):
     test = data.load_splits("mnist5k", limit=300, test_limit=100, validation=0.05).test
     accuracy = model.evaluate(test, return_dict=True, verbose=0)["accuracy"]
     assert accuracy == pytest.approx(json.loads((run / "run.json").read_text())["results"]["test_accuracy"])
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt, ValueError])
+def test_global_dtype_policy_is_restored(error, tmp_path, monkeypatch):
+    seen = []
+
+    def build(config):
+        seen.append(keras.config.dtype_policy().name)
+        if error:
+            raise error
+        return build_model(config)
+
+    monkeypatch.setattr(training, "build_model", build)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    with pytest.raises(error) if error else contextlib.nullcontext():
+        train(small(epochs=1), tmp_path / "run")
+    assert seen == ["float32"] and keras.config.dtype_policy().name == "mixed_bfloat16"
 
 
 def test_finished_run_is_not_trained_again(run):
