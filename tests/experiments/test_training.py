@@ -105,6 +105,37 @@ def test_resumed_model_has_the_weights_the_optimizer_and_the_metrics_of_the_inte
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), err_msg=theirs.path)
 
 
+def test_interrupted_run_in_float16_goes_on_with_its_loss_scale(tmp_path, monkeypatch):
+    def note(model):
+        states.append([variable.numpy() for variable in (*model.variables, *model.optimizer.variables)])
+        scales.append((float(model.optimizer.dynamic_scale.numpy()), int(model.optimizer.step_counter.numpy())))
+
+    class Interrupted(checkpoint.RunCheckpoint):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.optimizer.dynamic_scale.assign(512.0)  # not what a new one starts from
+            self.model.optimizer.step_counter.assign(3)
+            super().on_epoch_end(epoch, logs)
+            note(self.model)
+            raise KeyboardInterrupt
+
+    def resume(model, folder):
+        rows = going_on(model, folder)
+        note(model)
+        return rows
+
+    states, scales, going_on = [], [], checkpoint.resume
+    config = small(mixed_precision="mixed_float16", mu_warmup_epochs=1.0)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(checkpoint, "RunCheckpoint", Interrupted)
+        train(config, tmp_path)
+    monkeypatch.setattr(checkpoint, "resume", resume)
+    record = json.loads((train(config, tmp_path, resume=True) / "run.json").read_text())
+    assert scales == [(512, 3), (512, 3)] and record["results"]["epochs"] == 2
+    for before, after in zip(*states, strict=True):
+        np.testing.assert_array_equal(after, before)
+    assert [row["epoch"] for row in checkpoint.read_history(tmp_path)] == [1, 2]
+
+
 @pytest.mark.slow
 def test_killed_in_the_middle_of_an_epoch_and_resumed(tmp_path):
     command = [sys.executable, str(SCRIPT), "--data", "mnist5k", "--epochs", "4", "--out", str(tmp_path / "run")]
