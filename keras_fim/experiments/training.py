@@ -24,7 +24,8 @@ __all__ = ["build_model", "compile_model", "train"]
 def train(config: TrainingConfig, folder: str | Path, *, resume: bool = False, data_dir: str | None = None) -> Path:
     """Train, choose the best weights on the validation part, and measure them on the test images.
 
-    The folder then holds ``run.json`` (configuration, versions, results), ``model.keras`` (the best weights),
+    The folder then holds ``run.json`` (configuration, versions, results, and as ``init_from_record`` the record of the
+    run whose weights ``config.init_from`` names, None for a bare file), ``model.keras`` (the best weights),
     ``history.csv``, ``tensorboard/``, ``best.weights.h5`` and ``checkpoints/`` (the last epoch, with the optimizer).
 
     Args:
@@ -147,7 +148,9 @@ def _open_run(config: TrainingConfig, folder: Path, resume: bool) -> dict[str, A
     """The content of ``run.json``: that of the run to resume, or a new one."""
     path = folder / "run.json"
     if not path.exists():
-        record = {"config": config.as_dict(), "versions": versions()}
+        record: dict[str, Any] = {"config": config.as_dict(), "versions": versions()}
+        if config.init_from:  # whose record may hold one itself: the whole history of the weights
+            record["init_from_record"] = weights.record_of(config.init_from)
         write_json(path, record)
         return record
     if not resume:

@@ -15,6 +15,7 @@ import pytest
 
 from keras_fim import cli
 from keras_fim.experiments import checkpoint, load_model, recipe, stored_names, train, training, weights
+from keras_fim.experiments.storing import store_run
 from keras_fim.experiments.training import build_model, compile_model
 
 SCRIPT = Path(__file__).parents[2] / "training" / "train_mnist.py"
@@ -163,6 +164,43 @@ def test_starting_from_other_weights(run, tmp_path):
         weights.load_into(model, source)
         for ours, theirs in zip(model.get_weights(), trained.get_weights(), strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+
+def test_record_holds_the_whole_history_of_the_weights(run, tmp_path, monkeypatch):
+    def record_of(folder):
+        return json.loads((folder / "run.json").read_text())
+
+    monkeypatch.setenv("KERAS_FIM_WEIGHTS", str(tmp_path / "models"))
+    child = train(small(epochs=1, init_from=str(run)), tmp_path / "child")
+    stored = store_run(child, "child")
+    grandchild = train(small(epochs=1, init_from="child"), tmp_path / "grandchild")
+    assert "init_from_record" not in record_of(run)
+    assert stored["init_from_record"] == record_of(child)["init_from_record"] == record_of(run)
+    assert record_of(grandchild)["init_from_record"] == record_of(tmp_path / "models" / "child") == stored
+    assert stored["results"]["stored"] and record_of(run)["results"] and record_of(run)["versions"]
+
+
+def test_bare_weights_have_no_record_and_missing_ones_leave_no_run(run, tmp_path, monkeypatch):
+    def stop(config):
+        raise InterruptedError
+
+    monkeypatch.setattr(training, "build_model", stop)
+    for name in ("best.weights.h5", "model.keras"):
+        config = small(init_from=str(run / name))
+        with pytest.raises(InterruptedError):
+            train(config, tmp_path / name)
+        record = json.loads((tmp_path / name / "run.json").read_text())
+        assert record == {"config": config.as_dict(), "versions": record["versions"], "init_from_record": None}
+    with pytest.raises(ValueError, match="Received: 'nothing'"):
+        train(small(init_from="nothing"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_without_the_record_of_its_parent_is_resumed(run, tmp_path):
+    config = small(epochs=1, init_from=str(run))
+    (tmp_path / "run.json").write_text(json.dumps({"config": config.as_dict(), "versions": {}}))
+    record = json.loads((train(config, tmp_path, resume=True) / "run.json").read_text())
+    assert record["results"]["epochs"] == 1 and "init_from_record" not in record
 
 
 def test_stored_weights_come_back_as_float16(run, tmp_path, monkeypatch):
