@@ -104,6 +104,10 @@ def logits_function(model: Model, images: Images | None = None, *, from_logits: 
     layer) the logits are found without loss. A dense or convolutional last layer without activation returns logits.
     Of anything else one batch is tried: rows >= 0 that sum to 1 are probabilities, whose logarithm serves as logits.
 
+    The result keeps what is compiled for the model. A Keras model keeps its result, too; a plain callable, a path, or
+    a call with ``from_logits`` gets a new one each time. Call this once for such a model and pass the result on in its
+    place: attacks and spectra would otherwise be traced anew at each of their calls.
+
     Args:
         model: a Keras model; any callable on images; the path of a ``.keras`` file or of a SavedModel; a
             `LogitsFunction`, which is returned as it is.
@@ -111,7 +115,7 @@ def logits_function(model: Model, images: Images | None = None, *, from_logits: 
         from_logits: True says that the model returns logits, False that it returns probabilities, ``None`` finds out.
 
     Returns:
-        `LogitsFunction`. The same model gives the same one each time.
+        `LogitsFunction`; the same one each time for the same Keras model, unless ``from_logits`` is given.
 
     Raises:
         ValueError: if it does not exist, does not return one row per image, or what it returns cannot be told.

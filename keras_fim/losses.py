@@ -203,7 +203,8 @@ class FisherTraceLoss(_FisherLoss):
             the variable in either case). What suits K classes is `default_mu`.
         from_logits: whether predictions are logits. On the output of a Keras softmax the logits behind it are found
             and used, so ``False`` loses no precision there. (Of another softmax, such as ``tf.nn.softmax``, only the
-            probabilities are known: where one underflows to 0 its gradient is gone.)
+            probabilities are known: where one underflows to 0 its gradient is gone, and in float16 the gradient may be
+            infinite or NaN.)
         label_smoothing: share α in [0, 1) of each label that is spread over all classes first.
         gradient_limit: largest l2 norm of a sample's gradient in its logits, because a few samples with a tiny p
             otherwise drown the batch; ``None`` is the plain derivative. The value of the loss is never changed.

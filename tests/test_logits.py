@@ -190,6 +190,23 @@ def test_compiled_functions_are_traced_once_whatever_the_batch_size():
     assert traces == [2, 3]
 
 
+def test_plain_callable_is_traced_once_if_its_logits_function_is_passed_on():
+    def classifier(images):
+        calls.append(len(calls))
+        return tf.nn.softmax(images @ KERNEL)
+
+    def calls_of_the_second(model):
+        keras_fim.fisher_spectrum(model, IMAGES)
+        calls.clear()
+        keras_fim.fisher_spectrum(model, IMAGES)
+        return len(calls)
+
+    calls = []
+    assert logits_function(classifier, IMAGES) is not logits_function(classifier, IMAGES)
+    assert calls_of_the_second(classifier) > 0  # tried and traced again
+    assert calls_of_the_second(logits_function(classifier, IMAGES)) == 0
+
+
 def test_inference_mode_unless_training():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.9), keras.layers.Dense(5)])
     function = logits_function(model)

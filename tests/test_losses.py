@@ -137,14 +137,19 @@ def test_limit_does_not_change_the_value():
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("limit", [None, 1.0])
-@pytest.mark.parametrize("gap", [10.0, 13.0, 14.5, 50.0, 88.0, 100.0, 1e3, 1e4])
-def test_finite_up_to_enormous_logit_gaps(loss, limit, gap):
+@pytest.mark.parametrize("softmax", [None, keras.activations.softmax])
+@pytest.mark.parametrize("gap", [10.0, 13.0, 14.5, 50.0, 88.0, 100.0, 1e3, 1e4, 1e25])
+def test_finite_up_to_enormous_logit_gaps(loss, limit, softmax, gap):
     """Right or wrong with any confidence: a finite loss, and a gradient that pushes the smallest logit up."""
+    function = loss(0.02, from_logits=softmax is None, gradient_limit=limit)
+    logits = tf.constant([[gap, 0.0, gap / 2]])
     for label in (0, 1):
-        function = loss(0.02, from_logits=True, gradient_limit=limit)
-        logits = tf.constant([[gap, 0.0, gap / 2]])
-        assert np.isfinite(function([label], logits).numpy())
-        gradients = gradient(lambda z, f=function, y=label: f([y], z), logits)[0]
+
+        def value(z, y=label):
+            return function([y], softmax(z) if softmax else z)
+
+        assert np.isfinite(value(logits).numpy())
+        gradients = gradient(value, logits)[0]
         assert np.isfinite(gradients).all()
         assert gradients[1] < -1e-3
 

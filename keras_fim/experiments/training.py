@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,8 @@ __all__ = ["build_model", "compile_model", "train"]
 def train(config: TrainingConfig, folder: str | Path, *, resume: bool = False, data_dir: str | None = None) -> Path:
     """Train, choose the best weights on the validation part, and measure them on the test images.
 
-    The folder then holds ``run.json`` (configuration, versions, results), ``model.keras`` (the best weights),
+    The folder then holds ``run.json`` (configuration, versions, results, and as ``init_from_record`` the record of the
+    run whose weights ``config.init_from`` names, None for a bare file), ``model.keras`` (the best weights),
     ``history.csv``, ``tensorboard/``, ``best.weights.h5`` and ``checkpoints/`` (the last epoch, with the optimizer).
 
     Args:
@@ -32,7 +35,7 @@ def train(config: TrainingConfig, folder: str | Path, *, resume: bool = False, d
         data_dir: where TensorFlow Datasets keeps its data.
 
     Returns:
-        ``folder``.
+        ``folder``. The global dtype policy is afterwards what it was before.
 
     Raises:
         ValueError: if ``folder`` holds a run and ``resume`` is False, or that run was set up otherwise.
@@ -42,24 +45,9 @@ def train(config: TrainingConfig, folder: str | Path, *, resume: bool = False, d
     if record.get("results"):
         return folder
     keras.utils.set_random_seed(config.seed)
-    keras.mixed_precision.set_global_policy(config.mixed_precision or "float32")
-    splits = data.load_splits(
-        config.data,
-        config.batch_size,
-        validation=config.validation,
-        data_dir=data_dir,
-        seed=config.seed + 1_000_003 * checkpoint.finished_epochs(folder),  # a resumed run sees other orders
-        augment=config.augment,
-        limit=config.limit,
-        test_limit=config.test_limit,
-    )
-    model = build_model(config)
-    compile_model(model, config, steps_per_epoch=len(splits.train))
-    seconds = _fit(model, config, splits, folder)
-    model.load_weights(folder / "best.weights.h5")
-    results = model.evaluate(splits.test, return_dict=True, verbose=0)
-    _save_model(model, folder / "model.keras")
-    write_json(folder / "run.json", {**record, "results": _results(results, folder, seconds)})
+    with _dtype_policy(config.mixed_precision or "float32"):
+        results = _train(config, folder, data_dir)
+    write_json(folder / "run.json", {**record, "results": results})
     return folder
 
 
@@ -91,6 +79,38 @@ def compile_model(model: keras.Model, config: TrainingConfig, *, steps_per_epoch
     limit = config.gradient_limit if config.mu else None
     loss = FisherTraceLoss(config.mu, label_smoothing=config.label_smoothing, gradient_limit=limit)
     model.compile(optimizer, loss=loss, metrics=["accuracy"])
+
+
+def _train(config: TrainingConfig, folder: Path, data_dir: str | None) -> dict[str, Any]:
+    """Train from the last finished epoch, keep the best model, and measure it."""
+    splits = data.load_splits(
+        config.data,
+        config.batch_size,
+        validation=config.validation,
+        data_dir=data_dir,
+        seed=config.seed + 1_000_003 * checkpoint.finished_epochs(folder),  # a resumed run sees other orders
+        augment=config.augment,
+        limit=config.limit,
+        test_limit=config.test_limit,
+    )
+    model = build_model(config)
+    compile_model(model, config, steps_per_epoch=len(splits.train))
+    seconds = _fit(model, config, splits, folder)
+    model.load_weights(folder / "best.weights.h5")
+    measured = model.evaluate(splits.test, return_dict=True, verbose=0)
+    _save_model(model, folder / "model.keras")
+    return _results(measured, folder, seconds)
+
+
+@contextlib.contextmanager
+def _dtype_policy(name: str) -> Iterator[None]:
+    """Set Keras' global dtype policy, and the previous one again at the end, whatever happened."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def _fit(model: keras.Model, config: TrainingConfig, splits: data.Splits, folder: Path) -> float:
@@ -128,7 +148,9 @@ def _open_run(config: TrainingConfig, folder: Path, resume: bool) -> dict[str, A
     """The content of ``run.json``: that of the run to resume, or a new one."""
     path = folder / "run.json"
     if not path.exists():
-        record = {"config": config.as_dict(), "versions": versions()}
+        record: dict[str, Any] = {"config": config.as_dict(), "versions": versions()}
+        if config.init_from:  # whose record may hold one itself: the whole history of the weights
+            record["init_from_record"] = weights.record_of(config.init_from)
         write_json(path, record)
         return record
     if not resume:

@@ -12,7 +12,7 @@ import numpy as np
 from keras_fim import data, models
 from keras_fim.experiments.records import read_json, write_json
 
-__all__ = ["load_into", "load_model", "store", "stored_names", "weights_dir"]
+__all__ = ["load_into", "load_model", "record_of", "store", "stored_names", "weights_dir"]
 
 
 def weights_dir() -> Path:
@@ -68,6 +68,25 @@ def load_into(model: keras.Model, source: str | Path) -> None:
         model.load_weights(path)
     else:
         model.set_weights(load_model(path).get_weights())
+
+
+def record_of(source: str | Path) -> dict[str, Any] | None:
+    """The record of the run that the weights of a `load_into` source come from.
+
+    Args:
+        source: as in `load_into`.
+
+    Returns:
+        The content of ``run.json``; None for a bare file of weights, which has no record.
+
+    Raises:
+        ValueError: if there is nothing of that name.
+    """
+    path = Path(source)
+    if path.name.endswith((".weights.h5", ".keras")) and path.is_file():
+        return None
+    record = (path if (path / "model.keras").is_file() else _stored(path)) / "run.json"
+    return dict(read_json(record)) if record.is_file() else None
 
 
 def store(model: keras.Model, name: str, record: dict[str, Any], folder: Path | None = None) -> Path:

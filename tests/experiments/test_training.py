@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -13,7 +14,8 @@ import numpy as np
 import pytest
 
 from keras_fim import cli
-from keras_fim.experiments import checkpoint, load_model, recipe, stored_names, train, weights
+from keras_fim.experiments import checkpoint, load_model, recipe, stored_names, train, training, weights
+from keras_fim.experiments.storing import store_run
 from keras_fim.experiments.training import build_model, compile_model
 
 SCRIPT = Path(__file__).parents[2] / "training" / "train_mnist.py"
@@ -48,6 +50,23 @@ def test_quoted_accuracy_is_that_of_the_saved_model(run):
     test = data.load_splits("mnist5k", limit=300, test_limit=100, validation=0.05).test
     accuracy = model.evaluate(test, return_dict=True, verbose=0)["accuracy"]
     assert accuracy == pytest.approx(json.loads((run / "run.json").read_text())["results"]["test_accuracy"])
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt, ValueError])
+def test_global_dtype_policy_is_restored(error, tmp_path, monkeypatch):
+    seen = []
+
+    def build(config):
+        seen.append(keras.config.dtype_policy().name)
+        if error:
+            raise error
+        return build_model(config)
+
+    monkeypatch.setattr(training, "build_model", build)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    with pytest.raises(error) if error else contextlib.nullcontext():
+        train(small(epochs=1), tmp_path / "run")
+    assert seen == ["float32"] and keras.config.dtype_policy().name == "mixed_bfloat16"
 
 
 def test_finished_run_is_not_trained_again(run):
@@ -87,6 +106,37 @@ def test_resumed_model_has_the_weights_the_optimizer_and_the_metrics_of_the_inte
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), err_msg=theirs.path)
 
 
+def test_interrupted_run_in_float16_goes_on_with_its_loss_scale(tmp_path, monkeypatch):
+    def note(model):
+        states.append([variable.numpy() for variable in (*model.variables, *model.optimizer.variables)])
+        scales.append((float(model.optimizer.dynamic_scale.numpy()), int(model.optimizer.step_counter.numpy())))
+
+    class Interrupted(checkpoint.RunCheckpoint):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.optimizer.dynamic_scale.assign(512.0)  # not what a new one starts from
+            self.model.optimizer.step_counter.assign(3)
+            super().on_epoch_end(epoch, logs)
+            note(self.model)
+            raise KeyboardInterrupt
+
+    def resume(model, folder):
+        rows = going_on(model, folder)
+        note(model)
+        return rows
+
+    states, scales, going_on = [], [], checkpoint.resume
+    config = small(mixed_precision="mixed_float16", mu_warmup_epochs=1.0)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(checkpoint, "RunCheckpoint", Interrupted)
+        train(config, tmp_path)
+    monkeypatch.setattr(checkpoint, "resume", resume)
+    record = json.loads((train(config, tmp_path, resume=True) / "run.json").read_text())
+    assert scales == [(512, 3), (512, 3)] and record["results"]["epochs"] == 2
+    for before, after in zip(*states, strict=True):
+        np.testing.assert_array_equal(after, before)
+    assert [row["epoch"] for row in checkpoint.read_history(tmp_path)] == [1, 2]
+
+
 @pytest.mark.slow
 def test_killed_in_the_middle_of_an_epoch_and_resumed(tmp_path):
     command = [sys.executable, str(SCRIPT), "--data", "mnist5k", "--epochs", "4", "--out", str(tmp_path / "run")]
@@ -114,6 +164,43 @@ def test_starting_from_other_weights(run, tmp_path):
         weights.load_into(model, source)
         for ours, theirs in zip(model.get_weights(), trained.get_weights(), strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+
+def test_record_holds_the_whole_history_of_the_weights(run, tmp_path, monkeypatch):
+    def record_of(folder):
+        return json.loads((folder / "run.json").read_text())
+
+    monkeypatch.setenv("KERAS_FIM_WEIGHTS", str(tmp_path / "models"))
+    child = train(small(epochs=1, init_from=str(run)), tmp_path / "child")
+    stored = store_run(child, "child")
+    grandchild = train(small(epochs=1, init_from="child"), tmp_path / "grandchild")
+    assert "init_from_record" not in record_of(run)
+    assert stored["init_from_record"] == record_of(child)["init_from_record"] == record_of(run)
+    assert record_of(grandchild)["init_from_record"] == record_of(tmp_path / "models" / "child") == stored
+    assert stored["results"]["stored"] and record_of(run)["results"] and record_of(run)["versions"]
+
+
+def test_bare_weights_have_no_record_and_missing_ones_leave_no_run(run, tmp_path, monkeypatch):
+    def stop(config):
+        raise InterruptedError
+
+    monkeypatch.setattr(training, "build_model", stop)
+    for name in ("best.weights.h5", "model.keras"):
+        config = small(init_from=str(run / name))
+        with pytest.raises(InterruptedError):
+            train(config, tmp_path / name)
+        record = json.loads((tmp_path / name / "run.json").read_text())
+        assert record == {"config": config.as_dict(), "versions": record["versions"], "init_from_record": None}
+    with pytest.raises(ValueError, match="Received: 'nothing'"):
+        train(small(init_from="nothing"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_without_the_record_of_its_parent_is_resumed(run, tmp_path):
+    config = small(epochs=1, init_from=str(run))
+    (tmp_path / "run.json").write_text(json.dumps({"config": config.as_dict(), "versions": {}}))
+    record = json.loads((train(config, tmp_path, resume=True) / "run.json").read_text())
+    assert record["results"]["epochs"] == 1 and "init_from_record" not in record
 
 
 def test_stored_weights_come_back_as_float16(run, tmp_path, monkeypatch):

@@ -111,7 +111,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """TFDS builder of GTSRB from its three official archives.
 
     They are taken from the manual folder (``<data_dir>/downloads/manual``) or, those that are not there, downloaded.
-    A download is checked; a file that somebody put there is not.
+    A download is checked; of a file that somebody put there, only that it lists the images of every class.
     """
 
     name = "gtsrb"
@@ -151,7 +151,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _train_examples(self, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         with _open(path) as archive:
-            for sheet in sorted(name for name in archive.namelist() if re.search(r"/GT-\d{5}\.csv$", name)):
+            for sheet in _class_sheets(archive, path):
                 for row in _rows(archive, sheet):
                     member = f"{sheet.rpartition('/')[0]}/{row['Filename']}"
                     track, frame = (int(part) for part in Path(member).stem.split("_"))
@@ -272,6 +272,20 @@ def _open(path: Path) -> zipfile.ZipFile:
         return zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path} should be a zip archive; {_AGAIN}") from error
+
+
+def _class_sheets(archive: zipfile.ZipFile, path: Path) -> list[str]:
+    """The annotations of the training images, one CSV for each class; fewer would quietly be fewer images."""
+    sheets = sorted(name for name in archive.namelist() if re.search(r"/GT-\d{5}\.csv$", name))
+    expected = [f"GT-{label:05d}.csv" for label in range(len(CLASS_NAMES))]
+    found = [name.rpartition("/")[2] for name in sheets]
+    if sorted(found) != expected:
+        missing = ", ".join(name for name in expected if name not in found) or "none"
+        raise ValueError(
+            f"{path} should hold {len(expected)} class CSVs, {expected[0]} to {expected[-1]}. "
+            f"Received: {len(found)}; missing: {missing}; {_AGAIN}"
+        )
+    return sheets
 
 
 def _rows(archive: zipfile.ZipFile, sheet: str) -> list[dict[str, str]]:
