@@ -11,11 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.attacks.base import FixedBudgetAttack, Perturbed
-from keras_fim.attacks.losses import log_odds_against, loss_gradient, others
+from keras_fim.attacks.losses import log_odds_against, loss_gradient
 from keras_fim.attacks.lp import by_image, check_norm, norm_name, steepest
+from keras_fim.attacks.targets import TARGETS, check_targets, choose_targets
 from keras_fim.logits import LogitsFunction
 from keras_fim.typing import AttackResult, Images, Labels, Model
-from keras_fim.validation import check_labels
 
 __all__ = ["FGM", "FGSM", "OTCM", "OneStep"]
 
@@ -133,8 +133,7 @@ class OTCM(OneStep):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        choices = ("least_likely", "second", "random", "given")
-        self._check(self.target in choices, "target", f"one of {', '.join(choices)}")
+        self._check(self.target in TARGETS, "target", f"one of {', '.join(TARGETS)}")
         object.__setattr__(self, "norm", check_norm(self.norm, (2, np.inf)))
 
     @property
@@ -173,14 +172,7 @@ class OTCM(OneStep):
     ) -> list[AttackResult]:
         """One result for each ε; as `FixedBudgetAttack.sweep`, with the ``targets`` of the call."""
         problem = self._problem(model, images, labels)
-        if (targets is not None) != (self.target == "given"):
-            raise ValueError(f"`targets` should be passed with target='given' and only then. Received: {targets!r}")
-        if targets is None:
-            return self._sweep(problem, epsilons)
-        classes = check_labels(targets, len(problem.images), problem.num_classes)
-        if (classes == problem.labels.numpy()).any():
-            raise ValueError("`targets` should differ from the true labels. Received: a target that is the label")
-        return self._sweep(problem, epsilons, tf.constant(classes))
+        return self._sweep(problem, epsilons, *check_targets(targets, self.target, problem))
 
     def direction(
         self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, *extras: tf.Tensor
@@ -190,18 +182,7 @@ class OTCM(OneStep):
             tape.watch(images)
             logits = logits_fn(images)
             with tape.stop_recording():
-                targets = extras[0] if extras else self._targets(logits, labels, seed)
+                targets = extras[0] if extras else choose_targets(self.target, logits, labels, seed)
             loss = log_odds_against(logits, targets)
         gradients = tape.gradient(loss, images, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return logits, -steepest(gradients, self.norm)
-
-    def _targets(self, logits: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        num_classes = logits.shape[-1]
-        if self.target == "random":
-            shift = tf.random.stateless_uniform(
-                tf.shape(labels), tf.stack([seed, 0]), 1, num_classes, dtype=labels.dtype
-            )
-            return (labels + shift) % num_classes
-        if self.target == "least_likely":
-            return tf.argmax(others(-logits, labels), axis=-1)
-        return tf.argmax(others(logits, labels), axis=-1)
