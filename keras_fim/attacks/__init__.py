@@ -4,6 +4,7 @@ from keras_fim.attacks.base import Attack, FixedBudgetAttack, MinimalDistanceAtt
 from keras_fim.attacks.carlini_wagner import CarliniWagner
 from keras_fim.attacks.deepfool import DeepFool
 from keras_fim.attacks.iterative import BIM, MIM, PGD
+from keras_fim.attacks.jsma import JSMA
 from keras_fim.attacks.minimal import MinimalDistance
 from keras_fim.attacks.one_step import FGM, FGSM, OTCM
 from keras_fim.attacks.ossa import OSSA
@@ -14,6 +15,7 @@ __all__ = [
     "DeepFool",
     "FGM",
     "FGSM",
+    "JSMA",
     "MIM",
     "OSSA",
     "OTCM",

@@ -16,7 +16,7 @@ from keras_fim.attacks.losses import log_odds_against, others
 from keras_fim.attacks.pairs import best_pairs
 from keras_fim.attacks.targets import TARGETS, check_targets, choose_targets
 from keras_fim.logits import LogitsFunction
-from keras_fim.typing import AttackResult, Images, Labels, Model
+from keras_fim.typing import AttackResult, Images, Labels, LogitsCallable, Model
 
 __all__ = ["JSMA"]
 
@@ -55,13 +55,13 @@ class JSMA(SearchAttack):
     .. math::
         -(\alpha_p + \alpha_q)(\beta_p + \beta_q) \quad\text{with}\quad
         \alpha_p + \alpha_q > 0, \quad \beta_p + \beta_q < 0, \quad
-        \alpha = \nabla z_t, \quad \beta = \nabla \sum_{j \neq t} z_j
+        \alpha = \nabla f_t, \quad \beta = \nabla \sum_{j \neq t} f_j
 
-    for the logits z and the class t aimed at. The best pair is exact (`keras_fim.attacks.pairs`); a move costs one
-    forward and two backward passes whatever the number of classes. Without a target the signs change, t is the true
-    class, and the moves go on until any other class is predicted. A value at its bound cannot be changed further. A
-    sample for which no pair is left stands. Of the pair changed last a value that was not needed is put back, so that
-    the number of changed values may be odd; this departs from the paper.
+    for the outputs f and the class t aimed at. Without a target f_y of the true class should fall instead, and the
+    moves go on until any other class is predicted. The best pair is exact (`keras_fim.attacks.pairs`); a move costs at
+    most one forward and two backward passes, whatever the number of classes. A value at its bound cannot be changed
+    further. A sample for which no pair is left stands. A value of the last pair that was not needed is put back, so
+    that the number of changed values may be odd; this departs from the paper.
 
     Distances are numbers of changed values (l0). With a target, an adversarial is one that is classified as the target.
 
@@ -72,6 +72,11 @@ class JSMA(SearchAttack):
             paper's experiments used 0.145. A small one saves time on samples that resist.
         target: ``"none"``, or the class aimed at: ``"given"`` with each call, ``"second"`` (the most probable wrong
             one), ``"least_likely"`` or ``"random"`` (any wrong one).
+        saliency: the outputs f. ``"probabilities"``: as they sum to 1, β is -α, and one backward pass is enough; the
+            slopes are those of the log odds, which do not vanish on confident samples. ``"logits"``, as in the paper's
+            experiments; without a target α is that of the largest wrong logit and β that of the true one. With a
+            target, logits need more changed values, because lowering the sum of all others is not what the
+            prediction depends on.
 
     Details of a result: with a target, ``targets``, int64 ``(batch,)`` (0 for samples that were wrong before).
 
@@ -173,7 +178,7 @@ class JSMA(SearchAttack):
             return labels
         return extras[0] if extras else choose_targets(self.target, logits_fn(images), labels, seed)
 
-    def _move(self, logits_fn: LogitsFunction, walk: _Walk, arrived: _Arrived) -> tuple[_Walk, _Arrived]:
+    def _move(self, logits_fn: LogitsCallable, walk: _Walk, arrived: _Arrived) -> tuple[_Walk, _Arrived]:
         """Samples that have arrived leave; the others change their best pair, or leave if there is none."""
         rise, fall, logits = self._slopes(logits_fn, walk)
         done = self._done(logits, walk.classes)
@@ -185,7 +190,7 @@ class JSMA(SearchAttack):
         point = tf.where(_marks(pair, moved), moved, walk.point)
         return walk._replace(point=point, pair=pair).keep(exists), arrived
 
-    def _slopes(self, logits_fn: LogitsFunction, walk: _Walk) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _slopes(self, logits_fn: LogitsCallable, walk: _Walk) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Gradients of what should rise and of minus what should fall, and the logits."""
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch(walk.point)
@@ -217,7 +222,7 @@ class JSMA(SearchAttack):
         return (moved != walk.point) & (changed | room)
 
     def _put_back(
-        self, logits_fn: LogitsFunction, arrived: _Arrived, origin: tf.Tensor, classes: tf.Tensor
+        self, logits_fn: LogitsCallable, arrived: _Arrived, origin: tf.Tensor, classes: tf.Tensor
     ) -> tf.Tensor:
         """The adversarials, without a value of the pair changed last if they stay adversarial."""
         points = arrived.points

@@ -74,7 +74,7 @@ def _among(a: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         sums = [each[:, start : start + _BLOCK, None] + each[:, None, start:] for each in (a, b)]
         rows, columns = tf.unstack(tf.shape(sums[0])[1:])
         valid = (tf.range(columns) > tf.range(rows)[:, None]) & (sums[0] > 0) & (sums[1] > 0)
-        products = tf.reshape(tf.where(valid, sums[0] * sums[1], tf.zeros_like(a[:1, :1, None])), [batch, rows * columns])
+        products = tf.reshape(tf.where(valid, sums[0] * sums[1], 0), [batch, rows * columns])
         best = tf.argmax(products, axis=-1, output_type=tf.int32)
         value = tf.gather(products, best, batch_dims=1)
         here = start + tf.stack([best // columns, best % columns], axis=-1)
