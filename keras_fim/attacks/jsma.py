@@ -67,7 +67,7 @@ class JSMA(SearchAttack):
 
     Args:
         theta: change of a value in one move, as a share of the range of ``bounds``: > 0 raises, < 0 lowers; 1 and -1
-            go to the bound at once.
+            go to the bound at once. If it is negative, α and β change their signs.
         gamma: largest share of the values that may be changed. All of them by default, as in CleverHans and ART; the
             paper's experiments used 0.145. A small one saves time on samples that resist.
         target: ``"none"``, or the class aimed at: ``"given"`` with each call, ``"second"`` (the most probable wrong
@@ -191,13 +191,15 @@ class JSMA(SearchAttack):
         return walk._replace(point=point, pair=pair).keep(exists), arrived
 
     def _slopes(self, logits_fn: LogitsCallable, walk: _Walk) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Gradients of what should rise and of minus what should fall, and the logits."""
+        """Slopes, in the direction of a move, of what should rise and of minus what should fall; and the logits."""
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch(walk.point)
             logits = logits_fn(walk.point)
             values = self._rise_and_fall(logits, walk.classes)
         zero = tf.UnconnectedGradients.ZERO
         slopes = [tape.gradient(value, walk.point, unconnected_gradients=zero) for value in values]
+        if self.theta < 0:
+            slopes = [-slope for slope in slopes]
         return slopes[0], slopes[-1], logits
 
     def _rise_and_fall(self, logits: tf.Tensor, classes: tf.Tensor) -> tuple[tf.Tensor, ...]:
