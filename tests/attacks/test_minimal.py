@@ -13,6 +13,7 @@ ATTACKS = [
     attacks.MinimalDistance(attacks.BIM(norm=1, steps=5)),
     attacks.DeepFool(),
     attacks.DeepFool(norm=np.inf, num_rivals=2),
+    attacks.JSMA(),
     attacks.CarliniWagner(steps=30, search_steps=3, learning_rate=0.1),
 ]
 
