@@ -68,7 +68,7 @@ class JSMA(SearchAttack):
     Args:
         theta: change of a value in one move, as a share of the range of ``bounds``: > 0 raises, < 0 lowers; 1 and -1
             go to the bound at once. If it is negative, α and β change their signs.
-        gamma: largest share of the values that may be changed. All of them by default, as in CleverHans and ART; the
+        gamma: largest share of the values that may be changed. All of them by default, as in ART; the
             paper's experiments used 0.145. A small one saves time on samples that resist.
         target: ``"none"``, or the class aimed at: ``"given"`` with each call, ``"second"`` (the most probable wrong
             one), ``"least_likely"`` or ``"random"`` (any wrong one).
