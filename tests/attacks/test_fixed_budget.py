@@ -34,7 +34,11 @@ def linear(num_classes=2, size=6, dtype="float32"):
     return model, images, model(images).numpy().argmax(axis=-1)
 
 
-@pytest.mark.parametrize(("attack", "dual"), [(attacks.FGSM(bounds=WIDE), 1), (attacks.FGM(bounds=WIDE), 2), (attacks.OSSA(bounds=WIDE), 2)], ids=repr)
+@pytest.mark.parametrize(
+    ("attack", "dual"),
+    [(attacks.FGSM(bounds=WIDE), 1), (attacks.FGM(bounds=WIDE), 2), (attacks.OSSA(bounds=WIDE), 2)],
+    ids=["fgsm", "fgm", "ossa"],
+)
 def test_two_linear_classes_are_fooled_exactly_from_the_optimal_distance_on(attack, dual):
     """The distance to the boundary is ``|z_0 - z_1| / ‖w_0 - w_1‖_q`` with the dual norm q."""
     model, images, labels = linear()
