@@ -35,7 +35,9 @@ def test_everyone_may_leave_at_once(digit_model, digits):
     attack = attacks.BIM(stop_early=True)
     wrong = (digits[3] + 1) % 10
     assert not attack(digit_model, digits[2][:3], wrong[:3], epsilon=0.1).success.any()
-    assert attack(digit_model, digits[2][:1], digits[3][:1], epsilon=1.0).success.all()
+    (fooled,) = np.nonzero(attack(digit_model, digits[2][:40], digits[3][:40], epsilon=0.2).success)
+    assert len(fooled) > 5
+    assert attack(digit_model, digits[2][fooled], digits[3][fooled], epsilon=0.2).success.all()
 
 
 def test_seed_repeats_random_starts(digit_model, digits):
@@ -49,9 +51,7 @@ def test_seed_repeats_random_starts(digit_model, digits):
 
 
 def test_targeted_margin_takes_another_class_at_each_restart(digit_model, digits):
-    """With a tiny budget nobody is fooled, and the last restart's way is the one to the least probable class."""
     images, labels = digits[2][:30], digits[3][:30]
-    logits = digit_model.get_layer("logits")  # noqa: F841 - the model has them
     attack = attacks.PGD(loss="targeted_margin", restarts=9, steps=10)
     plain = attacks.PGD(loss="margin", steps=10)
     assert attack(digit_model, images, labels, epsilon=0.05).success.sum() >= (

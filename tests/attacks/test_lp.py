@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_fim.attacks import lp
@@ -17,6 +17,7 @@ def vectors(seed, batch=4):
 
 
 @pytest.mark.parametrize("norm", NORMS)
+@settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 10_000), radius=st.floats(0, 50))
 def test_projection_is_the_nearest_point_of_the_ball(norm, seed, radius):
     x = vectors(seed)
