@@ -1,6 +1,6 @@
 """Adversarial attacks, compiled, behind one call."""
 
-from keras_fim.attacks.base import Attack, FixedBudgetAttack, MinimalDistanceAttack
+from keras_fim.attacks.base import Attack, FixedBudgetAttack, MinimalDistanceAttack, SearchAttack
 from keras_fim.attacks.carlini_wagner import CarliniWagner
 from keras_fim.attacks.deepfool import DeepFool
 from keras_fim.attacks.iterative import BIM, MIM, PGD
@@ -24,4 +24,5 @@ __all__ = [
     "FixedBudgetAttack",
     "MinimalDistance",
     "MinimalDistanceAttack",
+    "SearchAttack",
 ]
