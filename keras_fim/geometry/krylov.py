@@ -162,13 +162,14 @@ def _refined(
 
     size, classes = space.basis.shape[-1], space.products.shape[-1]
     shapes = _Space(tf.TensorShape([None]), tf.TensorShape([None, None, size]), tf.TensorShape([None, None, classes]))
-    return tf.while_loop(
+    refined, _ = tf.while_loop(
         lambda spectrum, space: tf.size(space.images) > 0,
         body,
         (spectrum, _only(space, ~spectrum.converged)),
         shape_invariants=(Spectrum(*(value.shape for value in spectrum)), shapes),
         maximum_iterations=max_steps - 1,
-    )[0]
+    )
+    return Spectrum(*refined)
 
 
 def _scaled(logits_fn: LogitsCallable, images: tf.Tensor) -> _Scaled:
@@ -236,7 +237,9 @@ def _ritz(
 def _flat(images: tf.Tensor) -> tf.Tensor:
     """Images as vectors ``(batch, D)``."""
     size = images.shape[1:].num_elements()
-    return tf.reshape(images, (tf.shape(images)[0], tf.math.reduce_prod(tf.shape(images)[1:]) if size is None else size))
+    if size is None:
+        size = tf.math.reduce_prod(tf.shape(images)[1:])
+    return tf.reshape(images, (tf.shape(images)[0], size))
 
 
 def _only(space: _Space, mask: tf.Tensor) -> _Space:
