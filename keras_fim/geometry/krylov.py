@@ -221,7 +221,9 @@ def _ritz(
     scaled: _Scaled, space: _Space, k: int, rtol: float
 ) -> tuple[tuple[tf.Tensor, tf.Tensor], tf.Tensor]:
     """Eigenvalues ``(active, k)`` and directions ``(active, k, D)`` in the space, and whether they have converged."""
-    small = tf.matmul(space.products, space.products, transpose_b=True)
+    scale = tf.reduce_max(tf.abs(space.products), axis=(1, 2), keepdims=True)
+    products = tf.math.divide_no_nan(space.products, scale)  # of a nearly constant model squares would underflow
+    small = tf.matmul(products, products, transpose_b=True)
     values, vectors = tf.linalg.eigh(small)
     values, vectors = tf.reverse(values, axis=[-1]), tf.reverse(vectors, axis=[-1])
     newest = tf.matmul(small[:, -k:, -k:], vectors[:, -k:, :k])
@@ -229,7 +231,7 @@ def _ritz(
     gaps = values[:, :k] - values[:, 1 : k + 1]
     gaps = tf.minimum(gaps, tf.concat([gaps[:, :1], gaps[:, :-1]], axis=-1))
     converged = tf.reduce_all(tf.norm(newest, axis=1) <= rtol * gaps + noise, axis=-1)
-    eigenvalues = tf.where(values[:, :k] > noise, scaled.unsure * values[:, :k], 0)
+    eigenvalues = tf.where(values[:, :k] > noise, scaled.unsure * scale[:, 0] ** 2 * values[:, :k], 0)
     directions = _unit(tf.matmul(vectors[:, :, :k], space.basis, transpose_a=True))
     return (eigenvalues, tf.where(eigenvalues[..., None] > 0, directions, 0)), converged
 

@@ -131,6 +131,16 @@ def test_nearly_saturated_and_saturated_samples():
     assert spectrum.converged.numpy().all()
 
 
+def test_a_nearly_constant_model_is_not_taken_for_converged():
+    """Logits that change by 1e-12: G_x is 1e-24 times that of the model itself, squares of it underflow in float32."""
+    weights = tf.constant(np.random.default_rng(0).normal(size=(12, 12)), tf.float32)
+    x = inputs(5, dtype="float32")
+    exact = geometry.exact_spectrum(lambda x: x @ weights * 1e-12, x)
+    krylov = geometry.krylov_spectrum(lambda x: x @ weights * 1e-12, x, max_steps=12, rtol=1e-3)
+    assert (krylov.num_steps.numpy() > 1).all() and (exact.eigenvalues.numpy() > 0).all()
+    assert_same_pairs(krylov, exact, rtol=1e-3)
+
+
 def test_a_constant_model_has_a_zero_spectrum():
     spectrum = geometry.krylov_spectrum(lambda x: tf.zeros((tf.shape(x)[0], 3)), tf.ones((2, 4)), k=2)
     assert not spectrum.eigenvalues.numpy().any() and not spectrum.directions.numpy().any()
