@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from keras_fim.geometry.eigen import exact_spectrum
+from keras_fim.geometry.krylov import MAX_STEPS, RTOL
+from keras_fim.geometry.spectrum import check_method, spectrum_and_logits
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.typing import Images, Model, Spectrum
 from keras_fim.validation import check_images
@@ -12,7 +13,16 @@ from keras_fim.validation import check_images
 __all__ = ["fisher_spectrum"]
 
 
-def fisher_spectrum(model: Model, images: Images, k: int = 1, *, batch_size: int = 128) -> Spectrum:
+def fisher_spectrum(
+    model: Model,
+    images: Images,
+    k: int = 1,
+    *,
+    method: str = "auto",
+    rtol: float = RTOL,
+    max_steps: int = MAX_STEPS,
+    batch_size: int = 128,
+) -> Spectrum:
     r"""The k largest eigenpairs of the Fisher information matrix :math:`G_x` of a model, image by image.
 
     The largest eigenvalue says how fast the predicted distribution can change around an image:
@@ -21,14 +31,18 @@ def fisher_spectrum(model: Model, images: Images, k: int = 1, *, batch_size: int
     Args:
         model: any classifier that `keras_fim.logits.logits_function` takes.
         images: ``(batch, ...)`` in the range that the model takes.
-        k: number of eigenpairs, from 1 to the number of classes.
-        batch_size: images that are worked on at a time; bounds the memory, ``batch_size * K`` images.
+        k: number of eigenpairs, from 1 to the number of classes K.
+        method: ``"exact"`` takes K gradients and a K x K eigenproblem for each image; ``"krylov"`` a few products with
+            the factor B, whatever K is (`keras_fim.geometry.krylov_spectrum`); ``"auto"`` is exact up to 4 k classes.
+        rtol: tolerance of the Krylov method on the sine of the angle to the eigenvector, as it estimates it.
+        max_steps: largest number of its steps; an image that needs more is marked in ``converged``.
+        batch_size: images that are worked on at a time; bounds the memory (exact: ``batch_size * K`` images).
 
     Returns:
         `Spectrum` of float32 tensors (float64 for a float64 model).
 
     Raises:
-        ValueError: if images are empty, not finite or without a batch axis, or ``k`` or ``batch_size`` out of range.
+        ValueError: if images are empty, not finite or without a batch axis, or an option is out of range.
 
     Example:
         >>> from keras_fim import models
@@ -39,12 +53,15 @@ def fisher_spectrum(model: Model, images: Images, k: int = 1, *, batch_size: int
     images = check_images(images)
     if batch_size < 1:
         raise ValueError(f"`batch_size` should be a positive integer. Received: batch_size={batch_size}")
+    check_method(method, rtol, max_steps)
     logits_fn = logits_function(model, images)
     images = logits_fn.cast(images)
-    spectrum = logits_fn.compiled(_spectrum, k)
+    spectrum = logits_fn.compiled(_spectrum, k, method, rtol, max_steps)
     parts = [spectrum(images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
     return Spectrum(*(tf.concat(column, axis=0) for column in zip(*parts, strict=True)))
 
 
-def _spectrum(k: int, logits_fn: LogitsFunction, images: tf.Tensor) -> Spectrum:
-    return exact_spectrum(logits_fn, images, k)
+def _spectrum(
+    k: int, method: str, rtol: float, max_steps: int, logits_fn: LogitsFunction, images: tf.Tensor
+) -> Spectrum:
+    return spectrum_and_logits(logits_fn, images, k, method=method, rtol=rtol, max_steps=max_steps)[0]

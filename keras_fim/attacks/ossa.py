@@ -10,8 +10,8 @@ import tensorflow as tf
 from keras_fim.attacks.base import FixedBudgetAttack, Perturbed
 from keras_fim.attacks.losses import log_odds_against, loss_gradient
 from keras_fim.attacks.lp import by_image, unit
-from keras_fim.geometry.eigen import spectrum_of_factor
-from keras_fim.geometry.jacobian import factor
+from keras_fim.geometry.krylov import MAX_STEPS, RTOL
+from keras_fim.geometry.spectrum import check_method, spectrum_and_logits
 from keras_fim.logits import LogitsFunction
 
 __all__ = ["OSSA"]
@@ -23,11 +23,19 @@ class OSSA(FixedBudgetAttack):
 
     .. math:: \max_\eta\; \eta^\top G_x \eta \quad \text{s.t.} \quad \|\eta\|_2 = \varepsilon,\; J(y, x+\eta) > J(y, x)
 
-    The eigenvector η of the D x D matrix comes from the K x K matrix of the same spectrum. Its sign is free: the one
-    with the larger loss at ``x ± ε η``, after clipping to the pixel bounds, is taken. Where the matrix vanishes in
-    float32 (a saturated sample), η is the gradient of the logit margin ``max_{j≠y} z_j - z_y``.
+    The sign of η is free: the one with the larger loss at ``x ± ε η``, after clipping to the pixel bounds, is taken.
+    Where the matrix vanishes in float32 (a saturated sample), η is the gradient of the logit margin
+    ``max_{j≠y} z_j - z_y``. With several steps each has length ε / ``steps`` and goes along the eigenvector at the
+    point reached, so their sum stays within ε; of the points reached the one with the largest loss is returned.
 
-    `AttackResult.details` has ``saturated``, bool ``(batch,)``: which samples took that way out.
+    Args:
+        method: how the eigenvector is found, ``"exact"``, ``"krylov"`` or ``"auto"``, as in `fisher_spectrum`.
+        rtol: of the Krylov method, as there.
+        max_steps: of the Krylov method, as there.
+        steps: how often a new eigenvector is taken.
+
+    `AttackResult.details`, each ``(batch,)``, over all steps: ``saturated``, bool, whether the margin had to help out;
+    ``converged``, bool, whether the eigenvectors did; ``num_steps``, int32, what the Krylov method took for them.
 
     ε is the norm itself; the paper's section 3.1 uses ε for its square, its section 4 and figures for the norm.
 
@@ -46,25 +54,36 @@ class OSSA(FixedBudgetAttack):
     name = "ossa"
     norm = 2.0
 
+    method: str = "auto"
+    rtol: float = RTOL
+    max_steps: int = MAX_STEPS
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_method(self.method, self.rtol, self.max_steps)
+        self._check(self.steps >= 1, "steps", "a positive integer")
+
     @property
     def one_step(self) -> bool:
-        """True."""
-        return True
+        """Whether `steps` is 1."""
+        return self.steps == 1
 
     def prepare(
         self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
-        """Logits, unit directions, and which samples are saturated."""
-        matrix, logits = factor(logits_fn, images)
-        eigenvalues, directions = spectrum_of_factor(matrix, k=1)
-        saturated = eigenvalues[:, 0] <= 0
+        """Logits, unit directions, and the details."""
+        found, logits = spectrum_and_logits(
+            logits_fn, images, method=self.method, rtol=self.rtol, max_steps=self.max_steps
+        )
+        saturated = found.eigenvalues[:, 0] <= 0
         margins = tf.cond(
             tf.reduce_any(saturated),
-            lambda: unit(loss_gradient(logits_fn, images, labels)[0]),
+            lambda: unit(loss_gradient(logits_fn, images, labels, loss="margin")[0]),
             lambda: tf.zeros_like(images),
         )
-        directions = tf.where(by_image(saturated, images), margins, tf.reshape(directions, tf.shape(images)))
-        return logits, directions, saturated
+        directions = tf.where(by_image(saturated, images), margins, found.directions[:, 0])
+        return logits, directions, saturated, found.converged, found.num_steps
 
     def perturb(
         self,
@@ -76,11 +95,41 @@ class OSSA(FixedBudgetAttack):
         logits: tf.Tensor,
         *state: Any,
     ) -> Perturbed:
-        """The better of the two steps."""
-        directions, saturated = state
-        step = by_image(epsilon, images) * directions
-        forward, backward = (tf.clip_by_value(images + s * step, *self.bounds) for s in (1, -1))
+        """The best point of all steps, each to the better side."""
+        directions, *details = state
+        length = epsilon / self.steps
+        points, logits = self._better_side(logits_fn, images, labels, length, directions)
+
+        def body(best: Perturbed, points: tf.Tensor) -> tuple[Perturbed, tf.Tensor]:
+            _, directions, saturated, converged, num_steps = self.prepare(logits_fn, points, labels, seed)
+            points, logits = self._better_side(logits_fn, points, labels, length, directions)
+            worse = log_odds_against(logits, labels) < log_odds_against(best.logits, labels)
+            known = best.details
+            details = {
+                "saturated": known["saturated"] | saturated,
+                "converged": known["converged"] & converged,
+                "num_steps": known["num_steps"] + num_steps,
+            }
+            kept = tf.where(by_image(worse, images), best.adversarials, points)
+            return Perturbed(kept, tf.where(worse[:, None], best.logits, logits), details), points
+
+        best = Perturbed(points, logits, dict(zip(("saturated", "converged", "num_steps"), details, strict=True)))
+        if self.steps == 1:
+            return best
+        best, _ = tf.while_loop(lambda *_: True, body, (best, points), maximum_iterations=self.steps - 1)
+        return Perturbed(*best)
+
+    def _better_side(
+        self,
+        logits_fn: LogitsFunction,
+        points: tf.Tensor,
+        labels: tf.Tensor,
+        length: tf.Tensor,
+        directions: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """A step along or against ``directions``, within the bounds, to where the loss is larger; the logits there."""
+        step = by_image(length, points) * directions
+        forward, backward = (tf.clip_by_value(points + s * step, *self.bounds) for s in (1, -1))
         attacked, other = logits_fn(forward), logits_fn(backward)
         better = log_odds_against(attacked, labels) >= log_odds_against(other, labels)
-        adversarials = tf.where(by_image(better, images), forward, backward)
-        return Perturbed(adversarials, tf.where(better[:, None], attacked, other), {"saturated": saturated})
+        return tf.where(by_image(better, points), forward, backward), tf.where(better[:, None], attacked, other)

@@ -1,7 +1,15 @@
 """Fisher geometry of classifiers: the mathematics, on logits and on functions from images to logits."""
 
 from keras_fim.geometry.eigen import exact_spectrum
-from keras_fim.geometry.jacobian import factor, factor_product, factor_transpose_product, fisher_product
+from keras_fim.geometry.jacobian import (
+    Linearisation,
+    factor,
+    factor_product,
+    factor_transpose_product,
+    fisher_product,
+    linearise,
+)
+from keras_fim.geometry.krylov import krylov_spectrum
 from keras_fim.geometry.label_smoothing import default_mu, label_smoothing_from_mu, mu_from_label_smoothing
 from keras_fim.geometry.penalty import INVERSE_PROBABILITY_CAP, penalised_cross_entropy
 from keras_fim.geometry.simplex import (
@@ -14,6 +22,7 @@ from keras_fim.geometry.simplex import (
 
 __all__ = [
     "INVERSE_PROBABILITY_CAP",
+    "Linearisation",
     "default_mu",
     "exact_spectrum",
     "factor",
@@ -21,7 +30,9 @@ __all__ = [
     "factor_transpose_product",
     "fisher_product",
     "kl_divergence",
+    "krylov_spectrum",
     "label_smoothing_from_mu",
+    "linearise",
     "logit_fim",
     "logit_fim_largest_eigenvalue",
     "mu_from_label_smoothing",

@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras_fim.geometry.jacobian import factor
 from keras_fim.typing import LogitsCallable, Spectrum
 
-__all__ = ["exact_spectrum", "spectrum_of_factor"]
+__all__ = ["exact_spectrum", "exact_spectrum_and_logits", "spectrum_of_factor"]
 
 
 def exact_spectrum(logits_fn: LogitsCallable, images: tf.Tensor, k: int = 1) -> Spectrum:
@@ -34,13 +34,18 @@ def exact_spectrum(logits_fn: LogitsCallable, images: tf.Tensor, k: int = 1) -> 
         >>> exact_spectrum(lambda x: x @ weights, tf.zeros((1, 1))).eigenvalues.numpy().round(3)
         array([[1.]], dtype=float32)
     """
+    return exact_spectrum_and_logits(logits_fn, images, k)[0]
+
+
+def exact_spectrum_and_logits(logits_fn: LogitsCallable, images: tf.Tensor, k: int = 1) -> tuple[Spectrum, tf.Tensor]:
+    """`exact_spectrum`, and the logits ``(batch, K)``, which it has anyway."""
     images = tf.convert_to_tensor(images)
-    matrix, _ = factor(logits_fn, images)
+    matrix, logits = factor(logits_fn, images)
     eigenvalues, directions = spectrum_of_factor(matrix, k)
     batch = tf.shape(images)[0]
     directions = tf.reshape(directions, tf.concat([[batch, k], tf.shape(images)[1:]], axis=0))
     directions.set_shape([images.shape[0], k, *images.shape[1:]])
-    return Spectrum(eigenvalues, directions, tf.ones((batch,), tf.bool), tf.zeros((batch,), tf.int32))
+    return Spectrum(eigenvalues, directions, tf.ones((batch,), tf.bool), tf.zeros((batch,), tf.int32)), logits
 
 
 def spectrum_of_factor(matrix: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]:

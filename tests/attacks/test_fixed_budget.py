@@ -17,6 +17,7 @@ ATTACKS = [
     attacks.OTCM(),
     attacks.OTCM(target="second", norm=2),
     attacks.OSSA(),
+    attacks.OSSA(steps=3, method="exact"),
     *[attacks.BIM(norm=p, steps=3) for p in (1, 2, np.inf)],
     attacks.MIM(steps=3),
     attacks.PGD(steps=3, norm=1, random_start=False, loss="margin", restarts=1),
@@ -152,7 +153,8 @@ def test_attack_is_traced_once_per_model(attack, digit_model, digits):
 
 
 def test_repr_shows_the_options_and_equal_options_are_equal():
-    assert repr(attacks.OSSA()) == "OSSA(bounds=(0.0, 1.0), batch_size=128, seed=0)"
+    options = "method='auto', rtol=0.05, max_steps=10, steps=1"
+    assert repr(attacks.OSSA()) == f"OSSA(bounds=(0.0, 1.0), batch_size=128, seed=0, {options})"
     assert attacks.OSSA() == attacks.OSSA() and attacks.OSSA(batch_size=2) != attacks.OSSA()
 
 

@@ -1,0 +1,258 @@
+r"""Eigenpairs of :math:`G_x = B^\top B` from a few products with B and its transpose: the cost does not grow with K.
+
+A block Krylov method. It starts from the rows of B of the k most probable classes; the first, the gradient of the
+cross-entropy at the predicted class, is nearly the top eigenvector. A step takes the newest vectors q to
+:math:`B^\top B q`, makes them orthonormal to all before, and solves the eigenproblem of :math:`G_x` in the span of all
+(Rayleigh-Ritz in the right vectors). One step is enough for most images; only the others are worked on further.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from keras_fim.geometry.jacobian import Linearisation, linearise
+from keras_fim.typing import LogitsCallable, Spectrum
+
+__all__ = ["MAX_STEPS", "RTOL", "check_tolerance", "krylov_spectrum", "krylov_spectrum_and_logits"]
+
+RTOL = 0.05
+MAX_STEPS = 10
+
+
+class _Space(NamedTuple):
+    """Krylov spaces of some images.
+
+    Attributes:
+        images: their indices ``(active,)``.
+        basis: orthonormal vectors q ``(active, m, D)``; zero where the space has no more dimensions.
+        products: ``B q``, scaled, ``(active, m, K)``.
+    """
+
+    images: tf.Tensor
+    basis: tf.Tensor
+    products: tf.Tensor
+
+
+class _Scaled(NamedTuple):
+    r"""B divided by :math:`\sqrt{1 - p_y}`, y the predicted class: of the order of J however sure the model is.
+
+    Attributes:
+        jacobian: of the logits.
+        predicted: one-hot y ``(batch, K)``.
+        rest: ``p_j / (1 - p_y)``, 0 at y; ``(batch, K)``.
+        sure: ``p_y`` ``(batch, 1)``.
+        unsure: ``1 - p_y`` without cancellation ``(batch, 1)``; G_x is ``unsure`` times what is computed here.
+    """
+
+    jacobian: Linearisation
+    predicted: tf.Tensor
+    rest: tf.Tensor
+    sure: tf.Tensor
+    unsure: tf.Tensor
+
+    def product(self, vectors: tf.Tensor) -> tf.Tensor:
+        """``B v``, scaled: ``(batch, K)``."""
+        slopes = self.jacobian.push(vectors)
+        slopes -= tf.reduce_sum(self.predicted * slopes, axis=-1, keepdims=True)
+        mean = tf.reduce_sum(self.rest * slopes, axis=-1, keepdims=True)
+        return tf.sqrt(self.rest) * (slopes - self.unsure * mean) - self.predicted * (
+            tf.sqrt(self.sure * self.unsure) * mean
+        )
+
+    def transpose_product(self, vectors: tf.Tensor) -> tf.Tensor:
+        """``Bᵀ u`` up to a positive factor that keeps it in range, in the shape of the images."""
+        weighted = tf.sqrt(self.rest) * vectors
+        own = tf.reduce_sum(self.predicted * vectors, axis=-1, keepdims=True)
+        total = self.unsure * tf.reduce_sum(weighted, axis=-1, keepdims=True) + tf.sqrt(self.sure * self.unsure) * own
+        upstream = weighted - self.rest * total
+        upstream -= self.predicted * tf.reduce_sum(upstream, axis=-1, keepdims=True)
+        return self.jacobian.pull(_scaled_to_one(upstream))
+
+
+def krylov_spectrum(
+    logits_fn: LogitsCallable, images: tf.Tensor, k: int = 1, *, rtol: float = RTOL, max_steps: int = MAX_STEPS
+) -> Spectrum:
+    r"""The k largest eigenpairs of ``G_x``, from a few products with B and its transpose; B itself is never formed.
+
+    A pair :math:`(\lambda, v)` has converged when the estimated residual, relative to the gap to the next eigenvalues,
+    is small: :math:`\|G_x v - \lambda v\| \le \mathrm{rtol}\,(\lambda - \lambda')`, which bounds the sine of the angle
+    between v and the eigenvector. The residual is estimated from what is at hand: it is the newest vectors' share in v
+    times their block of the small matrix (exact would be their coupling to vectors not yet computed, which costs one
+    more gradient). k pairs take k products with B and with its transpose in each step.
+
+    Args:
+        logits_fn: a function from images ``(batch, ...)`` to logits ``(batch, K)``, sample by sample.
+        images: ``(batch, ...)``, floating.
+        k: number of eigenpairs, from 1 to K.
+        rtol: tolerance on the estimated sine, > 0. The eigenvalue's relative error is about its square.
+        max_steps: largest number of steps, >= 1.
+
+    Returns:
+        `Spectrum` with ``directions`` of shape ``(batch, k, *image shape)``. What has not converged is marked so, and
+        is the best of the space so far: the eigenvalue is one from below.
+
+    Raises:
+        ValueError: if ``k`` is not in 1..K, ``rtol <= 0`` or ``max_steps < 1``.
+
+    Example:
+        >>> weights = tf.constant([[1.0, -1.0]])  # one pixel, two classes: G_x = 4 p_1 p_2
+        >>> krylov_spectrum(lambda x: x @ weights, tf.zeros((1, 1))).eigenvalues.numpy().round(3)
+        array([[1.]], dtype=float32)
+    """
+    return krylov_spectrum_and_logits(logits_fn, images, k, rtol=rtol, max_steps=max_steps)[0]
+
+
+def krylov_spectrum_and_logits(
+    logits_fn: LogitsCallable, images: tf.Tensor, k: int = 1, *, rtol: float = RTOL, max_steps: int = MAX_STEPS
+) -> tuple[Spectrum, tf.Tensor]:
+    """`krylov_spectrum`, and the logits ``(batch, K)``, which it has anyway."""
+    check_tolerance(rtol, max_steps)
+    images = tf.convert_to_tensor(images)
+    scaled = _scaled(logits_fn, images)
+    logits = scaled.jacobian.logits
+    if not 1 <= k <= logits.shape[-1]:
+        raise ValueError(f"`k` should be from 1 to the number of classes, {logits.shape[-1]}. Received: k={k}")
+    space = _advanced(scaled, _start(scaled, images, k), images, k)
+    found, converged = _ritz(scaled, space, k, rtol)
+    count = tf.shape(images)[0]
+    spectrum = Spectrum(*found, converged, tf.ones((count,), tf.int32))
+    if max_steps > 1:
+        spectrum = _refined(logits_fn, images, spectrum, space, k, rtol, max_steps)
+    directions = tf.reshape(spectrum.directions, tf.concat([[count, k], tf.shape(images)[1:]], axis=0))
+    directions.set_shape([images.shape[0], k, *images.shape[1:]])
+    return spectrum._replace(directions=directions), logits
+
+
+def check_tolerance(rtol: float, max_steps: int) -> None:
+    """Check the options of `krylov_spectrum`.
+
+    Raises:
+        ValueError: if ``rtol <= 0`` or ``max_steps < 1``.
+    """
+    if not rtol > 0:
+        raise ValueError(f"`rtol` should be positive. Received: rtol={rtol}")
+    if max_steps < 1:
+        raise ValueError(f"`max_steps` should be a positive integer. Received: max_steps={max_steps}")
+
+
+def _refined(
+    logits_fn: LogitsCallable,
+    images: tf.Tensor,
+    spectrum: Spectrum,
+    space: _Space,
+    k: int,
+    rtol: float,
+    max_steps: int,
+) -> Spectrum:
+    """Further steps for the images that have not converged, gathered into a smaller batch before each."""
+
+    def body(spectrum: Spectrum, space: _Space) -> tuple[Spectrum, _Space]:
+        chosen = tf.gather(images, space.images)
+        scaled = _scaled(logits_fn, chosen)
+        space = _advanced(scaled, space, chosen, k)
+        found, converged = _ritz(scaled, space, k, rtol)
+        steps = tf.gather(spectrum.num_steps, space.images) + 1
+        where = space.images[:, None]
+        updates = (*found, converged, steps)
+        updated = [tf.tensor_scatter_nd_update(old, where, new) for old, new in zip(spectrum, updates, strict=True)]
+        return Spectrum(*updated), _only(space, ~converged)
+
+    size, classes = space.basis.shape[-1], space.products.shape[-1]
+    shapes = _Space(tf.TensorShape([None]), tf.TensorShape([None, None, size]), tf.TensorShape([None, None, classes]))
+    refined, _ = tf.while_loop(
+        lambda spectrum, space: tf.size(space.images) > 0,
+        body,
+        (spectrum, _only(space, ~spectrum.converged)),
+        shape_invariants=(Spectrum(*(value.shape for value in spectrum)), shapes),
+        maximum_iterations=max_steps - 1,
+    )
+    return Spectrum(*refined)
+
+
+def _scaled(logits_fn: LogitsCallable, images: tf.Tensor) -> _Scaled:
+    jacobian = linearise(logits_fn, images)
+    log_p = tf.nn.log_softmax(jacobian.logits)
+    mask = tf.one_hot(tf.argmax(log_p, axis=-1), log_p.shape[-1], on_value=True, off_value=False)
+    log_others = tf.where(mask, tf.cast(-np.inf, log_p.dtype), log_p)
+    log_unsure = tf.reduce_logsumexp(log_others, axis=-1, keepdims=True)
+    sure = tf.exp(tf.reduce_max(log_p, axis=-1, keepdims=True))
+    predicted = tf.cast(mask, log_p.dtype)
+    return _Scaled(jacobian, predicted, tf.exp(log_others - log_unsure), sure, tf.exp(log_unsure))
+
+
+def _start(scaled: _Scaled, images: tf.Tensor, k: int) -> _Space:
+    """The rows of B of the k most probable classes, as a space."""
+    logits = scaled.jacobian.logits
+    space = _Space(tf.range(tf.shape(images)[0]), _flat(images)[:, None][:, :0], logits[:, None][:, :0])
+    rows = tf.one_hot(tf.math.top_k(logits, k).indices, logits.shape[-1], dtype=logits.dtype)
+    return _extended(scaled, space, images, [rows[:, i] for i in range(k)])
+
+
+def _advanced(scaled: _Scaled, space: _Space, images: tf.Tensor, k: int) -> _Space:
+    """One Krylov step: the space with ``BᵀB q`` of its last k vectors q."""
+    return _extended(scaled, space, images, [space.products[:, i - k] for i in range(k)])
+
+
+def _extended(scaled: _Scaled, space: _Space, images: tf.Tensor, vectors: list[tf.Tensor]) -> _Space:
+    """The space with ``Bᵀ u`` of some u ``(active, K)``."""
+    indices, basis, products = space
+    for vector in vectors:
+        new = _orthonormal(_flat(scaled.transpose_product(vector)), basis)
+        basis = tf.concat([basis, new[:, None]], axis=1)
+        product = scaled.product(tf.reshape(new, tf.shape(images)))
+        products = tf.concat([products, product[:, None]], axis=1)
+    return _Space(indices, basis, products)
+
+
+def _orthonormal(vectors: tf.Tensor, basis: tf.Tensor) -> tf.Tensor:
+    """Part of each vector ``(active, D)`` outside of the span of its basis, of norm 1; zero if there is none."""
+    vectors = _unit(vectors)
+    inside = vectors
+    for _ in range(2):  # once leaves rounding errors
+        inside = inside - tf.linalg.matvec(basis, tf.linalg.matvec(basis, inside), transpose_a=True)
+    noise = 10 * float(np.finfo(vectors.dtype.as_numpy_dtype).eps)
+    return tf.where(tf.norm(inside, axis=-1, keepdims=True) > noise, _unit(inside), 0)
+
+
+def _ritz(
+    scaled: _Scaled, space: _Space, k: int, rtol: float
+) -> tuple[tuple[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Eigenvalues ``(active, k)`` and directions ``(active, k, D)`` in the space, and whether they have converged."""
+    scale = tf.reduce_max(tf.abs(space.products), axis=(1, 2), keepdims=True)
+    products = tf.math.divide_no_nan(space.products, scale)  # of a nearly constant model squares would underflow
+    small = tf.matmul(products, products, transpose_b=True)
+    values, vectors = tf.linalg.eigh(small)
+    values, vectors = tf.reverse(values, axis=[-1]), tf.reverse(vectors, axis=[-1])
+    newest = tf.matmul(small[:, -k:, -k:], vectors[:, -k:, :k])
+    noise = space.products.shape[-1] * float(np.finfo(values.dtype.as_numpy_dtype).eps) * values[:, :1]
+    gaps = values[:, :k] - values[:, 1 : k + 1]
+    gaps = tf.minimum(gaps, tf.concat([gaps[:, :1], gaps[:, :-1]], axis=-1))
+    converged = tf.reduce_all(tf.norm(newest, axis=1) <= rtol * gaps + noise, axis=-1)
+    eigenvalues = tf.where(values[:, :k] > noise, scaled.unsure * scale[:, 0] ** 2 * values[:, :k], 0)
+    directions = _unit(tf.matmul(vectors[:, :, :k], space.basis, transpose_a=True))
+    return (eigenvalues, tf.where(eigenvalues[..., None] > 0, directions, 0)), converged
+
+
+def _flat(images: tf.Tensor) -> tf.Tensor:
+    """Images as vectors ``(batch, D)``."""
+    size = images.shape[1:].num_elements()
+    if size is None:
+        size = tf.math.reduce_prod(tf.shape(images)[1:])
+    return tf.reshape(images, (tf.shape(images)[0], size))
+
+
+def _only(space: _Space, mask: tf.Tensor) -> _Space:
+    return _Space(*(tf.boolean_mask(value, mask) for value in space))
+
+
+def _scaled_to_one(vectors: tf.Tensor) -> tf.Tensor:
+    """Vectors whose largest entry is 1 in size, so that no square of it underflows; zero stays zero."""
+    return tf.math.divide_no_nan(vectors, tf.reduce_max(tf.abs(vectors), axis=-1, keepdims=True))
+
+
+def _unit(vectors: tf.Tensor) -> tf.Tensor:
+    vectors = _scaled_to_one(vectors)
+    return tf.math.divide_no_nan(vectors, tf.norm(vectors, axis=-1, keepdims=True))
