@@ -1,5 +1,6 @@
 """Adversarial attacks, compiled, behind one call."""
 
+from keras_fim.attacks.adapters import ART, CleverHans, Foolbox
 from keras_fim.attacks.base import Attack, FixedBudgetAttack, MinimalDistanceAttack, SearchAttack
 from keras_fim.attacks.carlini_wagner import CarliniWagner
 from keras_fim.attacks.deepfool import DeepFool
@@ -10,6 +11,7 @@ from keras_fim.attacks.one_step import FGM, FGSM, OTCM
 from keras_fim.attacks.ossa import OSSA
 
 __all__ = [
+    "ART",
     "BIM",
     "CarliniWagner",
     "DeepFool",
@@ -21,7 +23,9 @@ __all__ = [
     "OTCM",
     "PGD",
     "Attack",
+    "CleverHans",
     "FixedBudgetAttack",
+    "Foolbox",
     "MinimalDistance",
     "MinimalDistanceAttack",
     "SearchAttack",

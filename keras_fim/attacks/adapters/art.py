@@ -1,0 +1,165 @@
+"""The evasion attacks of ART, the Adversarial Robustness Toolbox."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_fim.attacks.adapters.common import Classifier, ForeignAttack, ForeignSearch, library
+from keras_fim.attacks.lp import check_norm, norm_name
+
+__all__ = ["ART", "ARTAttack", "ARTSearch"]
+
+
+def ART(  # noqa: N802 - reads as the classes beside it
+    attack_factory: Callable[..., Any],
+    *,
+    norm: float,
+    minimal: bool = False,
+    label: str | None = None,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    batch_size: int = 128,
+    seed: int = 0,
+    progress: bool = False,
+) -> ARTAttack | ARTSearch:
+    """An evasion attack of ART.
+
+    Args:
+        attack_factory: makes the attack, untargeted, once a model is known: called as
+            ``attack_factory(classifier, epsilon=...)``, or ``attack_factory(classifier)`` with ``minimal``. Give it
+            ART's own ``batch_size``, which is often 1.
+        norm: the p of the lp norm that ε and the distances are in; 1, 2 or inf, and 0 with ``minimal``.
+        minimal: whether it is an attack that looks for the smallest distance, and takes no ε.
+        label: the middle of the attack's name; ``None`` for the name of the factory.
+        bounds: as with every attack.
+        batch_size: as with every attack.
+        seed: has no effect: ART draws from the global generators of TensorFlow and NumPy, which
+            ``keras.utils.set_random_seed`` seeds.
+        progress: show ART's own progress bars, too.
+
+    Returns:
+        A fixed-budget attack, or a minimal-distance attack with ``minimal``. The detail ``projected`` of a fixed-budget
+        result marks samples for which ART left the ball by more than rounding, so that they were projected. ART's
+        saliency maps (JSMA) take labels for targets only: they get none, and choose targets at random.
+
+    Raises:
+        ImportError: when it is called, if ART is missing: ``pip install 'keras_fim[peers]'``.
+        ValueError: if the norm is not one of those, the factory cannot be called or makes a targeted attack.
+
+    Example:
+        >>> def pgd(classifier, epsilon):
+        ...     from art.attacks.evasion import ProjectedGradientDescent
+        ...
+        ...     return ProjectedGradientDescent(classifier, eps=epsilon, eps_step=epsilon / 10, batch_size=128)
+        >>> ART(pgd, norm=np.inf).name
+        'art_pgd_linf'
+
+    Source:
+        Nicolae et al., Adversarial Robustness Toolbox v1.0.0 (arXiv 1807.01069).
+    """
+    kind = ARTSearch if minimal else ARTAttack
+    return kind(
+        attack_factory=attack_factory,
+        norm=norm,
+        label=label,
+        bounds=bounds,
+        batch_size=batch_size,
+        seed=seed,
+        progress=progress,
+    )
+
+
+class _Made:
+    """What both kinds have."""
+
+    attack_factory: Callable[..., Any]
+    norm: float
+    label: str | None
+    bounds: tuple[float, float]
+    batch_size: int
+    progress: bool
+
+    def _check_factory(self, norms: tuple[float, ...]) -> None:
+        object.__setattr__(self, "norm", check_norm(self.norm, norms))
+        if not callable(self.attack_factory):
+            expected = "a function of a classifier that makes an attack of ART"
+            raise ValueError(f"`attack_factory` should be {expected}. Received: {self.attack_factory!r}")
+
+    @property
+    def name(self) -> str:
+        """``art_``, the label and the norm."""
+        factory = getattr(self.attack_factory, "func", self.attack_factory)  # that of a functools.partial
+        label = str(self.label or getattr(factory, "__name__", type(factory).__name__))
+        return f"art_{re.sub('[^a-z0-9]+', '_', label.lower()).strip('_')}_{norm_name(self.norm)}"
+
+    def __repr__(self) -> str:
+        minimal = ", minimal=True" if isinstance(self, ARTSearch) else ""
+        options = f"bounds={self.bounds}, batch_size={self.batch_size}"
+        return f"ART({self.attack_factory!r}, norm={self.norm}{minimal}, label={self.label!r}, {options})"
+
+    def _answer(self, classifier: Classifier, images: tf.Tensor, labels: tf.Tensor, **epsilon: float) -> np.ndarray:
+        num_classes = classifier(images[:1]).shape[-1]
+        estimator = _art("art.estimators.classification").TensorFlowV2Classifier(
+            model=lambda points, training=False: classifier(tf.cast(points, tf.float32)),
+            nb_classes=num_classes,
+            input_shape=tuple(images.shape[1:]),
+            # of the mean over the batch, gradients would fall under ART's tolerance sooner
+            loss_object=keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum"),
+            clip_values=self.bounds,
+        )
+        attack = self.attack_factory(estimator, **epsilon)
+        if getattr(attack, "targeted", False):
+            raise ValueError(f"`attack_factory` should make an untargeted attack. Received: {attack!r}")
+        if "verbose" in getattr(attack, "attack_params", ()):
+            attack.set_params(verbose=self.progress)
+        if isinstance(attack, _art("art.attacks.evasion").SaliencyMapMethod):
+            return np.asarray(attack.generate(images.numpy()))
+        return np.asarray(attack.generate(images.numpy(), y=np.eye(num_classes, dtype=np.float32)[labels.numpy()]))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class ARTAttack(_Made, ForeignAttack):
+    """A fixed-budget attack of ART; made by `ART`."""
+
+    attack_factory: Any = None
+    norm: float = np.inf
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_factory((1, 2, np.inf))
+
+    def generate(
+        self, classifier: Classifier, images: tf.Tensor, labels: tf.Tensor, epsilon: float, seed: int
+    ) -> np.ndarray:
+        """ART's answer."""
+        return self._answer(classifier, images, labels, epsilon=epsilon)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class ARTSearch(_Made, ForeignSearch):
+    """A minimal-distance attack of ART; made by `ART`."""
+
+    attack_factory: Any = None
+    norm: float = 2.0
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_factory((0, 1, 2, np.inf))
+
+    def generate(
+        self, classifier: Classifier, images: tf.Tensor, labels: tf.Tensor, epsilon: None, seed: int
+    ) -> np.ndarray:
+        """ART's answer."""
+        return self._answer(classifier, images, labels)
+
+
+def _art(module: str) -> Any:
+    return library(module, "ART", "keras_fim[peers]")

@@ -1,0 +1,209 @@
+"""The attacks of CleverHans 4.0; `repairs` makes them run under Keras 3."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from keras_fim.attacks.adapters import repairs
+from keras_fim.attacks.adapters.common import Classifier, ForeignAttack, ForeignSearch
+from keras_fim.attacks.lp import check_norm, norm_name
+
+__all__ = ["CleverHans", "CleverHansAttack", "CleverHansSearch"]
+
+
+class _Method(NamedTuple):
+    """What an attack of CleverHans takes: norms (the first is the default), and parameters with the defaults here.
+
+    A default of None leaves the choice to CleverHans or, for the length of a step, to `_step`.
+    """
+
+    norms: tuple[float, ...]
+    parameters: dict[str, Any]
+    travel: float = 0.0
+    """Length of all steps together, as a multiple of ε, if nothing is said about a step's."""
+
+
+_STEPS = {"eps_iter": None, "step_size": None}
+_METHODS = {
+    "fast_gradient_method": _Method((np.inf, 1, 2), {"loss_fn": None}),
+    "projected_gradient_descent": _Method(
+        (np.inf, 2), {"nb_iter": 40, **_STEPS, "loss_fn": None, "rand_init": False, "rand_minmax": None}, 2.5
+    ),
+    "basic_iterative_method": _Method((np.inf, 2), {"nb_iter": 10, **_STEPS}, 2.0),
+    "momentum_iterative_method": _Method((np.inf, 2), {"nb_iter": 10, **_STEPS, "decay_factor": 1.0}, 1.0),
+    "madry_et_al": _Method((np.inf, 2), {"nb_iter": 40, **_STEPS, "rand_minmax": None}, 2.5),
+    "carlini_wagner_l2": _Method(
+        (2,),
+        {
+            **{"binary_search_steps": 5, "max_iterations": 1000, "abort_early": True, "confidence": 0.0},
+            **{"initial_const": 1e-2, "learning_rate": 5e-3},
+        },
+    ),
+    "spsa": _Method(
+        (np.inf,),
+        {
+            **{"nb_iter": 40, "learning_rate": 0.01, "delta": 0.01, "spsa_samples": 128, "spsa_iters": 1},
+            "early_stop_loss_threshold": None,
+        },
+    ),
+}
+_COUNTS = ("nb_iter", "binary_search_steps", "max_iterations", "spsa_samples", "spsa_iters")
+_POSITIVE = ("eps_iter", "step_size", "initial_const", "learning_rate", "delta", "rand_minmax")
+
+
+def CleverHans(  # noqa: N802 - reads as the classes beside it
+    attack: str,
+    *,
+    norm: float | None = None,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    batch_size: int = 128,
+    seed: int = 0,
+    progress: bool = False,
+    **parameters: Any,
+) -> CleverHansAttack | CleverHansSearch:
+    """An attack of CleverHans 4.0, by its name there.
+
+    Args:
+        attack: ``fast_gradient_method``, ``projected_gradient_descent``, ``basic_iterative_method``,
+            ``momentum_iterative_method``, ``madry_et_al`` or ``spsa``, which take ε; or ``carlini_wagner_l2``, which
+            looks for the smallest distance.
+        norm: 1, 2 or inf, as far as the attack knows it; ``None`` for inf (2 with ``carlini_wagner_l2``).
+        bounds: as with every attack.
+        batch_size: as with every attack. Carlini-Wagner stops early by the loss of a whole batch.
+        seed: as with every attack.
+        progress: as with every attack.
+        **parameters: what the attack takes there, without images, labels, ε and bounds. The length of a step is
+            ``eps_iter`` as it stands or ``step_size`` as a share of ε, by default 2.5 (BIM 2, MIM 1) over
+            ``nb_iter``; none is longer than ε.
+
+    Returns:
+        A fixed-budget attack, or a minimal-distance attack for ``carlini_wagner_l2``. Labels are true labels. The
+        detail ``projected`` of a fixed-budget result marks samples for which CleverHans left the ball by more than
+        rounding, so that they were projected.
+
+    Raises:
+        ValueError: if there is no such attack, norm or parameter.
+
+    Example:
+        >>> attack = CleverHans("projected_gradient_descent", norm=2, nb_iter=5)
+        >>> attack
+        CleverHans('projected_gradient_descent', norm=2.0, nb_iter=5, bounds=(0.0, 1.0), batch_size=128, seed=0)
+        >>> attack.name
+        'cleverhans_projected_gradient_descent_l2'
+
+    Source:
+        Papernot et al., Technical report on the CleverHans v2.1.0 adversarial examples library (arXiv 1610.00768).
+    """
+    if attack not in _METHODS:
+        raise ValueError(f"`attack` should be one of {', '.join(_METHODS)}. Received: attack={attack!r}")
+    kind = CleverHansSearch if attack == "carlini_wagner_l2" else CleverHansAttack
+    return kind(
+        attack=attack,
+        norm=_METHODS[attack].norms[0] if norm is None else norm,
+        parameters=tuple(sorted(parameters.items())),
+        bounds=bounds,
+        batch_size=batch_size,
+        seed=seed,
+        progress=progress,
+    )
+
+
+class _Parameters:
+    """What both kinds have: checks, a name, and the call that makes them as their repr."""
+
+    attack: str
+    parameters: tuple[tuple[str, Any], ...]
+    norm: float
+    bounds: tuple[float, float]
+    batch_size: int
+    seed: int
+
+    def _check_parameters(self) -> None:
+        method, given = _METHODS[self.attack], dict(self.parameters)
+        object.__setattr__(self, "norm", check_norm(self.norm, method.norms))
+        for name, value in given.items():
+            if name not in method.parameters:
+                known = ", ".join(method.parameters)
+                raise ValueError(f"`{self.attack}` takes the parameters {known}. Received: {name}={value!r}")
+            if name in _COUNTS and not (isinstance(value, int) and value >= 1):
+                raise ValueError(f"`{name}` should be a positive integer. Received: {name}={value!r}")
+            if name in _POSITIVE and not (value is None or 0 < value < np.inf):
+                raise ValueError(f"`{name}` should be a positive number. Received: {name}={value!r}")
+        if given.get("eps_iter") is not None and given.get("step_size") is not None:
+            raise ValueError("`eps_iter` and `step_size` exclude each other. Received: both")
+        if given.get("spsa_samples", 2) % 2:
+            raise ValueError(f"`spsa_samples` should be even. Received: spsa_samples={given['spsa_samples']}")
+
+    @property
+    def _all_parameters(self) -> dict[str, Any]:
+        return {**_METHODS[self.attack].parameters, **dict(self.parameters)}
+
+    @property
+    def name(self) -> str:
+        """``cleverhans_``, the name there and the norm."""
+        norm = norm_name(self.norm)
+        return f"cleverhans_{self.attack}" if self.attack.endswith(norm) else f"cleverhans_{self.attack}_{norm}"
+
+    def __repr__(self) -> str:
+        options = {"norm": self.norm, **dict(self.parameters)}
+        options |= {"bounds": self.bounds, "batch_size": self.batch_size, "seed": self.seed}
+        return f"CleverHans({self.attack!r}, {', '.join(f'{key}={value!r}' for key, value in options.items())})"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class CleverHansAttack(_Parameters, ForeignAttack):
+    """A fixed-budget attack of CleverHans; made by `CleverHans`."""
+
+    attack: str = "fast_gradient_method"
+    norm: float = np.inf
+    parameters: tuple[tuple[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_parameters()
+
+    def generate(
+        self, classifier: Classifier, images: tf.Tensor, labels: tf.Tensor, epsilon: float, seed: int
+    ) -> tf.Tensor:
+        """CleverHans' answer."""
+        low, high = self.bounds
+        options = {"eps": epsilon, "clip_min": low, "clip_max": high, **self._all_parameters}
+        if self.attack == "spsa":
+            attack = functools.partial(repairs.spsa(seed), classifier, **options)
+            ones = [(images[i : i + 1], labels[i : i + 1]) for i in range(len(images))]
+            return tf.concat([attack(image, label) for image, label in ones], axis=0)
+        loss_fn = options.pop("loss_fn", None) or tf.nn.sparse_softmax_cross_entropy_with_logits
+        if self.attack != "fast_gradient_method":
+            options["eps_iter"] = self._step(options.pop("eps_iter"), options.pop("step_size"), epsilon)
+        method = repairs.gradient_method(self.attack, classifier, loss_fn, seed)
+        return method(classifier, images, y=labels, norm=self.norm, sanity_checks=False, **options)
+
+    def _step(self, eps_iter: float | None, step_size: float | None, epsilon: float) -> float:
+        """Length of a step, at most ε."""
+        share = step_size or _METHODS[self.attack].travel / self._all_parameters["nb_iter"]
+        return min(eps_iter or share * epsilon, epsilon)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class CleverHansSearch(_Parameters, ForeignSearch):
+    """The Carlini-Wagner attack of CleverHans; made by `CleverHans`."""
+
+    attack: str = "carlini_wagner_l2"
+    norm: float = 2.0
+    parameters: tuple[tuple[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_parameters()
+
+    def generate(
+        self, classifier: Classifier, images: tf.Tensor, labels: tf.Tensor, epsilon: None, seed: int
+    ) -> tf.Tensor:
+        """CleverHans' answer."""
+        low, high = self.bounds
+        return repairs.carlini_wagner(classifier, images, labels, clip_min=low, clip_max=high, **self._all_parameters)
