@@ -1,12 +1,14 @@
 """Adversarial attacks, compiled, behind one call."""
 
 from keras_fim.attacks.adapters import ART, CleverHans, Foolbox
-from keras_fim.attacks.base import Attack, FixedBudgetAttack, MinimalDistanceAttack, SearchAttack
+from keras_fim.attacks.base import Attack
 from keras_fim.attacks.carlini_wagner import CarliniWagner
 from keras_fim.attacks.deepfool import DeepFool
+from keras_fim.attacks.fixed_budget import FixedBudgetAttack
 from keras_fim.attacks.iterative import BIM, MIM, PGD
 from keras_fim.attacks.jsma import JSMA
 from keras_fim.attacks.minimal import MinimalDistance
+from keras_fim.attacks.nearest import MinimalDistanceAttack, SearchAttack
 from keras_fim.attacks.one_step import FGM, FGSM, OTCM
 from keras_fim.attacks.ossa import OSSA
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks.base import Found, SearchAttack
 from keras_fim.attacks.losses import others
 from keras_fim.attacks.lp import by_image, check_norm, norm_name
+from keras_fim.attacks.nearest import Found, SearchAttack
 from keras_fim.logits import LogitsFunction
 
 __all__ = ["DeepFool"]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks.base import FixedBudgetAttack, Perturbed
+from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
 from keras_fim.attacks.losses import LOSSES, loss_gradient, others, targeted_margin_gradient
 from keras_fim.attacks.lp import by_image, check_norm, norm_name, project, random_in_ball, steepest
 from keras_fim.logits import LogitsFunction

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks.base import Found, SearchAttack
 from keras_fim.attacks.losses import log_odds_against, others
+from keras_fim.attacks.nearest import Found, SearchAttack
 from keras_fim.attacks.pairs import best_pairs
 from keras_fim.attacks.targets import TARGETS, check_targets, choose_targets
 from keras_fim.logits import LogitsFunction

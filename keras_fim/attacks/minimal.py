@@ -8,8 +8,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks.base import FixedBudgetAttack, MinimalDistanceAttack, Problem
+from keras_fim.attacks.base import Problem
+from keras_fim.attacks.fixed_budget import FixedBudgetAttack
 from keras_fim.attacks.lp import norms
+from keras_fim.attacks.nearest import MinimalDistanceAttack
 from keras_fim.typing import AttackResult
 
 __all__ = ["MinimalDistance"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks.base import FixedBudgetAttack, Perturbed
+from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
 from keras_fim.attacks.losses import log_odds_against, loss_gradient
 from keras_fim.attacks.lp import by_image, check_norm, norm_name, steepest
 from keras_fim.attacks.targets import TARGETS, check_targets, choose_targets

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_fim.attacks.base import FixedBudgetAttack, Perturbed
+from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
 from keras_fim.attacks.losses import log_odds_against, loss_gradient
 from keras_fim.attacks.lp import by_image, unit
 from keras_fim.geometry.krylov import MAX_STEPS, RTOL

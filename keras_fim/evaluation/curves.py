@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks.base import FixedBudgetAttack
+from keras_fim.attacks.fixed_budget import FixedBudgetAttack
 from keras_fim.logits import logits_function
 from keras_fim.typing import Images, Labels, Model
 from keras_fim.validation import check_images, check_labels

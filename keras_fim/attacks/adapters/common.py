@@ -10,8 +10,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks.base import FixedBudgetAttack, Found, Perturbed, SearchAttack
+from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
 from keras_fim.attacks.lp import norms, project
+from keras_fim.attacks.nearest import Found, SearchAttack
 from keras_fim.logits import LogitsFunction
 
 __all__ = ["Classifier", "ForeignAttack", "ForeignSearch", "library"]
