@@ -75,7 +75,7 @@ def counting():
     ("attack", "once", "per_epsilon"),
     [
         (attacks.FGSM(), 1, 1),
-        (attacks.OSSA(), 1, 2),
+        (attacks.OSSA(method="exact"), 1, 2),
         (attacks.BIM(steps=10), 1, 10),
         (attacks.PGD(steps=10), 1, 11),
     ],
