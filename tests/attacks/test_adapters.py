@@ -17,6 +17,8 @@ from keras_fim.attacks import CleverHans
 from keras_fim.attacks.adapters import repairs
 from keras_fim.logits import logits_function
 
+pytestmark = pytest.mark.slow  # the other libraries run eagerly
+
 SMALL = {"nb_iter": 4}
 BUDGETED = [
     CleverHans("fast_gradient_method"),

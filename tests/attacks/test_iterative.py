@@ -10,6 +10,7 @@ from keras_fim import attacks
 from keras_fim.logits import logits_function
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", [1, 2, np.inf])
 def test_more_steps_restarts_and_the_best_point_only_help(norm, digit_model, digits):
     images, labels = digits[2], digits[3]
@@ -50,6 +51,7 @@ def test_seed_repeats_random_starts(digit_model, digits):
     assert (first != other).any()
 
 
+@pytest.mark.slow
 def test_targeted_margin_takes_another_class_at_each_restart(digit_model, digits):
     images, labels = digits[2][:30], digits[3][:30]
     attack = attacks.PGD(loss="targeted_margin", restarts=9, steps=10)

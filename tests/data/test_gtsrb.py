@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import http.server
+import socket
 import tempfile
 import threading
 import zipfile
@@ -211,6 +212,12 @@ def served(tmp_path, monkeypatch):
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        socket.create_connection(server.server_address, timeout=5).close()
+    except OSError as error:
+        server.shutdown()
+        server.server_close()
+        pytest.skip(f"no loopback interface: {error}")
     md5 = {key: hashlib.md5((folder / module.ARCHIVES[key]).read_bytes()).hexdigest() for key in module.MD5}
     monkeypatch.setattr(module, "URL", f"http://127.0.0.1:{server.server_port}/")
     monkeypatch.setattr(module, "NUM_TRAIN", 9)
