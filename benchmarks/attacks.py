@@ -200,16 +200,20 @@ def main() -> None:
     if arguments.child:
         return child(*arguments.child, arguments)
     model, results = load_model("mnist-plain"), []
+    out = arguments.out or (None if arguments.only else Path("results/benchmarks/attacks.json"))
     for row in ROWS:
         if not arguments.only or row.name in arguments.only:
             results.append(measure(row, model, arguments))
             show(results[-1])
-    out = arguments.out or (None if arguments.only else Path("results/benchmarks/attacks.json"))
-    if out:
-        shown = {key: value for key, value in vars(arguments).items() if key not in ("out", "child")}
-        libraries = versions() | {name: importlib.metadata.version(name) for name in PEERS}
-        write_json(out, {"config": {"model": "mnist-plain", **shown}, "rows": results, "versions": libraries})
-        chart(results, out.with_suffix(".png"))
+            if out:  # after each row, so that little is lost
+                store(out, results, arguments)
+
+
+def store(out: Path, results: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
+    shown = {key: value for key, value in vars(arguments).items() if key not in ("out", "child")}
+    libraries = versions() | {name: importlib.metadata.version(name) for name in PEERS}
+    write_json(out, {"config": {"model": "mnist-plain", **shown}, "rows": results, "versions": libraries})
+    chart(results, out.with_suffix(".png"))
 
 
 if __name__ == "__main__":
