@@ -5,6 +5,7 @@ from keras_fim.attacks.base import Attack
 from keras_fim.attacks.carlini_wagner import CarliniWagner
 from keras_fim.attacks.deepfool import DeepFool
 from keras_fim.attacks.fixed_budget import FixedBudgetAttack
+from keras_fim.attacks.fmn import FMN
 from keras_fim.attacks.iterative import BIM, MIM, PGD
 from keras_fim.attacks.jsma import JSMA
 from keras_fim.attacks.minimal import MinimalDistance
@@ -19,6 +20,7 @@ __all__ = [
     "DeepFool",
     "FGM",
     "FGSM",
+    "FMN",
     "JSMA",
     "MIM",
     "OSSA",

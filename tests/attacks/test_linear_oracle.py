@@ -54,6 +54,18 @@ def test_carlini_wagner_is_at_the_optimum(num_classes):
 
 @pytest.mark.parametrize("num_classes", [2, 5])
 @pytest.mark.parametrize("norm", [1, 2, np.inf])
+def test_fast_minimum_norm_is_at_the_optimum(num_classes, norm):
+    """The margin leads to the nearest boundary where it is the class ahead; hence the two classes' tighter bound."""
+    model, images, labels, optimum = linear(num_classes)
+    result = attacks.FMN(norm=norm, bounds=WIDE, step_size=1.0, steps=200)(model, images, labels)
+    assert result.success.all()
+    np.testing.assert_array_less(optimum(norm) * 0.9999, result.distances)
+    ratio = result.distances / optimum(norm)
+    assert ratio.max() < 1.05 if num_classes == 2 else np.median(ratio) < 1.05
+
+
+@pytest.mark.parametrize("num_classes", [2, 5])
+@pytest.mark.parametrize("norm", [1, 2, np.inf])
 def test_minimal_pgd_is_at_the_optimum(num_classes, norm):
     """One restart for each wrong class: the loss alone does not tell which boundary is nearest."""
     model, images, labels, optimum = linear(num_classes)
