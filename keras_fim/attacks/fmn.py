@@ -94,7 +94,8 @@ class FMN(SearchAttack):
         gamma = 1e-4 + (self.gamma - 1e-4) * cosine
         way = norms_of(state.points - images, self.norm)
         boundary = way + tf.math.divide_no_nan(-margin, norms_of(gradient, _DUAL[self.norm]))
-        outside = (1 + gamma) * tf.where(found_before, state.radius, boundary)  # past the boundary, not onto it
+        grown = tf.where(tf.math.is_finite(state.radius) & ~found_before, tf.maximum(state.radius, boundary), boundary)
+        outside = (1 + gamma) * tf.where(found_before, state.radius, grown)  # past the boundary, not onto it
         radius = tf.where(fooled, tf.minimum(state.radius * (1 - gamma), state.distance), outside)
         first = self.step_size or (10.0 if self.norm == np.inf else 1.0) * (self.bounds[1] - self.bounds[0])
         length = first * (0.01 + 0.99 * cosine)
