@@ -56,7 +56,7 @@ STUDY = {
     "warmup": Variant("μ grows over 3 epochs", defended={"mu": 0.024, "mu_warmup_epochs": 3.0}, own_plain=False),
     "mu-0.1": Variant("μ = 0.1", defended={"mu": 0.1}, own_plain=False),
     "short": Variant("2 epochs", {"epochs": 2}),
-    "long": Variant("20 epochs, μ = 0.02", {"epochs": 20}, defended={"mu": 0.02}),
+    "long": Variant("10 epochs, 20 with μ = 0.02", {"epochs": 10}, defended={"epochs": 20, "mu": 0.02}),
     "sgd": Variant("SGD 0.05 with momentum", {"optimizer": "sgd", "learning_rate": 0.05}),
     "slow": Variant("Adam 2e-4", {"learning_rate": 2e-4}),
     "decay": Variant("weight decay 0.05", {"weight_decay": 0.05}),
