@@ -25,7 +25,7 @@ _EPSILON = 1.5
 
 def figure1(bench: Workbench) -> Report:
     """The first '6' and '5' of the test images that fool the original model and not the defended one."""
-    images, labels = bench.images("mnist")
+    images, labels = bench.images()
     attack = attacks.OSSA()
     crafted = [_crafted(bench, attack, model_name(0.0, seed), model_name(DEFENDED_MU, seed))
                for seed in SEEDS[: bench.scale.seeds]]  # fmt: skip
@@ -52,7 +52,7 @@ def figure1(bench: Workbench) -> Report:
 
 def _crafted(bench: Workbench, attack: attacks.OSSA, plain: str, defended: str) -> dict[str, float]:
     models = [bench.paper_model(name) for name in (plain, defended)]
-    images, labels = bench.images("mnist")
+    images, labels = bench.images()
 
     def measure() -> dict[str, float]:
         first, second = (attack(model, images, labels, epsilon=_EPSILON) for model in models)

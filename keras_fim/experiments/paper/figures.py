@@ -109,7 +109,7 @@ def figure5(bench: Workbench) -> Report:
 
 def accuracy(bench: Workbench, name: str) -> float:
     """Accuracy of an MNIST model on all test images."""
-    model, images = bench.paper_model(name), bench.images("mnist", 10_000)
+    model, images = bench.paper_model(name), bench.images(10_000)
     settings = {"images": len(images[0])}
     return float(bench.cell(f"clean/{name}", model, settings, lambda: clean_performance(model, *images).accuracy))
 
@@ -119,7 +119,7 @@ def fooling(
 ) -> list[float]:
     """Fooling ratio of an attack on one model for each ε."""
     model = bench.paper_model(name) if data == "mnist" else bench.model(name, _recipe(name, data))
-    images, labels = bench.images(data)
+    images, labels = bench.images(data_name=None if data == "mnist" else data)
     settings = {"attack": repr(attack), "epsilons": list(epsilons), "data": data, "images": len(images)}
 
     def measure() -> list[float]:

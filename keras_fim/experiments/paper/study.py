@@ -42,7 +42,7 @@ def study(bench: Workbench) -> Report:
 def _row(bench: Workbench, key: str, plain: str, defended: str) -> tuple[str, ...]:
     factors = []
     for name in _ROWS:
-        there, back = nearest_cell(bench, name, plain, defended), nearest_cell(bench, name, defended, plain)
+        there, back = nearest_cell(bench, name, plain), nearest_cell(bench, name, defended)
         factors.append(back["mean_foolbox"] / there["mean_foolbox"])
     one_step = dict(zip(EPSILONS, fooling(bench, defended, "mnist", attacks.OSSA(), EPSILONS), strict=True))
     many_steps = dict(zip(PGD_EPSILONS, fooling(bench, defended, "mnist", PGD, PGD_EPSILONS), strict=True))

@@ -13,7 +13,7 @@ from keras_fim.evaluation import clean_performance
 from keras_fim.experiments.paper.recipes import DEFENDED_MU, SEEDS, model_name
 from keras_fim.experiments.paper.report import Report, spread
 from keras_fim.experiments.paper.values import TABLE1, TABLE2
-from keras_fim.experiments.paper.workbench import Workbench
+from keras_fim.experiments.paper.workbench import Workbench, digest
 from keras_fim.typing import AttackResult
 
 __all__ = ["ATTACKS", "nearest_cell", "table1", "table2"]
@@ -36,21 +36,21 @@ _SLOW = ("carlini_wagner_l2", "jsma")
 _OSSA_EPSILON = 1.0
 
 
-def nearest_cell(bench: Workbench, attack: str, source: str, target: str) -> dict[str, Any]:
+def nearest_cell(bench: Workbench, attack: str, source: str, target: str | None = None) -> dict[str, Any]:
     """Minimal distances of one attack on one model, and how another model does on the adversarials.
 
     Args:
         bench: the workbench.
         attack: a key of `ATTACKS`, or ``"ossa"`` at a fixed ε.
         source: name of the model attacked, of `keras_fim.experiments.paper.recipes.all_models`.
-        target: name of the model that the adversarials are tried on.
+        target: name of the model that the adversarials are tried on, if any.
 
     Returns:
         Numbers by name: the mean distance over successes in Foolbox 0.x's convention and in the true norm, its median
         (of all correct samples, failures infinite), the share of successes, and the target's accuracy on them.
     """
-    model, other = bench.paper_model(source), bench.paper_model(target)
-    images, labels = bench.images("mnist", bench.scale.slow_images if attack in _SLOW else None)
+    model, other = bench.paper_model(source), bench.paper_model(target) if target else None
+    images, labels = bench.images(bench.scale.slow_images if attack in _SLOW else None)
     method: Any = attacks.OSSA() if attack == "ossa" else ATTACKS[attack]
 
     def measure() -> dict[str, Any]:
@@ -58,12 +58,14 @@ def nearest_cell(bench: Workbench, attack: str, source: str, target: str) -> dic
             result = method(model, images, labels, epsilon=_OSSA_EPSILON)
         else:
             result = method(model, images, labels)
-        return {**_distances(result, images, method.norm), **_transferred(result, labels, other)}
+        found = _distances(result, images, method.norm)
+        return found if other is None else {**found, **_transferred(result, labels, other)}
 
-    settings = {"attack": repr(method), "images": len(images), "target": target}
+    settings = {"attack": repr(method), "images": len(images), "target": target and digest(bench.paper_model(target))}
     if attack == "ossa":
         settings["epsilon"] = _OSSA_EPSILON
-    found: dict[str, Any] = bench.cell(f"nearest/{source}/{attack}", model, settings, measure)
+    kind = "transfer" if target else "distance"
+    found: dict[str, Any] = bench.cell(f"{kind}/{source}/{attack}", model, settings, measure)
     return found
 
 
@@ -72,7 +74,7 @@ def _distances(result: AttackResult, images: np.ndarray, norm: float) -> dict[st
     correct, won = result.was_correct, result.success
     inside = np.where(won, result.distances, np.inf)[correct]
     size = images[0].size
-    per_norm = {1: lambda d: d / size, 2: lambda d: d**2 / size}
+    per_norm: dict[float, Any] = {1: lambda d: d / size, 2: lambda d: d**2 / size}
     foolbox = per_norm.get(norm, lambda d: d)(result.distances[won])
     return {
         "success": float(won.sum() / max(1, correct.sum())),

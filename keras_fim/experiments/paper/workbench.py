@@ -19,7 +19,7 @@ from keras_fim.experiments.records import read_json, versions, write_json
 from keras_fim.experiments.training import train
 from keras_fim.experiments.weights import load_model, store, stored_names
 
-__all__ = ["FULL", "QUICK", "Scale", "Workbench"]
+__all__ = ["FULL", "QUICK", "Scale", "Workbench", "digest"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Scale:
         seeds: how many of the seeds.
         changes: attributes of `TrainingConfig` changed for models that are not stored.
         prefix: of the names that such models get.
+        data: the data set of all but figure 4.
     """
 
     images: int = 1000
@@ -39,6 +40,7 @@ class Scale:
     seeds: int = 3
     changes: dict[str, Any] = dataclasses.field(default_factory=dict)
     prefix: str = ""
+    data: str = "mnist"
 
 
 FULL = Scale()
@@ -69,11 +71,11 @@ class Workbench:
         self._images: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
         self._models: dict[str, keras.Model] = {}
 
-    def images(self, name: str, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """``(images, labels)`` of the test split, ``count`` of them, stratified; None for the scale's number."""
-        key = (name, count or self.scale.images)
+    def images(self, count: int | None = None, data_name: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """``(images, labels)`` of a test split, stratified; None stands for the scale's number and its data set."""
+        key = (data_name or self.scale.data, count or self.scale.images)
         if key not in self._images:
-            self._images[key] = samples(data.load(name, 500, data_dir=self.data_dir, test_limit=key[1])[1])
+            self._images[key] = samples(data.load(key[0], 500, data_dir=self.data_dir, test_limit=key[1])[1])
         return self._images[key]
 
     def model(self, name: str, config: TrainingConfig) -> keras.Model:
@@ -110,7 +112,7 @@ class Workbench:
             The result.
         """
         path = self.folder / "cells" / f"{key}.json"
-        settings = {**settings, "weights": _digest(model)}
+        settings = {**settings, "weights": digest(model)}
         if path.is_file() and (known := read_json(path))["settings"] == settings:
             return known["result"]
         self.say(f"measuring {key}")
@@ -119,8 +121,8 @@ class Workbench:
         return result
 
 
-def _digest(model: keras.Model) -> str:
-    """Of a model's weights."""
+def digest(model: keras.Model) -> str:
+    """A short digest of a model's weights."""
     digest = hashlib.sha256()
     for weight in model.get_weights():
         digest.update(np.ascontiguousarray(weight).tobytes())
