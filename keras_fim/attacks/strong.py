@@ -41,7 +41,7 @@ class Strong(FixedBudgetAttack):
         twin: an undefended model for the same classes, as `logits_function` takes it; a plain callable or a path is
             best passed through that, so that it is compiled once.
         quick: a quarter of the steps and queries of each stage.
-        progress: show a progress bar of the stages done, at each ε.
+        progress: show a progress bar of the stages and restarts done, at each ε.
 
     The result's ``details["stage"]`` is, for each sample, the index of the stage that fooled it, -1 for none.
 
@@ -127,21 +127,32 @@ class Strong(FixedBudgetAttack):
         """Stage by stage; only ``logits`` is of the images, ``state`` is of the best points known, within ε."""
         points, attacked, stage = state
         best = Best.of(points, attacked, labels, "margin")
-        bar = keras.utils.Progbar(len(self.stages), unit_name="stage") if self.progress else None
-        for number, attack in enumerate(self.attacks().values()):
+        rounds = self._rounds()
+        bar = keras.utils.Progbar(len(rounds), unit_name="round") if self.progress else None
+        for turn, (number, attack) in enumerate(rounds):
             (standing,) = np.nonzero(~best.fooled.numpy() & (epsilon.numpy() > 0))
-            for batch in self._slices(len(standing) if number or self.twin is not None else 0):
+            for batch in self._slices(len(standing)):
                 index = tf.constant(standing[batch])
                 chosen = [tf.gather(each, index) for each in (images, labels, epsilon, logits)]
-                draw = seed + 1_000_003 * batch.start + number  # wraps around
+                draw = seed + 1_000_003 * batch.start + turn  # wraps around
                 run = self._run_stage if number else self._transfer
                 points, attacked = run(attack, logits_fn, draw, *chosen)
                 new = Best.of(points, attacked, chosen[1], "margin").unless_worse_than(best.at(index))
                 best = best.with_at(index, new)
                 stage = tf.tensor_scatter_nd_update(stage, index[:, None], tf.where(new.fooled, number, -1))
             if bar:
-                bar.update(number + 1)
+                bar.update(turn + 1)
         return Perturbed(best.points, best.logits, {"stage": stage})
+
+    def _rounds(self) -> list[tuple[int, FixedBudgetAttack]]:
+        """Stages and attacks in order; restarts one by one, since they share what is compiled, and batches are full."""
+        found: list[tuple[int, FixedBudgetAttack]] = []
+        for number, attack in enumerate(self.attacks().values()):
+            if isinstance(attack, PGD):
+                found += [(number, dataclasses.replace(attack, restarts=1))] * attack.restarts
+            else:
+                found.append((number, attack))
+        return found if self.twin is not None else found[1:]
 
     def _run_stage(
         self,
