@@ -29,10 +29,12 @@ def checkpoints(steps: int) -> list[int]:
         >>> checkpoints(100)
         [0, 22, 41, 57, 70, 80, 87, 93, 99]
     """
-    shares = [0, 22]  # per cent, so that nothing is rounded
-    while (further := shares[-1] + max(shares[-1] - shares[-2] - 3, 6)) <= 100:
-        shares.append(further)
-    return sorted({math.ceil(share * steps / 100) for share in shares})
+    share, gap, found = 0, 22, {0}  # per cent, so that nothing is rounded
+    while share + gap <= 100:
+        share += gap
+        found.add(math.ceil(share * steps / 100))
+        gap = max(gap - 3, 6)
+    return sorted(found)
 
 
 class _Climb(NamedTuple):
