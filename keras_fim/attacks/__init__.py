@@ -1,6 +1,7 @@
 """Adversarial attacks, compiled, behind one call."""
 
 from keras_fim.attacks.adapters import ART, CleverHans, Foolbox
+from keras_fim.attacks.apgd import APGD
 from keras_fim.attacks.base import Attack
 from keras_fim.attacks.carlini_wagner import CarliniWagner
 from keras_fim.attacks.deepfool import DeepFool
@@ -12,8 +13,11 @@ from keras_fim.attacks.minimal import MinimalDistance
 from keras_fim.attacks.nearest import MinimalDistanceAttack, SearchAttack
 from keras_fim.attacks.one_step import FGM, FGSM, OTCM
 from keras_fim.attacks.ossa import OSSA
+from keras_fim.attacks.square import Square
+from keras_fim.attacks.strong import Strong
 
 __all__ = [
+    "APGD",
     "ART",
     "BIM",
     "CarliniWagner",
@@ -33,4 +37,6 @@ __all__ = [
     "MinimalDistance",
     "MinimalDistanceAttack",
     "SearchAttack",
+    "Square",
+    "Strong",
 ]
