@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from keras_fim.experiments.paper.bench import FULL, QUICK, PaperBench
 from keras_fim.experiments.paper.reproduce import TARGETS, reproduce
-from keras_fim.experiments.paper.workbench import FULL, QUICK, Workbench
 
 __all__ = ["add_arguments", "run"]
 
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Measure, and print each table."""
     folder = arguments.out or Path("results/runs/paper" if arguments.quick else "results/paper")
     scale = QUICK if arguments.quick else FULL
-    bench = Workbench(folder, scale, data_dir=arguments.data_dir)
+    bench = PaperBench(folder, scale, data_dir=arguments.data_dir)
     for report in reproduce(bench, arguments.targets):
         print(f"\n{report.markdown()}")
     print(f"written to {folder}: README.md shows everything")

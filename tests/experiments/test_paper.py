@@ -10,9 +10,9 @@ import pytest
 
 from keras_fim.cli import main
 from keras_fim.experiments.paper import figures, recipes, reproduce, study, tables
+from keras_fim.experiments.paper.bench import PaperBench, Scale
 from keras_fim.experiments.paper.report import markdown_table, spread
 from keras_fim.experiments.paper.values import TABLE1, TABLE2
-from keras_fim.experiments.paper.workbench import Scale, Workbench
 from keras_fim.typing import AttackResult
 
 TINY = Scale(
@@ -43,7 +43,7 @@ def bench(tmp_path_factory):
         patch.setattr(tables, "ATTACKS", some)
         patch.setattr(study, "_ROWS", tuple(some))
         lines = []
-        yield Workbench(folder / "out", TINY, runs=folder / "runs", say=lines.append), lines
+        yield PaperBench(folder / "out", TINY, runs=folder / "runs", say=lines.append), lines
 
 
 @pytest.mark.slow

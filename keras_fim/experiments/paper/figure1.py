@@ -9,9 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim import attacks
+from keras_fim.experiments.paper.bench import PaperBench
 from keras_fim.experiments.paper.recipes import DEFENDED_MU, SEEDS, model_name
 from keras_fim.experiments.paper.report import Report, spread
-from keras_fim.experiments.paper.workbench import Workbench
 from keras_fim.logits import logits_function
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _DIGITS = (6, 5)  # the paper's rows
 _EPSILON = 1.5
 
 
-def figure1(bench: Workbench) -> Report:
+def figure1(bench: PaperBench) -> Report:
     """The first '6' and '5' of the test images that fool the original model and not the defended one."""
     images, labels = bench.images()
     attack = attacks.OSSA()
@@ -50,7 +50,7 @@ def figure1(bench: Workbench) -> Report:
     return Report("figure1", "Figure 1: two adversarial digits and what the models say", columns, rows, notes, figure)
 
 
-def _crafted(bench: Workbench, attack: attacks.OSSA, plain: str, defended: str) -> dict[str, float]:
+def _crafted(bench: PaperBench, attack: attacks.OSSA, plain: str, defended: str) -> dict[str, float]:
     models = [bench.paper_model(name) for name in (plain, defended)]
     images, labels = bench.images()
 

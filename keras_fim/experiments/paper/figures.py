@@ -11,10 +11,10 @@ import numpy as np
 from keras_fim import attacks
 from keras_fim.evaluation import clean_performance, robustness_curve
 from keras_fim.experiments.config import recipe
+from keras_fim.experiments.paper.bench import PaperBench
 from keras_fim.experiments.paper.recipes import MUS, SEEDS, model_name
 from keras_fim.experiments.paper.report import Report, spread
 from keras_fim.experiments.paper.values import FIGURE2_ACCURACY, FIGURE3_FOOLED, FIGURE5_FOOLED
-from keras_fim.experiments.paper.workbench import Workbench
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +34,7 @@ _FIGURE5_MU = 0.02
 _FIGURE4 = {"mnist": (0.0, 0.02), "cifar10": (0.0, 0.02), "gtsrb": (0.0, 0.0013)}
 
 
-def figure2(bench: Workbench) -> Report:
+def figure2(bench: PaperBench) -> Report:
     """Accuracy on the whole test set over μ."""
     found = {mu: [accuracy(bench, model_name(mu, seed)) for seed in _seeds(bench)] for mu in MUS}
     rows = tuple((f"{mu:g}", spread(values, ".2f", scale=100)) for mu, values in found.items())
@@ -53,7 +53,7 @@ def figure2(bench: Workbench) -> Report:
     return Report("figure2", "Figure 2: accuracy over μ, MNIST", ("μ", "accuracy [%]"), rows, notes, figure)
 
 
-def figure3(bench: Workbench) -> Report:
+def figure3(bench: PaperBench) -> Report:
     """OSSA's fooling ratio over ε for each μ, and PGD's beside it."""
     data = "mnist"
     found = {f"{mu:g}": _over_seeds(bench, data, mu, attacks.OSSA(), EPSILONS) for mu in MUS}
@@ -70,7 +70,7 @@ def figure3(bench: Workbench) -> Report:
     return Report("figure3", "Figure 3: fooling ratio of OSSA over ε, MNIST", columns, tuple(rows), notes, figure)
 
 
-def figure4(bench: Workbench) -> Report:
+def figure4(bench: PaperBench) -> Report:
     """OSSA on the three data sets, with and without the defence."""
     lines, stronger = {}, {}
     for data, mus in _FIGURE4.items():
@@ -89,7 +89,7 @@ def figure4(bench: Workbench) -> Report:
     return Report("figure4", "Figure 4: OSSA on three data sets", columns, tuple(rows), notes, figure)
 
 
-def figure5(bench: Workbench) -> Report:
+def figure5(bench: PaperBench) -> Report:
     """FGM, OTCM and FGSM on the defended model, all on the l2 axis."""
     side = math.sqrt(28 * 28)
     methods = {"FGM": (attacks.FGM(), 1.0), "OTCM": (attacks.OTCM(), side), "FGSM": (attacks.FGSM(), side)}
@@ -107,7 +107,7 @@ def figure5(bench: Workbench) -> Report:
     return Report("figure5", "Figure 5: three one-step attacks, MNIST", ("ε (l2)", *found), tuple(rows), notes, figure)
 
 
-def accuracy(bench: Workbench, name: str) -> float:
+def accuracy(bench: PaperBench, name: str) -> float:
     """Accuracy of an MNIST model on all test images."""
     model, images = bench.paper_model(name), bench.images(10_000)
     settings = {"images": len(images[0])}
@@ -115,7 +115,7 @@ def accuracy(bench: Workbench, name: str) -> float:
 
 
 def fooling(
-    bench: Workbench, name: str, data: str, attack: attacks.FixedBudgetAttack, epsilons: Sequence[float]
+    bench: PaperBench, name: str, data: str, attack: attacks.FixedBudgetAttack, epsilons: Sequence[float]
 ) -> list[float]:
     """Fooling ratio of an attack on one model for each ε."""
     model = bench.paper_model(name) if data == "mnist" else bench.model(name, _recipe(name, data))
@@ -133,7 +133,7 @@ def _recipe(name: str, data: str) -> Any:
 
 
 def _over_seeds(
-    bench: Workbench, data: str, mu: float, attack: attacks.FixedBudgetAttack, epsilons: Sequence[float]
+    bench: PaperBench, data: str, mu: float, attack: attacks.FixedBudgetAttack, epsilons: Sequence[float]
 ) -> np.ndarray:
     """Fooling ratios ``(seeds, len(epsilons))``."""
     stored = [f"{data}-{'fisher' if mu else 'plain'}"]
@@ -141,7 +141,7 @@ def _over_seeds(
     return np.array([fooling(bench, name, data, attack, epsilons) for name in names])
 
 
-def _seeds(bench: Workbench) -> tuple[int, ...]:
+def _seeds(bench: PaperBench) -> tuple[int, ...]:
     return SEEDS[: bench.scale.seeds]
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from keras_fim.experiments.paper import figure1, figures, study, tables
+from keras_fim.experiments.paper.bench import FULL, PaperBench
 from keras_fim.experiments.paper.report import Report
-from keras_fim.experiments.paper.workbench import FULL, Workbench
 from keras_fim.experiments.records import versions, write_json, write_text
 
 __all__ = ["TARGETS", "reproduce"]
 
-TARGETS: dict[str, Callable[[Workbench], Report]] = {
+TARGETS: dict[str, Callable[[PaperBench], Report]] = {
     "figure1": figure1.figure1,
     "figure2": figures.figure2,
     "figure3": figures.figure3,
@@ -23,7 +23,7 @@ TARGETS: dict[str, Callable[[Workbench], Report]] = {
 }
 
 
-def reproduce(bench: Workbench, targets: Sequence[str]) -> list[Report]:
+def reproduce(bench: PaperBench, targets: Sequence[str]) -> list[Report]:
     """Measure figures and tables of the paper and write each as PNG, CSV and Markdown; rewrite the page.
 
     Args:
@@ -49,7 +49,7 @@ def reproduce(bench: Workbench, targets: Sequence[str]) -> list[Report]:
     return reports
 
 
-def _write_page(bench: Workbench) -> None:
+def _write_page(bench: PaperBench) -> None:
     """``README.md`` of the folder: every figure and table measured so far, ours beside the paper's."""
     found = [bench.folder / f"{name}.md" for name in TARGETS if (bench.folder / f"{name}.md").is_file()]
     command = "keras-fim reproduce all" if bench.scale == FULL else "keras-fim reproduce all --quick"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from keras_fim import attacks
+from keras_fim.experiments.paper.bench import PaperBench
 from keras_fim.experiments.paper.figures import EPSILONS, PGD, PGD_EPSILONS, accuracy, fooling
 from keras_fim.experiments.paper.recipes import STUDY, study_models
 from keras_fim.experiments.paper.report import Report
 from keras_fim.experiments.paper.tables import nearest_cell
 from keras_fim.experiments.paper.values import TABLE1
-from keras_fim.experiments.paper.workbench import Workbench
 
 __all__ = ["study"]
 
@@ -19,7 +19,7 @@ _OSSA_EPSILONS = (1.0, 2.0, 2.5, 6.0)
 _PGD_EPSILON = 1.5
 
 
-def study(bench: Workbench) -> Report:
+def study(bench: PaperBench) -> Report:
     """Factors of table 1 and OSSA's fooling ratios for each variant of the recipe, seed 0."""
     rows = [_row(bench, key, *pair) for key, pair in study_models().items()]
     paper = [f"{TABLE1[name][1] / TABLE1[name][0]:.2f}" for name in _ROWS]
@@ -39,7 +39,7 @@ def study(bench: Workbench) -> Report:
     return Report("study", "The recipe and the paper's figures", columns, tuple(rows), notes)
 
 
-def _row(bench: Workbench, key: str, plain: str, defended: str) -> tuple[str, ...]:
+def _row(bench: PaperBench, key: str, plain: str, defended: str) -> tuple[str, ...]:
     factors = []
     for name in _ROWS:
         there, back = nearest_cell(bench, name, plain), nearest_cell(bench, name, defended)

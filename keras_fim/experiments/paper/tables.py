@@ -10,10 +10,11 @@ import numpy as np
 from keras_fim import attacks
 from keras_fim.attacks.lp import norm_name
 from keras_fim.evaluation import clean_performance
+from keras_fim.experiments.paper.bench import PaperBench
 from keras_fim.experiments.paper.recipes import DEFENDED_MU, SEEDS, model_name
 from keras_fim.experiments.paper.report import Report, spread
 from keras_fim.experiments.paper.values import TABLE1, TABLE2
-from keras_fim.experiments.paper.workbench import Workbench, digest
+from keras_fim.experiments.workbench import digest
 from keras_fim.typing import AttackResult
 
 __all__ = ["ATTACKS", "nearest_cell", "table1", "table2"]
@@ -36,7 +37,7 @@ _SLOW = ("carlini_wagner_l2", "jsma")
 _OSSA_EPSILON = 1.0
 
 
-def nearest_cell(bench: Workbench, attack: str, source: str, target: str | None = None) -> dict[str, Any]:
+def nearest_cell(bench: PaperBench, attack: str, source: str, target: str | None = None) -> dict[str, Any]:
     """Minimal distances of one attack on one model, and how another model does on the adversarials.
 
     Args:
@@ -93,12 +94,12 @@ def _transferred(result: AttackResult, labels: np.ndarray, target: keras.Model) 
     return {"transfer_accuracy": accuracy, "num_transferred": int(won.sum())}
 
 
-def _pairs(bench: Workbench) -> list[tuple[str, str]]:
+def _pairs(bench: PaperBench) -> list[tuple[str, str]]:
     """Names of the plain and the defended model of each seed."""
     return [(model_name(0.0, seed), model_name(DEFENDED_MU, seed)) for seed in SEEDS[: bench.scale.seeds]]
 
 
-def table1(bench: Workbench) -> Report:
+def table1(bench: PaperBench) -> Report:
     """Mean minimal distances on the original model and on the defended one, beside the paper's."""
     rows = []
     for name, attack in ATTACKS.items():
@@ -134,7 +135,7 @@ def table1(bench: Workbench) -> Report:
     return Report("table1", "Table 1: distance to the nearest adversarial, MNIST", columns, tuple(rows), notes)
 
 
-def table2(bench: Workbench) -> Report:
+def table2(bench: PaperBench) -> Report:
     """Accuracy of each model on the other's minimal adversarials, beside the paper's."""
     rows = []
     for name in (*ATTACKS, "ossa"):
@@ -158,7 +159,7 @@ def table2(bench: Workbench) -> Report:
     return Report("table2", "Table 2: accuracy on the other model's adversarials, MNIST", columns, tuple(rows), notes)
 
 
-def _images_note(bench: Workbench) -> str:
+def _images_note(bench: PaperBench) -> str:
     scale = bench.scale
     seeds = "one seed" if scale.seeds == 1 else f"{scale.seeds} seeds, in brackets the smallest and the largest value"
     return f"{scale.images} test images ({scale.slow_images} for Carlini-Wagner and JSMA), {seeds}."
