@@ -1,6 +1,6 @@
 """How many images each strong attack fools, beside the same attacks of ART, on the stored MNIST models.
 
-    python benchmarks/strong.py                                     # about half an hour on two quiet cores
+    python benchmarks/strong.py                                     # about an hour on two busy cores
     python benchmarks/strong.py --models mnist-plain --images 50    # prints, and stores only with --out
 
 Needs the extra [peers]. Both libraries get the same images, ε, numbers of steps and queries: PGD on the margin (5

@@ -106,11 +106,12 @@ class APGD(FixedBudgetAttack):
     .. math::
         z = P(x_k + η\, s(∇f(x_k))), \quad x_{k+1} = P(x_k + α (z - x_k) + (1 - α) (x_k - x_{k-1})), \quad α = 0.75
 
-    with P the projection onto the ball and the pixel bounds, and s the steepest direction of the norm. η starts at 2 ε.
-    At each of the `checkpoints` a sample halves it and goes back to its best point if fewer than ``rho`` of the steps
-    since the last one raised the loss, or if the loss has no new maximum and η was not halved at the last one.
+    with P onto the pixel bounds and the ball, and s the steepest direction of the norm. η starts at 2 ε. At each of the
+    `checkpoints` a sample halves it and goes back to its best point if fewer than ``rho`` of the steps since the last
+    one raised the loss, or if the loss has no new maximum and η was not halved at the last one. P clips first: in l2,
+    what is clipped after the projection would not use the whole budget.
 
-    Of N steps it pays N gradients and one forward pass, and those of a random start at which it begins.
+    Of N steps it pays N gradients and one forward pass.
 
     Args:
         norm: 2 or inf.
@@ -229,5 +230,7 @@ class APGD(FixedBudgetAttack):
         return climb._replace(point=self._inside(climb, point), previous=climb.point)
 
     def _inside(self, climb: _Climb, points: tf.Tensor) -> tf.Tensor:
+        """P; the last clip is for what rounding adds."""
+        points = tf.clip_by_value(points, *self.bounds)
         points = climb.origin + project(points - climb.origin, climb.epsilon, self.norm)
         return tf.clip_by_value(points, *self.bounds)

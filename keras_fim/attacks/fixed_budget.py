@@ -80,13 +80,13 @@ class FixedBudgetAttack(Attack):
             arguments = (images, labels, seed, *(extra[batch] for extra in extras))
             logits, *state = self._run(problem.logits_fn, "prepare")(*arguments)
             perturb = self._run(problem.logits_fn, "perturb")
-            found = {}
+            results = {}
             for position in ascending:
                 budget = tf.fill([len(images)], tf.constant(epsilons[position], images.dtype))
-                found[position] = perturb(images, labels, budget, seed, logits, *state)
-                state = self._carry(state, found[position])
-            results = (_result(images, labels, logits, *found[at], norm=self.norm) for at in range(len(epsilons)))
-            parts.append(list(results))
+                found = perturb(images, labels, budget, seed, logits, *state)
+                results[position] = _result(images, labels, logits, *found, norm=self.norm)
+                state = self._carry(state, found)
+            parts.append([results[position] for position in range(len(epsilons))])
         return [concatenate(column) for column in zip(*parts, strict=True)]
 
     def _carry(self, state: list[tf.Tensor], found: Perturbed) -> list[tf.Tensor]:

@@ -44,7 +44,7 @@ def sides(queries: int, p_init: float, height: int, width: int, *, smallest: int
 
     Example:
         >>> sides(1000, 0.8, 28, 28)[[0, 10, 999]]
-        array([25,  9,  1], dtype=int32)
+        array([25, 13,  1], dtype=int32)
     """
     position = np.arange(queries) * 10_000 // queries
     share = p_init / 2.0 ** np.searchsorted(_HALVINGS, position)

@@ -16,12 +16,12 @@ APGDS = [attacks.APGD(norm=norm, loss=loss) for norm in (2, np.inf) for loss in 
 
 
 def reference(gradient, image, label, epsilon, start, steps, norm):
-    """Algorithm 1 of the paper for one flat image in [0, 1], word by word; returns all points and the best."""
+    """Algorithm 1 of the paper for one flat image in [0, 1]; returns all points and the best."""
 
     def inside(point):
-        delta = point - image
+        delta = np.clip(point, 0, 1) - image
         delta = np.clip(delta, -epsilon, epsilon) if norm == np.inf else delta * min(1, epsilon / np.linalg.norm(delta))
-        return np.clip(image + delta, 0, 1)
+        return image + delta
 
     def ascent(point, slope, eta):
         return inside(point + eta * (np.sign(slope) if norm == np.inf else slope / np.linalg.norm(slope)))

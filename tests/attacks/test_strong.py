@@ -12,7 +12,7 @@ QUICK = {norm: attacks.Strong(norm=norm, quick=True) for norm in (2, np.inf)}
 EPSILONS = {2: [0.0, 0.3, 0.6, 1.0], np.inf: [0.0, 0.02, 0.04, 0.08]}
 
 
-@pytest.fixture(scope="module", params=[2, np.inf], ids=["l2", "linf"])
+@pytest.fixture(scope="module", params=[pytest.param(2, marks=pytest.mark.slow), np.inf], ids=["l2", "linf"])
 def swept(request, digit_model, digits):
     """An attack with, in disorder, its ε and the results of a sweep on digits."""
     attack, epsilons = QUICK[request.param], EPSILONS[request.param][::-1]
@@ -52,6 +52,7 @@ def test_the_shares_of_the_stages_add_up(swept):
         np.testing.assert_array_equal(result.details["stage"] >= 0, result.success)
 
 
+@pytest.mark.slow
 def test_it_is_at_least_as_strong_as_each_stage(swept, digit_model, digits):
     attack, epsilons, results = swept
     for name, stage in attack.attacks().items():
