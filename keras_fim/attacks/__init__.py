@@ -3,6 +3,7 @@
 from keras_fim.attacks.adapters import ART, CleverHans, Foolbox
 from keras_fim.attacks.base import Attack
 from keras_fim.attacks.carlini_wagner import CarliniWagner
+from keras_fim.attacks.catalog import DEFAULT_EPSILONS, attack_by_name, attack_names, resolve_epsilons
 from keras_fim.attacks.deepfool import DeepFool
 from keras_fim.attacks.fixed_budget import FixedBudgetAttack
 from keras_fim.attacks.iterative import BIM, MIM, PGD
@@ -16,6 +17,7 @@ __all__ = [
     "ART",
     "BIM",
     "CarliniWagner",
+    "DEFAULT_EPSILONS",
     "DeepFool",
     "FGM",
     "FGSM",
@@ -31,4 +33,7 @@ __all__ = [
     "MinimalDistance",
     "MinimalDistanceAttack",
     "SearchAttack",
+    "attack_by_name",
+    "attack_names",
+    "resolve_epsilons",
 ]
