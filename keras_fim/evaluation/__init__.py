@@ -9,28 +9,36 @@ from keras_fim.evaluation.curves import (
     samples,
 )
 from keras_fim.evaluation.distances import DistanceSummary, distance_factor, distance_summary, minimal_distances
+from keras_fim.evaluation.evaluate import DEFAULT_ATTACKS, AttackRow, Evaluation, evaluate
 from keras_fim.evaluation.intervals import Interval, Ratio, bootstrap, wilson
 from keras_fim.evaluation.report import Report, read_rows
+from keras_fim.evaluation.spectrum import SpectrumSummary, spectrum_summary
 from keras_fim.evaluation.transfer import Transfer, TransferRow, transfer
 
 __all__ = [
+    "AttackRow",
     "Confidence",
+    "DEFAULT_ATTACKS",
     "DistanceSummary",
+    "Evaluation",
     "Interval",
     "Ratio",
     "Report",
     "RobustnessCurve",
+    "SpectrumSummary",
     "Transfer",
     "TransferRow",
     "bootstrap",
     "clean_performance",
     "distance_factor",
     "distance_summary",
+    "evaluate",
     "minimal_distances",
     "predicted_classes",
     "read_rows",
     "robustness_curve",
     "samples",
+    "spectrum_summary",
     "transfer",
     "wilson",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -120,11 +121,19 @@ class DistanceSummary(Report):
         return {
             "attack": self.attack,
             "norm": self.norm,
-            "median": self.interval("median"),
-            "mean of successes": self.interval("mean"),
+            "median": self._median,
+            "mean of successes": self._mean,
             "successes": self.success_share,
             "mean, Foolbox 0.x": self.foolbox_mean,
         }
+
+    @functools.cached_property
+    def _median(self) -> Interval:
+        return self.interval("median")
+
+    @functools.cached_property
+    def _mean(self) -> Interval:
+        return self.interval("mean")
 
     def records(self) -> list[dict[str, Any]]:
         """The row with the quantiles."""
