@@ -9,16 +9,20 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from keras_fim.attacks.apgd import APGD
 from keras_fim.attacks.base import Attack, check_epsilons
 from keras_fim.attacks.carlini_wagner import CarliniWagner
 from keras_fim.attacks.deepfool import DeepFool
 from keras_fim.attacks.fixed_budget import FixedBudgetAttack
+from keras_fim.attacks.fmn import FMN
 from keras_fim.attacks.iterative import BIM, MIM, PGD
 from keras_fim.attacks.jsma import JSMA
 from keras_fim.attacks.lp import norm_name
 from keras_fim.attacks.minimal import MinimalDistance
 from keras_fim.attacks.one_step import FGM, FGSM, OTCM
 from keras_fim.attacks.ossa import OSSA
+from keras_fim.attacks.square import Square
+from keras_fim.attacks.strong import Strong
 
 __all__ = ["DEFAULT_EPSILONS", "Epsilons", "attack_by_name", "attack_names", "full_name", "resolve_epsilons"]
 
@@ -35,13 +39,28 @@ DEFAULT_EPSILONS: dict[float, tuple[float, ...]] = {
 
 _NORMS = {"l0": 0.0, "l1": 1.0, "l2": 2.0, "linf": np.inf}
 _SHORT = {
+    "apgd": "apgd_ce_linf",
+    "apgd_ce": "apgd_ce_linf",
+    "apgd_dlr": "apgd_dlr_linf",
     "bim": "bim_linf",
     "carlini_wagner": "carlini_wagner_l2",
     "cw": "carlini_wagner_l2",
     "deepfool": "deepfool_l2",
+    "fmn": "fmn_l2",
     "mim": "mim_linf",
     "pgd": "pgd_linf",
+    "square": "square_linf",
+    "strong": "strong_linf",
 }
+
+
+_IN_TWO_NORMS: tuple[tuple[Any, str, dict[str, Any]], ...] = (
+    (APGD, "apgd_ce", {}),
+    (APGD, "apgd_dlr", {"loss": "dlr"}),
+    (Square, "square", {}),
+    (Strong, "strong", {}),
+    (DeepFool, "deepfool", {}),
+)
 
 
 def _constructors() -> dict[str, Callable[..., Attack]]:
@@ -50,8 +69,11 @@ def _constructors() -> dict[str, Callable[..., Attack]]:
     for kind in (BIM, PGD, MIM):
         for norm in (1, 2, np.inf):
             found[f"{kind.base_name}_{norm_name(norm)}"] = functools.partial(kind, norm=norm)
-    for norm in (2, np.inf):
-        found[f"deepfool_{norm_name(norm)}"] = functools.partial(DeepFool, norm=norm)
+    for kind, prefix, options in _IN_TWO_NORMS:
+        for norm in (2, np.inf):
+            found[f"{prefix}_{norm_name(norm)}"] = functools.partial(kind, norm=norm, **options)
+    for norm in (1, 2, np.inf):
+        found[f"fmn_{norm_name(norm)}"] = functools.partial(FMN, norm=norm)
     return {**found, "carlini_wagner_l2": CarliniWagner, "jsma": JSMA}
 
 
@@ -64,7 +86,7 @@ def attack_names() -> tuple[str, ...]:
 
     Example:
         >>> attack_names()[:3], attack_names()[-1]
-        (('ossa', 'fgsm', 'fgm'), 'pgd')
+        (('ossa', 'fgsm', 'fgm'), 'strong')
     """
     return (*_CONSTRUCTORS, *_SHORT)
 

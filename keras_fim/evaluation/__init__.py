@@ -9,9 +9,11 @@ from keras_fim.evaluation.curves import (
     samples,
 )
 from keras_fim.evaluation.distances import DistanceSummary, distance_factor, distance_summary, minimal_distances
-from keras_fim.evaluation.evaluate import DEFAULT_ATTACKS, AttackRow, Evaluation, evaluate
+from keras_fim.evaluation.evaluate import DEFAULT_ATTACKS, Evaluation, evaluate
 from keras_fim.evaluation.intervals import Interval, Ratio, bootstrap, wilson
+from keras_fim.evaluation.masking import MaskingCheck, MaskingReport, masking_report
 from keras_fim.evaluation.report import Report, read_rows
+from keras_fim.evaluation.rows import AttackRow
 from keras_fim.evaluation.spectrum import SpectrumSummary, spectrum_summary
 from keras_fim.evaluation.transfer import Transfer, TransferRow, transfer
 
@@ -22,6 +24,8 @@ __all__ = [
     "DistanceSummary",
     "Evaluation",
     "Interval",
+    "MaskingCheck",
+    "MaskingReport",
     "Ratio",
     "Report",
     "RobustnessCurve",
@@ -33,6 +37,7 @@ __all__ = [
     "distance_factor",
     "distance_summary",
     "evaluate",
+    "masking_report",
     "minimal_distances",
     "predicted_classes",
     "read_rows",

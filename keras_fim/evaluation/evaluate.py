@@ -13,48 +13,24 @@ import numpy as np
 from keras_fim.attacks.base import Attack
 from keras_fim.attacks.catalog import Epsilons, attack_by_name, resolve_epsilons
 from keras_fim.attacks.fixed_budget import FixedBudgetAttack
-from keras_fim.attacks.lp import norm_name
 from keras_fim.attacks.nearest import MinimalDistanceAttack
+from keras_fim.attacks.strong import Strong
 from keras_fim.evaluation.cells import Cells, data_digest, model_digest
 from keras_fim.evaluation.curves import clean_performance, samples
 from keras_fim.evaluation.distances import DistanceSummary, distance_summary
 from keras_fim.evaluation.intervals import Ratio, wilson
 from keras_fim.evaluation.report import Report, Row, decode, encode
+from keras_fim.evaluation.rows import AttackRow, attack_row, marked
 from keras_fim.evaluation.spectrum import SpectrumSummary, spectrum_summary
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.records import versions
 from keras_fim.typing import Images, Labels, Model
 from keras_fim.validation import check_images
 
-__all__ = ["DEFAULT_ATTACKS", "AttackRow", "Evaluation", "evaluate"]
+__all__ = ["DEFAULT_ATTACKS", "Evaluation", "evaluate"]
 
 DEFAULT_ATTACKS = ("ossa", "fgsm", "pgd_l2", "pgd_linf", "deepfool_l2")
 """One step and many, in both norms, and a nearest adversarial."""
-
-
-@dataclasses.dataclass(frozen=True)
-class AttackRow:
-    """What one attack does at one ε.
-
-    Attributes:
-        attack: the attack's name.
-        options: the attack's options, as its ``repr`` shows them.
-        norm: ``"l0"``, ``"l1"``, ``"l2"`` or ``"linf"``: what ε is measured in.
-        epsilon: the budget.
-        fooling: misclassified over originally correct samples.
-        robust: samples that are right before and after, over all.
-        strongest: whether no attack here of the same norm and ε fools more. Its ``robust`` is the one to quote.
-        seconds: what the measurement took; an attack that shares work among its ε has it divided among them.
-    """
-
-    attack: str
-    options: str
-    norm: str
-    epsilon: float
-    fooling: Ratio
-    robust: Ratio
-    strongest: bool
-    seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,9 +84,15 @@ class Evaluation(Report):
             }
             for row in self.rows
         ]
+        stages: list[Row] = [
+            {"attack": row.attack, "ε": row.epsilon, **{key: wilson(round(v * n), n) for key, v in row.stages.items()}}
+            for row in self.rows
+            if row.stages and (n := row.fooling.total)
+        ]
         return {
             f"On {self.accuracy.total} images, with 95 % intervals": [clean],
             "Within ε": attacks,
+            "Fooled by each stage": stages,
             "Nearest adversarials": [summary.row() for summary in self.distances],
             "Fisher information": [] if self.spectrum is None else self.spectrum.tables()[""],
         }
@@ -135,12 +117,12 @@ def evaluate(
         dataset: yields ``(images, labels)`` batches, or is the pair of whole arrays.
         attacks: attacks or their names (`keras_fim.attacks.attack_names`).
         epsilons: budgets: a list for attacks of one norm, a mapping by norm or attack name, or ``None``; see
-            `keras_fim.attacks.resolve_epsilons`. An attack that looks for the nearest adversarial searches once for all.
+            `keras_fim.attacks.resolve_epsilons`. An attack that looks for the nearest adversarial searches once.
         limit: take only so many samples, the first ones.
         spectrum: measure the Fisher spectrum, too; K gradients for each image.
         name: of the model, for the table; ``None`` for the model's own.
-        folder: where finished cells (an attack at an ε) are written at once. A measurement that was stopped goes on after
-            the last of them. A cell of another model, attack, ε, data or version of this package is not taken.
+        folder: where finished cells (an attack at an ε) are written at once. A measurement that was stopped goes on
+            after the last of them. A cell of another model, attack, ε, data or version of this package is not taken.
         on_cell: called with a line of text for each finished cell; ``print`` shows progress.
 
     Returns:
@@ -169,7 +151,7 @@ def evaluate(
         model=name or str(getattr(logits_fn.model, "name", type(logits_fn.model).__name__)),
         accuracy=wilson(correct, clean.num_samples),
         mean_confidence=clean.mean_confidence,
-        rows=_marked([row for rows, _ in pairs for row in rows]),
+        rows=marked([row for rows, _ in pairs for row in rows]),
         distances=tuple(summary for _, summary in pairs if summary is not None),
         spectrum=measured.spectrum() if spectrum else None,
         digests=measured.digests,
@@ -214,8 +196,15 @@ class _Measurement:
         self.say(f"Fisher spectrum: median λ_max(G_x) {found.quantile('λ_max(G_x)', 0.5):.3g} ({seconds:.1f} s)")
         return found
 
+    def _key(self, attack: Attack) -> dict[str, str]:
+        """What tells the attack apart; another model that it uses is told apart as the one attacked."""
+        if not isinstance(attack, Strong) or attack.twin is None:
+            return {"attack": repr(attack)}
+        twin = model_digest(logits_function(attack.twin, self.images), self.images)
+        return {"attack": repr(dataclasses.replace(attack, twin=None)), "twin": twin}
+
     def _at(self, attack: FixedBudgetAttack, epsilons: Sequence[float]) -> list[AttackRow]:
-        keys = [{"attack": repr(attack), "epsilon": epsilon} for epsilon in epsilons]
+        keys = [{**self._key(attack), "epsilon": epsilon} for epsilon in epsilons]
         known = [self.cells.find(f"{attack.name}-{key['epsilon']:g}", **key) for key in keys]
         missing = [index for index, content in enumerate(known) if content is None]
         if missing:
@@ -223,7 +212,9 @@ class _Measurement:
             results = attack.sweep(self.logits_fn, self.images, self.labels, [epsilons[index] for index in missing])
             seconds = (time.perf_counter() - started) / len(missing)
             for index, result in zip(missing, results, strict=True):
-                row = _row(attack, epsilons[index], result.success, result.was_correct, seconds)
+                row = attack_row(attack, epsilons[index], result.success, result.was_correct, seconds)
+                if isinstance(attack, Strong) and result.was_correct.any():
+                    row = dataclasses.replace(row, stages=attack.shares(result))
                 known[index] = encode(row)
                 self.cells.keep(f"{attack.name}-{epsilons[index]:g}", known[index], **keys[index])
         rows: list[AttackRow] = [decode(AttackRow, content) for content in known]
@@ -246,7 +237,7 @@ class _Measurement:
         self.say(f"{attack.name}: median {found.norm} {found.median:.3g} ({'kept' if kept else _time(known)})")
         correct, distances, seconds = np.array(found.was_correct), np.array(found.distances), known["seconds"]
         rows = [
-            _row(attack, epsilon, correct & (distances <= epsilon), correct, seconds / len(epsilons))
+            attack_row(attack, epsilon, correct & (distances <= epsilon), correct, seconds / len(epsilons))
             for epsilon in epsilons
         ]
         return rows, found
@@ -258,29 +249,3 @@ def _time(known: dict[str, Any]) -> str:
 
 def _line(row: AttackRow) -> str:
     return f"{row.attack} at {row.norm} {row.epsilon:g}: fooling ratio {row.fooling}"
-
-
-def _row(
-    attack: Attack, epsilon: float, success: np.ndarray, was_correct: np.ndarray, seconds: float
-) -> AttackRow:
-    fooled, correct, total = int(success.sum()), int(was_correct.sum()), len(was_correct)
-    return AttackRow(
-        attack=attack.name,
-        options=repr(attack),
-        norm=norm_name(attack.norm),
-        epsilon=float(epsilon),
-        fooling=wilson(fooled, correct),
-        robust=wilson(correct - fooled, total),
-        strongest=False,
-        seconds=seconds,
-    )
-
-
-def _marked(rows: Sequence[AttackRow]) -> tuple[AttackRow, ...]:
-    """The rows, those marked that fool most at their norm and ε."""
-    most: dict[tuple[str, float], int] = {}
-    for row in rows:
-        most[row.norm, row.epsilon] = max(most.get((row.norm, row.epsilon), 0), row.fooling.count)
-    return tuple(
-        dataclasses.replace(row, strongest=row.fooling.count == most[row.norm, row.epsilon]) for row in rows
-    )

@@ -25,13 +25,13 @@ _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 @dataclasses.dataclass(frozen=True)
 class SpectrumSummary(Report):
-    """Quantiles of the Fisher information over images; prints as a table.
+    r"""Quantiles of the Fisher information over images; prints as a table.
 
     Attributes:
         quantiles: which quantiles, in [0, 1]; each is the value of one of the images.
         values: for each quantity its quantiles: ``"λ_max(G_x)"`` and ``"tr G_x"`` in the input, ``"λ_max(G_s)"`` in the
             softmax output, ``"λ_max(G_z)"`` in the logits, and ``"predicted KL radius"``, the l2 distance at which
-            :math:`\\tfrac12 \\lambda_{\\max}(G_x) r^2` reaches the smallest divergence that ties the two most probable
+            :math:`\tfrac12 \lambda_{\max}(G_x) r^2` reaches the smallest divergence that ties the two most probable
             classes (inf where the information is 0): where the quadratic form expects the nearest adversarial.
         num_samples: number of images.
     """
