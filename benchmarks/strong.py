@@ -27,7 +27,7 @@ from keras_fim import data
 from keras_fim.attacks import ART, FixedBudgetAttack, Strong
 from keras_fim.evaluation import samples
 from keras_fim.experiments import load_model
-from keras_fim.experiments.records import versions, write_json
+from keras_fim.records import versions, write_json
 
 BUDGETS = {"l2": (2.0, 1.5), "linf": (np.inf, 0.1)}
 MODELS = ["mnist-plain", "mnist-fisher"]

@@ -4,6 +4,7 @@ from keras_fim.attacks.adapters import ART, CleverHans, Foolbox
 from keras_fim.attacks.apgd import APGD
 from keras_fim.attacks.base import Attack
 from keras_fim.attacks.carlini_wagner import CarliniWagner
+from keras_fim.attacks.catalog import DEFAULT_EPSILONS, attack_by_name, attack_names, resolve_epsilons
 from keras_fim.attacks.deepfool import DeepFool
 from keras_fim.attacks.fixed_budget import FixedBudgetAttack
 from keras_fim.attacks.fmn import FMN
@@ -21,6 +22,7 @@ __all__ = [
     "ART",
     "BIM",
     "CarliniWagner",
+    "DEFAULT_EPSILONS",
     "DeepFool",
     "FGM",
     "FGSM",
@@ -39,4 +41,7 @@ __all__ = [
     "SearchAttack",
     "Square",
     "Strong",
+    "attack_by_name",
+    "attack_names",
+    "resolve_epsilons",
 ]

@@ -13,9 +13,9 @@ import numpy as np
 from keras_fim import data
 from keras_fim.evaluation import samples
 from keras_fim.experiments.config import TrainingConfig
-from keras_fim.experiments.records import read_json, versions, write_json
 from keras_fim.experiments.training import train
 from keras_fim.experiments.weights import load_model, store, stored_names
+from keras_fim.records import read_json, versions, write_json
 
 __all__ = ["Workbench", "digest"]
 

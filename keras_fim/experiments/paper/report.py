@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_fim.experiments.records import write_text
+from keras_fim.records import write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from keras_fim.experiments.paper import figure1, figures, study, tables
 from keras_fim.experiments.paper.bench import FULL, PaperBench
 from keras_fim.experiments.paper.report import Report
-from keras_fim.experiments.records import versions, write_json, write_text
+from keras_fim.records import versions, write_json, write_text
 
 __all__ = ["TARGETS", "reproduce"]
 
