@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from keras_fim.cli import main
-from keras_fim.experiments.paper import figures, recipes, reproduce, study, tables
+from keras_fim.experiments.paper import figures, holds, recipes, reproduce, study, tables
 from keras_fim.experiments.paper.bench import PaperBench, Scale
 from keras_fim.experiments.paper.report import markdown_table, spread
 from keras_fim.experiments.paper.values import TABLE1, TABLE2
@@ -37,6 +37,7 @@ def bench(tmp_path_factory):
         patch.setattr(study, "EPSILONS", (0.0, 1.0, 2.0, 2.5, 6.0))
         patch.setattr(figures, "_FIGURE4", {"mnist": (0.0, 0.024)})
         patch.setattr(figures, "_FIGURE5_MU", 0.024)
+        patch.setattr(holds, "_MU", 0.024)
         patch.setattr(study, "STUDY", {"base": recipes.STUDY["base"]})
         patch.setattr(study, "study_models", lambda: {"base": recipes.study_models()["base"]})
         some = {name: tables.ATTACKS[name] for name in ("fgsm", "bim_l2", "deepfool_l2")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from keras_fim.experiments.paper import figure1, figures, study, tables
+from keras_fim.experiments.paper import figure1, figures, holds, study, tables
 from keras_fim.experiments.paper.bench import FULL, PaperBench
 from keras_fim.experiments.paper.report import Report
 from keras_fim.records import versions, write_json, write_text
@@ -19,6 +19,7 @@ TARGETS: dict[str, Callable[[PaperBench], Report]] = {
     "figure5": figures.figure5,
     "table1": tables.table1,
     "table2": tables.table2,
+    "strong": holds.strong,
     "study": study.study,
 }
 
