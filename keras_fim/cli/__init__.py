@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from keras_fim.cli import demo, reproduce, store, train
+from keras_fim.cli import demo, evaluate, reproduce, store, train
 from keras_fim.cli.errors import run_safely
 
 __all__ = ["main"]
 
-_COMMANDS = {"train": train, "store": store, "demo": demo, "reproduce": reproduce}
+_COMMANDS = {"train": train, "store": store, "demo": demo, "evaluate": evaluate, "reproduce": reproduce}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -20,6 +20,7 @@ def run_safely(command: Callable[[], None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: finished epochs are kept; `train --resume` goes on after the last one", file=sys.stderr)
+        message = "interrupted: what was finished is kept; the same command goes on there (`train` with --resume)"
+        print(message, file=sys.stderr)
         return 130
     return 0

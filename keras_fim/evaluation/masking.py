@@ -115,8 +115,8 @@ def masking_report(
 ) -> MaskingReport:
     """Look for signs that a model's gradients mislead attacks, so that it seems more robust than it is.
 
-    The white-box attack is PGD on the cross-entropy, 40 steps from a random start. Checks at one budget take, of
-    ``epsilons``, the one at which it fools nearest to half of the samples.
+    The white-box attack is PGD on the cross-entropy from a random start, whose steps add up to 5 ε. Checks at one
+    budget take, of ``epsilons``, the one at which it fools nearest to half of the samples.
 
     Args:
         model: any classifier that `keras_fim.logits.logits_function` takes.
@@ -143,7 +143,10 @@ def masking_report(
     images, labels = samples(dataset, limit)
     checked = check_images(images, check_bounds(bounds))
     logits_fn = logits_function(model, checked)
-    white = PGD(norm=check_norm(norm, (2, np.inf)), steps=steps, bounds=bounds, seed=seed, stop_early=True)
+    step_size = min(1.0, 5 / max(1, steps))  # from one end of the ball to the other and back
+    white = PGD(
+        norm=check_norm(norm, (2, np.inf)), steps=steps, step_size=step_size, bounds=bounds, seed=seed, stop_early=True
+    )
     (budgets,) = resolve_epsilons([white], epsilons)
     probe = Probe(logits_fn, white, *correct_samples(logits_fn, checked, labels, white))
     found = probe.sweep(white, budgets)

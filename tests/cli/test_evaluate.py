@@ -1,0 +1,117 @@
+"""``keras-fim evaluate`` on models that this package did not build."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from keras_fim import cli, evaluation
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, digits):
+    """Nearest-centre classifiers of the digits as files: ending in a softmax, and in raw logits on flat images."""
+    images, labels = digits[0].reshape(len(digits[0]), -1), digits[1]
+    centres = np.stack([images[labels == digit].mean(axis=0) for digit in range(10)])
+    weights = [2 * centres.T, -(centres**2).sum(axis=-1)]
+    folder = tmp_path_factory.mktemp("models")
+    kinds = {
+        "softmax": [keras.Input((28, 28, 1)), keras.layers.Flatten(), keras.layers.Dense(10, activation="softmax")],
+        "logits": [keras.Input((784,)), keras.layers.Dense(10)],
+    }
+    for name, layers in kinds.items():
+        model = keras.Sequential(layers)
+        model.set_weights(weights)
+        model.save(folder / f"{name}.keras")
+    return folder
+
+
+def command(model, out, *more):
+    shared = ("--data", "mnist5k", "--images", "40", "--no-spectrum", "--out", str(out))
+    return ["evaluate", "--model", str(model), *shared, *more]
+
+
+def test_raw_logits_of_flat_images(saved, tmp_path, capsys):
+    arguments = command(saved / "logits.keras", tmp_path, "--attacks", "fgsm,minimal_fgm", "--epsilons", "linf=0.05,0.1")
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr().out
+    found = evaluation.Evaluation.load(tmp_path / "evaluation.json")
+    assert found.model == "logits" and found.accuracy.total == 40 and found.accuracy.value > 0.6
+    assert [row.epsilon for row in found.rows] == [0.05, 0.1, 0.5, 1.0, 2.0, 3.0]
+    assert str(found) in printed and "fgsm at linf 0.05: fooling ratio" in printed
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {"cells", "evaluation.csv", "evaluation.json", "evaluation.md", "fooling.png"}
+    assert (tmp_path / "fooling.png").stat().st_size > 10_000
+    assert cli.main(arguments) == 0
+    assert "(kept)" in capsys.readouterr().out
+
+
+def test_softmax_in_a_fresh_process_is_as_its_logits(saved, tmp_path):
+    """The same classifier, measured in another process from another file, has the same figures."""
+    options = ("--attacks", "fgsm", "--epsilons", "0.05,0.1")
+    program = "import sys; from keras_fim.cli import main; sys.exit(main(sys.argv[1:]))"
+    process = subprocess.run(
+        [sys.executable, "-c", program, *command(saved / "softmax.keras", tmp_path / "softmax", *options)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    assert process.returncode == 0, process.stderr
+    assert "Within ε" in process.stdout
+    assert cli.main(command(saved / "logits.keras", tmp_path / "logits", *options)) == 0
+    softmax, logits = (evaluation.Evaluation.load(tmp_path / n / "evaluation.json") for n in ("softmax", "logits"))
+    assert [row.fooling for row in softmax.rows] == [row.fooling for row in logits.rows]
+    assert softmax.rows[1].fooling.count > softmax.rows[0].fooling.count > 0
+    assert softmax.digests["model"] != logits.digests["model"]
+
+
+@pytest.mark.slow
+def test_strong_and_masking(saved, tmp_path, capsys):
+    more = ("--attacks", "fgsm", "--epsilons", "0.1", "--strong", "quick", "--masking", "--twin", saved / "softmax.keras")
+    assert cli.main(command(saved / "softmax.keras", tmp_path, *map(str, more))) == 0
+    found = evaluation.Evaluation.load(tmp_path / "evaluation.json")
+    fgsm, strong = found.rows
+    assert strong.attack == "strong_linf" and strong.strongest and strong.fooling.count >= fgsm.fooling.count
+    masking = json.loads((tmp_path / "masking_linf.json").read_text(encoding="utf-8"))
+    assert masking["type"] == "MaskingReport" and len(masking["checks"]) == 9
+    assert "masked gradients" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--attacks", "fgsm,deepfol"), "one of ossa, fgsm,"),
+        (("--attacks", "fgsm,ossa", "--epsilons", "0.1"), "different norms (l2, linf)"),
+        (("--attacks", "fgsm", "--epsilons", "linf=x"), "NORM=NUMBERS, such as l2=0.5,1,2. Received: 'linf=x'"),
+        (("--attacks", "fgsm", "--epsilons", "linf=0.1", "0.2"), "or be one list"),
+        (("--attacks", "fgsm", "--epsilons", "linf=nan"), "Received: epsilon=nan"),
+        (("--images", "0"), "should be a positive integer"),
+    ],
+)
+def test_bad_input_is_one_line(more, message, saved, tmp_path, capsys):
+    assert cli.main(command(saved / "softmax.keras", tmp_path, *more)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+
+
+def test_models_that_do_not_fit(tmp_path, capsys):
+    assert cli.main(command("nothing", tmp_path)) == 2
+    assert "one of the stored weights" in capsys.readouterr().err
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(10)])
+    model.save(tmp_path / "small.keras")
+    assert cli.main(command(tmp_path / "small.keras", tmp_path)) == 2
+    assert "should take images (28, 28, 1). Received: a model for (5,)" in capsys.readouterr().err
+
+
+def test_help_has_examples(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["evaluate", "--help"])
+    printed = capsys.readouterr().out
+    assert "keras-fim evaluate --model path.keras --data mnist --attacks ossa,fgsm,pgd,deepfool" in printed

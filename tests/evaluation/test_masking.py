@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_fim import evaluation
+from keras_fim.logits import logits_function
+
+RNG = np.random.default_rng(0)
+CENTRES = RNG.uniform(0.35, 0.65, size=(3, 4, 4, 1))
+LABELS = RNG.integers(3, size=120)
+IMAGES = (CENTRES[LABELS] + RNG.normal(scale=0.03, size=(120, 4, 4, 1))).clip(0, 1).astype("float32")
+
+
+def nearest_centre(scale=10.0):
+    """A linear softmax model that takes the nearest of the centres: as robust as a model of these data can be."""
+    flat = CENTRES.reshape(3, -1)
+    model = keras.Sequential(
+        [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(3), keras.layers.Softmax()]
+    )
+    model.set_weights([scale * 2 * flat.T, -scale * (flat**2).sum(axis=-1)])
+    return model
+
+
+def suspects(report):
+    return {check.name for check in report.checks if check.verdict == "suspect"}
+
+
+@pytest.mark.parametrize("norm", [pytest.param(2, marks=pytest.mark.slow), np.inf])
+def test_quiet_on_an_honest_linear_model(norm):
+    report = evaluation.masking_report(
+        nearest_centre(), (IMAGES, LABELS), norm=norm, twin=nearest_centre(3.0), steps=10, queries=100
+    )
+    assert not report.suspect and suspects(report) == set()
+    assert {check.verdict for check in report.checks} == {"ok"} and len(report.checks) == 9
+    assert 0 < report.num_correct <= 120 and "no sign of masked gradients" in str(report)
+
+
+MASKS = {
+    "quantised input": (lambda model: lambda x: model(tf.round(x * 12) / 12), {"zero gradients", "transfer"}),
+    "rounded logits": (lambda model: lambda x: tf.round(4 * model(x)), {"zero gradients", "black box"}),
+    "huge logits behind a softmax": (lambda model: lambda x: 1e3 * model(x), {"probabilities"}),
+    "shattered gradients": (  # a fine saw tooth, against which the gradient runs
+        lambda model: lambda x: model(x + 0.004 * tf.sin(x * 1500)),
+        {"one step", "random noise"},
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "mask", [pytest.param(name, marks=() if "softmax" in name else pytest.mark.slow) for name in MASKS]
+)
+def test_fires_on_a_masked_model(mask):
+    hide, symptoms = MASKS[mask]
+    honest = logits_function(nearest_centre())
+    masked = logits_function(hide(honest), from_logits=True)
+    report = evaluation.masking_report(masked, (IMAGES, LABELS), twin=honest, steps=10, queries=100)
+    assert report.suspect and symptoms & suspects(report), str(report)
+    assert "masked gradients are suspected" in str(report)
+
+
+def test_what_cannot_be_run_is_said_to_be_so(tmp_path):
+    flat = logits_function(lambda x: tf.concat([x - 0.5, 0.5 - x], axis=-1), from_logits=True)
+    images = np.linspace(0.05, 0.95, 20, dtype="float32")[:, None]
+    report = evaluation.masking_report(flat, (images, (images[:, 0] < 0.5).astype(int)), steps=5, epsilons=[0.25])
+    assert report.check("black box").verdict == report.check("transfer").verdict == "not run"
+    assert np.isnan(report.check("transfer").figure) and not report.suspect
+    assert report.epsilon == 0.25 and report.fooling_ratios == pytest.approx((0.5,), abs=0.11)
+    loaded = type(report).load(report.save(tmp_path / "masking.json"))
+    assert str(loaded) == str(report)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"norm": 1}, "`norm` should be one of 2, np.inf"),
+        ({"epsilons": []}, "at least one budget"),
+        ({"dataset": (IMAGES, (nearest_centre()(IMAGES).numpy().argmax(-1) + 1) % 3)}, "at least one .* accuracy 0"),
+        ({"bounds": (1, 0)}, "`bounds` should be"),
+    ],
+    ids=["norm", "epsilons", "never right", "bounds"],
+)
+def test_bad_input(options, message):
+    dataset = options.pop("dataset", (IMAGES, LABELS))
+    with pytest.raises(ValueError, match=message):
+        evaluation.masking_report(nearest_centre(), dataset, **options)
+
+
+@pytest.mark.slow
+def test_quiet_on_a_trained_convnet_and_fires_on_it_quantised(digit_model, digits):
+    images, labels = digits[2][:150], digits[3][:150]
+    honest = evaluation.masking_report(digit_model, (images, labels), twin=digit_model)
+    assert not honest.suspect, str(honest)
+    logits_fn = logits_function(digit_model)
+    masked = logits_function(lambda x: logits_fn(tf.round(x * 3) / 3), from_logits=True)
+    report = evaluation.masking_report(masked, (images, labels), twin=digit_model)
+    assert {"zero gradients", "transfer"} <= suspects(report), str(report)

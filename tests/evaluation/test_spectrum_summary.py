@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_fim import evaluation
+from keras_fim.evaluation.spectrum import least_divergence_to_a_tie
+from keras_fim.logits import logits_function
+from tests import oracles
+
+
+def test_quantiles_are_those_of_the_dense_matrices(mlp, points):
+    found = evaluation.spectrum_summary(mlp, points, quantiles=(0.2, 0.6, 1.0), batch_size=2)
+
+    def log_p(x):
+        return np.log(mlp(x[None]).numpy()[0])
+
+    dense = [np.linalg.eigvalsh(oracles.input_fim(log_p, x)) for x in points.numpy()]
+    p = mlp(points).numpy()
+    expected = {
+        "λ_max(G_x)": [values[-1] for values in dense],
+        "tr G_x": [values.sum() for values in dense],
+        "λ_max(G_s)": 1 / p.min(axis=-1),
+        "λ_max(G_z)": [np.linalg.eigvalsh(np.diag(row) - np.outer(row, row))[-1] for row in p],
+    }
+    for quantity, values in expected.items():  # of five values the first, the third and the last
+        np.testing.assert_allclose(found.values[quantity], np.sort(values)[[0, 2, 4]], rtol=1e-5)
+    assert found.num_samples == 5 and found.quantile("tr G_x", 1.0) == pytest.approx(max(expected["tr G_x"]))
+
+
+def test_predicted_radius_is_the_distance_to_a_near_boundary():
+    """Of two linear classes with the logit gap g the boundary is at g / ‖w‖; the quadratic form is exact as g -> 0."""
+    weights = tf.constant([[3.0], [4.0]])
+    model = logits_function(lambda x: tf.concat([x @ weights, -x @ weights], axis=-1), from_logits=True)
+    for height, tolerance in ((1e-2, 1e-3), (1e-1, 1e-2), (1.0, 0.7)):
+        found = evaluation.spectrum_summary(model, [[3 * height / 25, 4 * height / 25]], quantiles=(0.5,))
+        assert found.values["predicted KL radius"][0] == pytest.approx(height / 5, rel=tolerance)
+
+
+def test_the_divergence_is_the_smallest_to_any_tie():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(3, 4)) * 2
+    p = oracles.softmax(logits)
+    for row, found in zip(p, least_divergence_to_a_tie(tf.constant(logits)).numpy(), strict=True):
+        first, second = np.argsort(row)[::-1][:2]
+        tied = rng.dirichlet(np.ones(4), size=20_000) ** 0.5 * row  # distributions of all kinds near p
+        tied[:, [first, second]] = tied[:, [first, second]].mean(axis=1, keepdims=True)
+        tied /= tied.sum(axis=1, keepdims=True)
+        divergences = (row * np.log(row / tied)).sum(axis=1)
+        assert found <= divergences.min() <= found + 0.1
+
+
+def test_without_information_the_radius_is_infinite():
+    model = logits_function(lambda x: tf.stack([0 * x[:, 0], 0 * x[:, 0] + 1], axis=-1), from_logits=True)
+    found = evaluation.spectrum_summary(model, [[0.5, 0.5]])
+    assert set(found.values["λ_max(G_x)"]) == {0.0} and set(found.values["predicted KL radius"]) == {np.inf}
+    confident = logits_function(lambda x: tf.stack([0 * x[:, 0], x[:, 0] + 300], axis=-1), from_logits=True)
+    assert np.isfinite(evaluation.spectrum_summary(confident, [[0.5, 0.5]]).values["λ_max(G_s)"]).all()
+
+
+def test_summary_is_saved_and_loaded(mlp, points, tmp_path):
+    found = evaluation.spectrum_summary(mlp, points)
+    assert type(found).load(found.save(tmp_path / "spectrum.json")) == found
+    with pytest.raises(ValueError, match=r"`quantiles` should be numbers in \[0, 1\]"):
+        evaluation.spectrum_summary(mlp, points, quantiles=(1.5,))
