@@ -38,7 +38,8 @@ def command(model, out, *more):
 
 
 def test_raw_logits_of_flat_images(saved, tmp_path, capsys):
-    arguments = command(saved / "logits.keras", tmp_path, "--attacks", "fgsm,minimal_fgm", "--epsilons", "linf=0.05,0.1")
+    more = ("--attacks", "fgsm,minimal_fgm", "--epsilons", "linf=0.05,0.1")
+    arguments = command(saved / "logits.keras", tmp_path, *more)
     assert cli.main(arguments) == 0
     printed = capsys.readouterr().out
     found = evaluation.Evaluation.load(tmp_path / "evaluation.json")
@@ -74,7 +75,8 @@ def test_softmax_in_a_fresh_process_is_as_its_logits(saved, tmp_path):
 
 @pytest.mark.slow
 def test_strong_and_masking(saved, tmp_path, capsys):
-    more = ("--attacks", "fgsm", "--epsilons", "0.1", "--strong", "quick", "--masking", "--twin", saved / "softmax.keras")
+    more = ("--attacks", "fgsm", "--epsilons", "0.1", "--strong", "quick", "--masking")
+    more = (*more, "--twin", saved / "softmax.keras")
     assert cli.main(command(saved / "softmax.keras", tmp_path, *map(str, more))) == 0
     found = evaluation.Evaluation.load(tmp_path / "evaluation.json")
     fgsm, strong = found.rows

@@ -125,7 +125,8 @@ def fooling(
     def measure() -> list[float]:
         return list(robustness_curve(model, images, labels, attack, epsilons).fooling_ratios)
 
-    return [float(value) for value in bench.cell(f"fooling/{name}/{attack.name}", model, settings, measure)]
+    key = f"fooling/{name}/{attack.name}-{min(epsilons):g}-{max(epsilons):g}"
+    return [float(value) for value in bench.cell(key, model, settings, measure)]
 
 
 def _recipe(name: str, data: str) -> Any:

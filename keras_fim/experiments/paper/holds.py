@@ -21,11 +21,10 @@ _BUDGETS: dict[str, tuple[float, float]] = {"l2": (2, 1.5), "linf": (np.inf, 0.1
 
 
 def strong(bench: PaperBench) -> Report:
-    """`Strong` at one budget in each norm and the masking report: plain, eq. (4), and the label smoothing it "
-    "matches.
-    """
+    """`Strong` in each norm and the masking report: the plain model, eq. (4), and the label smoothing that it matches."""
     plain, defended = model_name(0.0, 0), model_name(_MU, 0)
-    models = {"μ = 0": plain, f"eq. (4), μ = {_MU:g}": defended, "label smoothing 0.765": study_models()["smoothing"][1]}
+    smoothed = study_models()["smoothing"][1]
+    models = {"μ = 0": plain, f"eq. (4), μ = {_MU:g}": defended, "label smoothing 0.765": smoothed}
     quick = bench.scale.images < 1000
     rows = []
     for title, name in models.items():
