@@ -21,7 +21,7 @@ _BUDGETS: dict[str, tuple[float, float]] = {"l2": (2, 1.5), "linf": (np.inf, 0.1
 
 
 def strong(bench: PaperBench) -> Report:
-    """`Strong` in each norm and the masking report: the plain model, eq. (4), and the label smoothing that it matches."""
+    """`Strong` in each norm and the masking report: a plain model, eq. (4), and the label smoothing that it matches."""
     plain, defended = model_name(0.0, 0), model_name(_MU, 0)
     smoothed = study_models()["smoothing"][1]
     models = {"μ = 0": plain, f"eq. (4), μ = {_MU:g}": defended, "label smoothing 0.765": smoothed}
