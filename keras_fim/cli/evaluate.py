@@ -117,9 +117,8 @@ def _model(source: str, returns: str | None = None) -> tuple[LogitsFunction, str
     """A model from a file, a folder or a name, and what to call it."""
     path = Path(source)
     model: Any = path if (path / "saved_model.pb").is_file() else load_model(source)
-    name = path.stem if path.suffix == ".keras" and path.stem != "model" else path.with_suffix("").name
-    if path.name == "model.keras":
-        name = path.resolve().parent.name
+    path = path.resolve()
+    name = path.parent.name if path.name == "model.keras" else path.name.removesuffix(".keras")
     return logits_function(model, from_logits=None if returns is None else returns == "logits"), name
 
 

@@ -26,9 +26,9 @@ _CHECKS = {  # by name the largest figure that raises no suspicion, and what the
     "margin loss": (0.05, "difference in fooling to the cross-entropy: one of the two has no useful gradient"),
     "more steps": (0.05, "fooled by more steps and restarts only: the attack has not converged, its ratio is no bound"),
     "probabilities": (0.05, "fooled through logits only: softmax saturates, and attacks on probabilities flatter"),
-    "random noise": (0.02, "fooled by random perturbations and not by the gradient: it is worth less than chance"),
+    "random noise": (0.02, "fooled by random perturbations and not by gradients: they are worth less than chance"),
     "black box": (0.02, "fooled by a search without gradients (Square) and not with them: they hide adversarials"),
-    "transfer": (0.02, "fooled by an undefended twin's adversarials and not by its own gradient, which hides them"),
+    "transfer": (0.02, "fooled by an undefended twin's adversarials and not by its own gradients, which hide them"),
     "growing ε": (0.02, "standing where every image can become the same grey: the attack is stuck"),
     "zero gradients": (0.01, "the gradient of the margin is zero or not finite: no attack by gradients can begin"),
 }
@@ -122,7 +122,8 @@ def masking_report(
         model: any classifier that `keras_fim.logits.logits_function` takes.
         dataset: yields ``(images, labels)`` batches, or is the pair of whole arrays.
         norm: 2 or ``np.inf``.
-        epsilons: budgets in that norm; ``None`` for `keras_fim.attacks.DEFAULT_EPSILONS`.
+        epsilons: budgets in that norm; ``None`` for `keras_fim.attacks.DEFAULT_EPSILONS`, and between them what it
+            takes to fool about half of the samples.
         twin: an undefended model for the same classes, whose adversarials are tried, too.
         limit: take only so many samples, the first ones; ``None`` for all. A hundred or more, lest one counts a lot.
         steps: of the white-box attack.
@@ -149,18 +150,20 @@ def masking_report(
     )
     (budgets,) = resolve_epsilons([white], epsilons)
     probe = Probe(logits_fn, white, *correct_samples(logits_fn, checked, labels, white))
-    found = probe.sweep(white, budgets)
+    budgets, found = probe.around_half(budgets, tries=4 if epsilons is None else 0)
     ratios = [float(fooled.mean()) for fooled in found]
     middle = int(np.argmin(np.abs(np.array(ratios) - 0.5)))
-    at = budgets[middle], found[middle]
+    epsilon, fooled = budgets[middle], found[middle]
+    margin, more = probe.margin(epsilon), probe.more_steps(epsilon)
+    gradients = fooled | margin | more  # what others have to beat
     figures = {
         "one step": probe.one_step(budgets, found),
-        "margin loss": probe.margin_loss(*at),
-        "more steps": probe.more_steps(*at),
-        "probabilities": probe.probabilities(*at),
-        "random noise": probe.random_noise(*at),
-        "black box": probe.black_box(*at, queries),
-        "transfer": probe.transfer(*at, twin),
+        "margin loss": abs(float(margin.mean()) - float(fooled.mean())),
+        "more steps": float((more & ~fooled).mean()),
+        "probabilities": probe.probabilities(epsilon, fooled),
+        "random noise": probe.random_noise(epsilon, gradients),
+        "black box": probe.black_box(epsilon, gradients, queries),
+        "transfer": probe.transfer(epsilon, gradients, twin),
         "growing ε": probe.growing_epsilon(),
         "zero gradients": probe.zero_gradients(),
     }
@@ -168,7 +171,7 @@ def masking_report(
         checks=tuple(_check(name, figure) for name, figure in figures.items()),
         attack=repr(white),
         norm=norm_name(white.norm),
-        epsilon=budgets[middle],
+        epsilon=epsilon,
         epsilons=budgets,
         fooling_ratios=tuple(ratios),
         num_correct=len(probe.labels),

@@ -45,7 +45,8 @@ class Probe:
         images: ``(n, ...)``, which the model has right.
         labels: int64 ``(n,)``.
 
-    Arrays of bool are ``(n,)``: who was fooled; ``white`` among the arguments is who was fooled by that attack.
+    Arrays of bool are ``(n,)``: who was fooled; ``white`` among the arguments by that attack, ``gradients`` by that one
+    or another by gradients.
     """
 
     logits_fn: LogitsFunction
@@ -60,22 +61,37 @@ class Probe:
         results = attack.sweep(model or self.logits_fn, self.images, self.labels, epsilons)
         return [result.success for result in results]
 
+    def around_half(self, epsilons: Sequence[float], *, tries: int) -> tuple[tuple[float, ...], list[np.ndarray]]:
+        """Budgets in ascending order, and who the white-box attack fools at each.
+
+        Where everybody is fooled or hardly anybody there is nothing to compare: so many times a budget is added halfway
+        between the two, as long as none fools from a fifth to four fifths of the samples.
+        """
+        found = dict(zip(epsilons, self.sweep(self.white, epsilons), strict=True))
+        for _ in range(tries):
+            ratios = {epsilon: float(fooled.mean()) for epsilon, fooled in found.items()}
+            low = max((epsilon for epsilon, ratio in ratios.items() if ratio < 0.2), default=0.0)
+            high = min((epsilon for epsilon, ratio in ratios.items() if ratio > 0.8), default=low)
+            if high <= low or any(0.2 <= ratio <= 0.8 for ratio in ratios.values()):
+                break
+            found[(low + high) / 2] = self.sweep(self.white, [(low + high) / 2])[0]
+        ordered = tuple(sorted(found))
+        return ordered, [found[epsilon] for epsilon in ordered]
+
     def one_step(self, epsilons: Sequence[float], white: Sequence[np.ndarray]) -> float:
         """Fooled by one step and not by many, at the worst ε."""
         kind = FGSM if self.white.norm == np.inf else FGM
         found = self.sweep(kind(bounds=self.white.bounds), epsilons)
         return max(float((one & ~many).mean()) for one, many in zip(found, white, strict=True))
 
-    def margin_loss(self, epsilon: float, white: np.ndarray) -> float:
-        """Difference between the fooling ratios of the margin and of the cross-entropy."""
-        (margin,) = self.sweep(dataclasses.replace(self.white, loss="margin"), [epsilon])
-        return abs(float(margin.mean()) - float(white.mean()))
+    def margin(self, epsilon: float) -> np.ndarray:
+        """Who is fooled with the margin in place of the cross-entropy."""
+        return self.sweep(dataclasses.replace(self.white, loss="margin"), [epsilon])[0]
 
-    def more_steps(self, epsilon: float, white: np.ndarray) -> float:
-        """Fooled with 2.5 times the steps, finer ones, and 2 restarts, and not without."""
+    def more_steps(self, epsilon: float) -> np.ndarray:
+        """Who is fooled with 2.5 times the steps, finer ones, and 2 restarts."""
         steps, size = 5 * self.white.steps // 2, 0.4 * self.white.step_size
-        (fooled,) = self.sweep(dataclasses.replace(self.white, steps=steps, step_size=size, restarts=2), [epsilon])
-        return float((fooled & ~white).mean())
+        return self.sweep(dataclasses.replace(self.white, steps=steps, step_size=size, restarts=2), [epsilon])[0]
 
     def probabilities(self, epsilon: float, white: np.ndarray) -> float:
         """Fooled through logits and not through rounded probabilities."""
@@ -83,8 +99,8 @@ class Probe:
         (fooled,) = self.sweep(self.white, [epsilon], model)
         return float((white & ~fooled).mean())
 
-    def random_noise(self, epsilon: float, white: np.ndarray) -> float:
-        """Fooled by the best of some perturbations of length ε and not by the gradient.
+    def random_noise(self, epsilon: float, gradients: np.ndarray) -> float:
+        """Fooled by the best of some perturbations of length ε and not by gradients.
 
         In l∞ the signs are random, in l2 the direction.
         """
@@ -96,24 +112,24 @@ class Probe:
             step = np.sign(draw) if self.white.norm == np.inf else draw / length
             noisy = np.clip(images + epsilon * step, *self.white.bounds).astype(images.dtype)
             fooled |= predicted_classes(self.logits_fn, noisy) != labels
-        return float((fooled & ~white).mean())
+        return float((fooled & ~gradients).mean())
 
-    def black_box(self, epsilon: float, white: np.ndarray, queries: int) -> float:
-        """Fooled by Square and not by the gradient; NaN where images are not images."""
+    def black_box(self, epsilon: float, gradients: np.ndarray, queries: int) -> float:
+        """Fooled by Square and not by gradients; NaN where images are not images."""
         if self.images.shape.rank != 4:
             return math.nan
         attack = Square(norm=self.white.norm, queries=queries, bounds=self.white.bounds, seed=self.white.seed)
         (fooled,) = self.sweep(attack, [epsilon])
-        return float((fooled & ~white).mean())
+        return float((fooled & ~gradients).mean())
 
-    def transfer(self, epsilon: float, white: np.ndarray, twin: Model | None) -> float:
-        """Fooled by another model's adversarials and not by its own gradient; NaN without another model."""
+    def transfer(self, epsilon: float, gradients: np.ndarray, twin: Model | None) -> float:
+        """Fooled by another model's adversarials and not by its own gradients; NaN without another model."""
         if twin is None:
             return math.nan
         attack = dataclasses.replace(self.white, loss="margin", stop_early=False)  # far beyond the twin's boundary
         (result,) = attack.sweep(logits_function(twin, self.images), self.images, self.labels, [epsilon])
         fooled = predicted_classes(self.logits_fn, result.adversarials) != self.labels.numpy()
-        return float((fooled & ~white).mean())
+        return float((fooled & ~gradients).mean())
 
     def growing_epsilon(self) -> float:
         """Standing where ε is half of the range of the pixels, so that all images can become the same grey."""
