@@ -34,7 +34,7 @@ class FisherSpectrum(MeasuringCallback):
     ``logs`` gets ``fisher/largest_x/q50`` (and ``q10``, ``q90``), quantiles over the samples of the largest eigenvalue
     :math:`\lambda_{\max}(G_x)` of the Fisher information matrix in the input; the same of its trace as
     ``fisher/trace_x``, of :math:`\lambda_{\max}(G_s) = 1 / \min_i p_i` (the paper's eq. 3) as ``fisher/largest_s`` and
-    of :math:`\lambda_{\max}(G_z)` in the logits as ``fisher/largest_z``; ``fisher/confidence``, the mean largest
+    of :math:`\lambda_{\max}(G_z)` in the logits as ``fisher/largest_z``; ``fisher/confidence/mean``, of the largest
     probability; and ``fisher_seconds``. TensorBoard gets histograms as well, of logarithms to base 10.
 
     A penalty on :math:`G_s` need not lower :math:`\lambda_{\max}(G_x)`, which is what tells how far an image is from
@@ -118,7 +118,7 @@ class FisherSpectrum(MeasuringCallback):
             for key, values in self._columns.items()
             for share in (_QUANTILES if key != "confidence" else ())
         }
-        figures["fisher/confidence"] = float(self._columns["confidence"].mean())
+        figures["fisher/confidence/mean"] = float(self._columns["confidence"].mean())
         return {**figures, "fisher_seconds": time.perf_counter() - begin}
 
     def _compare(self, largest_s: float, largest_x: float) -> None:

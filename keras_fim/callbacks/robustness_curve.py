@@ -36,9 +36,9 @@ class RobustnessCurve(MeasuringCallback):
     definition) and ``val_robust_accuracy/ossa/eps_0p5`` (of all); ``val_distance/ossa/q25``, ``q50``, ``q75``, the
     quantiles of the smallest ε that fools (inf where it is beyond the largest; none of a single ε);
     ``robustness_seconds/ossa``; and ``val_clean/accuracy`` and ``val_clean/confidence`` of the same samples. So
-    callbacks after this one can use them: ``ModelCheckpoint(path, monitor="val_fooling/ossa/eps_2", mode="min")``. Put it behind
-    ``keras.callbacks.TensorBoard``, which would write them once more, and a ``keras.callbacks.ProgbarLogger()`` of your
-    own before it where `fit` should not print them all.
+    callbacks after this one can use them: ``ModelCheckpoint(path, monitor="val_fooling/ossa/eps_2", mode="min")``. It
+    belongs behind ``keras.callbacks.TensorBoard``, which would write them once more, and behind a
+    ``keras.callbacks.ProgbarLogger()`` where `fit` should not print them all.
 
     TensorBoard shows them as *Custom Scalars*, a chart for each attack with a line for each ε; as *Time Series* of the
     runs ``curve/epoch_0001``, ..., whose step is 1000 ε: fooling against ε; as *Images*, the curves of all epochs and

@@ -65,9 +65,9 @@ def test_distances_of_a_minimal_distance_attack(small_model, patterns):
     curve = RobustnessCurve(patterns, attacks.DeepFool(), [0.3, 0.6], max_samples=21)
     measured = curve.measure(small_model)
     nearest = attacks.DeepFool()(small_model, *curve.selection)
-    assert measured["val_distance/deepfool/q50"] in nearest.distances
+    assert measured["val_distance/deepfool_l2/q50"] in nearest.distances
     within = (nearest.distances <= 0.3) & nearest.success
-    assert measured["val_fooling/deepfool/eps_0p3"] == pytest.approx(within.sum() / nearest.was_correct.sum())
+    assert measured["val_fooling/deepfool_l2/eps_0p3"] == pytest.approx(within.sum() / nearest.was_correct.sum())
 
 
 def test_distances_beyond_the_largest_epsilon_are_infinite(small_model, patterns):
@@ -83,13 +83,14 @@ def test_checkpoint_and_early_stopping_use_the_keys(small_model, patterns, tmp_p
     key = "val_fooling/fgsm/eps_0p1"
     curve = RobustnessCurve(patterns, attacks.FGSM(), [0.1], max_samples=20)
     path = str(tmp_path / ("{epoch}-{" + key + ":.3f}.weights.h5"))
-    keep = keras.callbacks.ModelCheckpoint(path, key, save_weights_only=True)
+    keep = keras.callbacks.ModelCheckpoint(path, key, mode="min", save_weights_only=True)
     stop = keras.callbacks.EarlyStopping(key, mode="max", baseline=2.0, patience=1)  # never reached
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)  # that a key is missing
         history = fit(small_model, patterns, curve, keep, stop, epochs=5)
-    assert len(history[key]) == 1
-    assert [path.name for path in tmp_path.iterdir()] == [f"1-{history[key][0]:.3f}.weights.h5"]
+    assert len(history[key]) == 2  # in the second it has not come nearer to the baseline
+    expected = {f"{epoch}-{ratio:.3f}.weights.h5" for epoch, ratio in enumerate(history[key], 1)}
+    assert {path.name for path in tmp_path.iterdir()} == expected
 
 
 def test_event_files_hold_everything(small_model, patterns, tmp_path, read_events):
