@@ -143,7 +143,7 @@ def deepfool() -> list[Row]:
 
 def carlini_wagner() -> list[Row]:
     """Adam with the same rate, first weight, steps and rounds; ART's line search is of another kind, and slow."""
-    steps, rounds, rate, weight = 200, 5, 0.01, 0.01
+    steps, rounds, rate, weight = 200, 5, 0.05, 1.0
     repaired = attacks.CleverHans(
         "carlini_wagner_l2",
         max_iterations=steps,
@@ -204,7 +204,8 @@ def nearest() -> list[Row]:
             "nearest l2",
             2,
             {
-                "ours": ours(attacks.MinimalDistance(attacks.PGD(norm=2))),
+                "ours": ours(attacks.FMN()),
+                "ours, PGD by budgets": ours(attacks.MinimalDistance(attacks.PGD(norm=2))),
                 "Foolbox": foolbox("L2FMNAttack", steps=100),
                 "Foolbox, DDN": foolbox("DDNAttack", steps=100),
             },
@@ -214,7 +215,8 @@ def nearest() -> list[Row]:
             "nearest linf",
             np.inf,
             {
-                "ours": ours(attacks.MinimalDistance(attacks.PGD())),
+                "ours": ours(attacks.FMN(norm=np.inf)),
+                "ours, PGD by budgets": ours(attacks.MinimalDistance(attacks.PGD())),
                 "Foolbox": foolbox("LInfFMNAttack", steps=100),
             },
             images=(64, 256),

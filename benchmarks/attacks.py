@@ -32,7 +32,7 @@ from keras_fim import data
 from keras_fim.attacks.lp import norms
 from keras_fim.evaluation import samples
 from keras_fim.experiments import load_model
-from keras_fim.experiments.records import versions, write_json
+from keras_fim.records import versions, write_json
 
 COUNTED = 16
 PEERS = ("foolbox", "adversarial-robustness-toolbox")

@@ -14,7 +14,7 @@ from pathlib import Path
 import keras
 
 import keras_fim
-from keras_fim.experiments.records import read_json, versions, write_json
+from keras_fim.records import read_json, versions, write_json
 
 
 def train_and_test(seed: int) -> dict[str, float]:

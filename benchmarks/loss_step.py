@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_fim
-from keras_fim.experiments.records import versions, write_json
+from keras_fim.records import versions, write_json
 
 
 def step(loss: keras.losses.Loss, images: np.ndarray, labels: np.ndarray) -> Callable[[], object]:

@@ -25,6 +25,7 @@ from keras_fim import (
     layers,
     logits,
     losses,
+    metrics,
     models,
     plots,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "layers",
     "logits",
     "losses",
+    "metrics",
     "models",
     "mu_from_label_smoothing",
     "plots",

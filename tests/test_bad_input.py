@@ -100,6 +100,17 @@ CASES = {
     "epsilon is NaN": (lambda m: fgsm(m, epsilon=float("nan")), "`epsilon` should be .* Received: epsilon=nan"),
     "bounds the wrong way": (lambda m: attacks.OSSA(bounds=(1, 0)), r"`bounds` should be \(lowest, highest\)"),
     "attack with batch size 0": (lambda m: attacks.OSSA(batch_size=0), "`batch_size` should be a positive integer"),
+    "Square on vectors": (
+        lambda m: attacks.Square()(m, IMAGES, LABELS, epsilon=0.1),
+        r"`images` should have shape \(batch, height, width, channels\). Received: shape=\(batch, 4\)",
+    ),
+    "Strong on vectors": (lambda m: attacks.Strong()(m, IMAGES, LABELS, epsilon=0.1), "height, width, channels"),
+    "APGD in l1": (lambda m: attacks.APGD(norm=1), "`norm` should be one of 2, np.inf. Received: norm=1"),
+    "APGD with an unknown loss": (lambda m: attacks.APGD(loss="hinge"), "`loss` should be one of .*loss='hinge'"),
+    "APGD with rho 2": (lambda m: attacks.APGD(rho=2.0), r"`rho` should be in \[0, 1\]"),
+    "Square with no query": (lambda m: attacks.Square(queries=0), "`queries` should be a positive integer"),
+    "Square with p 0": (lambda m: attacks.Square(p_init=0.0), r"`p_init` should be in \(0, 1\]"),
+    "Strong in l1": (lambda m: attacks.Strong(norm=1), "`norm` should be one of 2, np.inf"),
     "no epsilon": (
         lambda m: evaluation.robustness_curve(m, IMAGES, LABELS, attacks.FGSM(), []),
         "`epsilons` should hold at least one",

@@ -1,24 +1,32 @@
 """Adversarial attacks, compiled, behind one call."""
 
 from keras_fim.attacks.adapters import ART, CleverHans, Foolbox
+from keras_fim.attacks.apgd import APGD
 from keras_fim.attacks.base import Attack
 from keras_fim.attacks.carlini_wagner import CarliniWagner
+from keras_fim.attacks.catalog import DEFAULT_EPSILONS, attack_by_name, attack_names, resolve_epsilons
 from keras_fim.attacks.deepfool import DeepFool
 from keras_fim.attacks.fixed_budget import FixedBudgetAttack
+from keras_fim.attacks.fmn import FMN
 from keras_fim.attacks.iterative import BIM, MIM, PGD
 from keras_fim.attacks.jsma import JSMA
 from keras_fim.attacks.minimal import MinimalDistance
 from keras_fim.attacks.nearest import MinimalDistanceAttack, SearchAttack
 from keras_fim.attacks.one_step import FGM, FGSM, OTCM
 from keras_fim.attacks.ossa import OSSA
+from keras_fim.attacks.square import Square
+from keras_fim.attacks.strong import Strong
 
 __all__ = [
+    "APGD",
     "ART",
     "BIM",
     "CarliniWagner",
+    "DEFAULT_EPSILONS",
     "DeepFool",
     "FGM",
     "FGSM",
+    "FMN",
     "JSMA",
     "MIM",
     "OSSA",
@@ -31,4 +39,9 @@ __all__ = [
     "MinimalDistance",
     "MinimalDistanceAttack",
     "SearchAttack",
+    "Square",
+    "Strong",
+    "attack_by_name",
+    "attack_names",
+    "resolve_epsilons",
 ]

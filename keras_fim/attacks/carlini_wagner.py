@@ -15,7 +15,7 @@ from keras_fim.logits import LogitsFunction
 
 __all__ = ["CarliniWagner"]
 
-_SHRINK = 1 - 1e-6  # keeps a pixel at its bound at a finite point of tanh space
+_SHRINK = 1 - 1e-3  # pixels at a bound start where tanh still has a slope, and not hundreds of steps away from it
 _BETAS = (0.9, 0.999)
 
 
@@ -54,7 +54,8 @@ class CarliniWagner(SearchAttack):
         steps: largest number of gradient steps for each weight.
         search_steps: number of weights c tried.
         learning_rate: of Adam, in tanh space.
-        initial_weight: first c; it grows tenfold until it fools, then the interval is halved.
+        initial_weight: first c; it grows or shrinks tenfold until it fools and another does not, then the interval is
+            halved in the logarithm.
         confidence: κ, the margin by which the wrong class must win.
         abort_early: whether images leave the batch.
 
@@ -68,10 +69,10 @@ class CarliniWagner(SearchAttack):
         Carlini, Wagner, Towards evaluating the robustness of neural networks (S&P 2017).
     """
 
-    steps: int = 1000
-    search_steps: int = 9
-    learning_rate: float = 0.01
-    initial_weight: float = 1e-2
+    steps: int = 200
+    search_steps: int = 6
+    learning_rate: float = 0.05
+    initial_weight: float = 1.0
     confidence: float = 0.0
     abort_early: bool = True
 
@@ -98,7 +99,8 @@ class CarliniWagner(SearchAttack):
             nearest = self._descend(logits_fn, images, labels, weight, nearest._replace(fooled=nobody))
             low = tf.where(nearest.fooled, low, weight)
             high = tf.where(nearest.fooled, weight, high)
-            weight = tf.where(tf.math.is_finite(high), (low + high) / 2, 10 * weight)
+            between = tf.where(low > 0, tf.sqrt(low * high), high / 10)
+            weight = tf.where(tf.math.is_finite(high), between, 10 * low)
             return step + 1, nearest, low, weight, high
 
         start = (tf.constant(0), _Nearest(images, infinite, nobody), tf.zeros_like(weight), weight, infinite)

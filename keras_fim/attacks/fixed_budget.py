@@ -74,16 +74,24 @@ class FixedBudgetAttack(Attack):
     def _sweep(self, problem: Problem, epsilons: Sequence[float], *extras: tf.Tensor) -> list[AttackResult]:
         """`sweep` with further arguments of `prepare`, one entry per image."""
         check_epsilons(epsilons)
-        parts = []
+        parts, ascending = [], np.argsort(epsilons, kind="stable")
         for batch, seed in self._batches(len(problem.images)):
             images, labels = problem.images[batch], problem.labels[batch]
             arguments = (images, labels, seed, *(extra[batch] for extra in extras))
             logits, *state = self._run(problem.logits_fn, "prepare")(*arguments)
             perturb = self._run(problem.logits_fn, "perturb")
-            budgets = [tf.fill([len(images)], tf.constant(epsilon, images.dtype)) for epsilon in epsilons]
-            found = (perturb(images, labels, budget, seed, logits, *state) for budget in budgets)
-            parts.append([_result(images, labels, logits, *each, norm=self.norm) for each in found])
+            found = {}
+            for position in ascending:
+                budget = tf.fill([len(images)], tf.constant(epsilons[position], images.dtype))
+                found[position] = perturb(images, labels, budget, seed, logits, *state)
+                state = self._carry(state, found[position])
+            results = (_result(images, labels, logits, *found[at], norm=self.norm) for at in range(len(epsilons)))
+            parts.append(list(results))
         return [concatenate(column) for column in zip(*parts, strict=True)]
+
+    def _carry(self, state: list[tf.Tensor], found: Perturbed) -> list[tf.Tensor]:
+        """What `perturb` gets at the next larger ε of a sweep, after what was found at this one."""
+        return state
 
     @property
     def one_step(self) -> bool:

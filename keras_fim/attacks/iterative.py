@@ -8,33 +8,13 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.attacks.best import Best
 from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
 from keras_fim.attacks.losses import LOSSES, loss_gradient, others, targeted_margin_gradient
 from keras_fim.attacks.lp import by_image, check_norm, norm_name, project, random_in_ball, steepest
 from keras_fim.logits import LogitsFunction
 
 __all__ = ["BIM", "MIM", "PGD", "IterativeAttack"]
-
-
-class _Best(NamedTuple):
-    """The best point seen of each sample: a fooling one if there was one, the one of the largest loss among equals."""
-
-    points: tf.Tensor
-    logits: tf.Tensor
-    loss: tf.Tensor
-    fooled: tf.Tensor
-
-    def at(self, index: tf.Tensor) -> _Best:
-        return _Best(*[tf.gather(part, index) for part in self])
-
-    def with_at(self, index: tf.Tensor, new: _Best) -> _Best:
-        pairs = zip(self, new, strict=True)
-        return _Best(*[tf.tensor_scatter_nd_update(mine, index[:, None], theirs) for mine, theirs in pairs])
-
-    def unless_worse_than(self, old: _Best) -> _Best:
-        better = (self.fooled & ~old.fooled) | ((self.fooled == old.fooled) & (self.loss > old.loss))
-        pairs = zip(self, old, strict=True)
-        return _Best(*[tf.where(by_image(better, mine), mine, theirs) for mine, theirs in pairs])
 
 
 class _Climb(NamedTuple):
@@ -64,8 +44,9 @@ class IterativeAttack(FixedBudgetAttack):
         norm: 1, 2 or inf.
         steps: number of steps.
         step_size: length of a step in its norm, as a share of ε.
-        loss: ``"cross_entropy"``; ``"margin"``, the largest wrong logit minus the true one; or ``"targeted_margin"``,
-            the same for one wrong class, with each restart for the next most probable one (Gowal et al. 2019).
+        loss: ``"cross_entropy"``; ``"margin"``, the largest wrong logit minus the true one; ``"dlr"``, the same in
+            units of the logits' spread; or ``"targeted_margin"``, the margin of one wrong class, with each restart for
+            the next most probable one (Gowal et al. 2019).
         random_start: start anywhere in the ball instead of at the image.
         restarts: number of runs; those after the first start at random, and only samples that still stand take part.
         decay: weight of the accumulated gradient in a step (Dong et al. 2018); 0 for none.
@@ -129,7 +110,8 @@ class IterativeAttack(FixedBudgetAttack):
         *state: Any,
     ) -> Perturbed:
         """The steps, restart by restart."""
-        best, epsilon = self._at_start(images, labels, logits), self._before_rounding(epsilon, images)
+        best = Best.of(images, logits, labels, self._scored)  # which any other point replaces if the start is random
+        epsilon = self._before_rounding(epsilon, images)
         for restart in range(self.restarts):
             target, zero = self._target(logits, labels, restart), tf.zeros_like(images)
             index = tf.range(tf.shape(images)[0])
@@ -149,18 +131,13 @@ class IterativeAttack(FixedBudgetAttack):
         size, largest = images.shape[1:].num_elements(), max(map(abs, self.bounds))
         return tf.maximum(epsilon - size * largest * np.finfo(images.dtype.as_numpy_dtype).eps / 4, 0)
 
-    def _at_start(self, images: tf.Tensor, labels: tf.Tensor, logits: tf.Tensor) -> _Best:
-        """The image itself, which any other point replaces if the start is random."""
-        fooled = tf.argmax(logits, axis=-1) != labels
-        return _Best(images, logits, self._score(logits, labels), fooled)
-
-    def _climb(self, logits_fn: LogitsFunction, best: _Best, climb: _Climb, *, with_gradient: bool) -> _Best:
+    def _climb(self, logits_fn: LogitsFunction, best: Best, climb: _Climb, *, with_gradient: bool) -> Best:
         """All steps of one restart; ``with_gradient`` says that the gradient at the start is known."""
 
-        def going(index: tf.Tensor, best: _Best, climb: _Climb) -> tf.Tensor:
+        def going(index: tf.Tensor, best: Best, climb: _Climb) -> tf.Tensor:
             return (index < self.steps) & (tf.size(climb.index) > 0)  # no model is called on an empty batch
 
-        def body(index: tf.Tensor, best: _Best, climb: _Climb) -> tuple[tf.Tensor, _Best, _Climb]:
+        def body(index: tf.Tensor, best: Best, climb: _Climb) -> tuple[tf.Tensor, Best, _Climb]:
             moved = tf.cond(index > 0, lambda: self._move(climb), lambda: climb)
             return index + 1, *self._look(logits_fn, best, moved)
 
@@ -169,7 +146,7 @@ class IterativeAttack(FixedBudgetAttack):
         best = tf.cond(anyone, lambda: self._last(logits_fn, best, climb), lambda: best)
         return best
 
-    def _look(self, logits_fn: LogitsFunction, best: _Best, climb: _Climb) -> tuple[_Best, _Climb]:
+    def _look(self, logits_fn: LogitsFunction, best: Best, climb: _Climb) -> tuple[Best, _Climb]:
         """The gradient at the new points; what is good there is kept, and who is done leaves."""
         gradient, logits = self._gradient(logits_fn, climb.point, climb.labels, climb.target)
         best, climb = self._keep(best, climb, logits), climb._replace(gradient=gradient)
@@ -177,7 +154,7 @@ class IterativeAttack(FixedBudgetAttack):
             climb = climb.keep(tf.argmax(logits, axis=-1) == climb.labels)
         return best, climb
 
-    def _last(self, logits_fn: LogitsFunction, best: _Best, climb: _Climb) -> _Best:
+    def _last(self, logits_fn: LogitsFunction, best: Best, climb: _Climb) -> Best:
         """The last step, whose end needs no gradient."""
         climb = self._move(climb)
         return self._keep(best, climb, logits_fn(climb.point))
@@ -200,15 +177,16 @@ class IterativeAttack(FixedBudgetAttack):
         point = climb.origin + project(point - climb.origin, climb.epsilon, self.norm)
         return climb._replace(point=tf.clip_by_value(point, *self.bounds))
 
-    def _keep(self, best: _Best, climb: _Climb, logits: tf.Tensor) -> _Best:
-        fooled = tf.argmax(logits, axis=-1) != climb.labels
-        new = _Best(climb.point, logits, self._score(logits, climb.labels), fooled)
+    def _keep(self, best: Best, climb: _Climb, logits: tf.Tensor) -> Best:
+        new = Best.of(climb.point, logits, climb.labels, self._scored)
         if self.keep_best:
             new = new.unless_worse_than(best.at(climb.index))
         return best.with_at(climb.index, new)
 
-    def _score(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        return LOSSES["margin" if self.loss == "targeted_margin" else self.loss](logits, labels)
+    @property
+    def _scored(self) -> str:
+        """The loss by which points are compared."""
+        return "margin" if self.loss == "targeted_margin" else self.loss
 
     def _gradient(
         self, logits_fn: LogitsFunction, points: tf.Tensor, labels: tf.Tensor, target: tf.Tensor

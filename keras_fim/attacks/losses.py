@@ -7,7 +7,15 @@ import tensorflow as tf
 
 from keras_fim.logits import LogitsFunction
 
-__all__ = ["LOSSES", "log_odds_against", "loss_gradient", "margin_against", "others", "targeted_margin_gradient"]
+__all__ = [
+    "LOSSES",
+    "log_odds_against",
+    "logits_ratio_against",
+    "loss_gradient",
+    "margin_against",
+    "others",
+    "targeted_margin_gradient",
+]
 
 
 def log_odds_against(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
@@ -38,7 +46,31 @@ def margin_against(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     return tf.reduce_max(others(logits, labels), axis=-1) - tf.gather(logits, labels, batch_dims=1)
 
 
-LOSSES = {"cross_entropy": log_odds_against, "margin": margin_against}
+def logits_ratio_against(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    r"""Difference of logits ratio, :math:`-(z_y - \max_{j≠y} z_j) / (z_{π_1} - z_{π_3})`, π sorting z downwards.
+
+    It depends neither on a shift nor on the scale of the logits. Of two classes there is no third one, and the ratio
+    would be 1 or -1: there it is the plain margin.
+
+    Args:
+        logits: ``(batch, K)``.
+        labels: ``(batch,)``, class indices.
+
+    Returns:
+        ``(batch,)``, from -1 to 1 with more than two classes; 0 where the three largest logits are equal.
+
+    Source:
+        Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks
+        (ICML 2020), eq. 6.
+    """
+    margin = margin_against(logits, labels)
+    if logits.shape[-1] == 2:
+        return margin
+    largest = tf.math.top_k(logits, 3).values
+    return tf.math.divide_no_nan(margin, largest[:, 0] - largest[:, 2])
+
+
+LOSSES = {"cross_entropy": log_odds_against, "margin": margin_against, "dlr": logits_ratio_against}
 
 
 def loss_gradient(

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["by_image", "check_norm", "norm_name", "norms", "project", "random_in_ball", "steepest", "unit"]
+__all__ = ["by_image", "check_norm", "norm_name", "norms", "norms_of", "project", "random_in_ball", "steepest", "unit"]
 
 
 def norms(perturbations: np.ndarray, p: float) -> np.ndarray:
@@ -22,6 +22,11 @@ def norms(perturbations: np.ndarray, p: float) -> np.ndarray:
     """
     flat = np.asarray(perturbations, np.float64).reshape(len(perturbations), math.prod(np.shape(perturbations)[1:]))
     return np.asarray(np.linalg.norm(flat, ord=p, axis=-1))
+
+
+def norms_of(perturbations: tf.Tensor, p: float) -> tf.Tensor:
+    """`norms` inside a compiled function, in the tensor's own precision; p is 1, 2 or inf."""
+    return tf.norm(_flat(perturbations), ord=p, axis=-1)
 
 
 def norm_name(p: float) -> str:

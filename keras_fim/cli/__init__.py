@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from keras_fim.cli import board, demo, store, train
+from keras_fim.cli import board, demo, reproduce, store, train
 from keras_fim.cli.errors import run_safely
 
 __all__ = ["main"]
 
-_COMMANDS = {"train": train, "board": board, "store": store, "demo": demo}
+_COMMANDS = {"train": train, "board": board, "store": store, "demo": demo, "reproduce": reproduce}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

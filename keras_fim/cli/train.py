@@ -10,8 +10,8 @@ from typing import Any
 from keras_fim import data
 from keras_fim.cli.errors import run_safely
 from keras_fim.experiments import TrainingConfig, recipe, train
-from keras_fim.experiments.records import read_json
 from keras_fim.geometry.label_smoothing import label_smoothing_from_mu
+from keras_fim.records import read_json
 
 __all__ = ["add_arguments", "main", "run"]
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks.fixed_budget import FixedBudgetAttack
+from keras_fim.attacks.base import Attack, predict_logits
+from keras_fim.attacks.catalog import attack_by_name
+from keras_fim.attacks.lp import norm_name
+from keras_fim.evaluation.intervals import Ratio, wilson
+from keras_fim.evaluation.report import Report, Row
 from keras_fim.logits import logits_function
 from keras_fim.typing import Images, Labels, Model
 from keras_fim.validation import check_images, check_labels
 
-__all__ = ["Confidence", "RobustnessCurve", "clean_performance", "robustness_curve", "samples"]
+__all__ = ["Confidence", "RobustnessCurve", "clean_performance", "predicted_classes", "robustness_curve", "samples"]
 
 
 @dataclasses.dataclass(frozen=True)
-class RobustnessCurve:
+class RobustnessCurve(Report):
     """How many of the originally correct samples an attack fools, for each ε.
 
     Attributes:
@@ -39,9 +43,16 @@ class RobustnessCurve:
     num_correct: int
     num_samples: int
 
-    def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return dataclasses.asdict(self)
+    @property
+    def ratios(self) -> tuple[Ratio, ...]:
+        """The fooling ratios with Wilson's intervals."""
+        counts = (0 if np.isnan(ratio) else round(ratio * self.num_correct) for ratio in self.fooling_ratios)
+        return tuple(wilson(count, self.num_correct) for count in counts)
+
+    def tables(self) -> dict[str, list[Row]]:
+        """A row for each ε."""
+        pairs = zip(self.epsilons, self.ratios, strict=True)
+        return {"": [{"attack": self.attack, "norm": self.norm, "ε": e, "fooling ratio": r} for e, r in pairs]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +71,7 @@ class Confidence:
 
 
 def robustness_curve(
-    model: Model, images: Images, labels: Labels, attack: FixedBudgetAttack, epsilons: Sequence[float]
+    model: Model, images: Images, labels: Labels, attack: Attack | str, epsilons: Sequence[float]
 ) -> RobustnessCurve:
     """Measure the fooling ratio of an attack for each ε.
 
@@ -68,7 +79,7 @@ def robustness_curve(
         model: any classifier that `keras_fim.logits.logits_function` takes.
         images: ``(batch, ...)`` within the attack's bounds.
         labels: the true classes, ``(batch,)`` or one-hot.
-        attack: a fixed-budget attack.
+        attack: an attack or its name; one that looks for the nearest adversarial searches once for all ε.
         epsilons: budgets in the attack's norm.
 
     Returns:
@@ -85,11 +96,12 @@ def robustness_curve(
     """
     if not len(epsilons):
         raise ValueError("`epsilons` should hold at least one budget. Received: none")
+    attack = attack_by_name(attack)
     results = attack.sweep(model, images, labels, epsilons)
     return RobustnessCurve(
         attack=attack.name,
         options=repr(attack),
-        norm="linf" if attack.norm == np.inf else f"l{attack.norm:g}",
+        norm=norm_name(attack.norm),
         epsilons=tuple(float(e) for e in epsilons),
         fooling_ratios=tuple(result.fooling_ratio for result in results),
         num_correct=int(results[0].was_correct.sum()),
@@ -119,28 +131,56 @@ def clean_performance(model: Model, images: Images, labels: Labels, *, batch_siz
     return Confidence(accuracy, float(p.max(axis=-1).mean()), len(p))
 
 
-def samples(dataset: tf.data.Dataset, limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def predicted_classes(model: Model, images: Images, *, batch_size: int = 256) -> np.ndarray:
+    """The class that a model predicts for each image.
+
+    Args:
+        model: any classifier that `keras_fim.logits.logits_function` takes.
+        images: ``(batch, ...)``.
+        batch_size: images worked on at a time.
+
+    Returns:
+        int64 ``(batch,)``.
+    """
+    images = check_images(images)
+    logits_fn = logits_function(model, images)
+    images, predict = logits_fn.cast(images), logits_fn.compiled(predict_logits)
+    parts = [np.argmax(predict(images[i : i + batch_size]), axis=-1) for i in range(0, len(images), batch_size)]
+    return np.concatenate(parts).astype(np.int64)
+
+
+def samples(
+    dataset: Iterable[tuple[Any, Any]] | tuple[Images, Labels], limit: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The first images and labels of a data set of batches, as arrays.
 
     Args:
-        dataset: yields ``(images, labels)`` batches.
+        dataset: yields ``(images, labels)`` batches, as a ``tf.data.Dataset`` does; or the pair of whole arrays.
         limit: how many; ``None`` for all.
 
     Returns:
         ``(images, labels)``.
 
     Raises:
-        ValueError: if the data set is empty.
+        ValueError: if the data set is empty, or the arrays are of different lengths.
     """
+    if limit is not None and limit < 1:
+        raise ValueError(f"`limit` should be a positive integer. Received: limit={limit}")
+    batches = [dataset] if isinstance(dataset, tuple) and len(dataset) == 2 else dataset
     images, labels, found = [], [], 0
-    for x, y in dataset:
-        images.append(x.numpy())
-        labels.append(y.numpy())
-        found += len(y)
+    for x, y in batches:
+        images.append(np.asarray(x))
+        labels.append(np.asarray(y))
+        found += len(labels[-1])
+        if len(images[-1]) != len(labels[-1]):
+            raise ValueError(
+                "`dataset` should hold as many labels as images. "
+                f"Received: {len(images[-1])} images and {len(labels[-1])} labels"
+            )
         if limit is not None and found >= limit:
             break
     if not found:
-        raise ValueError("`dataset` should not be empty. Received: no batch")
+        raise ValueError("`dataset` should not be empty. Received: no sample")
     return np.concatenate(images)[:limit], np.concatenate(labels)[:limit]
 
 

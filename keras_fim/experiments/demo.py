@@ -10,10 +10,10 @@ from typing import Any
 from keras_fim import attacks, data, plots
 from keras_fim.evaluation import Confidence, RobustnessCurve, clean_performance, robustness_curve, samples
 from keras_fim.experiments.config import TrainingConfig, recipe
-from keras_fim.experiments.records import read_json, versions, write_json, write_text
 from keras_fim.experiments.training import train
 from keras_fim.experiments.weights import load_model
 from keras_fim.export import saved_model
+from keras_fim.records import read_json, versions, write_json, write_text
 
 __all__ = ["DemoReport", "run_demo"]
 

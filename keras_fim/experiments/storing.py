@@ -7,8 +7,8 @@ from typing import Any
 
 from keras_fim import data
 from keras_fim.evaluation import clean_performance, samples
-from keras_fim.experiments.records import read_json, write_json
 from keras_fim.experiments.weights import load_model, store
+from keras_fim.records import read_json, write_json
 
 __all__ = ["store_run"]
 

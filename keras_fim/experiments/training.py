@@ -16,8 +16,8 @@ from keras_fim import data, models
 from keras_fim.callbacks import MuSchedule
 from keras_fim.experiments import checkpoint, watching, weights
 from keras_fim.experiments.config import TrainingConfig
-from keras_fim.experiments.records import read_json, versions, write_json
 from keras_fim.losses import FisherTraceLoss
+from keras_fim.records import read_json, versions, write_json
 
 __all__ = ["build_model", "compile_model", "train"]
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_fim import data, models
-from keras_fim.experiments.records import read_json, write_json
+from keras_fim.records import read_json, write_json
 
 __all__ = ["load_into", "load_model", "record_of", "store", "stored_names", "weights_dir"]
 

@@ -22,7 +22,12 @@ ATTACKS = [
     attacks.MIM(steps=3),
     attacks.PGD(steps=3, norm=1, random_start=False, loss="margin", restarts=1),
 ]
-RANDOM = [*[attacks.PGD(norm=p, steps=3, restarts=2) for p in (1, 2, np.inf)], attacks.OTCM(target="random")]
+RANDOM = [
+    *[attacks.PGD(norm=p, steps=3, restarts=2) for p in (1, 2, np.inf)],
+    *[attacks.APGD(norm=p, loss=loss, steps=6) for p, loss in ((2, "dlr"), (np.inf, "cross_entropy"))],
+    *[attacks.Square(norm=p, queries=8) for p in (2, np.inf)],
+    attacks.OTCM(target="random"),
+]
 WIDE = (-100.0, 100.0)
 
 
@@ -125,10 +130,10 @@ def test_sweep_is_the_same_as_single_calls_and_batches_do_not_matter(attack, dig
 
 @pytest.mark.parametrize("attack", ATTACKS + RANDOM, ids=repr)
 def test_constant_model_cannot_be_fooled(attack):
-    layers = [keras.Input((4,)), keras.layers.Dense(3, kernel_initializer="zeros"), keras.layers.Softmax()]
-    model = keras.Sequential(layers)
-    model.layers[0].bias.assign([0.0, 1.0, 0.0])
-    images = np.full((3, 4), 0.5, "float32")
+    layers = [keras.layers.Flatten(), keras.layers.Dense(3, kernel_initializer="zeros"), keras.layers.Softmax()]
+    model = keras.Sequential([keras.Input((2, 2, 1)), *layers])
+    model.layers[1].bias.assign([0.0, 1.0, 0.0])
+    images = np.full((3, 2, 2, 1), 0.5, "float32")
     result = attack(model, images, [1, 1, 0], epsilon=0.2)
     np.testing.assert_array_equal(result.adversarials, images)
     np.testing.assert_array_equal(result.was_correct, [True, True, False])

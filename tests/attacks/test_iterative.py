@@ -80,8 +80,9 @@ def counting():
         (attacks.OSSA(method="exact"), 1, 2),
         (attacks.BIM(steps=10), 1, 10),
         (attacks.PGD(steps=10), 1, 11),
+        (attacks.APGD(steps=10), 1, 11),
     ],
-    ids=["fgsm", "ossa", "bim", "pgd"],
+    ids=["fgsm", "ossa", "bim", "pgd", "apgd"],
 )
 def test_no_forward_pass_is_paid_twice(attack, once, per_epsilon):
     logits_fn, count = counting()

@@ -12,14 +12,15 @@ WIDE = (-100.0, 100.0)
 DUAL = {1: np.inf, 2: 2, np.inf: 1}
 
 
-def linear(num_classes, size=20):
+def linear(num_classes, shape=(20,)):
     """A linear softmax model, images, their classes, and a function: the distance to the nearest boundary."""
-    model = keras.Sequential([keras.Input((size,)), keras.layers.Dense(num_classes), keras.layers.Softmax()])
+    layers = [keras.layers.Flatten(), keras.layers.Dense(num_classes), keras.layers.Softmax()]
+    model, size = keras.Sequential([keras.Input(shape), *layers]), int(np.prod(shape))
     rng = np.random.default_rng(num_classes)
     model.set_weights([rng.normal(size=(size, num_classes)), rng.normal(size=num_classes)])
-    images = rng.normal(size=(16, size)).astype("float32")
+    images = rng.normal(size=(16, *shape)).astype("float32")
     kernel, bias = model.get_weights()
-    logits = images @ kernel + bias
+    logits = images.reshape(16, size) @ kernel + bias
     labels = logits.argmax(axis=-1)
 
     def optimum(norm):
@@ -54,6 +55,18 @@ def test_carlini_wagner_is_at_the_optimum(num_classes):
 
 @pytest.mark.parametrize("num_classes", [2, 5])
 @pytest.mark.parametrize("norm", [1, 2, np.inf])
+def test_fast_minimum_norm_is_at_the_optimum(num_classes, norm):
+    """The margin leads to the nearest boundary where it is the class ahead; hence the two classes' tighter bound."""
+    model, images, labels, optimum = linear(num_classes)
+    result = attacks.FMN(norm=norm, bounds=WIDE, step_size=1.0, steps=200)(model, images, labels)
+    assert result.success.all()
+    np.testing.assert_array_less(optimum(norm) * 0.9999, result.distances)
+    ratio = result.distances / optimum(norm)
+    assert ratio.max() < 1.05 if num_classes == 2 else np.median(ratio) < 1.05
+
+
+@pytest.mark.parametrize("num_classes", [2, 5])
+@pytest.mark.parametrize("norm", [1, 2, np.inf])
 def test_minimal_pgd_is_at_the_optimum(num_classes, norm):
     """One restart for each wrong class: the loss alone does not tell which boundary is nearest."""
     model, images, labels, optimum = linear(num_classes)
@@ -75,3 +88,34 @@ def test_minimal_one_step_attacks_are_exact_for_two_classes(attack, norm):
     model, images, labels, optimum = linear(2)
     result = attacks.MinimalDistance(attack, largest=50.0, rtol=1e-3)(model, images, labels)
     np.testing.assert_allclose(result.distances, optimum(norm), rtol=2e-3)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "dlr"])
+@pytest.mark.parametrize("norm", [2, np.inf])
+def test_apgd_fools_two_classes_from_the_optimum_on(norm, loss):
+    model, images, labels, optimum = linear(2)
+    attack = attacks.APGD(norm=norm, loss=loss, steps=20, bounds=WIDE)
+    result = attacks.MinimalDistance(attack, largest=50.0)(model, images, labels)
+    assert result.success.all()
+    np.testing.assert_array_less(optimum(norm) * 0.9999, result.distances)
+    np.testing.assert_array_less(result.distances, optimum(norm) * 1.03)
+
+
+@pytest.mark.parametrize("norm", [pytest.param(2, marks=pytest.mark.slow), np.inf])
+def test_strong_fools_five_classes_from_the_optimum_on(norm):
+    model, images, labels, optimum = linear(5, (4, 5, 1))
+    attack = attacks.Strong(norm=norm, quick=True, bounds=WIDE)
+    result = attacks.MinimalDistance(attack, largest=50.0)(model, images, labels)
+    assert result.success.all()
+    np.testing.assert_array_less(optimum(norm) * 0.9999, result.distances)
+    np.testing.assert_array_less(result.distances, optimum(norm) * 1.05)
+
+
+def test_square_comes_near_the_optimum_of_two_classes():
+    """In l∞ the optimum is a corner of the cube, which random squares reach."""
+    model, images, labels, optimum = linear(2, (4, 5, 1))
+    attack = attacks.Square(queries=400, bounds=WIDE)
+    result = attacks.MinimalDistance(attack, largest=50.0)(model, images, labels)
+    assert result.success.all()
+    np.testing.assert_array_less(optimum(np.inf) * 0.9999, result.distances)
+    np.testing.assert_array_less(result.distances, optimum(np.inf) * 1.05)

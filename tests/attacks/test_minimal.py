@@ -13,6 +13,8 @@ ATTACKS = [
     attacks.MinimalDistance(attacks.BIM(norm=1, steps=5)),
     attacks.DeepFool(),
     attacks.DeepFool(norm=np.inf, num_rivals=2),
+    attacks.FMN(norm=1, steps=20),
+    attacks.FMN(steps=20),
     attacks.JSMA(),
     attacks.CarliniWagner(steps=30, search_steps=3, learning_rate=0.1),
 ]
@@ -111,6 +113,8 @@ def test_carlini_wagner_confidence_wins_by_a_margin(digit_model, digits):
         (lambda: attacks.MinimalDistance(attacks.FGM(), start=-1.0), "`start` should be a positive number"),
         (lambda: attacks.DeepFool(norm=1), "`norm` should be one of 2, np.inf"),
         (lambda: attacks.DeepFool(num_rivals=0), "`num_rivals` should be a positive integer"),
+        (lambda: attacks.FMN(norm=0), "`norm` should be one of 1, 2, np.inf"),
+        (lambda: attacks.FMN(gamma=1.0), r"`gamma` should be in \(0, 1\)"),
         (lambda: attacks.CarliniWagner(learning_rate=0.0), "`learning_rate` should be a positive number"),
         (lambda: attacks.CarliniWagner(confidence=-1.0), "`confidence` should be a number >= 0"),
         (lambda: attacks.OTCM(target="last"), "`target` should be one of"),

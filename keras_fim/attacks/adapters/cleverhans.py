@@ -177,7 +177,7 @@ class CleverHansAttack(_Parameters, ForeignAttack):
             attack = functools.partial(repairs.spsa(seed), classifier, **options)
             ones = [(images[i : i + 1], labels[i : i + 1]) for i in range(len(images))]
             return tf.concat([attack(image, label) for image, label in ones], axis=0)
-        loss_fn = options.pop("loss_fn", None) or tf.nn.sparse_softmax_cross_entropy_with_logits
+        loss_fn = options.pop("loss_fn", None) or repairs.cross_entropy
         if self.attack != "fast_gradient_method":
             options["eps_iter"] = self._step(options.pop("eps_iter"), options.pop("step_size"), epsilon)
         method = repairs.gradient_method(self.attack, classifier, loss_fn, seed)

@@ -5,6 +5,8 @@ copied, and the copies see other things under some of their global names.
 
 * its gradient is a function compiled at the level of the module, which keeps every model alive: one compiled with the
   model takes its place;
+* its cross-entropy has the gradient ``p - y`` in the logits, rounded to a few digits (and then to none) where p_y is
+  close to 1: unless a ``loss_fn`` is given, the same loss is computed as `cross_entropy` below;
 * the sanity checks of BIM and Madry raise: they are off, `keras_fim.validation` has looked at the images;
 * PGD asserts ``eps_iter <= eps``: a step is never longer than ε, and for ε = 0 the library is not called;
 * Carlini-Wagner calls ``optimizer.variables()``, a property in Keras 3, and zeroes what it holds, the learning rate
@@ -25,8 +27,22 @@ from typing import Any
 import tensorflow as tf
 
 from keras_fim.attacks.adapters.common import Classifier, library
+from keras_fim.attacks.losses import log_odds_against
 
-__all__ = ["carlini_wagner", "gradient_method", "spsa"]
+__all__ = ["carlini_wagner", "cross_entropy", "gradient_method", "spsa"]
+
+
+def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """``-log p_y`` as ``log(1 + (1 - p_y) / p_y)``, whose gradient keeps its digits on confident samples.
+
+    Args:
+        labels: class indices ``(batch,)``.
+        logits: ``(batch, K)``.
+
+    Returns:
+        ``(batch,)``.
+    """
+    return tf.nn.softplus(log_odds_against(logits, labels))
 
 
 def gradient_method(

@@ -1,0 +1,195 @@
+"""Attacks by name, and the budgets that each gets."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from keras_fim.attacks.apgd import APGD
+from keras_fim.attacks.base import Attack, check_epsilons
+from keras_fim.attacks.carlini_wagner import CarliniWagner
+from keras_fim.attacks.deepfool import DeepFool
+from keras_fim.attacks.fixed_budget import FixedBudgetAttack
+from keras_fim.attacks.fmn import FMN
+from keras_fim.attacks.iterative import BIM, MIM, PGD
+from keras_fim.attacks.jsma import JSMA
+from keras_fim.attacks.lp import norm_name
+from keras_fim.attacks.minimal import MinimalDistance
+from keras_fim.attacks.one_step import FGM, FGSM, OTCM
+from keras_fim.attacks.ossa import OSSA
+from keras_fim.attacks.square import Square
+from keras_fim.attacks.strong import Strong
+
+__all__ = ["DEFAULT_EPSILONS", "Epsilons", "attack_by_name", "attack_names", "full_name", "resolve_epsilons"]
+
+Epsilons: TypeAlias = Sequence[float] | Mapping[Any, float | Sequence[float]] | None
+"""Budgets: one list for attacks of one norm, or a mapping by norm or attack name, or None for the defaults."""
+
+DEFAULT_EPSILONS: dict[float, tuple[float, ...]] = {
+    0.0: (5.0, 10.0, 20.0, 40.0),
+    1.0: (5.0, 10.0, 20.0, 40.0),
+    2.0: (0.5, 1.0, 2.0, 3.0),
+    np.inf: (0.03, 0.1, 0.2, 0.3),
+}
+"""Budgets by norm, for pixels in [0, 1]."""
+
+_NORMS = {"l0": 0.0, "l1": 1.0, "l2": 2.0, "linf": np.inf}
+_SHORT = {
+    "apgd": "apgd_ce_linf",
+    "apgd_ce": "apgd_ce_linf",
+    "apgd_dlr": "apgd_dlr_linf",
+    "bim": "bim_linf",
+    "carlini_wagner": "carlini_wagner_l2",
+    "cw": "carlini_wagner_l2",
+    "deepfool": "deepfool_l2",
+    "fmn": "fmn_l2",
+    "mim": "mim_linf",
+    "pgd": "pgd_linf",
+    "square": "square_linf",
+    "strong": "strong_linf",
+}
+
+
+_IN_TWO_NORMS: tuple[tuple[Any, str, dict[str, Any]], ...] = (
+    (APGD, "apgd_ce", {}),
+    (APGD, "apgd_dlr", {"loss": "dlr"}),
+    (Square, "square", {}),
+    (Strong, "strong", {}),
+    (DeepFool, "deepfool", {}),
+)
+
+
+def _constructors() -> dict[str, Callable[..., Attack]]:
+    found: dict[str, Callable[..., Attack]] = {"ossa": OSSA, "fgsm": FGSM, "fgm": FGM, "otcm": OTCM}
+    found["otcm_l2"] = functools.partial(OTCM, norm=2)
+    for kind in (BIM, PGD, MIM):
+        for norm in (1, 2, np.inf):
+            found[f"{kind.base_name}_{norm_name(norm)}"] = functools.partial(kind, norm=norm)
+    for kind, prefix, options in _IN_TWO_NORMS:
+        for norm in (2, np.inf):
+            found[f"{prefix}_{norm_name(norm)}"] = functools.partial(kind, norm=norm, **options)
+    for norm in (1, 2, np.inf):
+        found[f"fmn_{norm_name(norm)}"] = functools.partial(FMN, norm=norm)
+    return {**found, "carlini_wagner_l2": CarliniWagner, "jsma": JSMA}
+
+
+_CONSTRUCTORS = _constructors()
+_MINIMAL = "minimal_"
+
+
+def attack_names() -> tuple[str, ...]:
+    """Names for `attack_by_name`: those of the attacks, then short forms.
+
+    Example:
+        >>> attack_names()[:3], attack_names()[-1]
+        (('ossa', 'fgsm', 'fgm'), 'strong')
+    """
+    return (*_CONSTRUCTORS, *_SHORT)
+
+
+def attack_by_name(name: str | Attack, **options: Any) -> Attack:
+    """An attack, given its name.
+
+    Args:
+        name: one of `attack_names`, or ``minimal_`` and the name of one with a budget: `MinimalDistance` of it. An
+            attack is returned as it is.
+        **options: of the attack's constructor, such as ``bounds``.
+
+    Returns:
+        The attack.
+
+    Raises:
+        ValueError: if there is none of that name.
+
+    Example:
+        >>> attack_by_name("pgd", steps=10).name, attack_by_name("minimal_ossa").norm
+        ('pgd_linf', 2.0)
+    """
+    if isinstance(name, Attack):
+        return name
+    inner = str(name).removeprefix(_MINIMAL)
+    constructor = _CONSTRUCTORS.get(full_name(inner))
+    if constructor is None:
+        raise ValueError(
+            f"`attack` should be an attack or one of {', '.join(attack_names())}, "
+            f"or {_MINIMAL} and one with a budget. Received: attack={name!r}"
+        )
+    attack = constructor(**options)
+    if inner == name:
+        return attack
+    if not isinstance(attack, FixedBudgetAttack):
+        raise ValueError(f"`attack` should have a budget after {_MINIMAL}. Received: attack={name!r}")
+    return MinimalDistance(attack)
+
+
+def full_name(name: str) -> str:
+    """``name``, or what it is short for."""
+    return _SHORT.get(name, name)
+
+
+def resolve_epsilons(attacks: Sequence[Attack], epsilons: Epsilons = None) -> list[tuple[float, ...]]:
+    """The budgets of each attack.
+
+    Args:
+        attacks: the attacks.
+        epsilons: a list, for attacks of one norm; or a mapping by norm (``2``, ``np.inf``, ``"l2"``, ``"linf"``) or by
+            attack name (a short form counts), whose values are lists or single numbers. A name goes before a norm.
+            What is not given is `DEFAULT_EPSILONS`, on the scale of the attack's bounds.
+
+    Returns:
+        For each attack its budgets, in the order given.
+
+    Raises:
+        ValueError: if one list is given to attacks of different norms, a key is neither a norm nor the name of one of
+            the attacks, or a budget is not a finite number >= 0.
+
+    Example:
+        >>> resolve_epsilons([OSSA(), FGSM()], {"l2": [1, 2], "fgsm": 0.1})
+        [(1.0, 2.0), (0.1,)]
+    """
+    if epsilons is None:
+        return [_default(attack) for attack in attacks]
+    if not isinstance(epsilons, Mapping):
+        norms = sorted({norm_name(attack.norm) for attack in attacks})
+        if len(norms) > 1:
+            raise ValueError(
+                "`epsilons` should be a mapping by norm or attack name for attacks of different norms "
+                f"({', '.join(norms)}). Received: epsilons={list(epsilons)}"
+            )
+        return [_budgets(epsilons)] * len(attacks)
+    by_key = {_key(key, attacks): _budgets(value) for key, value in epsilons.items()}
+    return [by_key.get(attack.name) or by_key.get(attack.norm) or _default(attack) for attack in attacks]
+
+
+def _key(key: Any, attacks: Sequence[Attack]) -> str | float:
+    names = {attack.name for attack in attacks}
+    if isinstance(key, str):
+        name = full_name(key)
+        if name in names:
+            return name
+        key = _NORMS.get(key, key)
+    if key in DEFAULT_EPSILONS:
+        return float(key)
+    raise ValueError(
+        "`epsilons` should have norms (0, 1, 2, inf, 'l0', 'l1', 'l2', 'linf') or names of the attacks "
+        f"({', '.join(sorted(names))}) for keys. Received: {key!r}"
+    )
+
+
+def _budgets(values: float | Sequence[float]) -> tuple[float, ...]:
+    budgets = tuple(float(value) for value in (values if isinstance(values, Iterable) else [values]))
+    if not budgets:
+        raise ValueError("`epsilons` should hold at least one budget. Received: none")
+    check_epsilons(budgets)
+    return budgets
+
+
+def _default(attack: Attack) -> tuple[float, ...]:
+    scale = 1.0 if attack.norm == 0 else attack.bounds[1] - attack.bounds[0]
+    if math.isclose(scale, 1.0):
+        return DEFAULT_EPSILONS[attack.norm]
+    return tuple(scale * epsilon for epsilon in DEFAULT_EPSILONS[attack.norm])

@@ -1,0 +1,254 @@
+"""Square: a random search that only asks for scores."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_fim.attacks.best import Best
+from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
+from keras_fim.attacks.lp import by_image, check_norm, norm_name, unit
+from keras_fim.logits import LogitsFunction
+
+__all__ = ["Square", "check_image_shape", "eta", "sides"]
+
+_HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries, those after which p is halved
+
+
+def check_image_shape(images: tf.Tensor) -> None:
+    """Check that images are images.
+
+    Raises:
+        ValueError: if they are not ``(batch, height, width, channels)``.
+    """
+    if images.shape.rank != 4:
+        shape = f"({', '.join(['batch', *map(str, images.shape[1:])])})"
+        raise ValueError(f"`images` should have shape (batch, height, width, channels). Received: shape={shape}")
+
+
+def sides(queries: int, p_init: float, height: int, width: int, *, smallest: int = 1) -> np.ndarray:
+    """The side of the square that each query changes: the share p of the pixels is halved nine times on the way.
+
+    Args:
+        queries: number of queries.
+        p_init: first share.
+        height: of the images, in pixels.
+        width: of the images, in pixels.
+        smallest: 1; or 3, which asks for odd sides, too, unless the image is too small for that.
+
+    Returns:
+        int32 ``(queries,)``.
+
+    Example:
+        >>> sides(1000, 0.8, 28, 28)[[0, 10, 999]]
+        array([25,  9,  1], dtype=int32)
+    """
+    position = np.arange(queries) * 10_000 // queries
+    share = p_init / 2.0 ** np.searchsorted(_HALVINGS, position)
+    side = np.maximum(np.round(np.sqrt(share * height * width)), smallest).astype(np.int32)
+    side += (side + 1) % 2 if smallest > 1 else 0
+    return np.asarray(np.minimum(side, min(height, width)))
+
+
+def eta(side: int) -> np.ndarray:
+    """The pattern of the l2 attack: a peak above, its negative below, of l2 norm 1.
+
+    Args:
+        side: in pixels.
+
+    Returns:
+        float64 ``(side, side)``.
+    """
+    halves = [sign * _peak(rows, side) for sign, rows in ((1, side // 2), (-1, side - side // 2)) if rows]
+    pattern = np.concatenate(halves)
+    return np.asarray(pattern / np.linalg.norm(pattern))
+
+
+def _peak(rows: int, columns: int) -> np.ndarray:
+    """Rectangles about the centre, each one pixel larger on every side and lower; of l2 norm 1."""
+    pattern, row, column = np.zeros((rows, columns)), rows // 2, columns // 2
+    for k in range(max(row, column) + 1):
+        pattern[max(row - k, 0) : row + k + 1, max(column - k, 0) : column + k + 1] += 1 / (k + 1) ** 2
+    return np.asarray(pattern / np.linalg.norm(pattern))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Square(FixedBudgetAttack):
+    """A random search that changes one square of the image at a time, and keeps what raises the margin.
+
+    It asks for logits only: no gradient can mislead it. Each sample has squares of its own, and leaves when it is
+    fooled. l∞: every pixel of the image goes to one of its two ends (vertical stripes at first), then a square's
+    channels go to one end each. l2: from a grid of the patterns `eta`, each query moves the budget of one window, and
+    what is unspent, into another one, to which it adds a pattern.
+
+    Samples that it could not fool come back at the point of the largest margin, those that were wrong before unchanged.
+
+    Args:
+        norm: 2 or inf.
+        queries: number of forward passes for each sample at most, besides that of the image.
+        p_init: share of the pixels that the first squares have; the schedule stretches over ``queries``.
+
+    Example:
+        >>> from keras_fim import models
+        >>> attack = Square(queries=5)
+        >>> result = attack(models.convnet(), np.full((2, 28, 28, 1), 0.4), [3, 7], epsilon=0.1)
+        >>> attack.name, bool((result.distances <= 0.100001).all())
+        ('square_linf', True)
+
+    Source:
+        Andriushchenko et al., Square attack: a query-efficient black-box adversarial attack via random search
+        (ECCV 2020), algorithms 1 to 4.
+    """
+
+    norm: float = np.inf
+    queries: int = 1000
+    p_init: float = 0.8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "norm", check_norm(self.norm, (2, np.inf)))
+        self._check(self.queries >= 1, "queries", "a positive integer")
+        self._check(0 < self.p_init <= 1, "p_init", "in (0, 1]")
+
+    @property
+    def name(self) -> str:
+        """``square_l2`` or ``square_linf``."""
+        return f"square_{norm_name(self.norm)}"
+
+    def prepare(
+        self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
+        """Logits, of images with three axes."""
+        check_image_shape(images)
+        return (logits_fn(images),)
+
+    def perturb(
+        self,
+        logits_fn: LogitsFunction,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        epsilon: tf.Tensor,
+        seed: tf.Tensor,
+        logits: tf.Tensor,
+        *state: Any,
+    ) -> Perturbed:
+        """The queries."""
+        check_image_shape(images)
+        image = Best.of(images, logits, labels, "margin")
+        unknown = tf.fill(tf.shape(image.loss), tf.cast(-np.inf, image.loss.dtype))  # the first query always counts
+        (standing,) = tf.unstack(tf.where(~image.fooled & (epsilon > 0)), axis=-1)
+
+        def going(query: tf.Tensor, index: tf.Tensor, best: Best) -> tf.Tensor:
+            return (query < self.queries) & (tf.size(index) > 0)  # no model is called on an empty batch
+
+        def body(query: tf.Tensor, index: tf.Tensor, best: Best) -> tuple[tf.Tensor, tf.Tensor, Best]:
+            old, origin, budget = best.at(index), tf.gather(images, index), tf.gather(epsilon, index)
+            points = self._propose(origin, old.points, by_image(budget, origin), query, seed)
+            found = Best.of(points, logits_fn(points), tf.gather(labels, index), "margin").unless_worse_than(old)
+            return query + 1, tf.boolean_mask(index, ~found.fooled), best.with_at(index, found)
+
+        start = (tf.constant(0), standing, image._replace(loss=unknown))
+        best = tf.while_loop(going, body, start)[2].unless_worse_than(image)
+        return Perturbed(best.points, best.logits)
+
+    def _propose(
+        self, origin: tf.Tensor, points: tf.Tensor, epsilon: tf.Tensor, query: tf.Tensor, seed: tf.Tensor
+    ) -> tf.Tensor:
+        """What to ask for next."""
+        draw = _Draw(seed, query, tf.shape(origin)[0], origin.dtype)
+        options = {"smallest": 3} if self.norm == 2 else {}
+        schedule = sides(self.queries, self.p_init, origin.shape[1], origin.shape[2], **options)
+        side, delta = tf.gather(tf.constant(schedule), query), points - origin
+        if self.norm == 2:
+            first, later = lambda: _grid(delta, draw), lambda: _windows(delta, epsilon, side, schedule, draw)
+            delta = epsilon * unit(tf.cond(query == 0, first, later))
+        else:
+            first, later = lambda: _stripes(delta, epsilon, draw), lambda: _square(delta, epsilon, side, draw)
+            delta = tf.cond(query == 0, first, later)
+        return tf.clip_by_value(origin + delta, *self.bounds)
+
+
+class _Draw:
+    """Random numbers of one query, for each sample; ``stream`` tells draws of one query apart."""
+
+    def __init__(self, seed: tf.Tensor, query: tf.Tensor, count: tf.Tensor, dtype: tf.DType) -> None:
+        self.seed, self.query, self.count, self.dtype = seed, query, count, dtype
+
+    def integers(self, stream: int, *shape: int) -> tf.Tensor:
+        """int32 ``(n, *shape)``, from 0 to 2³¹ - 2."""
+        seed = tf.stack([self.seed, 8 * self.query + stream])
+        return tf.random.stateless_uniform([self.count, *shape], seed, 0, 2**31 - 1, tf.int32)
+
+    def signs(self, stream: int, *shape: int) -> tf.Tensor:
+        """1 or -1, ``(n, *shape)``."""
+        return tf.cast(2 * (self.integers(stream, *shape) % 2) - 1, self.dtype)
+
+    def window(self, stream: int, side: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Rows and columns from the upper left corner of a square on, ``(n, height)`` and ``(n, width)``."""
+        height, width = images.shape[1:3]
+        corner = self.integers(stream, 2) % (tf.constant([height, width]) - side + 1)
+        return tf.range(height) - corner[:, :1], tf.range(width) - corner[:, 1:]
+
+
+def _within(window: tuple[tf.Tensor, tf.Tensor], side: tf.Tensor) -> tf.Tensor:
+    """Bool ``(n, height, width, 1)``: which pixels a window holds."""
+    rows, columns = ((each >= 0) & (each < side) for each in window)
+    return (rows[:, :, None] & columns[:, None, :])[..., None]
+
+
+def _stripes(delta: tf.Tensor, epsilon: tf.Tensor, draw: _Draw) -> tf.Tensor:
+    """A change of ±ε in each column and channel."""
+    return tf.zeros_like(delta) + epsilon * draw.signs(0, 1, *delta.shape[2:])
+
+
+def _square(delta: tf.Tensor, epsilon: tf.Tensor, side: tf.Tensor, draw: _Draw) -> tf.Tensor:
+    """The same change but for a square, which goes to ±ε in each channel."""
+    chosen = _within(draw.window(0, side, delta), side)
+    return tf.where(chosen, epsilon * draw.signs(1, 1, 1, delta.shape[-1]), delta)
+
+
+def _grid(delta: tf.Tensor, draw: _Draw) -> tf.Tensor:
+    """Patterns side by side, five on the shorter edge, each with a sign for each channel, some of them turned."""
+    height, width, channels = delta.shape[1:]
+    side = max(min(height, width) // 5, 1)
+    down, across = height // side, width // side
+    signs, turned = draw.signs(0, down, across, channels), draw.integers(1, down, across, 1) % 2 == 1
+    signs, turned = (tf.repeat(tf.repeat(each, side, axis=1), side, axis=2) for each in (signs, turned))
+    tiles = (np.tile(each, (down, across))[:, :, None] for each in (eta(side), eta(side).T))
+    upright, lying = (tf.constant(each, delta.dtype) for each in tiles)
+    edges = (height - down * side, width - across * side)
+    padding = [[0, 0], *[[edge // 2, edge - edge // 2] for edge in edges], [0, 0]]
+    return tf.pad(signs * tf.where(turned, lying, upright), padding)
+
+
+def _windows(delta: tf.Tensor, epsilon: tf.Tensor, side: tf.Tensor, schedule: np.ndarray, draw: _Draw) -> tf.Tensor:
+    """The budget of one window, and what is unspent, moved into another one, to which a pattern is added."""
+    receiver, giver = draw.window(0, side, delta), draw.window(1, side, delta)
+    inside, other = (tf.cast(_within(each, side), delta.dtype) for each in (receiver, giver))
+    pattern = _patterns(receiver, side, schedule, draw) * draw.signs(2, 1, 1, delta.shape[-1])
+    unspent = tf.maximum(epsilon**2 - tf.reduce_sum(delta**2, axis=(1, 2, 3), keepdims=True), 0)
+    held = tf.reduce_sum((delta * tf.maximum(inside, other)) ** 2, axis=(1, 2), keepdims=True)
+    added = inside * (pattern + _by_channel(delta * inside))
+    moved = _by_channel(added) * tf.sqrt(held + unspent / delta.shape[-1])
+    return delta * (1 - tf.maximum(inside, other)) + moved
+
+
+def _patterns(window: tuple[tf.Tensor, tf.Tensor], side: tf.Tensor, schedule: np.ndarray, draw: _Draw) -> tf.Tensor:
+    """`eta` in each sample's window, ``(n, height, width, 1)``, upright or turned; outside, anything."""
+    sizes = np.unique(schedule)
+    largest = int(sizes[-1])
+    table = np.stack([np.pad(eta(int(size)), (0, largest - int(size))) for size in sizes])
+    pattern = tf.gather(tf.constant(table, draw.dtype), tf.searchsorted(tf.constant(sizes), [side])[0])
+    rows, columns = (tf.clip_by_value(each, 0, largest - 1) for each in window)
+    zero = tf.zeros_like(rows[:, :, None] + columns[:, None])
+    places = tf.stack([rows[:, :, None] + zero, columns[:, None] + zero], axis=-1)
+    turned = draw.integers(3, 1, 1, 1) % 2 == 1
+    return tf.gather_nd(pattern, tf.where(turned, places[..., ::-1], places))[..., None]
+
+
+def _by_channel(values: tf.Tensor) -> tf.Tensor:
+    """Each channel of ``(n, height, width, channels)`` divided by its l2 norm; zero stays zero."""
+    return tf.math.divide_no_nan(values, tf.sqrt(tf.reduce_sum(values**2, axis=(1, 2), keepdims=True)))

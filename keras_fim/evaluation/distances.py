@@ -1,0 +1,239 @@
+"""How far the nearest adversarials are that an attack finds."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from keras_fim.attacks.base import Attack
+from keras_fim.attacks.catalog import attack_by_name
+from keras_fim.attacks.fixed_budget import FixedBudgetAttack
+from keras_fim.attacks.lp import norm_name
+from keras_fim.attacks.minimal import MinimalDistance
+from keras_fim.attacks.nearest import MinimalDistanceAttack
+from keras_fim.evaluation.intervals import Interval, Ratio, bootstrap, wilson
+from keras_fim.evaluation.report import Report, Row
+from keras_fim.metrics import in_convention, mean_distance, median_distance, standing_distances
+from keras_fim.typing import AttackResult, Images, Labels, Model
+
+__all__ = ["DistanceSummary", "distance_factor", "distance_summary", "minimal_distances", "searching"]
+
+_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+
+
+@dataclasses.dataclass(frozen=True)
+class DistanceSummary(Report):
+    """Distances to the nearest adversarials that an attack found, over the originally correct samples.
+
+    Attributes:
+        attack: the attack's name.
+        options: the attack's options, as its ``repr`` shows them.
+        norm: ``"l0"``, ``"l1"``, ``"l2"`` or ``"linf"``.
+        size: number of values in an image.
+        bounds: smallest and largest pixel value.
+        distances: of every sample: inf where the attack failed, 0 for samples that were wrong before.
+        was_correct: of every sample: classified correctly before the attack.
+    """
+
+    attack: str
+    options: str
+    norm: str
+    size: int
+    bounds: tuple[float, ...]
+    distances: tuple[float, ...] = dataclasses.field(repr=False)
+    was_correct: tuple[bool, ...] = dataclasses.field(repr=False)
+
+    @property
+    def success(self) -> np.ndarray:
+        """Bool ``(batch,)``: correct before, and an adversarial was found."""
+        return np.asarray(np.array(self.was_correct, bool) & np.isfinite(self.distances))
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples."""
+        return len(self.was_correct)
+
+    @property
+    def num_correct(self) -> int:
+        """Number of originally correct samples."""
+        return int(np.sum(self.was_correct))
+
+    @property
+    def median(self) -> float:
+        """Median over the originally correct samples; a failed attack counts as inf."""
+        return median_distance(self.distances, self.success, self.was_correct)
+
+    @property
+    def mean(self) -> float:
+        """Mean over the successes; read it with `success_share`."""
+        return mean_distance(self.distances, self.success, self.was_correct)[0]
+
+    @property
+    def foolbox_mean(self) -> float:
+        """Mean over the successes of what Foolbox 0.x calls the distance (`keras_fim.metrics.in_convention`)."""
+        return mean_distance(self.in_convention("foolbox"), self.success, self.was_correct)[0]
+
+    @property
+    def success_share(self) -> Ratio:
+        """Share of originally correct samples for which an adversarial was found."""
+        return wilson(int(self.success.sum()), self.num_correct)
+
+    @property
+    def quantiles(self) -> dict[str, float]:
+        """Quantiles over the originally correct samples, each the distance of one of them; failures count as inf."""
+        values = standing_distances(self.distances, self.success, self.was_correct)
+        if not len(values):
+            return {f"{q:g}": math.nan for q in _QUANTILES}
+        return {f"{q:g}": float(np.quantile(values, q, method="inverted_cdf")) for q in _QUANTILES}
+
+    def in_convention(self, convention: str) -> np.ndarray:
+        """The distances as ``convention``, ``"norm"`` or ``"foolbox"``, reports them; float64 ``(batch,)``."""
+        low, high = self.bounds
+        return in_convention(self.distances, _P[self.norm], self.size, convention=convention, bounds=(low, high))
+
+    def interval(self, statistic: str = "median", *, convention: str = "norm", **options: Any) -> Interval:
+        """The median or the mean with its bootstrap interval.
+
+        Args:
+            statistic: ``"median"`` (failures count as inf) or ``"mean"`` (over the successes).
+            convention: ``"norm"`` or ``"foolbox"``.
+            **options: of `keras_fim.evaluation.bootstrap`.
+
+        Returns:
+            `Interval`; NaN if no sample was correct.
+
+        Raises:
+            ValueError: if an option is not valid.
+        """
+        function = _statistic(statistic)
+        return bootstrap(function, self.in_convention(convention), self.success, self.was_correct, **options)
+
+    def tables(self) -> dict[str, list[Row]]:
+        """One row."""
+        return {"": [self.row()]}
+
+    def row(self) -> Row:
+        """Attack, median, mean over successes, their share, Foolbox' mean."""
+        return {
+            "attack": self.attack,
+            "norm": self.norm,
+            "median": self._median,
+            "mean of successes": self._mean,
+            "successes": self.success_share,
+            "mean, Foolbox 0.x": self.foolbox_mean,
+        }
+
+    @functools.cached_property
+    def _median(self) -> Interval:
+        return self.interval("median")
+
+    @functools.cached_property
+    def _mean(self) -> Interval:
+        return self.interval("mean")
+
+    def records(self) -> list[dict[str, Any]]:
+        """The row with the quantiles."""
+        (record,) = super().records()
+        return [{**record, **{f"quantile {q}": value for q, value in self.quantiles.items()}}]
+
+
+def minimal_distances(model: Model, images: Images, labels: Labels, attack: Attack | str) -> DistanceSummary:
+    """Measure how far the nearest adversarials are that an attack finds.
+
+    Args:
+        model: any classifier that `keras_fim.logits.logits_function` takes.
+        images: ``(batch, ...)`` within the attack's bounds.
+        labels: the true classes, ``(batch,)`` or one-hot.
+        attack: an attack or its name; one with a budget is searched for its smallest ε (`attacks.MinimalDistance`).
+
+    Returns:
+        `DistanceSummary`.
+
+    Raises:
+        ValueError: as the attack.
+
+    Example:
+        >>> from keras_fim.logits import logits_function
+        >>> model = logits_function(lambda x: x @ [[1.0, -1.0]] - [[0.5, -0.5]], from_logits=True)
+        >>> found = minimal_distances(model, [[0.6], [0.8], [0.3]], [0, 0, 0], "fgsm")  # the last is wrong before
+        >>> round(found.median, 2), found.num_correct, found.success_share.value
+        (0.2, 2, 1.0)
+    """
+    attack = searching(attack_by_name(attack))
+    return distance_summary(attack, attack(model, images, labels))
+
+
+def searching(attack: Attack) -> MinimalDistanceAttack:
+    """``attack`` if it looks for the nearest adversarial, else a search over its ε."""
+    if isinstance(attack, MinimalDistanceAttack):
+        return attack
+    if isinstance(attack, FixedBudgetAttack):
+        return MinimalDistance(attack)
+    raise ValueError(f"`attack` should be an attack of keras_fim. Received: attack={attack!r}")
+
+
+def distance_summary(attack: Attack, result: AttackResult) -> DistanceSummary:
+    """What a minimal-distance attack found, as a `DistanceSummary`."""
+    distances = np.where(result.success, result.distances, np.where(result.was_correct, np.inf, 0.0))
+    return DistanceSummary(
+        attack=attack.name,
+        options=repr(attack),
+        norm=norm_name(attack.norm),
+        size=math.prod(result.adversarials.shape[1:]),
+        bounds=attack.bounds,
+        distances=tuple(distances.tolist()),
+        was_correct=tuple(result.was_correct.tolist()),
+    )
+
+
+def distance_factor(
+    ours: DistanceSummary,
+    reference: DistanceSummary,
+    statistic: str = "median",
+    *,
+    convention: str = "norm",
+    **options: Any,
+) -> Interval:
+    """By what factor one model's distances are larger than another's, with a bootstrap interval.
+
+    Args:
+        ours: measured on the same images as ``reference``.
+        reference: what is divided by.
+        statistic: ``"median"`` or ``"mean"``, as in `DistanceSummary.interval`.
+        convention: as there.
+        **options: of `keras_fim.evaluation.bootstrap`, which draws images, the same for both models.
+
+    Returns:
+        `Interval`.
+
+    Raises:
+        ValueError: if the norms or the numbers of samples differ, or an option is not valid.
+    """
+    if (ours.norm, ours.num_samples) != (reference.norm, reference.num_samples):
+        raise ValueError(
+            "`ours` and `reference` should be of one norm and the same images. Received: "
+            f"{ours.norm} of {ours.num_samples} images, {reference.norm} of {reference.num_samples}"
+        )
+    function = _statistic(statistic)
+
+    def factor(*columns: np.ndarray) -> float:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return float(np.float64(function(*columns[:3])) / function(*columns[3:]))
+
+    columns = [(each.in_convention(convention), each.success, each.was_correct) for each in (ours, reference)]
+    return bootstrap(factor, *columns[0], *columns[1], **options)
+
+
+_P = {norm_name(p): p for p in (0.0, 1.0, 2.0, np.inf)}
+
+
+def _statistic(name: str) -> Any:
+    if name == "median":
+        return median_distance
+    if name == "mean":
+        return lambda *columns: mean_distance(*columns)[0]
+    raise ValueError(f"`statistic` should be median or mean. Received: statistic={name!r}")

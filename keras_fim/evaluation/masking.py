@@ -1,0 +1,178 @@
+"""Whether a model is robust or only looks so because its gradients mislead the attack."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_fim.attacks.catalog import resolve_epsilons
+from keras_fim.attacks.iterative import PGD
+from keras_fim.attacks.lp import check_norm, norm_name
+from keras_fim.evaluation.curves import samples
+from keras_fim.evaluation.report import Report, Row
+from keras_fim.evaluation.symptoms import Probe, correct_samples
+from keras_fim.logits import logits_function
+from keras_fim.typing import Images, Labels, Model
+from keras_fim.validation import check_bounds, check_images
+
+__all__ = ["MaskingCheck", "MaskingReport", "masking_report"]
+
+_CHECKS = {  # by name the largest figure that raises no suspicion, and what the figure is
+    "one step": (0.02, "fooled by one step and not by many, at the worst ε: the gradient leads astray"),
+    "margin loss": (0.05, "difference in fooling to the cross-entropy: one of the two has no useful gradient"),
+    "more steps": (0.05, "fooled by more steps and restarts only: the attack has not converged, its ratio is no bound"),
+    "probabilities": (0.05, "fooled through logits only: softmax saturates, and attacks on probabilities flatter"),
+    "random noise": (0.02, "fooled by random perturbations and not by the gradient: it is worth less than chance"),
+    "black box": (0.02, "fooled by a search without gradients (Square) and not with them: they hide adversarials"),
+    "transfer": (0.02, "fooled by an undefended twin's adversarials and not by its own gradient, which hides them"),
+    "growing ε": (0.02, "standing where every image can become the same grey: the attack is stuck"),
+    "zero gradients": (0.01, "the gradient of the margin is zero or not finite: no attack by gradients can begin"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskingCheck:
+    """One symptom of masked gradients.
+
+    Attributes:
+        name: the check.
+        figure: a share of the originally correct samples; the larger, the worse. NaN if it was not run.
+        threshold: the largest figure that raises no suspicion.
+        verdict: ``"ok"``, ``"suspect"`` or ``"not run"``.
+        meaning: what the figure is, and what a large one means.
+    """
+
+    name: str
+    figure: float
+    threshold: float
+    verdict: str
+    meaning: str
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskingReport(Report):
+    """Symptoms of masked gradients; prints as a table.
+
+    Attributes:
+        checks: one for each symptom.
+        attack: the white-box attack that the checks are about, as its ``repr`` shows it.
+        norm: ``"l2"`` or ``"linf"``.
+        epsilon: the budget of the checks at one budget.
+        epsilons: the budgets tried.
+        fooling_ratios: of the white-box attack at each of them.
+        num_correct: number of originally correct samples, which all shares are of.
+    """
+
+    checks: tuple[MaskingCheck, ...]
+    attack: str
+    norm: str
+    epsilon: float
+    epsilons: tuple[float, ...]
+    fooling_ratios: tuple[float, ...]
+    num_correct: int
+
+    @property
+    def suspect(self) -> bool:
+        """Whether any check raises suspicion: then no robust accuracy by gradients should be quoted."""
+        return any(check.verdict == "suspect" for check in self.checks)
+
+    def check(self, name: str) -> MaskingCheck:
+        """One of the checks, by name."""
+        return {check.name: check for check in self.checks}[name]
+
+    def tables(self) -> dict[str, list[Row]]:
+        """A row for each check."""
+        rows: list[Row] = [
+            {
+                "check": check.name,
+                "figure": "" if math.isnan(check.figure) else f"{100 * check.figure:.1f} %",
+                "up to": f"{100 * check.threshold:.0f} %",
+                "verdict": check.verdict,
+                "meaning": check.meaning,
+            }
+            for check in self.checks
+        ]
+        verdict = "masked gradients are suspected" if self.suspect else "no sign of masked gradients"
+        return {f"{verdict}: {self.norm}, ε = {self.epsilon:g}, {self.num_correct} originally correct images": rows}
+
+
+def masking_report(
+    model: Model,
+    dataset: Iterable[tuple[Any, Any]] | tuple[Images, Labels],
+    *,
+    norm: float = np.inf,
+    epsilons: Sequence[float] | None = None,
+    twin: Model | None = None,
+    limit: int | None = 200,
+    steps: int = 40,
+    queries: int = 500,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    seed: int = 0,
+) -> MaskingReport:
+    """Look for signs that a model's gradients mislead attacks, so that it seems more robust than it is.
+
+    The white-box attack is PGD on the cross-entropy, 40 steps from a random start. Checks at one budget take, of
+    ``epsilons``, the one at which it fools nearest to half of the samples.
+
+    Args:
+        model: any classifier that `keras_fim.logits.logits_function` takes.
+        dataset: yields ``(images, labels)`` batches, or is the pair of whole arrays.
+        norm: 2 or ``np.inf``.
+        epsilons: budgets in that norm; ``None`` for `keras_fim.attacks.DEFAULT_EPSILONS`.
+        twin: an undefended model for the same classes, whose adversarials are tried, too.
+        limit: take only so many samples, the first ones; ``None`` for all. A hundred or more, lest one counts a lot.
+        steps: of the white-box attack.
+        queries: of the Square attack, which needs images ``(batch, height, width, channels)``.
+        bounds: smallest and largest pixel value.
+        seed: of all that is drawn at random.
+
+    Returns:
+        `MaskingReport`.
+
+    Raises:
+        ValueError: as the attacks, and if the model has no sample right.
+
+    Source:
+        Athalye, Carlini, Wagner, Obfuscated gradients give a false sense of security (ICML 2018); Carlini et al., On
+        evaluating adversarial robustness (2019).
+    """
+    images, labels = samples(dataset, limit)
+    checked = check_images(images, check_bounds(bounds))
+    logits_fn = logits_function(model, checked)
+    white = PGD(norm=check_norm(norm, (2, np.inf)), steps=steps, bounds=bounds, seed=seed, stop_early=True)
+    (budgets,) = resolve_epsilons([white], epsilons)
+    probe = Probe(logits_fn, white, *correct_samples(logits_fn, checked, labels, white))
+    found = probe.sweep(white, budgets)
+    ratios = [float(fooled.mean()) for fooled in found]
+    middle = int(np.argmin(np.abs(np.array(ratios) - 0.5)))
+    at = budgets[middle], found[middle]
+    figures = {
+        "one step": probe.one_step(budgets, found),
+        "margin loss": probe.margin_loss(*at),
+        "more steps": probe.more_steps(*at),
+        "probabilities": probe.probabilities(*at),
+        "random noise": probe.random_noise(*at),
+        "black box": probe.black_box(*at, queries),
+        "transfer": probe.transfer(*at, twin),
+        "growing ε": probe.growing_epsilon(),
+        "zero gradients": probe.zero_gradients(),
+    }
+    return MaskingReport(
+        checks=tuple(_check(name, figure) for name, figure in figures.items()),
+        attack=repr(white),
+        norm=norm_name(white.norm),
+        epsilon=budgets[middle],
+        epsilons=budgets,
+        fooling_ratios=tuple(ratios),
+        num_correct=len(probe.labels),
+    )
+
+
+def _check(name: str, figure: float) -> MaskingCheck:
+    threshold, meaning = _CHECKS[name]
+    verdict = "not run" if math.isnan(figure) else "suspect" if figure > threshold else "ok"
+    return MaskingCheck(name, figure, threshold, verdict, meaning)

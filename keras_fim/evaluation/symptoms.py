@@ -1,0 +1,139 @@
+"""The symptoms of masked gradients, measured one by one."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from keras_fim.attacks.fixed_budget import FixedBudgetAttack
+from keras_fim.attacks.iterative import PGD
+from keras_fim.attacks.losses import loss_gradient
+from keras_fim.attacks.one_step import FGM, FGSM
+from keras_fim.attacks.square import Square
+from keras_fim.evaluation.curves import predicted_classes
+from keras_fim.logits import LogitsFunction, logits_function
+from keras_fim.typing import Labels, Model
+
+__all__ = ["Probe", "correct_samples"]
+
+_NOISES = 10  # draws of random noise for each image
+
+
+def correct_samples(
+    logits_fn: LogitsFunction, images: tf.Tensor, labels: Labels, attack: FixedBudgetAttack
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The samples that the model has right, with class indices."""
+    problem = attack._problem(logits_fn, images, labels)
+    right = predicted_classes(logits_fn, problem.images) == problem.labels.numpy()
+    if not right.any():
+        raise ValueError("`model` should have at least one of the samples right. Received: accuracy 0")
+    return tf.boolean_mask(problem.images, right), tf.boolean_mask(problem.labels, right)
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """What can be seen of a model; each figure is a share of the samples, the larger the worse.
+
+    Attributes:
+        logits_fn: the model.
+        white: the attack by gradients that is in question.
+        images: ``(n, ...)``, which the model has right.
+        labels: int64 ``(n,)``.
+
+    Arrays of bool are ``(n,)``: who was fooled; ``white`` among the arguments is who was fooled by that attack.
+    """
+
+    logits_fn: LogitsFunction
+    white: PGD
+    images: tf.Tensor
+    labels: tf.Tensor
+
+    def sweep(
+        self, attack: FixedBudgetAttack, epsilons: Sequence[float], model: LogitsFunction | None = None
+    ) -> list[np.ndarray]:
+        """Who is fooled at each ε."""
+        results = attack.sweep(model or self.logits_fn, self.images, self.labels, epsilons)
+        return [result.success for result in results]
+
+    def one_step(self, epsilons: Sequence[float], white: Sequence[np.ndarray]) -> float:
+        """Fooled by one step and not by many, at the worst ε."""
+        kind = FGSM if self.white.norm == np.inf else FGM
+        found = self.sweep(kind(bounds=self.white.bounds), epsilons)
+        return max(float((one & ~many).mean()) for one, many in zip(found, white, strict=True))
+
+    def margin_loss(self, epsilon: float, white: np.ndarray) -> float:
+        """Difference between the fooling ratios of the margin and of the cross-entropy."""
+        (margin,) = self.sweep(dataclasses.replace(self.white, loss="margin"), [epsilon])
+        return abs(float(margin.mean()) - float(white.mean()))
+
+    def more_steps(self, epsilon: float, white: np.ndarray) -> float:
+        """Fooled with 2.5 times the steps, finer ones, and 3 restarts, and not without."""
+        steps, size = 5 * self.white.steps // 2, 0.4 * self.white.step_size
+        (fooled,) = self.sweep(dataclasses.replace(self.white, steps=steps, step_size=size, restarts=3), [epsilon])
+        return float((fooled & ~white).mean())
+
+    def probabilities(self, epsilon: float, white: np.ndarray) -> float:
+        """Fooled through logits and not through rounded probabilities."""
+        model = LogitsFunction(functools.partial(_softmax, self.logits_fn), "probabilities")
+        (fooled,) = self.sweep(self.white, [epsilon], model)
+        return float((white & ~fooled).mean())
+
+    def random_noise(self, epsilon: float, white: np.ndarray) -> float:
+        """Fooled by the best of some perturbations of length ε and not by the gradient.
+
+        In l∞ the signs are random, in l2 the direction.
+        """
+        generator, fooled = np.random.default_rng(self.white.seed), np.zeros(len(self.labels), bool)
+        images, labels = self.images.numpy(), self.labels.numpy()
+        for _ in range(_NOISES):
+            draw = generator.normal(size=images.shape)
+            length = np.sqrt((draw**2).sum(axis=tuple(range(1, draw.ndim)), keepdims=True))
+            step = np.sign(draw) if self.white.norm == np.inf else draw / length
+            noisy = np.clip(images + epsilon * step, *self.white.bounds).astype(images.dtype)
+            fooled |= predicted_classes(self.logits_fn, noisy) != labels
+        return float((fooled & ~white).mean())
+
+    def black_box(self, epsilon: float, white: np.ndarray, queries: int) -> float:
+        """Fooled by Square and not by the gradient; NaN where images are not images."""
+        if self.images.shape.rank != 4:
+            return math.nan
+        attack = Square(norm=self.white.norm, queries=queries, bounds=self.white.bounds, seed=self.white.seed)
+        (fooled,) = self.sweep(attack, [epsilon])
+        return float((fooled & ~white).mean())
+
+    def transfer(self, epsilon: float, white: np.ndarray, twin: Model | None) -> float:
+        """Fooled by another model's adversarials and not by its own gradient; NaN without another model."""
+        if twin is None:
+            return math.nan
+        attack = dataclasses.replace(self.white, loss="margin", stop_early=False)  # far beyond the twin's boundary
+        (result,) = attack.sweep(logits_function(twin, self.images), self.images, self.labels, [epsilon])
+        fooled = predicted_classes(self.logits_fn, result.adversarials) != self.labels.numpy()
+        return float((fooled & ~white).mean())
+
+    def growing_epsilon(self) -> float:
+        """Standing where ε is half of the range of the pixels, so that all images can become the same grey."""
+        low, high = self.white.bounds
+        size = math.prod(self.images.shape[1:])
+        (fooled,) = self.sweep(self.white, [(high - low) / 2 * (1 if self.white.norm == np.inf else math.sqrt(size))])
+        return float((~fooled).mean())
+
+    def zero_gradients(self) -> float:
+        """The gradient of the margin is zero or not finite."""
+        gradient, size = self.logits_fn.compiled(_margin_gradient), self.white.batch_size
+        slices = [slice(start, start + size) for start in range(0, len(self.labels), size)]
+        parts = [gradient(self.images[batch], self.labels[batch]).numpy() for batch in slices]
+        flat = np.abs(np.concatenate(parts).reshape(len(self.labels), -1))
+        return float((~np.isfinite(flat).all(axis=-1) | (flat.max(axis=-1) == 0)).mean())
+
+
+def _softmax(logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
+    return tf.nn.softmax(logits_fn(images))
+
+
+def _margin_gradient(logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    return loss_gradient(logits_fn, images, labels, loss="margin")[0]

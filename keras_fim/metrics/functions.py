@@ -1,0 +1,198 @@
+"""Ratios and distances as functions of the arrays of `keras_fim.typing.AttackResult`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "check_convention",
+    "check_norm",
+    "distances_of",
+    "fooling_ratio",
+    "in_convention",
+    "mean_distance",
+    "median_distance",
+    "robust_accuracy",
+    "standing_distances",
+]
+
+_NORMS = (0, 1, 2, np.inf)
+
+
+def fooling_ratio(success: Any, was_correct: Any) -> float:
+    """Fooled samples over originally correct ones, the paper's definition (section 4).
+
+    Args:
+        success: bool ``(batch,)``, who was classified correctly before and wrongly now.
+        was_correct: bool ``(batch,)``, who was classified correctly before.
+
+    Returns:
+        In [0, 1]; NaN if none was correct.
+
+    Example:
+        >>> fooling_ratio([True, False, False], [True, True, False])
+        0.5
+    """
+    success, was_correct = _checked(success, was_correct)
+    total = int(was_correct.sum())
+    return float(success.sum() / total) if total else float("nan")
+
+
+def robust_accuracy(success: Any, was_correct: Any) -> float:
+    """Samples that are right before and after the attack, over all samples.
+
+    Args:
+        success: as in `fooling_ratio`.
+        was_correct: as there.
+
+    Returns:
+        In [0, 1]; NaN without samples.
+
+    Example:
+        >>> robust_accuracy([True, False, False, False], [True, True, True, False])
+        0.5
+    """
+    success, was_correct = _checked(success, was_correct)
+    return float((was_correct & ~success).mean()) if len(success) else float("nan")
+
+
+def standing_distances(distances: Any, success: Any, was_correct: Any) -> np.ndarray:
+    """Distance to the adversarial of each originally correct sample, inf where the attack failed.
+
+    Args:
+        distances: floats ``(batch,)``; read only where ``success``.
+        success: as in `fooling_ratio`.
+        was_correct: as there.
+
+    Returns:
+        float64, one for each originally correct sample.
+    """
+    success, was_correct = _checked(success, was_correct)
+    values = np.where(success, np.asarray(distances, np.float64), np.inf)
+    return np.asarray(values[was_correct])
+
+
+def median_distance(distances: Any, success: Any, was_correct: Any) -> float:
+    """Median distance over the originally correct samples; a failed attack counts as inf.
+
+    Args:
+        distances: as in `standing_distances`.
+        success: as there.
+        was_correct: as there.
+
+    Returns:
+        A float >= 0; NaN if none was correct.
+
+    Example:
+        >>> median_distance([1.0, 3.0, 0.0, 0.0], [True, True, False, False], [True, True, True, False])
+        3.0
+    """
+    values = standing_distances(distances, success, was_correct)
+    return float(np.median(values)) if len(values) else float("nan")
+
+
+def mean_distance(distances: Any, success: Any, was_correct: Any) -> tuple[float, float]:
+    """Mean distance over the successes, and the share of originally correct samples that they are.
+
+    Args:
+        distances: as in `standing_distances`.
+        success: as there.
+        was_correct: as there.
+
+    Returns:
+        ``(mean, share)``; the mean is NaN without a success, the share is the `fooling_ratio`.
+
+    Example:
+        >>> mean_distance([1.0, 3.0, 0.0, 0.0], [True, True, False, False], [True, True, True, True])
+        (2.0, 0.5)
+    """
+    values = standing_distances(distances, success, was_correct)
+    finite = values[np.isfinite(values)]
+    return (float(finite.mean()) if len(finite) else float("nan")), fooling_ratio(success, was_correct)
+
+
+def distances_of(images: Any, adversarials: Any, norm: float) -> np.ndarray:
+    """The lp norm of each perturbation; for p = 0 the number of changed values.
+
+    Args:
+        images: ``(batch, ...)``.
+        adversarials: as ``images``.
+        norm: 0, 1, 2 or ``np.inf``.
+
+    Returns:
+        float64 ``(batch,)``.
+
+    Raises:
+        ValueError: if the shapes differ or the norm is another.
+    """
+    images, adversarials = np.asarray(images, np.float64), np.asarray(adversarials, np.float64)
+    if images.shape != adversarials.shape or images.ndim < 2:
+        raise ValueError(
+            "`images` and `adversarials` should have one shape (batch, ...). "
+            f"Received: shapes {images.shape} and {adversarials.shape}"
+        )
+    check_norm(norm)
+    flat = (adversarials - images).reshape(len(images), -1) if len(images) else np.zeros((0, 1))
+    return np.asarray(np.linalg.norm(flat, ord=norm, axis=-1))
+
+
+def in_convention(
+    distances: Any, norm: float, size: int, *, convention: str, bounds: tuple[float, float] = (0.0, 1.0)
+) -> np.ndarray:
+    r"""Norms as one convention or another reports them.
+
+    ``"norm"`` leaves them. ``"foolbox"`` is what Foolbox before version 2 calls a distance, and the paper's table 1
+    uses: for l2 the mean squared error :math:`\|d\|_2^2 / D`, for l1 the mean absolute error :math:`\|d\|_1 / D`, for
+    l∞ the largest change, for l0 the number of changed values (a count, as the table's 28.26 shows), with changes in
+    units of the range of pixel values.
+
+    Args:
+        distances: norms, of any shape.
+        norm: the p of the lp norm: 0, 1, 2 or ``np.inf``.
+        size: number of values D in an image.
+        convention: ``"norm"`` or ``"foolbox"``.
+        bounds: smallest and largest pixel value.
+
+    Returns:
+        float64, as ``distances``.
+
+    Raises:
+        ValueError: if the norm or the convention is another.
+
+    Example:
+        >>> in_convention([2.0], 2, 16, convention="foolbox")
+        array([0.25])
+    """
+    check_norm(norm)
+    check_convention(convention)
+    values = np.asarray(distances, np.float64)
+    if convention == "norm" or norm == 0:
+        return values
+    values = values / (bounds[1] - bounds[0])
+    return np.asarray({1: values / size, 2: values**2 / size, np.inf: values}[norm])
+
+
+def _checked(success: Any, was_correct: Any) -> tuple[np.ndarray, np.ndarray]:
+    success, was_correct = np.asarray(success, bool), np.asarray(was_correct, bool)
+    if success.shape != was_correct.shape or success.ndim != 1:
+        raise ValueError(
+            "`success` and `was_correct` should have one shape (batch,). "
+            f"Received: shapes {success.shape} and {was_correct.shape}"
+        )
+    if (success & ~was_correct).any():
+        raise ValueError("`success` should hold originally correct samples only. Received: one that was wrong before")
+    return success, was_correct
+
+
+def check_norm(norm: float) -> None:
+    """Raise a ValueError unless ``norm`` is 0, 1, 2 or inf."""
+    if norm not in _NORMS:
+        raise ValueError(f"`norm` should be 0, 1, 2 or inf. Received: norm={norm!r}")
+
+
+def check_convention(convention: str) -> None:
+    """Raise a ValueError unless ``convention`` is one that `in_convention` knows."""
+    if convention not in ("norm", "foolbox"):
+        raise ValueError(f"`convention` should be norm or foolbox. Received: convention={convention!r}")

@@ -1,0 +1,62 @@
+"""Result files: written whole or not at all, with the versions that produced them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+__all__ = ["read_json", "versions", "write_json", "write_text"]
+
+_PACKAGES = ("keras_fim", "tensorflow", "keras", "numpy", "tensorflow-datasets", "cleverhans")
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write a text file aside and rename it, so that no reader and no interruption sees half of it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
+    return path
+
+
+def write_json(path: str | Path, content: Any) -> Path:
+    """`write_text` of ``content`` as indented JSON."""
+    return write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """The content of a JSON file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python and of the packages that a result depends on, and the git revision of this package.
+
+    Returns:
+        Version strings by name; ``"git"`` is None outside of a checkout and ends in ``-dirty`` in a changed one.
+    """
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    found["git"] = _git_revision()
+    return found
+
+
+def _git_revision() -> str | None:
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
