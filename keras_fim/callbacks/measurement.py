@@ -150,7 +150,7 @@ def _probabilities(logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
 
 def _interpolated(results: Sequence[AttackResult], epsilons: Sequence[float]) -> tuple[float, ...]:
     """Quantiles of the smallest ε that fools, from the share of those fooled up to each."""
-    if len(results) < 2:
+    if len(epsilons) < 2:
         return ()
     fooled_by_then = np.maximum.accumulate([result.success for result in results])
     correct = results[0].was_correct

@@ -9,61 +9,41 @@ from typing import Any
 import numpy as np
 
 from keras_fim.attacks.base import Attack, check_epsilons
-from keras_fim.attacks.lp import norm_name
+from keras_fim.attacks.catalog import Epsilons, attack_by_name, resolve_epsilons
 from keras_fim.callbacks.measurement import epsilon_key
 
-__all__ = ["DEFAULT_EPSILONS", "budgets", "named", "sample_counts"]
+__all__ = ["budgets", "named", "sample_counts"]
 
-DEFAULT_EPSILONS: dict[str, tuple[float, ...]] = {
-    "l0": (5, 10, 20, 30, 40, 50),
-    "l1": (2, 4, 8, 12, 16, 20),
-    "l2": (0.5, 1, 1.5, 2, 2.5, 3),
-    "linf": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3),
-}
-"""ε by norm, for images in [0, 1] of a few thousand pixels or less."""
-
-
-def named(attacks: Attack | Sequence[Attack] | Mapping[str, Attack]) -> dict[str, Attack]:
+def named(attacks: Attack | str | Sequence[Attack | str] | Mapping[str, Attack | str]) -> dict[str, Attack]:
     """Attacks by name.
 
     Raises:
-        ValueError: if there is none, or two of one name, or a name does not suit a key.
+        ValueError: if there is none, or none of that name, or two of one name, or a name does not suit a key.
     """
     if isinstance(attacks, Mapping):
-        pairs = list(attacks.items())
+        pairs = [(name, attack_by_name(attack)) for name, attack in attacks.items()]
     else:
-        several = [attacks] if isinstance(attacks, Attack) else attacks
-        pairs = [(getattr(attack, "name", ""), attack) for attack in several]
-    if not pairs or not all(isinstance(attack, Attack) for _, attack in pairs):
-        raise ValueError(f"`attacks` should be an attack, several, or a mapping from names. Received: {attacks!r}")
+        several = [attacks] if isinstance(attacks, (Attack, str)) else attacks
+        pairs = [(attack.name, attack) for attack in map(attack_by_name, several)]
     names = [name for name, _ in pairs]
-    if len(set(names)) < len(names) or not all(re.fullmatch(r"[\w-]+", name) for name in names):
-        expected = "names of letters, digits, _ and -, each once (a mapping {name: attack} gives others)"
+    if not names or len(set(names)) < len(names) or not all(re.fullmatch(r"[\w-]+", name) for name in names):
+        expected = "at least one name, of letters, digits, _ and -, each once (a mapping {name: attack} gives others)"
         raise ValueError(f"`attacks` should have {expected}. Received: {names}")
     return dict(pairs)
 
 
-def budgets(
-    attacks: Mapping[str, Attack], epsilons: Sequence[float] | Mapping[Any, Sequence[float]] | None
-) -> dict[str, tuple[float, ...]]:
-    """Ascending ε for each attack.
+def budgets(attacks: Mapping[str, Attack], epsilons: Epsilons) -> dict[str, tuple[float, ...]]:
+    """Ascending ε for each attack, by the names that `named` gives.
 
     Raises:
-        ValueError: if attacks of several norms share a list, a key is neither a norm nor an attack, or an ε is not
-            valid or gives the same key as another.
+        ValueError: as `resolve_epsilons`, and if two ε of an attack give the same key.
     """
-    norms = {name: norm_name(attack.norm) for name, attack in attacks.items()}
-    if epsilons is not None and not isinstance(epsilons, Mapping):
-        if len(set(norms.values())) > 1:
-            several = ", ".join(sorted(set(norms.values())))
-            raise ValueError(f"`epsilons` should be a mapping by norm, as the attacks have {several}. Received: a list")
-        epsilons = dict.fromkeys(attacks, epsilons)
-    given = {key if isinstance(key, str) else norm_name(key): value for key, value in (epsilons or {}).items()}
-    unknown = set(given) - set(attacks) - set(DEFAULT_EPSILONS)
-    if unknown:
-        expected = f"norms ({', '.join(DEFAULT_EPSILONS)}) or attacks ({', '.join(attacks)})"
-        raise ValueError(f"`epsilons` should have keys that are {expected}. Received: {sorted(unknown)}")
-    return {name: _ascending(given.get(name, given.get(n, DEFAULT_EPSILONS[n]))) for name, n in norms.items()}
+    own: dict[str, Any] = {}
+    if isinstance(epsilons, Mapping):
+        own = {name: np.atleast_1d(epsilons[name]) for name in attacks if name in epsilons}
+        epsilons = {key: value for key, value in epsilons.items() if key not in own}
+    resolved = zip(attacks, resolve_epsilons(list(attacks.values()), epsilons), strict=True)
+    return {name: _ascending(own.get(name, found)) for name, found in resolved}
 
 
 def sample_counts(
@@ -87,7 +67,7 @@ def sample_counts(
 
 
 def _ascending(epsilons: Sequence[float]) -> tuple[float, ...]:
-    budgets = tuple(sorted({float(epsilon) for epsilon in np.ravel(epsilons)}))
+    budgets = tuple(sorted({float(epsilon) for epsilon in epsilons}))
     check_epsilons(budgets)
     if not budgets or len({epsilon_key(each) for each in budgets}) < len(budgets):
         raise ValueError(f"`epsilons` should hold budgets that differ in six digits. Received: {epsilons}")

@@ -76,7 +76,7 @@ def examples_picture(examples: Examples, class_names: Sequence[str] | None = Non
             extent = (left, left + size[1], top + size[0], top)
             axes.imshow(tiles[row][column], cmap="gray", vmin=0, vmax=1, extent=extent)
             text, colour = titles[column]
-            axes.text(left + size[1] / 2, top - size[0] * 0.03, text, ha="center", color=colour)
+            axes.text(left + size[1] / 2, top - size[0] * 0.03, text, ha="center", color=colour, fontsize="x-large")
     axes.set(xlim=(-size[1] * _GAP, 3 * step[1]), ylim=(rows * step[0] * 1.1, -size[0] * 1.5 * _GAP))
     return _pixels(figure)
 

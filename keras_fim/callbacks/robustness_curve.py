@@ -11,6 +11,7 @@ import keras
 
 from keras_fim.attacks import FGSM, OSSA, CleverHans
 from keras_fim.attacks.base import Attack
+from keras_fim.attacks.catalog import Epsilons
 from keras_fim.callbacks.board import Board
 from keras_fim.callbacks.measurement import QUANTILES, AttackMeasurement, Examples, measure_attack, predict
 from keras_fim.callbacks.measuring import MeasuringCallback, training_untouched
@@ -23,7 +24,11 @@ __all__ = ["RobustnessCurve"]
 
 _ITERATIVE = CleverHans("projected_gradient_descent", nb_iter=10)
 _DEFAULT_ATTACKS = (OSSA(), FGSM(), _ITERATIVE)
-_DEFAULT_EPSILONS = {_ITERATIVE.name: (0.1,)}
+_DEFAULT_EPSILONS = {
+    "l2": (0.5, 1.0, 1.5, 2.0, 2.5, 3.0),
+    "linf": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3),
+    _ITERATIVE.name: (0.1,),
+}
 _DEFAULT_SAMPLES = {_ITERATIVE.name: 50}  # ten gradients an image: 150 would cost more than the other two attacks
 _NUM_SAMPLES = 500
 _RUN = "robustness"
@@ -47,10 +52,11 @@ class RobustnessCurve(MeasuringCallback):
     Args:
         dataset: what to draw the samples from: batches ``(images, labels)``, or a tuple of two arrays. It is read
             once, now. (Not the very data set to train on: to be read changes the order in which it shuffles next.)
-        attacks: an attack, several, or a mapping that gives them names. ``None`` for OSSA and FGSM at six ε and ten
+        attacks: an attack or its name (`keras_fim.attacks.attack_names`), several, or a mapping that gives them other
+            names. ``None`` for OSSA and FGSM at six ε and ten
             steps of CleverHans' PGD at one ε on 50 of the samples, which take a few per cent of an epoch of MNIST.
-        epsilons: a list of ε in the norm of the attacks, which then have to share one; or a mapping to lists from norms
-            (``2``, ``np.inf``, ``"l2"``, ``"linf"``) or names of attacks. What is not given has a default.
+        epsilons: a list of ε in the norm of the attacks, which then have to share one; or a mapping from norms (``2``,
+            ``np.inf``, ``"l2"``, ``"linf"``) or names of attacks, as in `keras_fim.attacks.resolve_epsilons`.
         log_dir: folder of the TensorBoard logs; ``None`` for none.
         every: epochs from one measurement to the next; the first and the last are always measured.
         max_samples: number of samples, the same in each epoch, of each class as many as far as possible; or a
@@ -75,8 +81,8 @@ class RobustnessCurve(MeasuringCallback):
     def __init__(
         self,
         dataset: Any,
-        attacks: Attack | Sequence[Attack] | Mapping[str, Attack] | None = None,
-        epsilons: Sequence[float] | Mapping[Any, Sequence[float]] | None = None,
+        attacks: Attack | str | Sequence[Attack | str] | Mapping[str, Attack | str] | None = None,
+        epsilons: Epsilons = None,
         *,
         log_dir: str | Path | None = None,
         every: int = 1,

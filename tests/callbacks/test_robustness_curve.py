@@ -184,6 +184,16 @@ def test_default_attacks_and_their_samples(patterns):
     assert RobustnessCurve(patterns, epsilons={"l2": [1]}).epsilons["ossa"] == (1,)
 
 
+def test_attacks_by_name(patterns):
+    """Ours and those of CleverHans; names of one's own."""
+    curve = RobustnessCurve(patterns, ["pgd", "cleverhans_fast_gradient_method_l2"], {"pgd": 0.1, 2: [2, 1]})
+    assert curve.attacks["pgd_linf"] == attacks.PGD()
+    assert curve.attacks["cleverhans_fast_gradient_method_l2"] == attacks.CleverHans("fast_gradient_method", norm=2)
+    assert curve.epsilons == {"pgd_linf": (0.1,), "cleverhans_fast_gradient_method_l2": (1, 2)}
+    named = RobustnessCurve(patterns, {"short": attacks.PGD(steps=2), "long": "pgd"}, {"short": [0.2], "linf": [0.1]})
+    assert named.epsilons == {"short": (0.2,), "long": (0.1,)} and named.attacks["long"] == attacks.PGD()
+
+
 def test_model_whose_form_cannot_be_told(patterns):
     model = keras.Sequential([keras.Input((6, 6, 1)), keras.layers.Flatten(), keras.layers.Dense(4, activation="tanh")])
     model.compile("sgd", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -194,15 +204,16 @@ def test_model_whose_form_cannot_be_told(patterns):
 
 
 BAD = {
-    "one list for two norms": ({"attacks": ATTACKS, "epsilons": [1]}, "`epsilons` should be a mapping.*l2, linf"),
-    "unknown key": ({"attacks": ATTACKS, "epsilons": {"l3": [1]}}, r"`epsilons` should have.*Received: \['l3'\]"),
+    "one list for two norms": ({"attacks": ATTACKS, "epsilons": [1]}, "`epsilons` should be a mapping by norm.*l2"),
+    "unknown key": ({"attacks": ATTACKS, "epsilons": {"l3": [1]}}, "`epsilons` should have norms.*Received: 'l3'"),
     "negative ε": ({"attacks": ATTACKS[0], "epsilons": [-1]}, "`epsilon` should be a finite number >= 0. Received"),
-    "no ε": ({"attacks": ATTACKS[0], "epsilons": []}, "`epsilons` should hold budgets"),
+    "no ε": ({"attacks": ATTACKS[0], "epsilons": []}, "`epsilons` should hold at least one budget"),
     "one key for two ε": ({"attacks": ATTACKS[0], "epsilons": [1, 1 + 1e-9]}, "`epsilons` should hold budgets that"),
-    "no attack": ({"attacks": []}, "`attacks` should be"),
-    "not an attack": ({"attacks": [3]}, "`attacks` should be an attack"),
-    "one name twice": ({"attacks": [attacks.PGD(), attacks.PGD(steps=3)]}, "`attacks` should have names"),
-    "dot in a name": ({"attacks": {"a.b": ATTACKS[0]}}, "`attacks` should have names of letters"),
+    "no attack": ({"attacks": []}, "`attacks` should have at least one"),
+    "not an attack": ({"attacks": [3]}, "`attack` should be an attack or one of"),
+    "no attack of that name": ({"attacks": "pgdd"}, "`attack` should be .*Received: attack='pgdd'"),
+    "one name twice": ({"attacks": [attacks.PGD(), attacks.PGD(steps=3)]}, "`attacks` should have .* each once"),
+    "dot in a name": ({"attacks": {"a.b": ATTACKS[0]}}, "`attacks` should have at least one name, of letters"),
     "every 0": ({"every": 0}, "`every` should be a positive integer. Received: every=0"),
     "no samples": ({"max_samples": 0}, "`max_samples` should be a positive integer"),
     "samples of no attack": ({"max_samples": {"pgd": 3}}, "`max_samples` should have keys of ossa, fgsm"),
