@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import gc
+import os
 import re
 import warnings
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -10,7 +13,7 @@ import tensorflow as tf
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 from keras_fim import attacks, evaluation
-from keras_fim.callbacks import RobustnessCurve
+from keras_fim.callbacks import FisherSpectrum, RobustnessCurve
 from keras_fim.callbacks.measurement import QUANTILES, measure_attack
 from keras_fim.logits import logits_function
 
@@ -226,3 +229,21 @@ def test_bad_options(case, patterns):
     options, message = BAD[case]
     with pytest.raises(ValueError, match=message):
         RobustnessCurve(patterns, **options)
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_20_epochs(small_model, patterns, tmp_path):
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        pytest.skip("the memory of this process is read from /proc/self/statm, which only Linux has")
+    megabytes = []
+
+    def note(epoch, logs):
+        gc.collect()
+        megabytes.append(int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6)
+
+    pgd = attacks.CleverHans("projected_gradient_descent", nb_iter=2)
+    curve = RobustnessCurve(patterns, [*ATTACKS, pgd], log_dir=tmp_path, max_samples=80, strict=True)
+    spectrum = FisherSpectrum(patterns, log_dir=tmp_path, max_samples=80, strict=True)
+    fit(small_model, patterns, curve, spectrum, keras.callbacks.LambdaCallback(on_epoch_end=note), epochs=20)
+    assert megabytes[-1] - megabytes[4] < 15, megabytes
