@@ -44,11 +44,11 @@ def write_row(config: TrainingConfig, folder: Path, results: dict[str, Any]) -> 
     """The run's row in TensorBoard's HParams table, in ``tensorboard/hparams``.
 
     Its columns are the data set, the defence, μ, the seed, what the recipe would have set otherwise; and accuracies,
-    fooling ratios and distances on test images.
+    fooling ratios and median distances on test images.
     """
     figures = {key: value for key, value in results.items() if key.endswith("_accuracy")}
     robustness = results.get("robustness") or {}
-    shown = {key: value for key, value in robustness.items() if key.startswith(("fooling/", "distance/"))}
+    shown = {key: value for key, value in robustness.items() if key.startswith("fooling/") or key.endswith("/q50")}
     figures.update({f"test_{key}": value for key, value in shown.items() if value is not None})
     write_hparams(folder / "tensorboard" / "hparams", _options(config), figures, name=_row_name(folder))
 
