@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from keras_fim.attacks.adapters.cleverhans import CleverHans, cleverhans_attacks
 from keras_fim.attacks.apgd import APGD
 from keras_fim.attacks.base import Attack, check_epsilons
 from keras_fim.attacks.carlini_wagner import CarliniWagner
@@ -74,6 +75,8 @@ def _constructors() -> dict[str, Callable[..., Attack]]:
             found[f"{prefix}_{norm_name(norm)}"] = functools.partial(kind, norm=norm, **options)
     for norm in (1, 2, np.inf):
         found[f"fmn_{norm_name(norm)}"] = functools.partial(FMN, norm=norm)
+    for attack, norm in cleverhans_attacks():
+        found[CleverHans(attack, norm=norm).name] = functools.partial(CleverHans, attack, norm=norm)
     return {**found, "carlini_wagner_l2": CarliniWagner, "jsma": JSMA}
 
 

@@ -5,12 +5,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from keras_fim.cli import demo, evaluate, reproduce, store, train
+from keras_fim.cli import board, demo, evaluate, reproduce, store, train
 from keras_fim.cli.errors import run_safely
 
 __all__ = ["main"]
 
-_COMMANDS = {"train": train, "store": store, "demo": demo, "evaluate": evaluate, "reproduce": reproduce}
+_COMMANDS = {
+    "train": train,
+    "evaluate": evaluate,
+    "board": board,
+    "store": store,
+    "reproduce": reproduce,
+    "demo": demo,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from keras_fim import data
 from keras_fim.cli.errors import run_safely
@@ -24,6 +25,7 @@ DESCRIPTION = f"""{_ABOUT}
 examples:
   keras-fim train --data mnist                          the defended model, with a mu that suits its classes
   keras-fim train --data mnist --mu 0                   the same model on plain cross-entropy
+  keras-fim train --data mnist --mu 0 0.005 0.01 0.02   one after another, for one table in TensorBoard
   keras-fim train --data cifar10 --out runs/a --resume  go on with an interrupted run
   keras-fim train --data gtsrb --quick                  one epoch on 2,000 images, to see that all works
 """
@@ -39,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, data_name: str | None = No
     parser.add_argument(
         "--data", choices=data.names(), default=data_name, required=data_name is None, help="data set (%(default)s)"
     )
-    parser.add_argument("--mu", type=float, help="weight of the Fisher trace; 0 is plain training (suits the classes)")
+    help_mu = "weight of the Fisher trace; 0 is plain training (suits the classes); of several, one run after another"
+    parser.add_argument("--mu", type=float, nargs="+", help=help_mu)
     parser.add_argument("--mu-warmup-epochs", type=float, help="epochs over which mu grows from 0")
     parser.add_argument("--label-smoothing", type=float, help="share of each label spread over all classes (0)")
     parser.add_argument("--epochs", type=int, help="passes over the training data")
@@ -55,22 +58,51 @@ def add_arguments(parser: argparse.ArgumentParser, *, data_name: str | None = No
     parser.add_argument("--data-dir", help="where TensorFlow Datasets keeps its data ($TFDS_DATA_DIR or its default)")
     parser.add_argument("--out", type=Path, help="folder for everything that the run writes (results/runs/...)")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out after its last epoch")
+    parser.add_argument(
+        "--no-robustness", action="store_true", help="do not attack the model after each epoch, which TensorBoard shows"
+    )
     parser.add_argument("--quick", action="store_true", help="one epoch on 2,000 images, tested on 1,000")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train as the arguments say, and print what came out."""
-    config = _config(arguments)
-    folder = arguments.out or _default_folder(config, quick=arguments.quick)
+    """Train as the arguments say, for each μ, and print what came out."""
+    several = arguments.mu is not None and len(arguments.mu) > 1
+    configs = [_config(arguments, mu) for mu in arguments.mu or [None]]
+    folder = arguments.out or _default_folder(configs[0], quick=arguments.quick, sweep=several)
+    folders = [folder / f"mu{config.mu:g}" if several else folder for config in configs]
+    if len(set(folders)) < len(folders):
+        raise ValueError(f"`--mu` should hold different values. Received: {arguments.mu}")
+    for config, own in zip(configs, folders, strict=True):
+        _train(config, own, arguments)
+    if several:
+        print(_table([read_json(own / "run.json") for own in folders]))
+    print(f"in TensorBoard: keras-fim board {folder}")
+
+
+def _train(config: TrainingConfig, folder: Path, arguments: argparse.Namespace) -> None:
     num_classes = data.info(config.data).num_classes
     print(f"{config.model} on {config.data}: {_why(config, num_classes, chosen=arguments.mu is not None)}")
     print(f"writing to {folder}")
-    train(config, folder, resume=arguments.resume, data_dir=arguments.data_dir)
+    robustness = not arguments.no_robustness
+    train(config, folder, resume=arguments.resume, data_dir=arguments.data_dir, robustness=robustness)
     results = read_json(folder / "run.json")["results"]
     print(
         f"test accuracy {100 * results['test_accuracy']:.2f} % with the weights of epoch {results['best_epoch']} of "
         f"{results['epochs']}, trained in {results['training_seconds']:.0f} s: {folder / 'model.keras'}"
     )
+
+
+def _table(records: list[dict[str, Any]]) -> str:
+    """Accuracy and fooling ratios on test images by μ, as Markdown."""
+    measured = [record["results"].get("robustness") or {} for record in records]
+    keys = [key for key in measured[0] if key.startswith("fooling/")]
+    rows = [["mu", "test accuracy", *(key.removeprefix("fooling/") for key in keys)]]
+    rows.append(["---:"] * len(rows[0]))
+    for record, found in zip(records, measured, strict=True):
+        ratios = [record["results"]["test_accuracy"], *(found.get(key) for key in keys)]
+        shown = ("" if ratio is None else f"{100 * ratio:.2f} %" for ratio in ratios)
+        rows.append([f"{record['config']['mu']:g}", *shown])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def main(data_name: str, argv: list[str] | None = None) -> None:
@@ -93,15 +125,15 @@ def main(data_name: str, argv: list[str] | None = None) -> None:
     sys.exit(run_safely(lambda: run(arguments)))
 
 
-def _config(arguments: argparse.Namespace) -> TrainingConfig:
-    elsewhere = ("command", "data", "data_dir", "out", "resume", "quick")
+def _config(arguments: argparse.Namespace, mu: float | None) -> TrainingConfig:
+    elsewhere = ("command", "data", "data_dir", "out", "resume", "quick", "no_robustness", "mu")
     given = {key: value for key, value in vars(arguments).items() if key not in elsewhere and value is not None}
     quick = {"epochs": 1, "limit": 2000, "test_limit": 1000, "warmup_epochs": 0.0} if arguments.quick else {}
-    return recipe(arguments.data, **{**quick, **given})
+    return recipe(arguments.data, **{**quick, **given, **({} if mu is None else {"mu": mu})})
 
 
-def _default_folder(config: TrainingConfig, *, quick: bool) -> Path:
-    loss = f"mu{config.mu:g}" if config.mu else "plain"
+def _default_folder(config: TrainingConfig, *, quick: bool, sweep: bool) -> Path:
+    loss = "sweep" if sweep else f"mu{config.mu:g}" if config.mu else "plain"
     smoothing = f"-smoothing{config.label_smoothing:g}" if config.label_smoothing else ""
     return Path("results/runs") / f"{config.data}-{loss}{smoothing}-seed{config.seed}{'-quick' if quick else ''}"
 

@@ -75,7 +75,7 @@ def resume(model: keras.Model, folder: Path, *, monitor: str = "val_accuracy") -
 def read_history(folder: Path) -> list[dict[str, float]]:
     """The rows of metrics of a run's epochs, first to last."""
     with open(Path(folder) / "history.csv", newline="", encoding="utf-8") as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 def finished_epochs(folder: Path) -> int:
@@ -102,7 +102,7 @@ def _checkpoints(folder: Path) -> list[Path]:
 def _write_rows(path: Path, rows: list[dict[str, float]]) -> None:
     aside = path.with_name(f".{path.name}.tmp")
     with open(aside, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows(rows)
     aside.replace(path)

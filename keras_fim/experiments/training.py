@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import keras
 
 from keras_fim import data, models
 from keras_fim.callbacks import MuSchedule
-from keras_fim.experiments import checkpoint, weights
+from keras_fim.experiments import checkpoint, watching, weights
 from keras_fim.experiments.config import TrainingConfig
 from keras_fim.losses import FisherTraceLoss
 from keras_fim.records import read_json, versions, write_json
@@ -21,7 +22,14 @@ from keras_fim.records import read_json, versions, write_json
 __all__ = ["build_model", "compile_model", "train"]
 
 
-def train(config: TrainingConfig, folder: str | Path, *, resume: bool = False, data_dir: str | None = None) -> Path:
+def train(
+    config: TrainingConfig,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    data_dir: str | None = None,
+    robustness: bool = False,
+) -> Path:
     """Train, choose the best weights on the validation part, and measure them on the test images.
 
     The folder then holds ``run.json`` (configuration, versions, results, and as ``init_from_record`` the record of the
@@ -33,6 +41,9 @@ def train(config: TrainingConfig, folder: str | Path, *, resume: bool = False, d
         folder: where everything that the run writes goes.
         resume: go on from the last finished epoch of a run in ``folder``, if there is one.
         data_dir: where TensorFlow Datasets keeps its data.
+        robustness: attack the model and measure its Fisher spectrum on validation images after each epoch (of small
+            data sets, some), into ``history.csv`` and ``tensorboard/``; and the best model on test images, into
+            ``run.json`` as ``results["robustness"]`` (None for inf and NaN). Takes a few per cent of the time.
 
     Returns:
         ``folder``. The global dtype policy is afterwards what it was before.
@@ -46,7 +57,8 @@ def train(config: TrainingConfig, folder: str | Path, *, resume: bool = False, d
         return folder
     keras.utils.set_random_seed(config.seed)
     with _dtype_policy(config.mixed_precision or "float32"):
-        results = _train(config, folder, data_dir)
+        results = _train(config, folder, data_dir, robustness)
+    watching.write_row(config, folder, results)
     write_json(folder / "run.json", {**record, "results": results})
     return folder
 
@@ -81,7 +93,7 @@ def compile_model(model: keras.Model, config: TrainingConfig, *, steps_per_epoch
     model.compile(optimizer, loss=loss, metrics=["accuracy"])
 
 
-def _train(config: TrainingConfig, folder: Path, data_dir: str | None) -> dict[str, Any]:
+def _train(config: TrainingConfig, folder: Path, data_dir: str | None, robustness: bool) -> dict[str, Any]:
     """Train from the last finished epoch, keep the best model, and measure it."""
     splits = data.load_splits(
         config.data,
@@ -95,11 +107,16 @@ def _train(config: TrainingConfig, folder: Path, data_dir: str | None) -> dict[s
     )
     model = build_model(config)
     compile_model(model, config, steps_per_epoch=len(splits.train))
-    seconds = _fit(model, config, splits, folder)
+    seconds = _fit(model, config, splits, folder, robustness)
     model.load_weights(folder / "best.weights.h5")
     measured = model.evaluate(splits.test, return_dict=True, verbose=0)
     _save_model(model, folder / "model.keras")
-    return _results(measured, folder, seconds)
+    results = _results(measured, folder, seconds)
+    if robustness:
+        found = watching.robustness_curve(config, splits.test).measure(model)
+        finite = {key: value if math.isfinite(value) else None for key, value in found.items()}
+        results["robustness"] = {key.removeprefix("val_"): value for key, value in finite.items()}
+    return results
 
 
 @contextlib.contextmanager
@@ -113,14 +130,22 @@ def _dtype_policy(name: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def _fit(model: keras.Model, config: TrainingConfig, splits: data.Splits, folder: Path) -> float:
+def _fit(model: keras.Model, config: TrainingConfig, splits: data.Splits, folder: Path, robustness: bool) -> float:
     history = checkpoint.resume(model, folder)
     keeper = checkpoint.RunCheckpoint(folder, history=history)
     callbacks: list[keras.callbacks.Callback] = [_EpochSeconds()]
     if config.mu_warmup_epochs:
         callbacks.append(MuSchedule(config.mu, warmup_steps=round(config.mu_warmup_epochs * len(splits.train))))
-    board = keras.callbacks.TensorBoard(folder / "tensorboard", profile_batch=0, write_graph=False)
-    callbacks += [keeper, board]
+    logs = folder / "tensorboard"
+    board = keras.callbacks.TensorBoard(logs, profile_batch=0, write_graph=False)
+    callbacks += [keras.callbacks.ProgbarLogger(), board]
+    if robustness:  # behind those two, which would repeat all that it logs
+        every = watching.epochs_between(len(splits.train), config.batch_size)
+        callbacks += [
+            watching.robustness_curve(config, splits.validation, log_dir=logs, every=every),
+            watching.fisher_spectrum(config, splits.validation, log_dir=logs, every=every),
+        ]
+    callbacks.append(keeper)
     model.fit(
         splits.train,
         validation_data=splits.validation,

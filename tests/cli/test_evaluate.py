@@ -38,13 +38,8 @@ def command(model, out, *more):
 
 
 def test_raw_logits_of_flat_images(saved, tmp_path, capsys):
-<<<<<<< HEAD
-    more = ("--attacks", "fgsm,minimal_fgm", "--epsilons", "linf=0.05,0.1")
-    arguments = command(saved / "logits.keras", tmp_path, *more)
-=======
     options = ("--attacks", "fgsm,minimal_fgm", "--epsilons", "linf=0.05,0.1")
     arguments = command(saved / "logits.keras", tmp_path, *options)
->>>>>>> 10c1f57dc8a64999e387c4e937aef5bf8ecdd849
     assert cli.main(arguments) == 0
     printed = capsys.readouterr().out
     found = evaluation.Evaluation.load(tmp_path / "evaluation.json")
@@ -81,13 +76,8 @@ def test_softmax_in_a_fresh_process_is_as_its_logits(saved, tmp_path):
 @pytest.mark.slow
 def test_strong_and_masking(saved, tmp_path, capsys):
     more = ("--attacks", "fgsm", "--epsilons", "0.1", "--strong", "quick", "--masking")
-<<<<<<< HEAD
-    more = (*more, "--twin", saved / "softmax.keras")
-    assert cli.main(command(saved / "softmax.keras", tmp_path, *map(str, more))) == 0
-=======
     model = saved / "softmax.keras"
     assert cli.main(command(model, tmp_path, *more, "--twin", str(model))) == 0
->>>>>>> 10c1f57dc8a64999e387c4e937aef5bf8ecdd849
     found = evaluation.Evaluation.load(tmp_path / "evaluation.json")
     fgsm, strong = found.rows
     assert strong.attack == "strong_linf" and strong.strongest and strong.fooling.count >= fgsm.fooling.count

@@ -13,7 +13,7 @@ from keras_fim.attacks.adapters import repairs
 from keras_fim.attacks.adapters.common import Classifier, ForeignAttack, ForeignSearch
 from keras_fim.attacks.lp import check_norm, norm_name
 
-__all__ = ["CleverHans", "CleverHansAttack", "CleverHansSearch"]
+__all__ = ["CleverHans", "CleverHansAttack", "CleverHansSearch", "cleverhans_attacks"]
 
 
 class _Method(NamedTuple):
@@ -111,6 +111,11 @@ def CleverHans(  # noqa: N802 - reads as the classes beside it
         seed=seed,
         progress=progress,
     )
+
+
+def cleverhans_attacks() -> list[tuple[str, float]]:
+    """Each attack that `CleverHans` makes, with each norm that it takes."""
+    return [(attack, norm) for attack, method in _METHODS.items() for norm in method.norms]
 
 
 class _Parameters:

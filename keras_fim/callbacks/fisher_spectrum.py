@@ -1,0 +1,165 @@
+"""How fast the prediction can change around an image, after each epoch."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_fim.callbacks.board import Board
+from keras_fim.callbacks.measuring import MeasuringCallback, training_untouched
+from keras_fim.geometry.eigen import exact_spectrum_and_logits
+from keras_fim.geometry.simplex import logit_fim_largest_eigenvalue, simplex_fim_largest_eigenvalue
+from keras_fim.logits import LogitsFunction
+from keras_fim.validation import check_images
+
+__all__ = ["FisherSpectrum"]
+
+_RUN = "fisher"
+_QUANTILES = (0.1, 0.5, 0.9)
+_COLUMNS = ("largest_x", "trace_x", "largest_s", "largest_z", "confidence")
+_TOLERANCE = 0.05  # changes of medians by less than this share are none
+_SMALLEST = 1e-30  # what a histogram of logarithms shows for a saturated sample's 0
+
+
+class FisherSpectrum(MeasuringCallback):
+    r"""Measures the Fisher information of the model after each epoch; quantiles go to ``logs`` and TensorBoard.
+
+    ``logs`` gets ``fisher/largest_x/q50`` (and ``q10``, ``q90``), quantiles over the samples of the largest eigenvalue
+    :math:`\lambda_{\max}(G_x)` of the Fisher information matrix in the input; the same of its trace as
+    ``fisher/trace_x``, of :math:`\lambda_{\max}(G_s) = 1 / \min_i p_i` (the paper's eq. 3) as ``fisher/largest_s`` and
+    of :math:`\lambda_{\max}(G_z)` in the logits as ``fisher/largest_z``; ``fisher/confidence/mean``, of the largest
+    probability; and ``fisher_seconds``. TensorBoard gets histograms as well, of logarithms to base 10.
+
+    A penalty on :math:`G_s` need not lower :math:`\lambda_{\max}(G_x)`, which is what tells how far an image is from
+    another prediction. A warning is given, once, when the median of the former falls by more than 5 % while that of the
+    latter rises by more than 5 %, from one measurement to the next or since the first.
+
+    Args:
+        dataset: what to draw the samples from, as in `RobustnessCurve`.
+        log_dir: folder of the TensorBoard logs; ``None`` for none.
+        every: epochs from one measurement to the next; the first and the last are always measured.
+        max_samples: number of samples, the same in each epoch, of each class as many as far as possible. Each takes
+            as many gradients as there are classes.
+        seed: of the choice of the samples.
+        from_logits: as in `keras_fim.logits.logits_function`, for models of which it cannot tell.
+        strict: raise what goes wrong in a measurement; otherwise it becomes a warning and training goes on.
+
+    Raises:
+        ValueError: if an option is not valid.
+
+    Example:
+        >>> from keras_fim import models
+        >>> callback = FisherSpectrum((np.full((8, 28, 28, 1), 0.4, "float32"), np.arange(8)))
+        >>> measured = callback.measure(models.convnet())
+        >>> bool(measured["fisher/largest_x/q50"] <= measured["fisher/trace_x/q50"])
+        True
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        *,
+        log_dir: str | Path | None = None,
+        every: int = 1,
+        max_samples: int = 500,
+        seed: int = 0,
+        from_logits: bool | None = None,
+        strict: bool = False,
+    ) -> None:
+        super().__init__(
+            dataset,
+            log_dir=log_dir,
+            every=every,
+            max_samples=max_samples,
+            seed=seed,
+            from_logits=from_logits,
+            strict=strict,
+        )
+        self._images = check_images(self.selection.images)
+        self._columns: dict[str, np.ndarray] = {}
+        self._medians: list[tuple[float, float]] = []
+        self._warned = False
+
+    def measure(self, model: keras.Model) -> dict[str, float]:
+        """Measure a model on the samples.
+
+        Args:
+            model: the model, of the same inputs.
+
+        Returns:
+            What a measurement adds to ``logs``; nothing is written.
+        """
+        with training_untouched(model):
+            return self._figures(model)
+
+    def _measure(self, epoch: int) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        with self._tolerated(f"measuring after epoch {epoch + 1}"):
+            figures = self._figures(self.model)
+            self._compare(figures["fisher/largest_s/q50"], figures["fisher/largest_x/q50"])
+        return figures
+
+    def _figures(self, model: keras.Model) -> dict[str, float]:
+        begin = time.perf_counter()
+        logits_fn = self._logits(model)
+        images, spectra = logits_fn.cast(self._images), logits_fn.compiled(_spectra)
+        parts = [spectra(images[start : start + 128]) for start in range(0, len(images), 128)]
+        columns = (tf.concat(column, axis=0).numpy() for column in zip(*parts, strict=True))
+        self._columns = dict(zip(_COLUMNS, columns, strict=True))
+        figures = {
+            f"fisher/{key}/q{100 * share:g}": float(np.quantile(values, share, method="lower"))
+            for key, values in self._columns.items()
+            for share in (_QUANTILES if key != "confidence" else ())
+        }
+        figures["fisher/confidence/mean"] = float(self._columns["confidence"].mean())
+        return {**figures, "fisher_seconds": time.perf_counter() - begin}
+
+    def _compare(self, largest_s: float, largest_x: float) -> None:
+        for before_s, before_x in {*self._medians[:1], *self._medians[-1:]}:
+            fell, rose = largest_s < (1 - _TOLERANCE) * before_s, largest_x > (1 + _TOLERANCE) * before_x
+            if fell and rose and not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"FisherSpectrum: the median of λ_max(G_s), 1 / min p, fell from {before_s:.3g} to {largest_s:.3g} "
+                    f"but that of λ_max(G_x) rose from {before_x:.3g} to {largest_x:.3g}: predictions are flatter, "
+                    "yet they change faster with the image. Judge the defence by attacks.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        self._medians.append((largest_s, largest_x))
+
+    def _write(self, epoch: int, figures: Mapping[str, float], board: Board) -> None:
+        if not figures:
+            return
+        if len(self._medians) == 1:
+            board.layout(_RUN, {"Fisher information": [(each, f"^fisher/{each}") for each in self._columns]})
+        board.scalars(_RUN, figures, epoch)
+        shown = {
+            key if key == "confidence" else f"log10_{key}": values if key == "confidence" else _logarithms(values)
+            for key, values in self._columns.items()
+        }
+        board.histograms(_RUN, {f"fisher/{key}": values for key, values in shown.items()}, epoch)
+
+
+def _spectra(logits_fn: LogitsFunction, images: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """λ_max(G_x), tr G_x, λ_max(G_s), λ_max(G_z) and the confidence of each image."""
+    num_classes = logits_fn(images[:1]).shape[-1]  # only the shape is asked for: compiled, this pass is not executed
+    spectrum, logits = exact_spectrum_and_logits(logits_fn, images, num_classes)
+    return (
+        spectrum.eigenvalues[:, 0],
+        tf.reduce_sum(spectrum.eigenvalues, axis=-1),
+        simplex_fim_largest_eigenvalue(logits),
+        logit_fim_largest_eigenvalue(logits),
+        tf.reduce_max(tf.nn.softmax(logits), axis=-1),
+    )
+
+
+def _logarithms(values: np.ndarray) -> np.ndarray:
+    return np.asarray(np.log10(np.clip(values, _SMALLEST, np.finfo(np.float32).max)))

@@ -1,0 +1,135 @@
+"""What callbacks that measure after an epoch share: when, on what, and that training does not notice."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import random
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from tensorflow.python.eager import context as eager_context
+
+from keras_fim.callbacks.board import Board
+from keras_fim.callbacks.selection import select
+from keras_fim.logits import LogitsFunction, logits_function
+
+__all__ = ["MeasuringCallback", "training_untouched"]
+
+
+class MeasuringCallback(keras.callbacks.Callback, abc.ABC):
+    """Measures the model on fixed samples after the first epoch, every so many from there, and the last.
+
+    What it measures goes into ``logs``, for callbacks after it in the list, and to TensorBoard.
+
+    Args:
+        dataset: what to draw the samples from: batches ``(images, labels)``, or a tuple of two arrays. It is read
+            once, now. (Not the very data set to train on: to be read changes the order in which it shuffles next.)
+        log_dir: folder of the TensorBoard logs; ``None`` for none.
+        every: epochs from one measurement to the next.
+        max_samples: number of samples.
+        seed: of the choice of the samples.
+        from_logits: as in `keras_fim.logits.logits_function`, for models of which it cannot tell.
+        strict: raise what goes wrong in a measurement; otherwise it becomes a warning and training goes on.
+
+    Raises:
+        ValueError: if an option is out of range or the data set is empty.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        *,
+        log_dir: str | Path | None,
+        every: int,
+        max_samples: int,
+        seed: int,
+        from_logits: bool | None,
+        strict: bool,
+    ) -> None:
+        super().__init__()
+        for name, value in (("every", every), ("max_samples", max_samples)):
+            if not (isinstance(value, int) and value >= 1):
+                raise ValueError(f"`{name}` should be a positive integer. Received: {name}={value!r}")
+        self.every, self.from_logits, self.strict = every, from_logits, strict
+        with training_untouched():
+            self.selection = select(dataset, max_samples, seed=seed)
+        self._board = Board(log_dir) if log_dir is not None else None
+        self._logits_fn: LogitsFunction | None = None
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Measure, log, and write."""
+        if epoch % self.every and epoch + 1 != (self.params or {}).get("epochs"):
+            return
+        with training_untouched(self.model):
+            figures = self._measure(epoch)
+            if logs is not None:
+                logs.update(figures)
+            if self._board:
+                with self._tolerated(f"writing to {self._board.folder} after epoch {epoch + 1}"):
+                    self._write(epoch, figures, self._board)
+                    self._board.flush()
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Close the files."""
+        if self._board:
+            with self._tolerated(f"writing to {self._board.folder}"):
+                self._board.close()
+
+    @abc.abstractmethod
+    def _measure(self, epoch: int) -> dict[str, float]:
+        """What to log, of ``self.model``."""
+
+    @abc.abstractmethod
+    def _write(self, epoch: int, figures: Mapping[str, float], board: Board) -> None:
+        """Write what was measured."""
+
+    def _logits(self, model: keras.Model) -> LogitsFunction:
+        """Always the same for the same model, so that nothing is compiled twice."""
+        if self.from_logits is None:
+            return logits_function(model, self.selection.images[:4])
+        if self._logits_fn is None or self._logits_fn.model is not model:
+            self._logits_fn = logits_function(model, from_logits=self.from_logits)
+        return self._logits_fn
+
+    @contextlib.contextmanager
+    def _tolerated(self, what: str) -> Iterator[None]:
+        """Turn an error into a warning, unless strict."""
+        try:
+            yield
+        except Exception as error:
+            if self.strict:
+                raise
+            known = f"{type(self).__name__}: {what} failed; training goes on (strict=True would stop it)"
+            warnings.warn(f"{known}. {type(error).__name__}: {error}", RuntimeWarning, stacklevel=2)
+
+
+@contextlib.contextmanager
+def training_untouched(model: keras.Model | None = None) -> Iterator[None]:
+    """Leave the random states of Python, numpy, TensorFlow and of the model's layers as they were found.
+
+    TensorFlow's eager operations draw their seeds from a hidden generator. Another one takes its place: restored, it
+    would hand out seeds anew whose operations TensorFlow has kept, half-way through their sequence.
+    """
+    tensorflow: Any = eager_context.context()
+    hidden = getattr(tensorflow, "_rng", None)
+    states = random.getstate(), np.random.get_state()
+    variables = [v for v in model.variables if not v.trainable] if model is not None else []
+    values = [variable.numpy() for variable in variables]
+    if hidden is not None:
+        tensorflow._rng = random.Random(time.perf_counter_ns())
+    try:
+        yield
+    finally:
+        if hidden is not None:
+            tensorflow._rng = hidden
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        for variable, value in zip(variables, values, strict=True):
+            if not np.array_equal(variable.numpy(), value):
+                variable.assign(value)

@@ -1,0 +1,74 @@
+"""What `RobustnessCurve` takes, spelt out: attacks by name, budgets and numbers of samples for each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_fim.attacks.base import Attack, check_epsilons
+from keras_fim.attacks.catalog import Epsilons, attack_by_name, resolve_epsilons
+from keras_fim.callbacks.measurement import epsilon_key
+
+__all__ = ["budgets", "named", "sample_counts"]
+
+def named(attacks: Attack | str | Sequence[Attack | str] | Mapping[str, Attack | str]) -> dict[str, Attack]:
+    """Attacks by name.
+
+    Raises:
+        ValueError: if there is none, or none of that name, or two of one name, or a name does not suit a key.
+    """
+    if isinstance(attacks, Mapping):
+        pairs = [(name, attack_by_name(attack)) for name, attack in attacks.items()]
+    else:
+        several = [attacks] if isinstance(attacks, (Attack, str)) else attacks
+        pairs = [(attack.name, attack) for attack in map(attack_by_name, several)]
+    names = [name for name, _ in pairs]
+    if not names or len(set(names)) < len(names) or not all(re.fullmatch(r"[\w-]+", name) for name in names):
+        expected = "at least one name, of letters, digits, _ and -, each once (a mapping {name: attack} gives others)"
+        raise ValueError(f"`attacks` should have {expected}. Received: {names}")
+    return dict(pairs)
+
+
+def budgets(attacks: Mapping[str, Attack], epsilons: Epsilons) -> dict[str, tuple[float, ...]]:
+    """Ascending ε for each attack, by the names that `named` gives.
+
+    Raises:
+        ValueError: as `resolve_epsilons`, and if two ε of an attack give the same key.
+    """
+    own: dict[str, Any] = {}
+    if isinstance(epsilons, Mapping):
+        own = {name: np.atleast_1d(epsilons[name]) for name in attacks if name in epsilons}
+        epsilons = {key: value for key, value in epsilons.items() if key not in own}
+    resolved = zip(attacks, resolve_epsilons(list(attacks.values()), epsilons), strict=True)
+    return {name: _ascending(own.get(name, found)) for name, found in resolved}
+
+
+def sample_counts(
+    attacks: Mapping[str, Attack], max_samples: int | Mapping[str, int], *, default: int
+) -> dict[str, int]:
+    """Number of samples for each attack.
+
+    Raises:
+        ValueError: if one is not a positive integer, or a key is not an attack.
+    """
+    if not isinstance(max_samples, Mapping):
+        max_samples = dict.fromkeys(attacks, max_samples)
+    unknown = set(max_samples) - set(attacks)
+    if unknown:
+        raise ValueError(f"`max_samples` should have keys of {', '.join(attacks)}. Received: {sorted(unknown)}")
+    counts = {name: max_samples.get(name, default) for name in attacks}
+    for count in counts.values():
+        if not (isinstance(count, int) and count >= 1):
+            raise ValueError(f"`max_samples` should be a positive integer. Received: max_samples={count!r}")
+    return counts
+
+
+def _ascending(epsilons: Sequence[float]) -> tuple[float, ...]:
+    budgets = tuple(sorted({float(epsilon) for epsilon in epsilons}))
+    check_epsilons(budgets)
+    if not budgets or len({epsilon_key(each) for each in budgets}) < len(budgets):
+        raise ValueError(f"`epsilons` should hold budgets that differ in six digits. Received: {epsilons}")
+    return budgets

@@ -1,0 +1,123 @@
+"""Pictures for TensorBoard: the curves of all epochs, and adversarial examples beside their originals."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_fim.callbacks.measurement import AttackMeasurement, Examples
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["curves_picture", "examples_picture"]
+
+_GAP = 0.12  # between pictures, as a share of their size
+
+
+def curves_picture(epochs: Sequence[tuple[int, Sequence[AttackMeasurement]]]) -> np.ndarray:
+    """Fooling ratio against ε: a panel for each attack, a faint line for each epoch, a strong one for the last.
+
+    Args:
+        epochs: for each measured epoch its number, from 0, and the measurements of that epoch.
+
+    Returns:
+        uint8 ``(height, width, 3)``.
+    """
+    from matplotlib.figure import Figure
+
+    newest, measured = epochs[-1]
+    figure = Figure(figsize=(4.2 * len(measured), 3.4), dpi=80)
+    width = figure.get_figwidth()  # "constrained" would take as long as all the rest
+    figure.subplots_adjust(left=0.6 / width, right=1 - 0.1 / width, bottom=0.15, top=0.9, wspace=0.25)
+    for axes, last in zip(figure.subplots(1, len(measured), squeeze=False)[0], measured, strict=True):
+        for _, others in epochs[:-1]:
+            for earlier in (other for other in others if other.name == last.name):
+                axes.plot(earlier.epsilons, _percent(earlier), color="tab:blue", marker=".", alpha=0.2)
+        axes.plot(last.epsilons, _percent(last), color="tab:blue", marker="o", linewidth=2)
+        axes.set(xlabel=f"perturbation ε ({last.norm})", ylim=(-2, 102), xlim=(0, 1.03 * last.epsilons[-1] or 1))
+        axes.set_title(last.name, fontsize="medium")
+        axes.set_ylabel(f"fooling ratio [%] after epoch {newest + 1}")
+        axes.grid(alpha=0.3)
+    return _pixels(figure)
+
+
+def examples_picture(examples: Examples, class_names: Sequence[str] | None = None) -> np.ndarray | None:
+    """Original, perturbation and adversarial of each example, with classes and confidences as in the paper's figure 1.
+
+    The perturbation is shown about grey, its largest change as black or white.
+
+    Args:
+        examples: the images; grey ``(n, height, width[, 1])`` or coloured ``(n, height, width, 3)``.
+        class_names: what to call the classes; ``None`` for their numbers.
+
+    Returns:
+        uint8 ``(height, width, 3)``; ``None`` where the inputs are no such images.
+    """
+    from matplotlib.figure import Figure
+
+    if examples.images.ndim == 3:
+        examples = _with_channel(examples)
+    if examples.images.ndim != 4 or examples.images.shape[-1] not in (1, 3):
+        return None
+    rows, size = len(examples.labels), examples.images.shape[1:3]
+    figure = Figure(figsize=(6.6, 2.4 * rows), dpi=80)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    tiles = _tiles(examples)
+    step = [length * (1 + _GAP) for length in size]
+    for row in range(rows):
+        titles = _titles(examples, row, class_names)
+        for column in range(3):
+            left, top = column * step[1], row * step[0] * 1.1
+            extent = (left, left + size[1], top + size[0], top)
+            axes.imshow(tiles[row][column], cmap="gray", vmin=0, vmax=1, extent=extent)
+            text, colour = titles[column]
+            axes.text(left + size[1] / 2, top - size[0] * 0.03, text, ha="center", color=colour, fontsize="x-large")
+    axes.set(xlim=(-size[1] * _GAP, 3 * step[1]), ylim=(rows * step[0] * 1.1, -size[0] * 1.5 * _GAP))
+    return _pixels(figure)
+
+
+def _titles(examples: Examples, row: int, class_names: Sequence[str] | None) -> list[tuple[str, str]]:
+    def of(found: tuple[np.ndarray, np.ndarray]) -> tuple[str, str]:
+        right = found[0][row] == examples.labels[row]
+        return f"{called(found[0][row])}, {100 * found[1][row]:.0f} %", "tab:blue" if right else "tab:red"
+
+    def called(index: int) -> str:
+        return class_names[index] if class_names else str(index)
+
+    truth = f"true {called(examples.labels[row])}, ε = {examples.epsilons[row]:g}"
+    return [of(examples.before), (truth, "black"), of(examples.after)]
+
+
+def _tiles(examples: Examples) -> list[list[np.ndarray]]:
+    """The three pictures of each example, in [0, 1]."""
+    low, high = examples.bounds
+    tiles = []
+    for image, adversarial in zip(examples.images, examples.adversarials, strict=True):
+        change = adversarial - image
+        largest = np.abs(change).max() or 1.0
+        shown = ((image - low) / (high - low), 0.5 + change / (2 * largest), (adversarial - low) / (high - low))
+        tiles.append([np.clip(each[..., 0] if each.shape[-1] == 1 else each, 0, 1) for each in shown])
+    return tiles
+
+
+def _with_channel(examples: Examples) -> Examples:
+    return dataclasses.replace(
+        examples, images=examples.images[..., None], adversarials=examples.adversarials[..., None]
+    )
+
+
+def _percent(measured: AttackMeasurement) -> list[float]:
+    return [100 * ratio for ratio in measured.fooling_ratios]
+
+
+def _pixels(figure: Figure) -> np.ndarray:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3]

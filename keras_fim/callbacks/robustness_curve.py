@@ -1,0 +1,202 @@
+"""How easily the model is fooled, after each epoch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_fim.attacks import FGSM, OSSA, CleverHans
+from keras_fim.attacks.base import Attack
+from keras_fim.attacks.catalog import Epsilons
+from keras_fim.callbacks.board import Board
+from keras_fim.callbacks.measurement import QUANTILES, AttackMeasurement, Examples, measure_attack, predict
+from keras_fim.callbacks.measuring import MeasuringCallback, training_untouched
+from keras_fim.callbacks.options import budgets, named, sample_counts
+from keras_fim.callbacks.pictures import curves_picture, examples_picture
+from keras_fim.callbacks.selection import Selection
+from keras_fim.validation import check_images
+
+__all__ = ["RobustnessCurve"]
+
+_ITERATIVE = CleverHans("projected_gradient_descent", nb_iter=10)
+_DEFAULT_ATTACKS = (OSSA(), FGSM(), _ITERATIVE)
+_DEFAULT_EPSILONS = {
+    "l2": (0.5, 1.0, 1.5, 2.0, 2.5, 3.0),
+    "linf": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3),
+    _ITERATIVE.name: (0.1,),
+}
+_DEFAULT_SAMPLES = {_ITERATIVE.name: 50}  # ten gradients an image: 150 would cost more than the other two attacks
+_NUM_SAMPLES = 500
+_RUN = "robustness"
+
+
+class RobustnessCurve(MeasuringCallback):
+    """Attacks the model after each epoch; fooling ratios go to ``logs`` and TensorBoard.
+
+    ``logs`` gets, for each attack and ε, ``val_fooling/ossa/eps_0p5`` (of the originally correct samples, the paper's
+    definition) and ``val_robust_accuracy/ossa/eps_0p5`` (of all); ``val_distance/ossa/q25``, ``q50``, ``q75``, the
+    quantiles of the smallest ε that fools (inf where it is beyond the largest; none of a single ε);
+    ``robustness_seconds/ossa``; and ``val_clean/accuracy`` and ``val_clean/confidence`` of the same samples. So
+    callbacks after this one can use them: ``ModelCheckpoint(path, monitor="val_fooling/ossa/eps_2", mode="min")``. It
+    belongs behind ``keras.callbacks.TensorBoard``, which would write them once more, and behind a
+    ``keras.callbacks.ProgbarLogger()`` where `fit` should not print them all.
+
+    TensorBoard shows them as *Custom Scalars*, a chart for each attack with a line for each ε; as *Time Series* of the
+    runs ``curve/epoch_0001``, ..., whose step is 1000 ε: fooling against ε; as *Images*, the curves of all epochs and
+    adversarial examples; and as *Text*, a table.
+
+    Args:
+        dataset: what to draw the samples from: batches ``(images, labels)``, or a tuple of two arrays. It is read
+            once, now. (Not the very data set to train on: to be read changes the order in which it shuffles next.)
+        attacks: an attack or its name (`keras_fim.attacks.attack_names`), several, or a mapping that gives them other
+            names. ``None`` for OSSA and FGSM at six ε and ten
+            steps of CleverHans' PGD at one ε on 50 of the samples, which take a few per cent of an epoch of MNIST.
+        epsilons: a list of ε in the norm of the attacks, which then have to share one; or a mapping from norms (``2``,
+            ``np.inf``, ``"l2"``, ``"linf"``) or names of attacks, as in `keras_fim.attacks.resolve_epsilons`.
+        log_dir: folder of the TensorBoard logs; ``None`` for none.
+        every: epochs from one measurement to the next; the first and the last are always measured.
+        max_samples: number of samples, the same in each epoch, of each class as many as far as possible; or a
+            mapping to it from names of attacks, for which it is 500 otherwise.
+        seed: of the choice of the samples.
+        class_names: what to call the classes in pictures.
+        num_examples: adversarial examples of each attack in its picture.
+        from_logits: as in `keras_fim.logits.logits_function`, for models of which it cannot tell.
+        strict: raise what goes wrong in a measurement; otherwise it becomes a warning and training goes on.
+
+    Raises:
+        ValueError: if an option is not valid, or images do not lie within the bounds of an attack.
+
+    Example:
+        >>> test = np.full((8, 28, 28, 1), 0.4, "float32"), np.arange(8)
+        >>> curve = RobustnessCurve(test, OSSA(), [0.5, 1], max_samples=4)
+        >>> from keras_fim import models
+        >>> sorted(curve.measure(models.convnet()))[:2]
+        ['robustness_seconds/ossa', 'val_clean/accuracy']
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        attacks: Attack | str | Sequence[Attack | str] | Mapping[str, Attack | str] | None = None,
+        epsilons: Epsilons = None,
+        *,
+        log_dir: str | Path | None = None,
+        every: int = 1,
+        max_samples: int | Mapping[str, int] = _NUM_SAMPLES,
+        seed: int = 0,
+        class_names: Sequence[str] | None = None,
+        num_examples: int = 4,
+        from_logits: bool | None = None,
+        strict: bool = False,
+    ) -> None:
+        if attacks is None:
+            attacks = _DEFAULT_ATTACKS
+            max_samples = _with_defaults(max_samples)
+            if epsilons is None or isinstance(epsilons, Mapping):
+                epsilons = {**_DEFAULT_EPSILONS, **(epsilons or {})}
+        self.attacks = named(attacks)
+        self.epsilons = budgets(self.attacks, epsilons)
+        counts = sample_counts(self.attacks, max_samples, default=_NUM_SAMPLES)
+        super().__init__(
+            dataset,
+            log_dir=log_dir,
+            every=every,
+            max_samples=max(counts.values()),
+            seed=seed,
+            from_logits=from_logits,
+            strict=strict,
+        )
+        for attack in self.attacks.values():
+            check_images(self.selection.images, attack.bounds)
+        self.samples = {name: Selection(*(each[:count] for each in self.selection)) for name, count in counts.items()}
+        self.class_names, self.num_examples = class_names, num_examples
+        self._history: list[tuple[int, list[AttackMeasurement]]] = []
+        self._measured: list[tuple[AttackMeasurement, Examples]] = []
+
+    def measure(self, model: keras.Model) -> dict[str, float]:
+        """Attack a model on the samples.
+
+        Args:
+            model: the model, of the same inputs and classes.
+
+        Returns:
+            What a measurement adds to ``logs``; nothing is written.
+
+        Raises:
+            ValueError: as the attacks, whether strict or not.
+        """
+        with training_untouched(model):
+            return self._figures(model, lambda what: contextlib.nullcontext())
+
+    def _measure(self, epoch: int) -> dict[str, float]:
+        return self._figures(self.model, lambda what: self._tolerated(f"{what} after epoch {epoch + 1}"))
+
+    def _figures(
+        self, model: keras.Model, attempt: Callable[[str], contextlib.AbstractContextManager[None]]
+    ) -> dict[str, float]:
+        self._measured = []
+        figures: dict[str, float] = {}
+        with attempt("predicting"):
+            logits_fn = self._logits(model)
+            classes, confidences = predict(logits_fn, self.selection.images)
+            figures["val_clean/accuracy"] = float((classes == self.selection.labels).mean())
+            figures["val_clean/confidence"] = float(confidences.mean())
+            for name, attack in self.attacks.items():
+                with attempt(f"attack {name}"):
+                    part = self.samples[name], attack, self.epsilons[name]
+                    found = measure_attack(logits_fn, *part, name=name, num_examples=self.num_examples)
+                    self._measured.append(found)
+                    figures.update(found[0].logs())
+        return figures
+
+    def _write(self, epoch: int, figures: Mapping[str, float], board: Board) -> None:
+        if not self._history:
+            board.layout(_RUN, _charts(self.epsilons))
+        board.scalars(_RUN, figures, epoch)
+        if not self._measured:
+            return
+        self._history.append((epoch, [found for found, _ in self._measured]))
+        board.image(_RUN, "robustness/curves", curves_picture(self._history), epoch)
+        board.text(_RUN, "robustness/table", _table(self._history[-1][1]), epoch)
+        run = f"curve/epoch_{epoch + 1:04d}"
+        for found, examples in self._measured:
+            points = zip(found.epsilons, found.fooling_ratios, strict=True)
+            board.curve(run, f"fooling_by_1000_eps/{found.name}", {round(1000 * e): ratio for e, ratio in points})
+            picture = examples_picture(examples, self.class_names)
+            if picture is not None:
+                board.image(_RUN, f"adversarials/{found.name}", picture, epoch)
+        board.finish(run)
+
+
+def _with_defaults(max_samples: int | Mapping[str, int]) -> dict[str, int]:
+    if isinstance(max_samples, Mapping):
+        return {**_DEFAULT_SAMPLES, **max_samples}
+    names = (attack.name for attack in _DEFAULT_ATTACKS)
+    return {name: min(max_samples, _DEFAULT_SAMPLES.get(name, max_samples)) for name in names}
+
+
+def _charts(epsilons: Mapping[str, Sequence[float]]) -> dict[str, list[tuple[str, str]]]:
+    """The custom-scalars page: for each figure one chart for each attack."""
+    figures = {"Fooling ratio": "val_fooling", "Robust accuracy": "val_robust_accuracy", "Smallest ε": "val_distance"}
+    charts = {title: [(name, f"^{key}/{name}/") for name in epsilons] for title, key in figures.items()}
+    return {**charts, "Without attack": [("accuracy and confidence", "^val_clean/")]}
+
+
+def _table(measured: Sequence[AttackMeasurement]) -> str:
+    """Everything in one table, Markdown."""
+    lines = ["| attack | samples | ε | fooled | robust accuracy |", "| --- | ---: | ---: | ---: | ---: |"]
+    for found in measured:
+        for epsilon, fooled, robust in zip(
+            found.epsilons, found.fooling_ratios, found.robust_accuracies, strict=True
+        ):
+            row = f"{found.name} | {found.num_samples} | {found.norm} {epsilon:g}"
+            lines.append(f"| {row} | {100 * fooled:.1f} % | {100 * robust:.1f} % |")
+    lines += ["", "| attack | quantile | smallest ε that fools |", "| --- | ---: | ---: |"]
+    for found in measured:
+        for share, distance in zip(QUANTILES, found.distances, strict=False):
+            lines.append(f"| {found.name} | {100 * share:g} % | {found.norm} {distance:.3g} |")
+    return "\n".join(lines)
