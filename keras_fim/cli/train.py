@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from keras_fim import data
+from keras_fim.cli import export
 from keras_fim.cli.errors import run_safely
 from keras_fim.experiments import TrainingConfig, recipe, train
 from keras_fim.experiments.records import read_json
@@ -54,6 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser, *, data_name: str | None = No
     parser.add_argument("--init-from", metavar="RUN", help="start from the weights of a run folder, name or file")
     parser.add_argument("--data-dir", help="where TensorFlow Datasets keeps its data ($TFDS_DATA_DIR or its default)")
     parser.add_argument("--out", type=Path, help="folder for everything that the run writes (results/runs/...)")
+    parser.add_argument(
+        "--export", type=Path, nargs="?", const=Path("saved_models"), metavar="FOLDER",
+        help="export the trained model as the next version in FOLDER (saved_models/DATA) and verify it",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out after its last epoch")
     parser.add_argument("--quick", action="store_true", help="one epoch on 2,000 images, tested on 1,000")
 
@@ -71,6 +76,9 @@ def run(arguments: argparse.Namespace) -> None:
         f"test accuracy {100 * results['test_accuracy']:.2f} % with the weights of epoch {results['best_epoch']} of "
         f"{results['epochs']}, trained in {results['training_seconds']:.0f} s: {folder / 'model.keras'}"
     )
+    if arguments.export:
+        plain = arguments.export == Path("saved_models")
+        export.export_and_verify(folder, arguments.export / config.data if plain else arguments.export, arguments)
 
 
 def main(data_name: str, argv: list[str] | None = None) -> None:
@@ -94,7 +102,7 @@ def main(data_name: str, argv: list[str] | None = None) -> None:
 
 
 def _config(arguments: argparse.Namespace) -> TrainingConfig:
-    elsewhere = ("command", "data", "data_dir", "out", "resume", "quick")
+    elsewhere = ("command", "data", "data_dir", "export", "out", "resume", "quick")
     given = {key: value for key, value in vars(arguments).items() if key not in elsewhere and value is not None}
     quick = {"epochs": 1, "limit": 2000, "test_limit": 1000, "warmup_epochs": 0.0} if arguments.quick else {}
     return recipe(arguments.data, **{**quick, **given})
