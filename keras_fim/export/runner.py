@@ -107,7 +107,8 @@ def _deviation(output: str, found: np.ndarray | None, expected: np.ndarray, clea
     if output == "direction":  # both are zero where λ is
         sizes = np.linalg.norm(found, axis=-1) * np.linalg.norm(expected, axis=-1)
         same = (found == expected).all(axis=-1)
-        return float(1 - np.divide(np.abs((found * expected).sum(axis=-1)), sizes, out=same * 1.0, where=sizes > 0).min())
+        cosines = np.divide(np.abs((found * expected).sum(axis=-1)), sizes, out=same * 1.0, where=sizes > 0)
+        return float(1 - cosines.min())
     difference = np.abs(found - expected).max(axis=-1)
     if output == "probabilities":
         return float(difference.max())
