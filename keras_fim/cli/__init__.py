@@ -5,12 +5,20 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from keras_fim.cli import demo, detect, export, store, train, verify
+from keras_fim.cli import demo, detect, export, serve_client, store, train, verify
 from keras_fim.cli.errors import run_safely
 
 __all__ = ["main"]
 
-_COMMANDS = {"train": train, "store": store, "export": export, "verify": verify, "detect": detect, "demo": demo}
+_COMMANDS = {
+    "train": train,
+    "store": store,
+    "export": export,
+    "verify": verify,
+    "serve-client": serve_client,
+    "detect": detect,
+    "demo": demo,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -133,7 +133,8 @@ class AdaptivePGD(FixedBudgetAttack):
         best = self._look(logits_fn, start, along, labels, weight)[1]
         first = (tf.constant(0), start, along, best)
         _, point, along, best = tf.while_loop(lambda step, *_: step < self.steps, body, first)
-        return best.better(self._look(logits_fn, point, along, labels, weight)[1])
+        last = self._look(logits_fn, point, along, labels, weight)[1]
+        return _Best(*best).better(last)
 
     def _directions(self, logits_fn: LogitsFunction, points: tf.Tensor) -> tf.Tensor:
         """Eigenvectors ``(batch, pairs, ...)``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +92,10 @@ def evaluate_detection(
     fit, test = (images[::2], labels[::2]), (images[1::2], labels[1::2])
     detectors = _fitted(model, *fit, budgets, false_positive_rate)
     scores = {kind: detector.scores(model, test[0]) for kind, detector in detectors.items()}
-    rows = [_row(model, result, *key, detectors, scores) for key, result in _attacked(model, *test, budgets)]
-    rows += _adaptive(model, *(each[:num_adaptive] for each in test), budgets, detectors, scores)
+    attacked = _attacked(model, *test, budgets)
+    rows = [_row(model, result, attack, epsilon, detectors, scores) for attack, epsilon, result in attacked]
+    few = (test[0][:num_adaptive], test[1][:num_adaptive])
+    rows += _adaptive(model, *few, budgets, detectors, scores)
     report = DetectionReport(
         model=Path(name).name,
         config={
@@ -131,8 +134,10 @@ def _fitted(
     return detectors
 
 
-def _attacked(model: keras.Model, images: np.ndarray, labels: np.ndarray, budgets: dict[float, Any]) -> Any:
-    """``((attack, ε), AttackResult)`` of attacks that know nothing of a detector."""
+def _attacked(
+    model: keras.Model, images: np.ndarray, labels: np.ndarray, budgets: dict[float, Any]
+) -> Iterator[tuple[str, float, AttackResult]]:
+    """Attack, ε and result of attacks that know nothing of a detector."""
     plans: list[tuple[Any, tuple[float, ...]]] = [
         (attacks.FGSM(), budgets[np.inf]),
         (attacks.PGD(steps=20), budgets[np.inf]),
@@ -142,7 +147,7 @@ def _attacked(model: keras.Model, images: np.ndarray, labels: np.ndarray, budget
     ]
     for attack, epsilons in plans:
         for epsilon, result in zip(epsilons, attack.sweep(model, images, labels, epsilons), strict=True):
-            yield (attack.name, epsilon), result
+            yield attack.name, epsilon, result
 
 
 def _adaptive_attack(detector: FisherDetector) -> AdaptivePGD:
