@@ -34,7 +34,7 @@ $(VENV)/.demo: pyproject.toml setup.py
 	touch $@
 
 $(VENV)/.dev: pyproject.toml setup.py
-	$(call install,demo$(comma)dev)
+	$(call install,demo$(comma)detection$(comma)serving$(comma)dev)
 	touch $(VENV)/.demo $@
 
 comma := ,
