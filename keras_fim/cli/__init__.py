@@ -5,7 +5,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from keras_fim.cli import board, demo, evaluate, reproduce, store, train
+from keras_fim.cli import (
+    board,
+    demo,
+    detect,
+    evaluate,
+    export,
+    reproduce,
+    serve_client,
+    store,
+    train,
+    verify,
+)
 from keras_fim.cli.errors import run_safely
 
 __all__ = ["main"]
@@ -15,6 +26,10 @@ _COMMANDS = {
     "evaluate": evaluate,
     "board": board,
     "store": store,
+    "export": export,
+    "verify": verify,
+    "serve-client": serve_client,
+    "detect": detect,
     "reproduce": reproduce,
     "demo": demo,
 }

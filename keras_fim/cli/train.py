@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_fim import data
+from keras_fim.cli import export
 from keras_fim.cli.errors import run_safely
 from keras_fim.experiments import TrainingConfig, recipe, train
 from keras_fim.geometry.label_smoothing import label_smoothing_from_mu
@@ -57,6 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser, *, data_name: str | None = No
     parser.add_argument("--init-from", metavar="RUN", help="start from the weights of a run folder, name or file")
     parser.add_argument("--data-dir", help="where TensorFlow Datasets keeps its data ($TFDS_DATA_DIR or its default)")
     parser.add_argument("--out", type=Path, help="folder for everything that the run writes (results/runs/...)")
+    parser.add_argument(
+        "--export", type=Path, nargs="?", const=Path("saved_models"), metavar="FOLDER",
+        help="export the trained model as the next version in FOLDER (saved_models/DATA) and verify it",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out after its last epoch")
     parser.add_argument(
         "--no-robustness", action="store_true", help="do not attack the model after each epoch, which TensorBoard shows"
@@ -90,6 +95,9 @@ def _train(config: TrainingConfig, folder: Path, arguments: argparse.Namespace) 
         f"test accuracy {100 * results['test_accuracy']:.2f} % with the weights of epoch {results['best_epoch']} of "
         f"{results['epochs']}, trained in {results['training_seconds']:.0f} s: {folder / 'model.keras'}"
     )
+    if arguments.export:
+        plain = arguments.export == Path("saved_models")
+        export.export_and_verify(folder, arguments.export / config.data if plain else arguments.export, arguments)
 
 
 def _table(records: list[dict[str, Any]]) -> str:
@@ -126,7 +134,7 @@ def main(data_name: str, argv: list[str] | None = None) -> None:
 
 
 def _config(arguments: argparse.Namespace, mu: float | None) -> TrainingConfig:
-    elsewhere = ("command", "data", "data_dir", "out", "resume", "quick", "no_robustness", "mu")
+    elsewhere = ("command", "data", "data_dir", "export", "out", "resume", "quick", "no_robustness", "mu")
     given = {key: value for key, value in vars(arguments).items() if key not in elsewhere and value is not None}
     quick = {"epochs": 1, "limit": 2000, "test_limit": 1000, "warmup_epochs": 0.0} if arguments.quick else {}
     return recipe(arguments.data, **{**quick, **given, **({} if mu is None else {"mu": mu})})

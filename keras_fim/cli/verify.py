@@ -1,0 +1,38 @@
+"""Check that an exported model answers as the trained one did."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from keras_fim.export import verify
+
+__all__ = ["add_arguments", "run"]
+
+DESCRIPTION = """Run every signature of an exported model in a fresh process without Keras, on the inputs stored with
+it, and compare with what the trained model returned. Exit code 1 says that something does not agree.
+
+examples:
+  keras-fim verify saved_models/mnist       its newest version
+  keras-fim verify saved_models/mnist/1
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.add_argument("path", type=Path, help="an exported version, or the folder of its versions")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Verify and print the table."""
+    report = verify(_newest(arguments.path))
+    print(report)
+    if not report.passed:
+        raise SystemExit(1)
+
+
+def _newest(path: Path) -> Path:
+    versions = [each for each in path.glob("*") if each.name.isdecimal()]
+    if (path / "saved_model.pb").is_file() or not versions:
+        return path
+    return max(versions, key=lambda each: int(each.name))

@@ -1,0 +1,188 @@
+"""An attacker who knows the detector: fool the classifier and stay below the threshold."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
+from keras_fim.attacks.losses import margin_against
+from keras_fim.attacks.lp import by_image, check_norm, norm_name, project, random_in_ball, steepest, unit
+from keras_fim.detection.detector import FisherDetector
+from keras_fim.detection.features import features_of
+from keras_fim.geometry.spectrum import spectrum_and_logits
+from keras_fim.logits import LogitsFunction
+
+__all__ = ["AdaptivePGD"]
+
+_PROBE = 0.05  # length of the finite difference that stands for a derivative along an eigenvector
+_NOT_FOOLED = 1e6
+
+
+class _Best(NamedTuple):
+    """The best point of each sample: one that fools if there was one, of these the one with the lowest score."""
+
+    points: tf.Tensor
+    logits: tf.Tensor
+    value: tf.Tensor
+
+    def better(self, other: _Best) -> _Best:
+        """The better of both, sample by sample; of equals this one."""
+        chosen = other.value < self.value
+        pairs = zip(self, other, strict=True)
+        return _Best(*[tf.where(by_image(chosen, mine), theirs, mine) for mine, theirs in pairs])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaptivePGD(FixedBudgetAttack):
+    r"""PGD up the margin and down the detector's score at once: steps along :math:`\hat g_m - w\,\hat g_s`.
+
+    Both gradients have norm 1; w is each of ``weights`` in turn, from a new random start. An infinite w is the
+    selective attack: up the margin until the sample is fooled, then down the score alone. The gradient of an eigenvalue
+    is that of :math:`\operatorname{Var}_p(\partial_v z)` along its eigenvector v, which is looked up anew every few
+    steps. Of each sample the point that fools with the lowest score is returned: over all weights by the true score,
+    on the way of one by that along the last eigenvectors.
+
+    Args:
+        detector: the one to evade.
+        norm: 1, 2 or inf.
+        steps: number of steps for each weight.
+        step_size: length of a step in its norm, as a share of ε.
+        weights: the w, each >= 0.
+        refresh: number of steps between two looks at the eigenvectors.
+
+    `AttackResult.details`: ``score`` ``(batch,)``, the detector's for the adversarials.
+
+    Source:
+        Carlini, Wagner, Adversarial examples are not easily detected (AISec 2017); the selective attack: Bryniarski et
+        al., Evading adversarial example detection defenses with orthogonal projected gradient descent (ICLR 2022).
+    """
+
+    detector: FisherDetector
+    norm: float = np.inf
+    steps: int = 40
+    step_size: float = 0.1
+    weights: tuple[float, ...] = (0.3, 1.0, 3.0, np.inf)
+    refresh: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "norm", check_norm(self.norm))
+        object.__setattr__(self, "weights", tuple(float(weight) for weight in self.weights))
+        self._check(self.steps >= 1, "steps", "a positive integer")
+        self._check(self.refresh >= 1, "refresh", "a positive integer")
+        self._check(0 < self.step_size < np.inf, "step_size", "a positive number")
+        self._check(bool(self.weights) and min(self.weights) >= 0, "weights", "one or more numbers >= 0")
+
+    @property
+    def name(self) -> str:
+        """``adaptive_pgd`` and the norm."""
+        return f"adaptive_pgd_{norm_name(self.norm)}"
+
+    def prepare(
+        self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
+        """Logits alone: the steps start anywhere."""
+        return (logits_fn(images),)
+
+    def perturb(
+        self,
+        logits_fn: LogitsFunction,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        epsilon: tf.Tensor,
+        seed: tf.Tensor,
+        logits: tf.Tensor,
+        *state: Any,
+    ) -> Perturbed:
+        """One climb for each weight."""
+
+        def body(index: tf.Tensor, best: _Best) -> tuple[tf.Tensor, _Best]:
+            start = random_in_ball(images, epsilon, self.norm, tf.stack([seed, index]))
+            start = tf.clip_by_value(images + start, *self.bounds)
+            found = self._climb(logits_fn, images, labels, epsilon, start, tf.gather(weights, index))
+            return index + 1, best.better(self._truly(logits_fn, found, labels))
+
+        weights = tf.constant(self.weights, images.dtype)
+        best = self._truly(logits_fn, _Best(images, logits, logits[:, 0]), labels)
+        _, best = tf.while_loop(lambda index, _: index < len(self.weights), body, (tf.constant(0), best))
+        return Perturbed(best.points, best.logits, {"score": self.detector.score(logits_fn, best.points)})
+
+    def _climb(
+        self,
+        logits_fn: LogitsFunction,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        epsilon: tf.Tensor,
+        start: tf.Tensor,
+        weight: tf.Tensor,
+    ) -> _Best:
+        """The best point of all steps with one weight."""
+
+        def body(step: tf.Tensor, point: tf.Tensor, along: tf.Tensor, best: _Best) -> tuple[Any, ...]:
+            along = tf.cond(step % self.refresh == 0, lambda: self._directions(logits_fn, point), lambda: along)
+            climb, here = self._look(logits_fn, point, along, labels, weight)
+            moved = point + by_image(self.step_size * epsilon, point) * steepest(climb, self.norm)
+            moved = tf.clip_by_value(images + project(moved - images, epsilon, self.norm), *self.bounds)
+            return step + 1, moved, along, best.better(here)
+
+        along = self._directions(logits_fn, start)
+        best = self._look(logits_fn, start, along, labels, weight)[1]
+        first = (tf.constant(0), start, along, best)
+        _, point, along, best = tf.while_loop(lambda step, *_: step < self.steps, body, first)
+        last = self._look(logits_fn, point, along, labels, weight)[1]
+        return _Best(*best).better(last)
+
+    def _directions(self, logits_fn: LogitsFunction, points: tf.Tensor) -> tf.Tensor:
+        """Eigenvectors ``(batch, pairs, ...)``."""
+        return spectrum_and_logits(logits_fn, points, self.detector.pairs, max_steps=2)[0].directions
+
+    def _look(
+        self, logits_fn: LogitsFunction, points: tf.Tensor, along: tf.Tensor, labels: tf.Tensor, weight: tf.Tensor
+    ) -> tuple[tf.Tensor, _Best]:
+        """Where to go from some points, and what they are worth by the score along given eigenvectors."""
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+            tape.watch(points)
+            logits, score = self._score_along(logits_fn, points, along)
+            margin = margin_against(logits, labels)
+        up, away = (unit(self._gradient(tape, value, points)) for value in (margin, score))
+        fooled = tf.argmax(logits, axis=-1) != labels
+        selective = tf.where(by_image(fooled, points), -away, up)
+        finite = tf.where(tf.math.is_inf(weight), tf.zeros_like(weight), weight)
+        return tf.where(tf.math.is_inf(weight), selective, up - finite * away), _valued(points, logits, labels, score)
+
+    @staticmethod
+    def _gradient(tape: tf.GradientTape, value: tf.Tensor, points: tf.Tensor) -> tf.Tensor:
+        return tape.gradient(value, points, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+    def _score_along(
+        self, logits_fn: LogitsFunction, points: tf.Tensor, along: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Logits and a score that can be differentiated: of the eigenvalues along given directions."""
+        steps = [_PROBE * along[:, index] for index in range(along.shape[1])]
+        shifted = [points, *(points + step for step in steps), *(points - step for step in steps)]
+        logits, *others = tf.split(logits_fn(tf.concat(shifted, axis=0)), len(shifted))
+        pairs = zip(others[: len(steps)], others[len(steps) :], strict=True)
+        slopes = [(up - down) / (2 * _PROBE) for up, down in pairs]
+        values = tf.stack([_variance(logits, slope) for slope in slopes], axis=-1)
+        values = tf.concat([values, tf.zeros_like(values[:, : 2 - len(slopes)])], axis=-1)
+        return logits, self.detector.combine(features_of(logits, values))
+
+    def _truly(self, logits_fn: LogitsFunction, found: _Best, labels: tf.Tensor) -> _Best:
+        return _valued(found.points, found.logits, labels, self.detector.score(logits_fn, found.points))
+
+
+def _variance(logits: tf.Tensor, slopes: tf.Tensor) -> tf.Tensor:
+    """Variance of some values ``(batch, K)`` under the predicted distribution."""
+    p = tf.nn.softmax(logits)
+    centred = slopes - tf.reduce_sum(p * slopes, axis=-1, keepdims=True)
+    return tf.reduce_sum(p * centred**2, axis=-1)
+
+
+def _valued(points: tf.Tensor, logits: tf.Tensor, labels: tf.Tensor, score: tf.Tensor) -> _Best:
+    """Points with what they are worth, the lower the better: the score if they fool."""
+    fooled = tf.argmax(logits, axis=-1) != labels
+    return _Best(points, logits, tf.where(fooled, score, _NOT_FOOLED - margin_against(logits, labels)))

@@ -1,0 +1,83 @@
+"""How well scores tell two kinds of samples apart."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+__all__ = ["DetectionCurves", "detection_curves"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionCurves:
+    """ROC and precision-recall curve of a detector on one attack.
+
+    Attributes:
+        auc: area under the ROC curve: the chance that an attacked sample scores above a benign one; 0.5 is guessing.
+        average_precision: area under the precision-recall curve.
+        false_positive_rates: of the ROC curve, ascending.
+        true_positive_rates: belonging to them.
+        precisions: of the precision-recall curve.
+        recalls: belonging to them, descending.
+        num_benign: number of benign samples.
+        num_attacked: number of attacked samples.
+    """
+
+    auc: float
+    average_precision: float
+    false_positive_rates: tuple[float, ...]
+    true_positive_rates: tuple[float, ...]
+    precisions: tuple[float, ...]
+    recalls: tuple[float, ...]
+    num_benign: int
+    num_attacked: int
+
+    def true_positive_rate_at(self, false_positive_rate: float) -> float:
+        """Largest share of attacked samples found at no more than a share of false alarms."""
+        allowed = np.asarray(self.false_positive_rates) <= false_positive_rate
+        return float(np.asarray(self.true_positive_rates)[allowed].max())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+def detection_curves(benign_scores: np.ndarray, attacked_scores: np.ndarray) -> DetectionCurves:
+    """Curves of scores that should be larger for attacked samples. Needs scikit-learn (the extra ``[detection]``).
+
+    Args:
+        benign_scores: ``(n,)``.
+        attacked_scores: ``(m,)``.
+
+    Returns:
+        `DetectionCurves`.
+
+    Raises:
+        ValueError: if there are no scores of one kind.
+        ImportError: if scikit-learn is not installed.
+
+    Example:
+        >>> detection_curves([0.0, 1.0], [2.0, 3.0]).auc
+        1.0
+    """
+    from sklearn import metrics
+
+    if not len(benign_scores) or not len(attacked_scores):
+        received = f"{len(benign_scores)} benign and {len(attacked_scores)} attacked"
+        raise ValueError(f"`benign_scores` and `attacked_scores` should not be empty. Received: {received}")
+    scores = np.concatenate([benign_scores, attacked_scores])
+    truth = np.repeat([0, 1], [len(benign_scores), len(attacked_scores)])
+    false_positives, true_positives, _ = metrics.roc_curve(truth, scores)
+    precisions, recalls, _ = metrics.precision_recall_curve(truth, scores)
+    return DetectionCurves(
+        auc=float(metrics.roc_auc_score(truth, scores)),
+        average_precision=float(metrics.average_precision_score(truth, scores)),
+        false_positive_rates=tuple(false_positives.tolist()),
+        true_positive_rates=tuple(true_positives.tolist()),
+        precisions=tuple(precisions.tolist()),
+        recalls=tuple(recalls.tolist()),
+        num_benign=len(benign_scores),
+        num_attacked=len(attacked_scores),
+    )

@@ -1,0 +1,179 @@
+"""A detector of adversarial input that looks at the Fisher information matrix around an image."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_fim.detection.features import FEATURES, spectral_features
+from keras_fim.logits import LogitsFunction, logits_function
+from keras_fim.typing import Images, Model
+from keras_fim.validation import check_images
+
+__all__ = ["FisherDetector"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FisherDetector:
+    r"""A linear score of spectral features; what scores above a threshold is taken for adversarial.
+
+    Without attacked samples the score is :math:`\log \lambda_{\max}(G_x)`, the detector of Zhao et al.; with them it is
+    the log odds of a logistic regression on `keras_fim.detection.FEATURES`. Make one with `fit`.
+
+    **An attacker who knows the detector can evade it** (`keras_fim.detection.AdaptivePGD`); measure before you rely
+    on it.
+
+    Args:
+        weights: of the features, in the order of `FEATURES`.
+        bias: added to the weighted sum.
+        threshold: largest score that passes for benign.
+        false_positive_rate: share of the benign samples of `fit` that may score above the threshold.
+
+    Example:
+        >>> from keras_fim import models
+        >>> images = np.random.default_rng(0).uniform(size=(8, 28, 28, 1))
+        >>> detector = FisherDetector.fit(models.convnet(), images, false_positive_rate=0.25)
+        >>> int(detector.detect(models.convnet(), images).sum()) <= 8
+        True
+
+    Source:
+        Zhao, Fletcher, Yu, Peng, Zhang, Shen, The adversarial attack and detection under the Fisher information
+        metric (AAAI 2019).
+    """
+
+    weights: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0)
+    bias: float = 0.0
+    threshold: float
+    false_positive_rate: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", tuple(float(weight) for weight in self.weights))
+        if len(self.weights) != len(FEATURES):
+            raise ValueError(f"`weights` should hold {len(FEATURES)} numbers. Received: weights={self.weights}")
+        if not np.isfinite([*self.weights, self.bias, self.threshold]).all():
+            raise ValueError(f"`weights`, `bias` and `threshold` should be finite. Received: {self!r}")
+        _check_rate(self.false_positive_rate)
+
+    @classmethod
+    def fit(
+        cls,
+        model: Model,
+        benign: Images,
+        attacked: Images | None = None,
+        *,
+        false_positive_rate: float = 0.05,
+        batch_size: int = 128,
+    ) -> FisherDetector:
+        """Choose the weights, and the threshold that passes all but a share of the benign samples.
+
+        Args:
+            model: any classifier that `keras_fim.logits.logits_function` takes.
+            benign: ``(n, ...)`` images that nobody tampered with, better not those that the model was trained on.
+            attacked: ``(m, ...)`` adversarial images for a logistic regression (needs scikit-learn, the extra
+                ``[detection]``); ``None`` for a threshold on λ_max alone.
+            false_positive_rate: in [0, 1).
+            batch_size: images worked on at a time.
+
+        Returns:
+            `FisherDetector`.
+
+        Raises:
+            ValueError: if images or an option are not valid.
+            ImportError: if scikit-learn is needed and not installed.
+        """
+        _check_rate(false_positive_rate)
+        pairs = 1 if attacked is None else 2
+        features = _features(model, benign, pairs, batch_size)
+        weights, bias = cls.weights, 0.0
+        if attacked is not None:
+            weights, bias = _regression(features, _features(model, attacked, pairs, batch_size))
+        scores = features @ np.asarray(weights, np.float32) + np.float32(bias)
+        threshold = float(np.quantile(scores, 1 - false_positive_rate, method="higher"))
+        return cls(weights=weights, bias=bias, threshold=threshold, false_positive_rate=false_positive_rate)
+
+    @property
+    def pairs(self) -> int:
+        """Eigenpairs that it needs: 2, or 1 where the second eigenvalue has no weight."""
+        return 2 if self.weights[1] else 1
+
+    def score(self, logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
+        """The score of images, as a function of tensors.
+
+        Args:
+            logits_fn: the classifier.
+            images: ``(batch, ...)`` in its dtype, at least one.
+
+        Returns:
+            ``(batch,)``.
+        """
+        return self.combine(spectral_features(logits_fn, images, pairs=self.pairs))
+
+    def combine(self, features: tf.Tensor) -> tf.Tensor:
+        """The score ``(batch,)`` of features ``(batch, 4)``."""
+        return tf.linalg.matvec(features, tf.constant(self.weights, features.dtype)) + self.bias
+
+    def scores(self, model: Model, images: Images, *, batch_size: int = 128) -> np.ndarray:
+        """The score of images: the larger, the more suspect.
+
+        Args:
+            model: any classifier that `keras_fim.logits.logits_function` takes.
+            images: ``(batch, ...)``.
+            batch_size: images worked on at a time.
+
+        Returns:
+            ``(batch,)``.
+
+        Raises:
+            ValueError: if images are empty, not finite or without a batch axis.
+        """
+        return _in_batches(_score, self, model, images, batch_size)
+
+    def detect(self, model: Model, images: Images, *, batch_size: int = 128) -> np.ndarray:
+        """Whether each image scores above the threshold: bool ``(batch,)``; arguments as of `scores`."""
+        return np.asarray(self.scores(model, images, batch_size=batch_size) > self.threshold)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON; ``FisherDetector(**detector.as_dict())`` is equal to it."""
+        return dataclasses.asdict(self)
+
+
+def _score(detector: FisherDetector, logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
+    return detector.score(logits_fn, images)
+
+
+def _pairs_of_features(pairs: int, logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
+    return spectral_features(logits_fn, images, pairs=pairs)
+
+
+def _features(model: Model, images: Images, pairs: int, batch_size: int) -> np.ndarray:
+    return _in_batches(_pairs_of_features, pairs, model, images, batch_size)
+
+
+def _in_batches(function: Any, static: Any, model: Model, images: Images, batch_size: int) -> np.ndarray:
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` should be a positive integer. Received: batch_size={batch_size}")
+    images = check_images(images)
+    logits_fn = logits_function(model, images)
+    images, compiled = logits_fn.cast(images), logits_fn.compiled(function, static)
+    return np.concatenate([compiled(images[i : i + batch_size]) for i in range(0, len(images), batch_size)])
+
+
+def _regression(benign: np.ndarray, attacked: np.ndarray) -> tuple[tuple[float, ...], float]:
+    """Weights and bias of a logistic regression on the features as they are; both kinds weigh the same."""
+    from sklearn.linear_model import LogisticRegression
+
+    features = np.concatenate([benign, attacked]).astype(np.float64)
+    mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-12
+    regression = LogisticRegression(class_weight="balanced")
+    regression.fit((features - mean) / deviation, np.repeat([0, 1], [len(benign), len(attacked)]))
+    weights = regression.coef_[0] / deviation
+    return tuple(weights.tolist()), float(regression.intercept_[0] - weights @ mean)
+
+
+def _check_rate(false_positive_rate: float) -> None:
+    if not 0 <= false_positive_rate < 1:
+        expected = f"Received: false_positive_rate={false_positive_rate}"
+        raise ValueError(f"`false_positive_rate` should be in [0, 1). {expected}")

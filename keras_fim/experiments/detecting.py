@@ -1,0 +1,208 @@
+"""How well the Fisher spectrum tells attacked images from benign ones, and what is left of it against one who knows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_fim import attacks, data
+from keras_fim.detection import AdaptivePGD, FisherDetector, detection_curves
+from keras_fim.evaluation import clean_performance, samples
+from keras_fim.experiments.weights import load_model, record_of
+from keras_fim.records import versions, write_json
+from keras_fim.typing import AttackResult
+
+__all__ = ["DetectionReport", "evaluate_detection"]
+
+_DIGITS = {np.inf: (0.1, 0.2, 0.3), 2: (1.0, 2.0, 3.0)}
+_COLOURS = {np.inf: (2 / 255, 4 / 255, 8 / 255), 2: (0.5, 1.0, 2.0)}
+_FEWEST = 10  # an AUC of fewer adversarials says nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionReport:
+    """What was measured on one model; prints as a Markdown table.
+
+    Attributes:
+        model: its name.
+        config: numbers of images, the false-positive rate, the attack that detectors were fitted on, options.
+        benign: of the images that it was evaluated on: accuracy, and the share that each detector calls adversarial.
+        rows: for each attack and ε: how many were fooled, and for each detector the curves and the share detected.
+        detectors: what was fitted, ready for ``FisherDetector(**...)``.
+    """
+
+    model: str
+    config: dict[str, Any]
+    benign: dict[str, Any]
+    rows: list[dict[str, Any]]
+    detectors: dict[str, dict[str, Any]]
+
+    def __str__(self) -> str:
+        names = list(self.detectors)
+        heads = [f"{name}: AUC | found" for name in names]
+        lines = [f"| {self.model} | fooled | {' | '.join(heads)} |", "| --- " + "| ---: " * (1 + 2 * len(names)) + "|"]
+        false = " | ".join(f"| {100 * self.benign['detected'][name]:.1f} %" for name in names)
+        lines.append(f"| benign | {self.benign['num']} images | {false[2:]} |")
+        for row in self.rows:
+            cells = " | ".join(_cells(row["detectors"].get(name)) for name in names)
+            budget = "" if row["epsilon"] is None else f", ε {row['epsilon']:.3g}"
+            lines.append(f"| {row['attack']}{budget} | {row['fooled']} of {row['num']} | {cells} |")
+        return "\n".join(lines)
+
+
+def evaluate_detection(
+    name: str,
+    folder: Path,
+    *,
+    num_images: int = 400,
+    num_adaptive: int = 100,
+    false_positive_rate: float = 0.05,
+    data_dir: str | None = None,
+) -> DetectionReport:
+    """Fit detectors on half of some test images, and measure them on the other half under other attacks.
+
+    Three detectors: ``lambda``, a threshold on λ_max that needs no attack; ``fgsm`` and ``pgd``, logistic regressions
+    fitted on that attack at one ε. Attacked samples are those that fooled the model. The first two are also
+    attacked by `AdaptivePGD`, which knows them.
+
+    Args:
+        name: of the stored weights, or a run folder.
+        folder: where ``<name>.json`` goes, and the detectors as ``<name>.<detector>.json``.
+        num_images: test images, half to fit and half to evaluate.
+        num_adaptive: of the latter, those for the adaptive attacker.
+        false_positive_rate: of the thresholds, on the images fitted on.
+        data_dir: where TensorFlow Datasets keeps its data.
+
+    Returns:
+        `DetectionReport`.
+
+    Raises:
+        ValueError: if there is no record of what data the weights are for.
+    """
+    model, record = load_model(name), record_of(name)
+    if record is None:
+        raise ValueError(f"`name` should have the record of its run. Received: {name!r}")
+    images, labels = samples(data.load(record["config"]["data"], test_limit=num_images, data_dir=data_dir)[1])
+    budgets = _DIGITS if images.shape[-1] == 1 else _COLOURS
+    fit, test = (images[::2], labels[::2]), (images[1::2], labels[1::2])
+    detectors = _fitted(model, *fit, budgets, false_positive_rate)
+    scores = {kind: detector.scores(model, test[0]) for kind, detector in detectors.items()}
+    attacked = _attacked(model, *test, budgets)
+    rows = [_row(model, result, attack, epsilon, detectors, scores) for attack, epsilon, result in attacked]
+    few = (test[0][:num_adaptive], test[1][:num_adaptive])
+    rows += _adaptive(model, *few, budgets, detectors, scores)
+    report = DetectionReport(
+        model=Path(name).name,
+        config={
+            "num_fitted": len(fit[0]),
+            "num_evaluated": len(test[0]),
+            "num_adaptive": num_adaptive,
+            "false_positive_rate": false_positive_rate,
+            "fitted_on": {"fgsm": budgets[np.inf][1], "pgd": budgets[np.inf][0]},
+            "adaptive": repr(_adaptive_attack(detectors["lambda"])),
+            "seed": 0,
+        },
+        benign={
+            "num": len(test[0]),
+            "accuracy": clean_performance(model, *test).accuracy,
+            "detected": {kind: float((scores[kind] > each.threshold).mean()) for kind, each in detectors.items()},
+        },
+        rows=rows,
+        detectors={kind: detector.as_dict() for kind, detector in detectors.items()},
+    )
+    write_json(folder / f"{report.model}.json", {**dataclasses.asdict(report), "versions": versions()})
+    for kind, detector in detectors.items():
+        write_json(folder / f"{report.model}.{kind}.json", detector.as_dict())
+    return report
+
+
+def _fitted(
+    model: keras.Model, images: np.ndarray, labels: np.ndarray, budgets: dict[float, Any], rate: float
+) -> dict[str, FisherDetector]:
+    plans = {"fgsm": (attacks.FGSM(), budgets[np.inf][1]), "pgd": (attacks.PGD(steps=20), budgets[np.inf][0])}
+    detectors = {"lambda": FisherDetector.fit(model, images, false_positive_rate=rate)}
+    for kind, (attack, epsilon) in plans.items():
+        result = attack(model, images, labels, epsilon=epsilon)
+        attacked = result.adversarials[result.success]
+        if len(attacked) >= _FEWEST:
+            detectors[kind] = FisherDetector.fit(model, images, attacked, false_positive_rate=rate)
+    return detectors
+
+
+def _attacked(
+    model: keras.Model, images: np.ndarray, labels: np.ndarray, budgets: dict[float, Any]
+) -> Iterator[tuple[str, float, AttackResult]]:
+    """Attack, ε and result of attacks that know nothing of a detector."""
+    plans: list[tuple[Any, tuple[float, ...]]] = [
+        (attacks.FGSM(), budgets[np.inf]),
+        (attacks.PGD(steps=20), budgets[np.inf]),
+        (attacks.OSSA(), budgets[2]),
+        (attacks.DeepFool(), (*budgets[2], np.inf)),
+        (attacks.CarliniWagner(steps=100, search_steps=5, learning_rate=0.05), (*budgets[2], np.inf)),
+    ]
+    for attack, epsilons in plans:
+        for epsilon, result in zip(epsilons, attack.sweep(model, images, labels, epsilons), strict=True):
+            yield attack.name, epsilon, result
+
+
+def _adaptive_attack(detector: FisherDetector) -> AdaptivePGD:
+    return AdaptivePGD(detector=detector, steps=20, step_size=0.15, weights=(1.0, 3.0, np.inf))
+
+
+def _adaptive(
+    model: keras.Model,
+    images: np.ndarray,
+    labels: np.ndarray,
+    budgets: dict[float, Any],
+    detectors: dict[str, FisherDetector],
+    scores: dict[str, np.ndarray],
+) -> list[dict[str, Any]]:
+    """The threshold on λ_max and the regression on FGSM, each under the attacker who knows that one."""
+    rows = []
+    for epsilon in budgets[np.inf][1:]:
+        for kind, detector in ((kind, detectors[kind]) for kind in ("lambda", "fgsm") if kind in detectors):
+            attack = _adaptive_attack(detector)
+            result = attack(model, images, labels, epsilon=epsilon)
+            rows.append(_row(model, result, f"{attack.name} on {kind}", epsilon, {kind: detector}, scores))
+    return rows
+
+
+def _row(
+    model: keras.Model,
+    result: AttackResult,
+    attack: str,
+    epsilon: float,
+    detectors: dict[str, FisherDetector],
+    benign: dict[str, np.ndarray],
+) -> dict[str, Any]:
+    """One attack at one ε: whom it fooled, and what the detectors make of those."""
+    fooled = result.adversarials[result.success]
+    row: dict[str, Any] = {
+        "attack": attack,
+        "epsilon": None if np.isinf(epsilon) else epsilon,
+        "num": int(result.was_correct.sum()),
+        "fooled": len(fooled),
+        "detectors": {},
+    }
+    for kind, detector in detectors.items() if len(fooled) >= _FEWEST else ():
+        scores = detector.scores(model, fooled)
+        curves = detection_curves(benign[kind], scores)
+        row["detectors"][kind] = {
+            "detected": float((scores > detector.threshold).mean()),
+            "undetected_of_correct": float((scores <= detector.threshold).sum() / row["num"]),
+            **{key: _rounded(value) for key, value in curves.as_dict().items()},
+        }
+    return row
+
+
+def _rounded(value: Any) -> Any:
+    return [round(each, 4) for each in value] if isinstance(value, tuple) else value
+
+
+def _cells(found: dict[str, Any] | None) -> str:
+    return f"{found['auc']:.3f} | {100 * found['detected']:.1f} %" if found else "- | -"

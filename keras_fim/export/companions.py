@@ -1,0 +1,189 @@
+"""What lies beside an exported model: reference inputs and outputs, warm-up requests, a card."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import platform
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_fim.export.runner import EXTRA, REFERENCES, WARM_UP
+from keras_fim.export.signatures import Serving
+from keras_fim.fisher import fisher_spectrum
+from keras_fim.logits import LogitsFunction
+from keras_fim.typing import Images
+from keras_fim.validation import check_images
+
+__all__ = ["write_card", "write_references", "write_warm_up"]
+
+NUM_REFERENCES = 16
+_CLEAR = 1e-4  # a class or a verdict that hangs on less than this is not compared
+
+
+def write_references(logits_fn: LogitsFunction, serving: Serving, path: Path, images: Images | None) -> None:
+    """Write 16 inputs with the outputs of the model as it is in this process, for `keras_fim.export.runner`.
+
+    Args:
+        logits_fn: the classifier.
+        serving: what is served of it.
+        path: of the SavedModel.
+        images: at least one; ``None`` for random ones.
+
+    Raises:
+        ValueError: if the images do not fit the model, or an option of ``serving`` is not valid.
+    """
+    inputs = _reference_images(serving, images)
+    arrays: dict[str, Any] = {"images": inputs, **_predictions("serving_default", logits_fn, inputs)}
+    arrays["logits/logits"] = logits_fn(logits_fn.cast(inputs)).numpy()
+    spectrum = fisher_spectrum(logits_fn, inputs, max_steps=serving.fisher_steps)
+    arrays["fisher/lambda_max"] = spectrum.eigenvalues[:, 0].numpy()
+    arrays["fisher/kl_radius"] = serving.radius(spectrum.eigenvalues[:, 0]).numpy()
+    if serving.direction:
+        arrays["fisher/direction"] = spectrum.directions[:, 0].numpy()
+    if serving.detector:
+        arrays["detect/score"] = serving.detector.scores(logits_fn, inputs)
+        arrays["detect/is_adversarial"] = arrays["detect/score"] > serving.detector.threshold
+        distance = np.abs(arrays["detect/score"] - serving.detector.threshold)
+        arrays["detect/is_adversarial/clear"] = distance > _CLEAR * np.maximum(1, np.abs(arrays["detect/score"]))
+    if serving.decodes:
+        low, high = serving.bounds
+        pixels = np.rint(255 * (np.clip(inputs, low, high) - low) / (high - low)).astype(np.uint8)
+        arrays["image_bytes"] = np.array([tf.io.encode_png(each).numpy() for each in pixels])
+        decoded = (low + (high - low) * pixels / 255).astype(np.float32)
+        arrays |= _predictions("image_bytes", logits_fn, decoded)
+    (path / EXTRA).mkdir(exist_ok=True)
+    np.savez_compressed(path / EXTRA / REFERENCES, **arrays)
+
+
+def write_warm_up(serving: Serving, path: Path, name: str) -> int:
+    """Write warm-up requests from the reference inputs: for each signature, one image and all of them.
+
+    Args:
+        serving: what is served.
+        path: of the SavedModel, with its references.
+        name: that the model is served by.
+
+    Returns:
+        How many were written: 0, after a warning, without ``tensorflow-serving-api``.
+    """
+    try:
+        from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+    except ImportError:
+        warnings.warn(
+            "no warm-up requests were written: they need tensorflow-serving-api (pip install 'keras_fim[serving]')",
+            stacklevel=3,
+        )
+        return 0
+    count = 0
+    with tf.io.TFRecordWriter(str(path / EXTRA / WARM_UP)) as writer:
+        for signature, argument, values in _requests(serving, path):
+            request = predict_pb2.PredictRequest()
+            request.model_spec.name, request.model_spec.signature_name = name, signature
+            request.inputs[argument].CopyFrom(tf.make_tensor_proto(values))
+            log = prediction_log_pb2.PredictLog(request=request)
+            writer.write(prediction_log_pb2.PredictionLog(predict_log=log).SerializeToString())
+            count += 1
+    return count
+
+
+def write_card(
+    path: Path,
+    logits_fn: LogitsFunction,
+    serving: Serving,
+    signatures: Mapping[str, Any],
+    *,
+    version: int,
+    report: Any,
+    warm_up: int,
+) -> None:
+    """Write ``model_card.json``: what it is, what it answers, what it was made with, and how good it is.
+
+    Args:
+        path: of the SavedModel.
+        logits_fn: the classifier.
+        serving: what is served of it.
+        signatures: its concrete functions by name.
+        version: of the model.
+        report: as of `keras_fim.export.saved_model`.
+        warm_up: number of warm-up requests.
+
+    Raises:
+        ValueError: if the report is not ready for JSON.
+    """
+    content = report.as_dict() if hasattr(report, "as_dict") else report
+    card = {
+        "model": logits_fn.model.name,
+        "version": version,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "versions": _versions(),
+        "images": {"shape": list(serving.image_shape), "bounds": list(serving.bounds)},
+        "signatures": {name: _interface(function) for name, function in signatures.items()},
+        "fisher": {"kl": serving.kl, "max_steps": serving.fisher_steps},
+        "detector": serving.detector.as_dict() if serving.detector else None,
+        "warm_up_requests": warm_up,
+        "report": content,
+    }
+    try:
+        text = json.dumps(card, indent=2, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`report` should be ready for JSON: {error}. Received: {report!r}") from error
+    (path / "model_card.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _reference_images(serving: Serving, images: Images | None) -> np.ndarray:
+    low, high = serving.bounds
+    if images is None:
+        shape = (NUM_REFERENCES, *serving.image_shape)
+        return np.random.default_rng(0).uniform(low, high, shape).astype(np.float32)
+    found = check_images(images, serving.bounds).numpy().astype(np.float32)[:NUM_REFERENCES]
+    if found.shape[1:] != serving.image_shape:
+        raise ValueError(f"`images` should have shape (batch, *{serving.image_shape}). Received: {found.shape}")
+    return np.asarray(found[np.arange(NUM_REFERENCES) % len(found)])
+
+
+def _predictions(signature: str, logits_fn: LogitsFunction, images: np.ndarray) -> dict[str, np.ndarray]:
+    """What the model itself says, through its softmax if it has one."""
+    inputs = logits_fn.cast(tf.constant(images))
+    if logits_fn.form in ("softmax", "probabilities"):
+        probabilities = logits_fn.model(inputs, training=False).numpy()
+    else:
+        probabilities = tf.nn.softmax(logits_fn(inputs)).numpy()
+    ordered = np.sort(probabilities, axis=-1)
+    return {
+        f"{signature}/probabilities": probabilities,
+        f"{signature}/classes": probabilities.argmax(axis=-1),
+        f"{signature}/classes/clear": ordered[:, -1] - ordered[:, -2] > _CLEAR,
+    }
+
+
+def _requests(serving: Serving, path: Path) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Signature, name of its input, and values."""
+    with np.load(path / EXTRA / REFERENCES) as arrays:
+        images, encoded = arrays["images"], arrays["image_bytes"] if serving.decodes else None
+    names = ["serving_default", "logits", "fisher", *(["detect"] if serving.detector else [])]
+    for count in (1, NUM_REFERENCES):
+        yield from ((name, "images", images[:count]) for name in names)
+        if encoded is not None:
+            yield "image_bytes", "image_bytes", encoded[:count].astype(object)
+
+
+def _interface(function: Any) -> dict[str, dict[str, Any]]:
+    """Names, dtypes and shapes of a signature's inputs and outputs."""
+    inputs = {spec.name: spec for spec in function.structured_input_signature[0]}
+    described = (inputs, function.structured_outputs)
+    return {
+        kind: {name: {"dtype": spec.dtype.name, "shape": spec.shape.as_list()} for name, spec in sorted(specs.items())}
+        for kind, specs in zip(("inputs", "outputs"), described, strict=True)
+    }
+
+
+def _versions() -> dict[str, str]:
+    packages = ("keras_fim", "tensorflow", "keras", "numpy")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
