@@ -3,8 +3,8 @@
     python benchmarks/callbacks.py --out results/benchmarks/callbacks.json
 
 The ConvNet trains on the 60,000 images in batches of 128; `RobustnessCurve` in its default configuration, and
-`FisherSpectrum` as training runs use it, measure on test images. The first epoch, in which all is compiled, stands
-apart. Memory is that of the process.
+`FisherSpectrum` as training runs use it, measure on test images: after every so many steps, so that a change in the
+machine's speed meets both. The first round, in which all is compiled, stands apart. Memory is that of the process.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def megabytes() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="mnist")
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=60, help="of training, in a round")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/callbacks.json"))
     arguments = parser.parse_args()
     keras.utils.set_random_seed(0)
@@ -64,10 +65,11 @@ def main() -> None:
         curve = RobustnessCurve(test, log_dir=folder)
         spectrum = FisherSpectrum(test, log_dir=folder, max_samples=100)
         callbacks = [keras.callbacks.ProgbarLogger(), before, curve, between, spectrum, after, watch]
-        history = model.fit(train, epochs=arguments.epochs, callbacks=callbacks, verbose=2).history
+        options = {"epochs": arguments.rounds, "steps_per_epoch": arguments.steps, "callbacks": callbacks}
+        history = model.fit(train.repeat(), verbose=2, **options).history
     rows = []
-    for epoch in range(arguments.epochs):
-        seconds = before.ends[epoch] - before.begins[epoch]
+    for epoch in range(arguments.rounds):
+        seconds = (before.ends[epoch] - before.begins[epoch]) * len(train) / arguments.steps
         robustness, fisher = between.ends[epoch] - before.ends[epoch], after.ends[epoch] - between.ends[epoch]
         parts = {key.split("/")[1]: values[epoch] for key, values in history.items() if key.startswith("robustness_s")}
         rows.append({"epoch": seconds, "RobustnessCurve": robustness, "attacks": parts, "FisherSpectrum": fisher})
@@ -77,8 +79,9 @@ def main() -> None:
             name: statistics.median(row[name] / row["epoch"] for row in rows[1:])
             for name in ("RobustnessCurve", "FisherSpectrum")
         },
+        "steps": {"of an epoch": len(train), "of a round": arguments.steps},
         "seconds": rows,
-        "megabytes_after_epoch": memory,
+        "megabytes_after_round": memory,
         "cpus": os.cpu_count(),
         "versions": versions(),
     }

@@ -35,10 +35,11 @@ class Board:
             for key, value in values.items():
                 tf.summary.histogram(key, value)
 
-    def image(self, run: str, key: str, pixels: np.ndarray, step: int, description: str = "") -> None:
-        """An image, uint8 ``(height, width, 3)``."""
-        with self._writer(run).as_default(step):
-            tf.summary.image(key, pixels[None], description=description)
+    def image(self, run: str, key: str, pixels: np.ndarray | None, step: int) -> None:
+        """An image, uint8 ``(height, width, 3)``, if there is one."""
+        if pixels is not None:
+            with self._writer(run).as_default(step):
+                tf.summary.image(key, pixels[None])
 
     def text(self, run: str, key: str, markdown: str, step: int) -> None:
         """Text in Markdown."""

@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 
 __all__ = ["curves_picture", "examples_picture"]
 
-_GAP = 0.12  # between pictures, as a share of their size
 
-
-def curves_picture(epochs: Sequence[tuple[int, Sequence[AttackMeasurement]]]) -> np.ndarray:
+def curves_picture(epochs: Sequence[tuple[int, Sequence[AttackMeasurement]]]) -> np.ndarray | None:
     """Fooling ratio against ε: a panel for each attack, a faint line for each epoch, a strong one for the last.
 
     Args:
         epochs: for each measured epoch its number, from 0, and the measurements of that epoch.
 
     Returns:
-        uint8 ``(height, width, 3)``.
+        uint8 ``(height, width, 3)``, without attacks of a single ε; ``None`` where there are no others.
     """
     from matplotlib.figure import Figure
 
-    newest, measured = epochs[-1]
+    newest, measured = epochs[-1][0], [found for found in epochs[-1][1] if len(found.epsilons) > 1]
+    if not measured:
+        return None
     figure = Figure(figsize=(4.2 * len(measured), 3.4), dpi=80)
     width = figure.get_figwidth()  # "constrained" would take as long as all the rest
     figure.subplots_adjust(left=0.6 / width, right=1 - 0.1 / width, bottom=0.15, top=0.9, wspace=0.25)
@@ -67,17 +67,17 @@ def examples_picture(examples: Examples, class_names: Sequence[str] | None = Non
     figure = Figure(figsize=(6.6, 2.4 * rows), dpi=80)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    tiles = _tiles(examples)
-    step = [length * (1 + _GAP) for length in size]
+    gap, above = (round(length * share) for length, share in zip(size[::-1], (0.12, 0.2), strict=True))
+    cells = np.ones((rows, 3, size[0] + above, size[1] + gap, examples.images.shape[-1]))
+    cells[:, :, above:, gap:] = _tiles(examples)  # one picture of all: drawing each would take three times as long
+    mosaic = np.concatenate(np.concatenate(list(cells), axis=1), axis=1)
+    mosaic = np.pad(mosaic, ((0, gap), (0, gap), (0, 0)), constant_values=1)
+    axes.imshow(np.broadcast_to(mosaic, (*mosaic.shape[:2], 3)), aspect="auto")
     for row in range(rows):
-        titles = _titles(examples, row, class_names)
-        for column in range(3):
-            left, top = column * step[1], row * step[0] * 1.1
-            extent = (left, left + size[1], top + size[0], top)
-            axes.imshow(tiles[row][column], cmap="gray", vmin=0, vmax=1, extent=extent)
-            text, colour = titles[column]
-            axes.text(left + size[1] / 2, top - size[0] * 0.03, text, ha="center", color=colour, fontsize="x-large")
-    axes.set(xlim=(-size[1] * _GAP, 3 * step[1]), ylim=(rows * step[0] * 1.1, -size[0] * 1.5 * _GAP))
+        for column, (text, colour) in enumerate(_titles(examples, row, class_names)):
+            middle = column * (size[1] + gap) + gap + size[1] / 2 - 0.5
+            bottom = row * (size[0] + above) + 0.8 * above - 0.5
+            axes.text(middle, bottom, text, ha="center", color=colour, fontsize="x-large")
     return _pixels(figure)
 
 
@@ -93,16 +93,14 @@ def _titles(examples: Examples, row: int, class_names: Sequence[str] | None) -> 
     return [of(examples.before), (truth, "black"), of(examples.after)]
 
 
-def _tiles(examples: Examples) -> list[list[np.ndarray]]:
-    """The three pictures of each example, in [0, 1]."""
+def _tiles(examples: Examples) -> np.ndarray:
+    """The three pictures of each example, ``(n, 3, height, width, channels)`` in [0, 1]."""
     low, high = examples.bounds
-    tiles = []
-    for image, adversarial in zip(examples.images, examples.adversarials, strict=True):
-        change = adversarial - image
-        largest = np.abs(change).max() or 1.0
-        shown = ((image - low) / (high - low), 0.5 + change / (2 * largest), (adversarial - low) / (high - low))
-        tiles.append([np.clip(each[..., 0] if each.shape[-1] == 1 else each, 0, 1) for each in shown])
-    return tiles
+    changes = examples.adversarials - examples.images
+    largest = np.abs(changes).max(axis=(1, 2, 3), keepdims=True)
+    shown = 0.5 + changes / (2 * np.where(largest > 0, largest, 1))
+    images, adversarials = ((each - low) / (high - low) for each in (examples.images, examples.adversarials))
+    return np.asarray(np.clip(np.stack([images, shown, adversarials], axis=1), 0, 1))
 
 
 def _with_channel(examples: Examples) -> Examples:

@@ -166,9 +166,7 @@ class RobustnessCurve(MeasuringCallback):
         for found, examples in self._measured:
             points = zip(found.epsilons, found.fooling_ratios, strict=True)
             board.curve(run, f"fooling_by_1000_eps/{found.name}", {round(1000 * e): ratio for e, ratio in points})
-            picture = examples_picture(examples, self.class_names)
-            if picture is not None:
-                board.image(_RUN, f"adversarials/{found.name}", picture, epoch)
+            board.image(_RUN, f"adversarials/{found.name}", examples_picture(examples, self.class_names), epoch)
         board.finish(run)
 
 
