@@ -137,6 +137,17 @@ def masking_report(
     Raises:
         ValueError: as the attacks, and if the model has no sample right.
 
+    Example:
+        >>> import tensorflow as tf
+        >>> x = np.linspace(0.05, 0.95, 10)[:, None]
+        >>> def masked(images):  # rounded images have no gradient
+        ...     images = tf.round(images * 5) / 5
+        ...     return tf.concat([images - 0.5, 0.5 - images], axis=-1)
+        >>> model = logits_function(masked, from_logits=True)
+        >>> report = masking_report(model, (x, x[:, 0] < 0.5), steps=2, epsilons=[0.1])
+        >>> report.suspect, report.check("zero gradients").figure
+        (True, 1.0)
+
     Source:
         Athalye, Carlini, Wagner, Obfuscated gradients give a false sense of security (ICML 2018); Carlini et al., On
         evaluating adversarial robustness (2019).
@@ -153,11 +164,27 @@ def masking_report(
     budgets, found = probe.around_half(budgets, tries=4 if epsilons is None else 0)
     ratios = [float(fooled.mean()) for fooled in found]
     middle = int(np.argmin(np.abs(np.array(ratios) - 0.5)))
-    epsilon, fooled = budgets[middle], found[middle]
+    figures = _figures(probe, budgets, found, middle, twin, queries)
+    return MaskingReport(
+        checks=tuple(_check(name, figure) for name, figure in figures.items()),
+        attack=repr(white),
+        norm=norm_name(white.norm),
+        epsilon=budgets[middle],
+        epsilons=budgets,
+        fooling_ratios=tuple(ratios),
+        num_correct=len(probe.labels),
+    )
+
+
+def _figures(
+    probe: Probe, epsilons: Sequence[float], found: Sequence[np.ndarray], middle: int, twin: Model | None, queries: int
+) -> dict[str, float]:
+    """The figure of each of `_CHECKS`; ``found`` is who the white-box attack fools at each ε, ``middle`` which to use."""
+    epsilon, fooled = epsilons[middle], found[middle]
     margin, more = probe.margin(epsilon), probe.more_steps(epsilon)
     gradients = fooled | margin | more  # what others have to beat
-    figures = {
-        "one step": probe.one_step(budgets, found),
+    return {
+        "one step": probe.one_step(epsilons, found),
         "margin loss": abs(float(margin.mean()) - float(fooled.mean())),
         "more steps": float((more & ~fooled).mean()),
         "probabilities": probe.probabilities(epsilon, fooled),
@@ -167,15 +194,6 @@ def masking_report(
         "growing ε": probe.growing_epsilon(),
         "zero gradients": probe.zero_gradients(),
     }
-    return MaskingReport(
-        checks=tuple(_check(name, figure) for name, figure in figures.items()),
-        attack=repr(white),
-        norm=norm_name(white.norm),
-        epsilon=epsilon,
-        epsilons=budgets,
-        fooling_ratios=tuple(ratios),
-        num_correct=len(probe.labels),
-    )
 
 
 def _check(name: str, figure: float) -> MaskingCheck:

@@ -31,7 +31,7 @@ def suspects(report):
 @pytest.mark.parametrize("norm", [pytest.param(2, marks=pytest.mark.slow), np.inf])
 def test_quiet_on_an_honest_linear_model(norm):
     report = evaluation.masking_report(
-        nearest_centre(), (IMAGES, LABELS), norm=norm, twin=nearest_centre(3.0), steps=10, queries=100
+        nearest_centre(), (IMAGES, LABELS), norm=norm, twin=nearest_centre(3.0), queries=100
     )
     assert not report.suspect and suspects(report) == set()
     assert {check.verdict for check in report.checks} == {"ok"} and len(report.checks) == 9
