@@ -23,7 +23,7 @@ __all__ = ["MaskingCheck", "MaskingReport", "masking_report"]
 
 _CHECKS = {  # by name the largest figure that raises no suspicion, and what the figure is
     "one step": (0.02, "fooled by one step and not by many, at the worst ε: the gradient leads astray"),
-    "margin loss": (0.05, "difference in fooling to the cross-entropy: one of them is misled, and may not be used alone"),
+    "margin loss": (0.05, "difference in fooling to the cross-entropy: one of them is misled: never use it alone"),
     "more steps": (0.05, "fooled by more steps and restarts only: the attack has not converged, its ratio is no bound"),
     "probabilities": (0.05, "fooled through logits only: softmax saturates, and attacks on probabilities flatter"),
     "random noise": (0.02, "fooled by random perturbations and not by gradients: they are worth less than chance"),
