@@ -187,13 +187,14 @@ class _Measurement:
 
     def spectrum(self) -> SpectrumSummary:
         """The Fisher spectrum."""
-        known, seconds = self.cells.find("spectrum"), 0.0
+        known, took = self.cells.find("spectrum"), "kept"
         if known is None:
             started = time.perf_counter()
-            known, seconds = encode(spectrum_summary(self.logits_fn, self.images)), time.perf_counter() - started
+            known = encode(spectrum_summary(self.logits_fn, self.images))
+            took = f"{time.perf_counter() - started:.1f} s"
             self.cells.keep("spectrum", known)
         found: SpectrumSummary = decode(SpectrumSummary, known)
-        self.say(f"Fisher spectrum: median λ_max(G_x) {found.quantile('λ_max(G_x)', 0.5):.3g} ({seconds:.1f} s)")
+        self.say(f"Fisher spectrum: median λ_max(G_x) {found.quantile('λ_max(G_x)', 0.5):.3g} ({took})")
         return found
 
     def _key(self, attack: Attack) -> dict[str, str]:
@@ -225,26 +226,22 @@ class _Measurement:
     def _search(
         self, attack: MinimalDistanceAttack, epsilons: Sequence[float]
     ) -> tuple[list[AttackRow], DistanceSummary]:
-        known = self.cells.find(attack.name, attack=repr(attack))
-        kept = known is not None
+        known, took = self.cells.find(attack.name, attack=repr(attack)), "kept"
         if known is None:
             started = time.perf_counter()
             result = attack(self.logits_fn, self.images, self.labels)
             summary = encode(distance_summary(attack, result))
             known = {"summary": summary, "seconds": time.perf_counter() - started}
+            took = f"{known['seconds']:.1f} s"
             self.cells.keep(attack.name, known, attack=repr(attack))
         found: DistanceSummary = decode(DistanceSummary, known["summary"])
-        self.say(f"{attack.name}: median {found.norm} {found.median:.3g} ({'kept' if kept else _time(known)})")
+        self.say(f"{attack.name}: median {found.norm} {found.median:.3g} ({took})")
         correct, distances, seconds = np.array(found.was_correct), np.array(found.distances), known["seconds"]
         rows = [
             attack_row(attack, epsilon, correct & (distances <= epsilon), correct, seconds / len(epsilons))
             for epsilon in epsilons
         ]
         return rows, found
-
-
-def _time(known: dict[str, Any]) -> str:
-    return f"{known['seconds']:.1f} s"
 
 
 def _line(row: AttackRow) -> str:

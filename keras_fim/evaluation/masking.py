@@ -23,7 +23,7 @@ __all__ = ["MaskingCheck", "MaskingReport", "masking_report"]
 
 _CHECKS = {  # by name the largest figure that raises no suspicion, and what the figure is
     "one step": (0.02, "fooled by one step and not by many, at the worst ε: the gradient leads astray"),
-    "margin loss": (0.05, "difference in fooling to the cross-entropy: one of the two has no useful gradient"),
+    "margin loss": (0.05, "difference in fooling to the cross-entropy: one of them is misled: never use it alone"),
     "more steps": (0.05, "fooled by more steps and restarts only: the attack has not converged, its ratio is no bound"),
     "probabilities": (0.05, "fooled through logits only: softmax saturates, and attacks on probabilities flatter"),
     "random noise": (0.02, "fooled by random perturbations and not by gradients: they are worth less than chance"),
@@ -115,8 +115,8 @@ def masking_report(
 ) -> MaskingReport:
     """Look for signs that a model's gradients mislead attacks, so that it seems more robust than it is.
 
-    The white-box attack is PGD on the cross-entropy from a random start, whose steps add up to 5 ε. Checks at one
-    budget take, of ``epsilons``, the one at which it fools nearest to half of the samples.
+    The white-box attack is PGD on the cross-entropy, from the image and then from a random start; its steps add up to
+    5 ε. Checks at one budget take, of ``epsilons``, the one at which it fools nearest to half of the samples.
 
     Args:
         model: any classifier that `keras_fim.logits.logits_function` takes.
@@ -137,6 +137,17 @@ def masking_report(
     Raises:
         ValueError: as the attacks, and if the model has no sample right.
 
+    Example:
+        >>> import tensorflow as tf
+        >>> x = np.linspace(0.05, 0.95, 10)[:, None]
+        >>> def masked(images):  # rounded images have no gradient
+        ...     images = tf.round(images * 5) / 5
+        ...     return tf.concat([images - 0.5, 0.5 - images], axis=-1)
+        >>> model = logits_function(masked, from_logits=True)
+        >>> report = masking_report(model, (x, x[:, 0] < 0.5), steps=2, epsilons=[0.1])
+        >>> report.suspect, report.check("zero gradients").figure
+        (True, 1.0)
+
     Source:
         Athalye, Carlini, Wagner, Obfuscated gradients give a false sense of security (ICML 2018); Carlini et al., On
         evaluating adversarial robustness (2019).
@@ -146,18 +157,41 @@ def masking_report(
     logits_fn = logits_function(model, checked)
     step_size = min(1.0, 5 / max(1, steps))  # from one end of the ball to the other and back
     white = PGD(
-        norm=check_norm(norm, (2, np.inf)), steps=steps, step_size=step_size, bounds=bounds, seed=seed, stop_early=True
+        norm=check_norm(norm, (2, np.inf)),
+        steps=steps,
+        step_size=step_size,
+        random_start=False,
+        restarts=2,
+        stop_early=True,
+        bounds=bounds,
+        seed=seed,
     )
     (budgets,) = resolve_epsilons([white], epsilons)
     probe = Probe(logits_fn, white, *correct_samples(logits_fn, checked, labels, white))
     budgets, found = probe.around_half(budgets, tries=4 if epsilons is None else 0)
     ratios = [float(fooled.mean()) for fooled in found]
     middle = int(np.argmin(np.abs(np.array(ratios) - 0.5)))
-    epsilon, fooled = budgets[middle], found[middle]
+    figures = _figures(probe, budgets, found, middle, twin, queries)
+    return MaskingReport(
+        checks=tuple(_check(name, figure) for name, figure in figures.items()),
+        attack=repr(white),
+        norm=norm_name(white.norm),
+        epsilon=budgets[middle],
+        epsilons=budgets,
+        fooling_ratios=tuple(ratios),
+        num_correct=len(probe.labels),
+    )
+
+
+def _figures(
+    probe: Probe, epsilons: Sequence[float], found: Sequence[np.ndarray], middle: int, twin: Model | None, queries: int
+) -> dict[str, float]:
+    """The figure of each check; ``found``: who the white-box attack fools at each ε; ``middle``: at which to look."""
+    epsilon, fooled = epsilons[middle], found[middle]
     margin, more = probe.margin(epsilon), probe.more_steps(epsilon)
     gradients = fooled | margin | more  # what others have to beat
-    figures = {
-        "one step": probe.one_step(budgets, found),
+    return {
+        "one step": probe.one_step(epsilons, found),
         "margin loss": abs(float(margin.mean()) - float(fooled.mean())),
         "more steps": float((more & ~fooled).mean()),
         "probabilities": probe.probabilities(epsilon, fooled),
@@ -167,15 +201,6 @@ def masking_report(
         "growing ε": probe.growing_epsilon(),
         "zero gradients": probe.zero_gradients(),
     }
-    return MaskingReport(
-        checks=tuple(_check(name, figure) for name, figure in figures.items()),
-        attack=repr(white),
-        norm=norm_name(white.norm),
-        epsilon=epsilon,
-        epsilons=budgets,
-        fooling_ratios=tuple(ratios),
-        num_correct=len(probe.labels),
-    )
 
 
 def _check(name: str, figure: float) -> MaskingCheck:

@@ -89,9 +89,9 @@ class Probe:
         return self.sweep(dataclasses.replace(self.white, loss="margin"), [epsilon])[0]
 
     def more_steps(self, epsilon: float) -> np.ndarray:
-        """Who is fooled with 2.5 times the steps, finer ones, and 2 restarts."""
+        """Who is fooled with 2.5 times the steps, finer ones, and one restart more."""
         steps, size = 5 * self.white.steps // 2, 0.4 * self.white.step_size
-        return self.sweep(dataclasses.replace(self.white, steps=steps, step_size=size, restarts=2), [epsilon])[0]
+        return self.sweep(dataclasses.replace(self.white, steps=steps, step_size=size, restarts=3), [epsilon])[0]
 
     def probabilities(self, epsilon: float, white: np.ndarray) -> float:
         """Fooled through logits and not through rounded probabilities."""
