@@ -144,7 +144,8 @@ def _write(
         name: function.get_concrete_function() for name, function in classifier_signatures(logits_fn, serving).items()
     }
     module = tf.Module()
-    module.model = logits_fn.model
+    # not the model: its variables would be saved twice, and a session (TensorFlow Serving's) would restore the others
+    module.weights = [variable.value for variable in logits_fn.model.variables]
     with tempfile.TemporaryDirectory() as temporary:
         if labels is not None:
             num_classes = signatures["logits"].structured_outputs["logits"].shape[-1]

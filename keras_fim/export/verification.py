@@ -22,7 +22,8 @@ class Check:
     Attributes:
         signature: its name, or ``"warm-up"``.
         output: its name; ``"*"`` for all of them.
-        inputs: the batches: ``"16"`` is the whole, ``"1+2+5+8"`` split, ``"0"`` no image.
+        inputs: the batches: ``"16"`` is the whole, ``"1+2+5+8"`` split, ``"0"`` no image; ``"session"`` the whole, in a
+            session that restored the variables, as the model server does it.
         deviation: the largest one found.
         tolerance: the largest one allowed.
         passed: whether it is.
@@ -76,11 +77,11 @@ class Verification:
 def verify(path: str | Path) -> Verification:
     """Run an exported model in a fresh process that cannot import Keras or this package, and compare.
 
-    Every signature is given the 16 reference inputs that `keras_fim.export.saved_model` stored, as one batch, split
-    into batches of 1, 2, 5 and 8, and none at all; the results are compared with what the trained model returned when
-    it was exported: probabilities to 1e-5; logits (relative to the largest of the image), λ_max, the radius to 1e-4;
-    directions by |cos| >= 0.999; classes and verdicts where they were clear. The warm-up requests are replayed, if
-    ``tensorflow-serving-api`` is installed.
+    Every signature is given the 16 reference inputs that `keras_fim.export.saved_model` stored: as one batch, split in
+    batches of 1, 2, 5 and 8, none at all, and in a session, which is how TensorFlow Serving runs it. The results are
+    compared with what the trained model returned when it was exported: probabilities to 1e-5; logits (relative to the
+    largest of the image), λ_max, the radius to 1e-4; directions by |cos| >= 0.999; classes and verdicts where they were
+    clear. The warm-up requests are replayed, if ``tensorflow-serving-api`` is installed.
 
     Args:
         path: of the SavedModel: the folder with the version.

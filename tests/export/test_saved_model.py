@@ -58,6 +58,23 @@ def test_outputs_are_those_of_the_package(exported, signatures):
     np.testing.assert_array_equal(found["is_adversarial"], found["score"] > exported.detector.threshold)
 
 
+def test_variables_are_saved_once_and_restored_by_a_session(exported, signatures):
+    """TensorFlow Serving restores by name of the checkpoint; what `tf.saved_model.load` finds it may not."""
+    names = [name for name, _ in tf.train.list_variables(str(exported.path / "variables" / "variables"))]
+    kept = [name for name in names if name.endswith("VARIABLE_VALUE")]
+    assert len(kept) == len(exported.model.variables)
+    images = exported.images[:3]
+    expected = {name: each(images=images) for name, each in signatures.items() if name != "image_bytes"}
+    expected = {name: {key: value.numpy() for key, value in outputs.items()} for name, outputs in expected.items()}
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        loaded = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(exported.path)).signature_def
+        for name, outputs in expected.items():
+            fetches = {key: info.name for key, info in loaded[name].outputs.items()}
+            found = session.run(fetches, {loaded[name].inputs["images"].name: images})
+            for key, value in outputs.items():
+                np.testing.assert_allclose(found[key], value, rtol=1e-4, atol=1e-5)
+
+
 def test_lambda_and_radius_are_those_of_the_definition(mlp, points, tmp_path):
     """A float64 model, against a dense Fisher matrix by finite differences; served as float32."""
     path = export.saved_model(mlp, tmp_path / "mlp", kl=0.1)
