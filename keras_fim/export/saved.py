@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from keras_fim.defenses import Defense
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.typing import Model
 
@@ -24,7 +25,8 @@ def saved_model(model: Model, folder: str | Path, *, version: int | None = None)
     * ``logits``: ``images`` -> ``logits`` float32 ``(batch, K)``.
 
     Args:
-        model: a Keras model with a known input shape, or the `keras_fim.logits.LogitsFunction` of one.
+        model: a Keras model with a known input shape, the `keras_fim.logits.LogitsFunction` of one, or a defence of
+            one, whose classifier is written.
         folder: the model's folder; made if it does not exist.
         version: a positive integer; ``None`` for the one after the largest in ``folder``, or 1.
 
@@ -35,6 +37,7 @@ def saved_model(model: Model, folder: str | Path, *, version: int | None = None)
         ValueError: if the version exists, is not positive, or the model's input shape is not known.
     """
     folder = Path(folder)
+    model = model.model if isinstance(model, Defense) else model
     given = model if isinstance(model, LogitsFunction) else None
     model = given.model if given else model
     shape = getattr(model, "input_shape", None)
