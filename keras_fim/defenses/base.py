@@ -2,91 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from keras_fim.logits import LogitsFunction, logits_function
+from keras_fim.defenses.batch import Batch, SameState, class_indices
+from keras_fim.logits import logits_function
 from keras_fim.losses import mu_variable
 
-__all__ = ["Batch", "Defense", "Penalized", "SameState", "class_indices"]
-
-
-class SameState(LogitsFunction):
-    """The classifier in training mode, as it was before the batch, and never changed by being called.
-
-    Batch normalisation uses the statistics of the images that it is given and forgets them; dropout drops what it
-    dropped in the pass that counts. So a difference of logits is one of images, and of nothing else.
-
-    Args:
-        logits_fn: of the classifier.
-    """
-
-    def __init__(self, logits_fn: LogitsFunction) -> None:
-        super().__init__(logits_fn.model, logits_fn.form)
-        self._values = [(each, tf.convert_to_tensor(each.value)) for each in self.model.non_trainable_variables]
-
-    def __call__(self, images: tf.Tensor, training: bool = True) -> tf.Tensor:
-        """Logits ``(batch, K)``, in training mode whatever is asked for."""
-        with self.scope():
-            return super().__call__(images, training=True)
-
-    def scope(self) -> keras.StatelessScope:
-        """In it the classifier has its old state, and what it changes is forgotten."""
-        return keras.StatelessScope(self._values, collect_losses=True)
-
-    def record(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.GradientTape]:
-        """Logits, and a persistent tape from the images to them."""
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-            tape.watch(images)
-            logits = self(images)
-        return logits, tape
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Batch:
-    """A training step, as the parts of a defence see it.
-
-    Attributes:
-        images: ``(batch, ...)``, floating: what the classifier is trained on.
-        labels: ``(batch,)``, class indices.
-        sample_weight: ``(batch,)`` or None.
-        logits: ``(batch, K)`` of `images`, from the pass whose statistics are kept.
-        tape: a persistent tape from `images` to `logits`.
-        again: the classifier for further passes.
-        loss: the compiled loss of the classifier at other images, a scalar.
-        seed: int32 scalar, another in each step and replica.
-    """
-
-    images: tf.Tensor
-    labels: tf.Tensor
-    sample_weight: tf.Tensor | None
-    logits: tf.Tensor
-    tape: tf.GradientTape
-    again: SameState
-    loss: Callable[[tf.Tensor], tf.Tensor]
-    seed: tf.Tensor
-
-    def part(self, share: float) -> Batch:
-        """The first samples, with a forward pass of their own: its statistics are theirs alone."""
-        if share == 1:
-            return self
-        count = tf.cast(tf.math.ceil(share * tf.cast(tf.shape(self.images)[0], tf.float32)), tf.int32)
-        images, labels = self.images[:count], self.labels[:count]
-        weight = None if self.sample_weight is None else self.sample_weight[:count]
-        logits, tape = self.again.record(images)
-        return dataclasses.replace(
-            self, images=images, labels=labels, sample_weight=weight, logits=logits, tape=tape
-        )
-
-    def mean(self, values: tf.Tensor) -> tf.Tensor:
-        """Mean over the samples of ``(batch,)``, each weighted as in the loss."""
-        if self.sample_weight is not None:
-            values = values * tf.cast(tf.reshape(self.sample_weight, [-1]), values.dtype)
-        return tf.reduce_mean(values)
+__all__ = ["Defense", "Penalized", "plain"]
 
 
 class Defense(keras.Model):
@@ -175,6 +100,7 @@ class Defense(keras.Model):
         images, targets, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         images, again, seed = self._logits_fn.cast(images), SameState(self._logits_fn), self._step_seed()
         labels = class_indices(targets, self.output_shape[-1])
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync  # Keras divides losses by their number
         for part in self._parts():
             images = tf.stop_gradient(part.perturb(images, labels, again, seed))
 
@@ -182,32 +108,22 @@ class Defense(keras.Model):
             with again.scope():
                 return replicas * self.compute_loss(points, targets, self(points, training=True), sample_weight)
 
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
         with tf.GradientTape() as tape:
             with tf.GradientTape(persistent=True, watch_accessed_variables=False) as to_logits:
                 to_logits.watch(images)
                 predictions = self(images, training=True)
                 logits = self._logits_fn.of(predictions)
-            total = self.compute_loss(images, targets, predictions, sample_weight)
-            batch = Batch(
-                images=images,
-                labels=labels,
-                sample_weight=sample_weight,
-                logits=logits,
-                tape=to_logits,
-                again=again,
-                loss=loss,
-                seed=seed,
-            )
+            total = replicas * self.compute_loss(images, targets, predictions, sample_weight)
+            batch = Batch(images, labels, sample_weight, logits, to_logits, again, loss, total, seed)
             for penalty in [part.penalty(batch) for part in self._parts()]:
                 if penalty is not None:
-                    total += tf.cast(penalty, total.dtype) / replicas  # as Keras scales the loss
-            scaled = self.optimizer.scale_loss(total)
+                    total += tf.cast(penalty, total.dtype)
+            scaled = self.optimizer.scale_loss(total / replicas)
         weights = self.trainable_variables
         self.optimizer.apply_gradients(zip(tape.gradient(scaled, weights), weights, strict=True))
         for metric in self.metrics:
             if metric.name == "loss":
-                metric.update_state(total * replicas, sample_weight=tf.shape(images)[0])
+                metric.update_state(total, sample_weight=tf.shape(images)[0])
         return dict(self.compute_metrics(images, targets, predictions, sample_weight))
 
     def test_step(self, data: Any) -> dict[str, Any]:
@@ -283,24 +199,6 @@ class Penalized(Defense):
         return [self._penalty, self._measure] if hasattr(self, "_measure") else []
 
 
-def class_indices(targets: tf.Tensor, num_classes: int) -> tf.Tensor:
-    """Class indices int64 ``(batch,)`` from indices ``(batch,)`` or ``(batch, 1)``, or from rows ``(batch, K)``.
-
-    Args:
-        targets: of a training step.
-        num_classes: K.
-
-    Returns:
-        Of rows, the class of the largest entry.
-
-    Raises:
-        ValueError: if they have another shape.
-    """
-    targets = tf.convert_to_tensor(targets)
-    if targets.shape.rank == 2 and targets.shape[-1] == num_classes and num_classes > 1:
-        return tf.argmax(targets, axis=-1)
-    if targets.shape.rank == 1 or (targets.shape.rank == 2 and targets.shape[-1] == 1):
-        return tf.cast(tf.reshape(targets, [-1]), tf.int64)
-    raise ValueError(
-        f"`y` should hold class indices (batch,) or rows (batch, {num_classes}). Received: shape={targets.shape}"
-    )
+def plain(model: Any) -> Any:
+    """The classifier inside a defence; anything else as it is."""
+    return model.model if isinstance(model, Defense) else model

@@ -8,7 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_fim.defenses.base import Batch, Penalized
+from keras_fim.defenses.base import Penalized
+from keras_fim.defenses.batch import Batch
 from keras_fim.geometry import krylov_direction, linearised, logit_fim_form
 from keras_fim.losses import mu_value
 

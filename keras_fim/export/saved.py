@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from keras_fim.defenses import Defense
+from keras_fim.defenses import plain
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.typing import Model
 
@@ -37,7 +37,7 @@ def saved_model(model: Model, folder: str | Path, *, version: int | None = None)
         ValueError: if the version exists, is not positive, or the model's input shape is not known.
     """
     folder = Path(folder)
-    model = model.model if isinstance(model, Defense) else model
+    model = plain(model)
     given = model if isinstance(model, LogitsFunction) else None
     model = given.model if given else model
     shape = getattr(model, "input_shape", None)
