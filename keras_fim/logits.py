@@ -49,7 +49,17 @@ class LogitsFunction:
         """
         if self.form == "method":
             return _at_least_float32(self.model.logits(images, training=training))
-        outputs = _call(self.model, images, training)
+        return self.of(_call(self.model, images, training))
+
+    def of(self, outputs: Any) -> tf.Tensor:
+        """Logits behind what the model returned, of any form but ``"method"``.
+
+        Args:
+            outputs: ``(batch, K)``, untouched.
+
+        Returns:
+            As the call.
+        """
         if self.form == "softmax":
             return _at_least_float32(outputs._keras_logits)
         outputs = _at_least_float32(outputs)

@@ -15,13 +15,14 @@ class MuSchedule(keras.callbacks.Callback):
     """Sets μ before each training step, from the number of steps that the optimizer has taken.
 
     So a resumed training goes on where it stood. The variable ``mu`` is looked for on ``target``, by default the
-    compiled model's loss. μ is logged as ``mu``.
+    compiled model's loss, or the model itself if that loss has none. μ is logged as ``mu``.
 
     Args:
         schedule: a function from the step (an int, from 0) to μ, such as a ``LearningRateSchedule`` of Keras; or a
             number, the μ that a linear warm-up reaches.
         warmup_steps: steps over which μ grows linearly from 0 to what ``schedule`` says.
-        target: an object with a ``keras.Variable`` named ``mu``; ``None`` for the compiled model's loss.
+        target: an object with a ``keras.Variable`` named ``mu``; ``None`` for the compiled model's loss, or the
+            model if that loss has none.
 
     Raises:
         ValueError: if ``schedule`` is neither, ``warmup_steps`` is negative, the schedule gives a negative or
@@ -52,6 +53,8 @@ class MuSchedule(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Find the variable."""
         target = self.target if self.target is not None else self.model.loss
+        if self.target is None and not hasattr(target, "mu") and hasattr(self.model, "mu"):
+            target = self.model
         mu = getattr(target, "mu", None)
         if not isinstance(mu, keras.Variable):
             raise ValueError(

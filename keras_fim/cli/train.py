@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from keras_fim import data
 from keras_fim.cli import export
 from keras_fim.cli.errors import run_safely
 from keras_fim.experiments import TrainingConfig, recipe, train
+from keras_fim.experiments.defending import NAMES
 from keras_fim.geometry.label_smoothing import label_smoothing_from_mu
 from keras_fim.records import read_json
 
 __all__ = ["add_arguments", "main", "run"]
 
-_ABOUT = """Train the paper's model of a data set with the Fisher-trace loss, CE + mu * sum(1/p).
+_ABOUT = """Train the paper's model of a data set with the Fisher-trace loss, CE + mu * sum(1/p), or another defence.
 
 Everything is written to one folder: run.json (configuration, versions, test accuracy), model.keras (the weights that
 are best on the validation part), history.csv, tensorboard/, and checkpoints to resume from.
@@ -27,6 +29,8 @@ examples:
   keras-fim train --data mnist                          the defended model, with a mu that suits its classes
   keras-fim train --data mnist --mu 0                   the same model on plain cross-entropy
   keras-fim train --data mnist --mu 0 0.005 0.01 0.02   one after another, for one table in TensorBoard
+  keras-fim train --data mnist --defense spectral       on the largest eigenvalue of the Fisher information, eq. (2)
+  keras-fim train --data mnist --defense spectral+n-fgm --epsilon 1.5
   keras-fim train --data cifar10 --out runs/a --resume  go on with an interrupted run
   keras-fim train --data gtsrb --quick                  one epoch on 2,000 images, to see that all works
 """
@@ -42,7 +46,17 @@ def add_arguments(parser: argparse.ArgumentParser, *, data_name: str | None = No
     parser.add_argument(
         "--data", choices=data.names(), default=data_name, required=data_name is None, help="data set (%(default)s)"
     )
-    help_mu = "weight of the Fisher trace; 0 is plain training (suits the classes); of several, one run after another"
+    parser.add_argument("--defense", help=f"{', '.join(NAMES)}, or some joined by + (fisher-trace)")
+    parser.add_argument("--epsilon", type=float, help="budget of adversarial training, in its norm (suits the data)")
+    parser.add_argument(
+        "--option",
+        dest="options",
+        metavar="KEY=VALUE",
+        type=_option,
+        action="append",
+        help="another option of the defence, such as step=0.05, noise=1, norm=linf, attack_steps=10",
+    )
+    help_mu = "weight of the defence's penalty; 0 is none (suits data and classes); of several, one run after another"
     parser.add_argument("--mu", type=float, nargs="+", help=help_mu)
     parser.add_argument("--mu-warmup-epochs", type=float, help="epochs over which mu grows from 0")
     parser.add_argument("--label-smoothing", type=float, help="share of each label spread over all classes (0)")
@@ -133,20 +147,49 @@ def main(data_name: str, argv: list[str] | None = None) -> None:
     sys.exit(run_safely(lambda: run(arguments)))
 
 
+def _option(text: str) -> tuple[str, Any]:
+    key, sign, value = text.partition("=")
+    if not (key and sign):
+        raise argparse.ArgumentTypeError(f"should be KEY=VALUE. Received: {text!r}")
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
+
+
 def _config(arguments: argparse.Namespace, mu: float | None) -> TrainingConfig:
-    elsewhere = ("command", "data", "data_dir", "export", "out", "resume", "quick", "no_robustness", "mu")
+    runs = ("command", "data_dir", "export", "out", "resume", "quick", "no_robustness")
+    elsewhere = (*runs, "data", "mu", "epsilon", "options")
     given = {key: value for key, value in vars(arguments).items() if key not in elsewhere and value is not None}
     quick = {"epochs": 1, "limit": 2000, "test_limit": 1000, "warmup_epochs": 0.0} if arguments.quick else {}
-    return recipe(arguments.data, **{**quick, **given, **({} if mu is None else {"mu": mu})})
+    options = dict(arguments.options or [])
+    if arguments.epsilon is not None:
+        options["epsilon"] = arguments.epsilon
+    weight = {} if mu is None else {"mu": mu}
+    return recipe(arguments.data, **{**quick, **given, **weight, "defense_options": options})
 
 
 def _default_folder(config: TrainingConfig, *, quick: bool, sweep: bool) -> Path:
-    loss = "sweep" if sweep else f"mu{config.mu:g}" if config.mu else "plain"
-    smoothing = f"-smoothing{config.label_smoothing:g}" if config.label_smoothing else ""
-    return Path("results/runs") / f"{config.data}-{loss}{smoothing}-seed{config.seed}{'-quick' if quick else ''}"
+    usual = config.defense == TrainingConfig.defense
+    parts = [config.data] if usual else [config.data, config.defense]
+    if sweep:
+        parts.append("sweep")
+    elif config.mu:
+        parts.append(f"mu{config.mu:g}")
+    elif usual:
+        parts.append("plain")
+    if "epsilon" in config.defense_options:
+        parts.append(f"eps{config.defense_options['epsilon']:.3g}")
+    if config.label_smoothing:
+        parts.append(f"smoothing{config.label_smoothing:g}")
+    return Path("results/runs") / "-".join([*parts, f"seed{config.seed}", *(["quick"] if quick else [])])
 
 
 def _why(config: TrainingConfig, num_classes: int, *, chosen: bool) -> str:
+    if config.defense != TrainingConfig.defense:
+        weights = {"mu": config.mu, "label smoothing": config.label_smoothing}
+        facts = {**{key: value for key, value in weights.items() if value}, **config.defense_options}
+        return ", ".join([config.defense, *(f"{key} = {value}" for key, value in facts.items())])
     if not config.mu:
         return "plain cross-entropy (mu = 0)"
     alpha = label_smoothing_from_mu(config.mu, num_classes)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import csv
-import shutil
 from pathlib import Path
 from typing import Any
 
 import keras
 
+from keras_fim.defenses import plain
+
 __all__ = ["RunCheckpoint", "finished_epochs", "read_history", "resume"]
 
 
 class RunCheckpoint(keras.callbacks.Callback):
-    """After each epoch, keeps weights and optimizer state, the best weights, and one row of metrics.
+    """After each epoch, keeps weights and optimizer state, the classifier's best weights, and one row of metrics.
 
     Files are written aside and renamed. An epoch has finished when its checkpoint is there; `resume` finds the last one
     whenever the process was killed, and mends what should have followed.
@@ -37,16 +38,11 @@ class RunCheckpoint(keras.callbacks.Callback):
         row = {"epoch": epoch + 1, **{key: float(value) for key, value in (logs or {}).items()}}
         self.history.append(row)
         _write_rows(self.folder / "history.csv", self.history)
-        self._save(_checkpoint(self.folder, epoch + 1))
+        _save(self.model, _checkpoint(self.folder, epoch + 1))
         if _last_is_best(self.history, self.monitor):
-            self._save(self.folder / "best.weights.h5")
+            _save(plain(self.model), self.folder / "best.weights.h5")
         for path in _checkpoints(self.folder)[:-1]:
             path.unlink()
-
-    def _save(self, path: Path) -> None:
-        aside = path.with_name("unfinished.weights.h5")
-        self.model.save_weights(aside, overwrite=True)
-        aside.replace(path)
 
 
 def resume(model: keras.Model, folder: Path, *, monitor: str = "val_accuracy") -> list[dict[str, float]]:
@@ -67,8 +63,7 @@ def resume(model: keras.Model, folder: Path, *, monitor: str = "val_accuracy") -
     model.load_weights(found[-1])
     history = read_history(folder)[: _epoch(found[-1])]
     if _last_is_best(history, monitor):  # the kill may have come before these were kept
-        shutil.copyfile(found[-1], Path(folder) / "unfinished.weights.h5")
-        (Path(folder) / "unfinished.weights.h5").replace(Path(folder) / "best.weights.h5")
+        _save(plain(model), Path(folder) / "best.weights.h5")
     return history
 
 
@@ -81,6 +76,12 @@ def read_history(folder: Path) -> list[dict[str, float]]:
 def finished_epochs(folder: Path) -> int:
     """The number of epochs that `resume` would not train again."""
     return max((_epoch(path) for path in _checkpoints(Path(folder))), default=0)
+
+
+def _save(model: keras.Model, path: Path) -> None:
+    aside = path.with_name("unfinished.weights.h5")
+    model.save_weights(aside, overwrite=True)
+    aside.replace(path)
 
 
 def _last_is_best(history: list[dict[str, float]], monitor: str) -> bool:

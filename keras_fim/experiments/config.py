@@ -8,10 +8,10 @@ import math
 from typing import Any
 
 from keras_fim.data import info
-from keras_fim.geometry.label_smoothing import default_mu
+from keras_fim.experiments.defending import check_defense, default_options, default_weights, takes_mu
 from keras_fim.models import MODELS
 
-__all__ = ["TrainingConfig", "recipe"]
+__all__ = ["TrainingConfig", "completed", "recipe"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,9 @@ class TrainingConfig:
         data: name of the data set, as in `keras_fim.data.load`.
         model: name of the model, a key of `keras_fim.models.MODELS`.
         model_options: further arguments of the model.
-        mu: weight μ >= 0 of the Fisher trace; 0 trains on plain cross-entropy.
+        defense: a name of `keras_fim.experiments.defending.NAMES`, or some joined by ``+``.
+        defense_options: further options of the defence.
+        mu: weight μ >= 0 of the defence's penalty, such as the Fisher trace; 0 trains without it.
         mu_warmup_epochs: epochs over which μ grows linearly from 0.
         label_smoothing: share α in [0, 1) of each label that is spread over all classes.
         gradient_limit: of `FisherTraceLoss`.
@@ -44,6 +46,8 @@ class TrainingConfig:
     data: str
     model: str
     model_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    defense: str = "fisher-trace"
+    defense_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     mu: float = 0.0
     mu_warmup_epochs: float = 0.0
     label_smoothing: float = 0.0
@@ -76,6 +80,8 @@ class TrainingConfig:
         for name in ("mu", "mu_warmup_epochs", "warmup_epochs", "weight_decay"):
             value = getattr(self, name)
             _check(name, value, 0 <= value < math.inf, "a finite number >= 0")
+        check_defense(self.defense, self.defense_options)
+        _check("mu", self.mu, not self.mu or takes_mu(self.defense), f"0 with the defence {self.defense}")
         _check("learning_rate", self.learning_rate, 0 < self.learning_rate < math.inf, "a positive number")
 
     def as_dict(self) -> dict[str, Any]:
@@ -114,7 +120,7 @@ _RECIPES: dict[str, dict[str, Any]] = {
 
 
 def recipe(data: str, **changes: Any) -> TrainingConfig:
-    """The settings that suit a data set: the paper's model for it, and the defended loss with `default_mu`.
+    """The settings that suit a data set: the paper's model for it, and its defence with the weight that suits both.
 
     Args:
         data: name of the data set.
@@ -130,4 +136,14 @@ def recipe(data: str, **changes: Any) -> TrainingConfig:
         >>> recipe("gtsrb", epochs=3).mu
         0.0013
     """
-    return TrainingConfig(**{"data": data, "mu": default_mu(info(data).num_classes), **_RECIPES[data], **changes})
+    defense = changes.get("defense", TrainingConfig.defense)
+    options = default_options(defense, data, changes.pop("defense_options", {}))
+    suited = {"data": data, **default_weights(defense, data), **_RECIPES[data]}
+    return TrainingConfig(**{**suited, **changes, "defense_options": options})
+
+
+def completed(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration in a ``run.json``, with the defaults of options that came later."""
+    fields = dataclasses.fields(TrainingConfig)
+    later = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+    return {**later, "model_options": {}, "defense_options": {}, **config}

@@ -9,7 +9,7 @@ from typing import Any
 
 from keras_fim import attacks, data, plots
 from keras_fim.evaluation import Confidence, RobustnessCurve, clean_performance, robustness_curve, samples
-from keras_fim.experiments.config import TrainingConfig, recipe
+from keras_fim.experiments.config import TrainingConfig, completed, recipe
 from keras_fim.experiments.training import train
 from keras_fim.experiments.weights import load_model
 from keras_fim.export import saved_model
@@ -124,5 +124,5 @@ def _interrupted(folder: Path, runs: list[tuple[Path, TrainingConfig]]) -> bool:
     if (folder / "results.json").exists():
         return False
     records = [(path / "run.json", config.as_dict()) for path, config in runs]
-    begun = [(read_json(path)["config"], config) for path, config in records if path.is_file()]
+    begun = [(completed(read_json(path)["config"]), config) for path, config in records if path.is_file()]
     return bool(begun) and all(theirs == ours for theirs, ours in begun)

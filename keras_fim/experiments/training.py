@@ -14,9 +14,11 @@ import keras
 
 from keras_fim import data, models
 from keras_fim.callbacks import MuSchedule
+from keras_fim.defenses import plain
 from keras_fim.experiments import checkpoint, watching, weights
-from keras_fim.experiments.config import TrainingConfig
-from keras_fim.losses import FisherTraceLoss
+from keras_fim.experiments.config import TrainingConfig, completed
+from keras_fim.experiments.defending import default_options, defended, overfitting_watch
+from keras_fim.losses import FisherEigenvalueLoss, FisherTraceLoss
 from keras_fim.records import read_json, versions, write_json
 
 __all__ = ["build_model", "compile_model", "train"]
@@ -64,7 +66,7 @@ def train(
 
 
 def build_model(config: TrainingConfig) -> keras.Model:
-    """The model of a run, with new weights or those of ``config.init_from``."""
+    """The classifier of a run, with new weights or those of ``config.init_from``."""
     facts = data.info(config.data)
     model = models.MODELS[config.model](facts.image_shape, facts.num_classes, **config.model_options)
     if config.init_from:
@@ -88,8 +90,10 @@ def compile_model(model: keras.Model, config: TrainingConfig, *, steps_per_epoch
         optimizer = keras.optimizers.Adam(rate, weight_decay=decay)
     if decay:
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    limit = config.gradient_limit if config.mu else None
-    loss = FisherTraceLoss(config.mu, label_smoothing=config.label_smoothing, gradient_limit=limit)
+    kind = FisherEigenvalueLoss if "fisher-eigenvalue" in config.defense else FisherTraceLoss
+    mu = config.mu if "fisher-" in config.defense else 0.0
+    limit = config.gradient_limit if mu else None
+    loss = kind(mu, label_smoothing=config.label_smoothing, gradient_limit=limit)
     model.compile(optimizer, loss=loss, metrics=["accuracy"])
 
 
@@ -105,15 +109,17 @@ def _train(config: TrainingConfig, folder: Path, data_dir: str | None, robustnes
         limit=config.limit,
         test_limit=config.test_limit,
     )
-    model = build_model(config)
+    options = default_options(config.defense, config.data, config.defense_options)
+    model = defended(build_model(config), config.defense, mu=config.mu, seed=config.seed, options=options)
     compile_model(model, config, steps_per_epoch=len(splits.train))
-    seconds = _fit(model, config, splits, folder, robustness)
-    model.load_weights(folder / "best.weights.h5")
+    watch = overfitting_watch(config.defense, options, splits.validation)
+    seconds = _fit(model, config, splits, folder, watch, robustness)
+    plain(model).load_weights(folder / "best.weights.h5")
     measured = model.evaluate(splits.test, return_dict=True, verbose=0)
-    _save_model(model, folder / "model.keras")
+    _save_model(plain(model), folder / "model.keras")
     results = _results(measured, folder, seconds)
     if robustness:
-        found = watching.robustness_curve(config, splits.test).measure(model)
+        found = watching.robustness_curve(config, splits.test).measure(plain(model))
         finite = {key: value if math.isfinite(value) else None for key, value in found.items()}
         results["robustness"] = {key.removeprefix("val_"): value for key, value in finite.items()}
     return results
@@ -130,12 +136,21 @@ def _dtype_policy(name: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def _fit(model: keras.Model, config: TrainingConfig, splits: data.Splits, folder: Path, robustness: bool) -> float:
+def _fit(
+    model: keras.Model,
+    config: TrainingConfig,
+    splits: data.Splits,
+    folder: Path,
+    watch: list[keras.callbacks.Callback],
+    robustness: bool,
+) -> float:
     history = checkpoint.resume(model, folder)
     keeper = checkpoint.RunCheckpoint(folder, history=history)
-    callbacks: list[keras.callbacks.Callback] = [_EpochSeconds()]
-    if config.mu_warmup_epochs:
-        callbacks.append(MuSchedule(config.mu, warmup_steps=round(config.mu_warmup_epochs * len(splits.train))))
+    callbacks: list[keras.callbacks.Callback] = [_EpochSeconds(), *watch]
+    if config.mu_warmup_epochs and config.mu:
+        target = model.loss if "fisher-" in config.defense else model
+        steps = round(config.mu_warmup_epochs * len(splits.train))
+        callbacks.append(MuSchedule(config.mu, warmup_steps=steps, target=target))
     logs = folder / "tensorboard"
     board = keras.callbacks.TensorBoard(logs, profile_batch=0, write_graph=False)
     callbacks += [keras.callbacks.ProgbarLogger(), board]
@@ -181,8 +196,8 @@ def _open_run(config: TrainingConfig, folder: Path, resume: bool) -> dict[str, A
     if not resume:
         raise ValueError(f"{folder} already holds a run: resume it (--resume) or choose another folder (--out)")
     record = read_json(path)
-    if record["config"] != config.as_dict():
-        theirs, ours = record["config"], config.as_dict()
+    theirs, ours = completed(record["config"]), config.as_dict()
+    if theirs != ours:
         changed = {key: (theirs.get(key), ours[key]) for key in ours if theirs.get(key) != ours[key]}
         raise ValueError(f"The run in {folder} was set up otherwise; (its value, yours): {changed}")
     return dict(record)
@@ -191,7 +206,9 @@ def _open_run(config: TrainingConfig, folder: Path, resume: bool) -> dict[str, A
 def _results(measured: dict[str, float], folder: Path, seconds: float) -> dict[str, Any]:
     history = checkpoint.read_history(folder)
     best = max(history, key=lambda row: (row["val_accuracy"], row["epoch"]))
+    overfitted = [int(row["epoch"]) for row in history if row.get("overfits")]
     return {
+        **({"catastrophic_overfitting_in_epochs": overfitted} if "overfits" in history[0] else {}),
         "test_accuracy": float(measured["accuracy"]),
         "test_loss": float(measured["loss"]),
         "validation_accuracy": best["val_accuracy"],

@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_fim.defenses import plain
 from keras_fim.detection import FisherDetector
 from keras_fim.export.companions import write_card, write_references, write_warm_up
 from keras_fim.export.signatures import Serving, classifier_signatures
@@ -61,7 +62,8 @@ def saved_model(
     leaves that folder, ``.<name>.<random>.tmp``, and nothing in ``folder``.
 
     Args:
-        model: a Keras model with a known input shape, or the `keras_fim.logits.LogitsFunction` of one.
+        model: a Keras model with a known input shape, the `keras_fim.logits.LogitsFunction` of one, or a defence of
+            one, whose classifier is written.
         folder: the model's folder; made if it does not exist.
         version: a positive integer; ``None`` for the one after the largest in ``folder``, or 1.
         labels: names of the K classes.
@@ -108,6 +110,7 @@ def saved_model(
 
 
 def _keras_logits_function(model: Model) -> LogitsFunction:
+    model = plain(model)
     given = model if isinstance(model, LogitsFunction) else None
     model = given.model if given else model
     shape = getattr(model, "input_shape", None)

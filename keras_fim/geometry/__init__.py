@@ -8,13 +8,15 @@ from keras_fim.geometry.jacobian import (
     factor_transpose_product,
     fisher_product,
     linearise,
+    linearised,
 )
-from keras_fim.geometry.krylov import krylov_spectrum
+from keras_fim.geometry.krylov import krylov_direction, krylov_spectrum
 from keras_fim.geometry.label_smoothing import default_mu, label_smoothing_from_mu, mu_from_label_smoothing
 from keras_fim.geometry.penalty import INVERSE_PROBABILITY_CAP, penalised_cross_entropy
 from keras_fim.geometry.simplex import (
     kl_divergence,
     logit_fim,
+    logit_fim_form,
     logit_fim_largest_eigenvalue,
     simplex_fim_largest_eigenvalue,
     simplex_fim_trace,
@@ -30,10 +32,13 @@ __all__ = [
     "factor_transpose_product",
     "fisher_product",
     "kl_divergence",
+    "krylov_direction",
     "krylov_spectrum",
     "label_smoothing_from_mu",
     "linearise",
+    "linearised",
     "logit_fim",
+    "logit_fim_form",
     "logit_fim_largest_eigenvalue",
     "mu_from_label_smoothing",
     "penalised_cross_entropy",

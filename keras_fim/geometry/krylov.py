@@ -16,7 +16,14 @@ import tensorflow as tf
 from keras_fim.geometry.jacobian import Linearisation, linearise
 from keras_fim.typing import LogitsCallable, Spectrum
 
-__all__ = ["MAX_STEPS", "RTOL", "check_tolerance", "krylov_spectrum", "krylov_spectrum_and_logits"]
+__all__ = [
+    "MAX_STEPS",
+    "RTOL",
+    "check_tolerance",
+    "krylov_direction",
+    "krylov_spectrum",
+    "krylov_spectrum_and_logits",
+]
 
 RTOL = 0.1
 MAX_STEPS = 10
@@ -111,7 +118,7 @@ def krylov_spectrum_and_logits(
     """`krylov_spectrum`, and the logits ``(batch, K)``, which it has anyway."""
     check_tolerance(rtol, max_steps)
     images = tf.convert_to_tensor(images)
-    scaled = _scaled(logits_fn, images)
+    scaled = _scaled(linearise(logits_fn, images))
     logits = scaled.jacobian.logits
     if not 1 <= k <= logits.shape[-1]:
         raise ValueError(f"`k` should be from 1 to the number of classes, {logits.shape[-1]}. Received: k={k}")
@@ -124,6 +131,28 @@ def krylov_spectrum_and_logits(
     directions = tf.reshape(spectrum.directions, tf.concat([[count, k], tf.shape(images)[1:]], axis=0))
     directions.set_shape([images.shape[0], k, *images.shape[1:]])
     return spectrum._replace(directions=directions), logits
+
+
+def krylov_direction(jacobian: Linearisation, images: tf.Tensor, steps: int) -> tf.Tensor:
+    """The top eigenvector of ``G_x`` after so many steps for all images, on one forward pass.
+
+    Args:
+        jacobian: of the logits at ``images``.
+        images: ``(batch, ...)``, floating.
+        steps: number of steps >= 0; without any it is the gradient of the cross-entropy at the predicted class.
+
+    Returns:
+        In the shape of ``images``, of norm 1 (zero where G_x is), with the sign that takes from the predicted class.
+    """
+    scaled = _scaled(jacobian)
+    if not steps:
+        return -tf.reshape(_unit(_flat(scaled.transpose_product(scaled.predicted))), tf.shape(images))
+    space = _start(scaled, images, 1)
+    for _ in range(steps):
+        space = _advanced(scaled, space, images, 1)
+    direction = _ritz(scaled, space, 1, RTOL)[0][1][:, 0]
+    gain = tf.reduce_sum(direction * space.basis[:, 0], axis=-1, keepdims=True)  # the start, towards that class
+    return tf.reshape(tf.where(gain > 0, -direction, direction), tf.shape(images))
 
 
 def check_tolerance(rtol: float, max_steps: int) -> None:
@@ -151,7 +180,7 @@ def _refined(
 
     def body(spectrum: Spectrum, space: _Space) -> tuple[Spectrum, _Space]:
         chosen = tf.gather(images, space.images)
-        scaled = _scaled(logits_fn, chosen)
+        scaled = _scaled(linearise(logits_fn, chosen))
         space = _advanced(scaled, space, chosen, k)
         found, converged = _ritz(scaled, space, k, rtol)
         steps = tf.gather(spectrum.num_steps, space.images) + 1
@@ -172,8 +201,7 @@ def _refined(
     return Spectrum(*refined)
 
 
-def _scaled(logits_fn: LogitsCallable, images: tf.Tensor) -> _Scaled:
-    jacobian = linearise(logits_fn, images)
+def _scaled(jacobian: Linearisation) -> _Scaled:
     log_p = tf.nn.log_softmax(jacobian.logits)
     mask = tf.one_hot(tf.argmax(log_p, axis=-1), log_p.shape[-1], on_value=True, off_value=False)
     log_others = tf.where(mask, tf.cast(-np.inf, log_p.dtype), log_p)

@@ -12,6 +12,7 @@ import tensorflow as tf
 __all__ = [
     "kl_divergence",
     "logit_fim",
+    "logit_fim_form",
     "logit_fim_largest_eigenvalue",
     "simplex_fim_largest_eigenvalue",
     "simplex_fim_trace",
@@ -68,6 +69,28 @@ def logit_fim(logits: tf.Tensor) -> tf.Tensor:
     """
     p = tf.nn.softmax(logits)
     return tf.linalg.diag(p) - p[..., :, None] * p[..., None, :]
+
+
+def logit_fim_form(logits: tf.Tensor, vectors: tf.Tensor) -> tf.Tensor:
+    r"""The quadratic form of the FIM in the logits, :math:`w^\top G_z w = \operatorname{Var}_{k \sim p}(w_k)`.
+
+    For :math:`w = \partial_v z` it is :math:`v^\top G_x v`.
+
+    Args:
+        logits: ``(..., K)``.
+        vectors: the w, ``(..., K)``.
+
+    Returns:
+        ``(...)``, >= 0, in the dtype of ``logits``.
+
+    Example:
+        >>> logit_fim_form(tf.zeros((1, 2)), tf.constant([[1.0, 3.0]])).numpy()
+        array([1.], dtype=float32)
+    """
+    p = tf.nn.softmax(logits)
+    # relative to the predicted class: with p close to one-hot, w - pᵀw would cancel
+    vectors = vectors - tf.gather(vectors, tf.argmax(logits, axis=-1), batch_dims=vectors.shape.rank - 1)[..., None]
+    return tf.reduce_sum(p * (vectors - tf.reduce_sum(p * vectors, axis=-1, keepdims=True)) ** 2, axis=-1)
 
 
 def logit_fim_largest_eigenvalue(logits: tf.Tensor) -> tf.Tensor:

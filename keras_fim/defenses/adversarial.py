@@ -1,0 +1,160 @@
+"""Training on adversarial images."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_fim import attacks
+from keras_fim.attacks.base import check_epsilons
+from keras_fim.attacks.lp import random_in_ball
+from keras_fim.defenses.base import Defense
+from keras_fim.defenses.batch import Batch, SameState
+
+__all__ = ["AdversarialTraining", "n_fgm", "n_fgsm"]
+
+
+@keras.saving.register_keras_serializable("keras_fim")
+class AdversarialTraining(Defense):
+    r"""Trains on images that an attack has perturbed, against the classifier as it is at that step.
+
+    .. math:: (1 - m)\, L(x) + m\, L(x'), \qquad x' = \operatorname{attack}(x + \eta)
+
+    The attack starts at the image with noise η and goes ε from there; no projection back onto the ball about x. Both
+    the noisy image and the result are clipped to the pixel bounds, as in the code of de Jorge et al. (their paper
+    leaves the bounds out). The attack sees the classifier in training mode, as the loss does, and changes nothing in
+    it. Batch statistics are kept from the pass that the metrics are taken on: of clean images, but of adversarial ones
+    where these are all that it is trained on (``mix=1``).
+
+    One step alone may be learned by heart: `CatastrophicOverfitting` watches for that.
+
+    Args:
+        model: a built Keras classifier, or another defence of one.
+        attack: any compiled fixed-budget attack. Iterative ones are cheapest with ``keep_best=False``.
+        epsilon: its budget ε >= 0.
+        noise: largest norm of η, in the attack's norm, as a multiple of ε; uniform in that ball. 0 for none.
+        mix: share m in (0, 1] of the adversarial loss.
+        seed: of the noise and the attack.
+        name: of the Keras model.
+
+    Raises:
+        ValueError: if an argument is not valid.
+
+    Example:
+        >>> from keras_fim import models
+        >>> defended = AdversarialTraining(models.convnet(filters=(2, 2)), attacks.PGD(steps=2), epsilon=0.1)
+        >>> defended.compile("adam", loss="sparse_categorical_crossentropy")
+        >>> history = defended.fit(tf.zeros((4, 28, 28, 1)), tf.range(4), verbose=0).history
+
+    Source:
+        Madry et al., Towards deep learning models resistant to adversarial attacks (ICLR 2018).
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        attack: attacks.FixedBudgetAttack,
+        *,
+        epsilon: float,
+        noise: float = 0.0,
+        mix: float = 1.0,
+        seed: int = 0,
+        name: str | None = None,
+    ) -> None:
+        if not isinstance(attack, attacks.FixedBudgetAttack) or not attack.compiled:
+            raise ValueError(f"`attack` should be a compiled attack with a budget. Received: attack={attack!r}")
+        check_epsilons([epsilon])
+        if not 0 <= noise < np.inf:
+            raise ValueError(f"`noise` should be a finite number >= 0. Received: noise={noise}")
+        if not 0 < mix <= 1:
+            raise ValueError(f"`mix` should be in (0, 1]. Received: mix={mix}")
+        super().__init__(model, seed=seed, name=name or "adversarial_training")
+        self.attack, self.epsilon, self.noise, self.mix = attack, float(epsilon), float(noise), float(mix)
+
+    def adversarials(self, images: tf.Tensor, labels: tf.Tensor, again: SameState, seed: tf.Tensor) -> tf.Tensor:
+        """Perturbed images, inside the attack's bounds."""
+        budget = tf.fill(tf.shape(images)[:1], tf.cast(self.epsilon, images.dtype))
+        if self.noise:
+            images += random_in_ball(images, self.noise * budget, self.attack.norm, tf.stack([seed, 2]))
+            images = tf.clip_by_value(images, *self.attack.bounds)
+        logits, *state = self.attack.prepare(again, images, labels, seed)
+        return self.attack.perturb(again, images, labels, budget, seed, logits, *state).adversarials
+
+    def perturb(self, images: tf.Tensor, labels: tf.Tensor, again: SameState, seed: tf.Tensor) -> tf.Tensor:
+        """Adversarial images, if it is trained on nothing else."""
+        return self.adversarials(images, labels, again, seed) if self.mix == 1 else images
+
+    def penalty(self, batch: Batch) -> tf.Tensor | None:
+        """What turns the clean loss into the mixed one."""
+        if self.mix == 1:
+            return None
+        points = tf.stop_gradient(self.adversarials(batch.images, batch.labels, batch.again, batch.seed))
+        return self.mix * (batch.loss(points) - batch.clean_loss)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments; the attack as its name and options."""
+        options = {
+            field.name: getattr(self.attack, field.name)
+            for field in dataclasses.fields(self.attack)
+            if field.name != "progress"
+        }
+        attack = {"class": type(self.attack).__name__, "options": options}
+        return {
+            **super().get_config(),
+            "attack": attack,
+            "epsilon": self.epsilon,
+            "noise": self.noise,
+            "mix": self.mix,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Defense:
+        """A defence from `get_config`.
+
+        Raises:
+            ValueError: if the attack is not one of `keras_fim.attacks`.
+        """
+        kind = getattr(attacks, config["attack"]["class"], None)
+        if kind is None:
+            raise ValueError(f"`attack` should be one of keras_fim.attacks. Received: {config['attack']['class']}")
+        return super().from_config({**config, "attack": kind(**config["attack"]["options"])}, custom_objects)
+
+
+def n_fgsm(model: keras.Model, epsilon: float, *, noise: float = 2.0, **options: Any) -> AdversarialTraining:
+    """N-FGSM: noise up to 2 ε in each pixel, then one sign step of ε in l∞.
+
+    Args:
+        model: as in `AdversarialTraining`.
+        epsilon: as there.
+        noise: as there.
+        **options: as there.
+
+    Returns:
+        `AdversarialTraining`.
+
+    Source:
+        de Jorge et al., Make some noise: reliable and efficient single-step adversarial training (NeurIPS 2022).
+    """
+    return AdversarialTraining(model, attacks.FGSM(), epsilon=epsilon, noise=noise, **{"name": "n_fgsm", **options})
+
+
+def n_fgm(model: keras.Model, epsilon: float, *, noise: float = 1.0, **options: Any) -> AdversarialTraining:
+    """N-FGM: noise up to ε, then one step of ε along the gradient, both in l2.
+
+    Args:
+        model: as in `AdversarialTraining`.
+        epsilon: as there.
+        noise: as there.
+        **options: as there.
+
+    Returns:
+        `AdversarialTraining`.
+
+    Source:
+        As `n_fgsm`, in l2.
+    """
+    return AdversarialTraining(model, attacks.FGM(), epsilon=epsilon, noise=noise, **{"name": "n_fgm", **options})

@@ -1,0 +1,204 @@
+"""What all defences share: a Keras model around a classifier, which is trained in place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_fim.defenses.batch import Batch, SameState, class_indices
+from keras_fim.logits import logits_function
+from keras_fim.losses import mu_variable
+
+__all__ = ["Defense", "Penalized", "plain"]
+
+
+class Defense(keras.Model):
+    """A classifier that trains differently; otherwise it is the classifier.
+
+    ``compile``, ``fit``, ``evaluate``, ``predict``, ``save`` and loading work as the classifier's. ``evaluate`` gives
+    the compiled loss alone; what a defence adds is part of the training loss, and logged apart. A defence of a defence
+    does both: the inner one chooses the images first.
+
+    Args:
+        model: a built Keras classifier, or another defence of one.
+        seed: of whatever is drawn at random; each step draws anew, from the optimizer's step count.
+        name: of the Keras model.
+
+    Attributes:
+        model: the plain classifier, trained in place.
+        inner: the defence inside, or None.
+
+    Raises:
+        ValueError: if ``model`` is neither, or the logits of the classifier cannot be told.
+    """
+
+    model: keras.Model
+    inner: Defense | None
+
+    def __init__(self, model: keras.Model, *, seed: int = 0, name: str | None = None) -> None:
+        inner = model if isinstance(model, Defense) else None
+        classifier = inner.model if inner else model
+        if not isinstance(classifier, keras.Model) or not classifier.built:
+            raise ValueError(f"`model` should be a built Keras model. Received: model={model!r}")
+        logits_fn = logits_function(classifier)
+        if logits_fn.form == "method":
+            raise ValueError(
+                "`model` should return probabilities or logits when it is called. "
+                f"Received: {type(classifier).__name__}, which has a method `logits`"
+            )
+        super().__init__(name=name, dtype=classifier.dtype_policy, autocast=False)
+        self.inner, self.model, self.seed = inner, classifier, int(seed)
+        self._logits_fn = logits_fn
+        self.built = True
+
+    def perturb(self, images: tf.Tensor, labels: tf.Tensor, again: SameState, seed: tf.Tensor) -> tf.Tensor:
+        """The images to train on in place of ``images``; a defence may override it."""
+        return images
+
+    def penalty(self, batch: Batch) -> tf.Tensor | None:
+        """A scalar that is added to the training loss, or None; a defence may override it."""
+        return None
+
+    def trackers(self) -> list[keras.metrics.Metric]:
+        """What is logged beside the compiled loss and metrics, in training only."""
+        return []
+
+    def call(self, images: Any, training: bool | None = None) -> Any:
+        """What the classifier returns."""
+        return self.model(images, training=training)
+
+    def logits(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Logits ``(batch, K)`` of the classifier."""
+        return self._logits_fn(images, training=training)
+
+    @property
+    def inputs(self) -> Any:
+        """The classifier's."""
+        return self.model.inputs
+
+    @property
+    def outputs(self) -> Any:
+        """The classifier's."""
+        return self.model.outputs
+
+    @property
+    def input_shape(self) -> Any:
+        """The classifier's."""
+        return self.model.input_shape
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """Those of Keras; while it trains, also the `trackers` of all defences."""
+        ours = [tracker for part in self._parts() for tracker in part.trackers()]
+        known = [metric for metric in super().metrics if not any(metric is each for each in ours)]
+        return known if getattr(self, "_evaluates", False) else known + ours
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """One step of the optimizer on the compiled loss and the penalties of all defences."""
+        images, targets, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        images, again, seed = self._logits_fn.cast(images), SameState(self._logits_fn), self._step_seed()
+        labels = class_indices(targets, self.output_shape[-1])
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync  # Keras divides losses by their number
+        for part in self._parts():
+            images = tf.stop_gradient(part.perturb(images, labels, again, seed))
+
+        def loss(points: tf.Tensor) -> tf.Tensor:
+            with again.scope():
+                return replicas * self.compute_loss(points, targets, self(points, training=True), sample_weight)
+
+        with tf.GradientTape() as tape:
+            with tf.GradientTape(persistent=True, watch_accessed_variables=False) as to_logits:
+                to_logits.watch(images)
+                predictions = self(images, training=True)
+                logits = self._logits_fn.of(predictions)
+            total = replicas * self.compute_loss(images, targets, predictions, sample_weight)
+            batch = Batch(images, labels, sample_weight, logits, to_logits, again, loss, total, seed)
+            for penalty in [part.penalty(batch) for part in self._parts()]:
+                if penalty is not None:
+                    total += tf.cast(penalty, total.dtype)
+            scaled = self.optimizer.scale_loss(total / replicas)
+        weights = self.trainable_variables
+        self.optimizer.apply_gradients(zip(tape.gradient(scaled, weights), weights, strict=True))
+        for metric in self.metrics:
+            if metric.name == "loss":
+                metric.update_state(total, sample_weight=tf.shape(images)[0])
+        return dict(self.compute_metrics(images, targets, predictions, sample_weight))
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        """The classifier's, without what only training has."""
+        object.__setattr__(self, "_evaluates", True)
+        try:
+            return dict(super().test_step(data))
+        finally:
+            object.__setattr__(self, "_evaluates", False)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        model = keras.saving.serialize_keras_object(self.inner or self.model)
+        return {"model": model, "seed": self.seed, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Defense:
+        """A defence from `get_config`."""
+        model = keras.saving.deserialize_keras_object(config["model"], custom_objects=custom_objects)
+        return cls(**{**config, "model": model})
+
+    @property
+    def output_shape(self) -> Any:
+        """The classifier's."""
+        return self.model.output_shape
+
+    def _parts(self) -> list[Defense]:
+        """The defences, innermost first."""
+        inner = getattr(self, "inner", None)  # Keras asks for the metrics before it is there
+        return [*(inner._parts() if inner else []), self]
+
+    def _step_seed(self) -> tf.Tensor:
+        steps = tf.cast(tf.convert_to_tensor(self.optimizer.iterations.value), tf.int32)
+        replica = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int32)
+        return self.seed + 1_000_003 * steps + 7_919 * replica
+
+
+class Penalized(Defense):
+    """A defence whose penalty is μ times a mean over the batch; logs ``penalty`` and the mean.
+
+    Args:
+        model: as in `Defense`.
+        mu: weight μ >= 0: a number, or a ``keras.Variable`` that others may change.
+        measure: the name by which the mean is logged.
+        seed: as in `Defense`.
+        name: as in `Defense`.
+    """
+
+    def __init__(
+        self, model: keras.Model, mu: float | keras.Variable, *, measure: str, seed: int, name: str | None
+    ) -> None:
+        mu = mu_variable(mu)
+        super().__init__(model, seed=seed, name=name)
+        self.mu = mu
+        self._penalty = keras.metrics.Mean(name="penalty")
+        self._measure = keras.metrics.Mean(name=measure)
+
+    def measure(self, batch: Batch) -> tf.Tensor:
+        """What is penalised, a scalar."""
+        raise NotImplementedError
+
+    def penalty(self, batch: Batch) -> tf.Tensor:
+        """μ times `measure`."""
+        value = self.measure(batch)
+        penalty = tf.cast(self.mu, value.dtype) * value
+        count = tf.shape(batch.images)[0]
+        self._measure.update_state(value, sample_weight=count)
+        self._penalty.update_state(penalty, sample_weight=count)
+        return penalty
+
+    def trackers(self) -> list[keras.metrics.Metric]:
+        """The penalty and what it penalises."""
+        return [self._penalty, self._measure] if hasattr(self, "_measure") else []
+
+
+def plain(model: Any) -> Any:
+    """The classifier inside a defence; anything else as it is."""
+    return model.model if isinstance(model, Defense) else model

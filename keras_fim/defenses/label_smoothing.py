@@ -1,0 +1,55 @@
+"""Labels smoothed towards the least likely class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_fim.defenses.base import Penalized
+from keras_fim.defenses.batch import Batch
+from keras_fim.losses import mu_value
+
+__all__ = ["AdversarialLabelSmoothing"]
+
+
+@keras.saving.register_keras_serializable("keras_fim")
+class AdversarialLabelSmoothing(Penalized):
+    r"""Moves a share α of each label to the class that is least likely now.
+
+    .. math:: (1 - \alpha) L(x, y) + \alpha L(x, \arg\min_k p_k) = L(x, y) + \alpha (z_y - \min_k z_k)
+
+    So it is a penalty on the largest gap of the logits, and goes with any compiled loss. Ordinary label smoothing,
+    ``FisherTraceLoss(mu=0, label_smoothing=α)``, spreads the share over all classes.
+
+    Args:
+        model: a built Keras classifier, or another defence of one.
+        alpha: share α in [0, 1), or a ``keras.Variable``, which is then also the attribute ``mu``.
+        seed: nothing is drawn here.
+        name: of the Keras model.
+
+    Logged in training: ``penalty`` (part of ``loss``) and ``logit_gap``.
+
+    Raises:
+        ValueError: if ``alpha`` is not in [0, 1).
+
+    Source:
+        Goibert & Dohmatob, Adversarial robustness via label-smoothing (arXiv 1906.11567), ALS.
+    """
+
+    def __init__(
+        self, model: keras.Model, alpha: float | keras.Variable = 0.3, *, seed: int = 0, name: str | None = None
+    ) -> None:
+        if not isinstance(alpha, keras.Variable) and not 0 <= alpha < 1:
+            raise ValueError(f"`alpha` should be in [0, 1). Received: alpha={alpha}")
+        super().__init__(model, alpha, measure="logit_gap", seed=seed, name=name or "adversarial_label_smoothing")
+
+    def measure(self, batch: Batch) -> tf.Tensor:
+        """Mean of the label's logit over the smallest."""
+        own = tf.gather(batch.logits, batch.labels, batch_dims=1)
+        return batch.mean(own - tf.reduce_min(batch.logits, axis=-1))
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments; ``alpha`` as the number that it is now."""
+        return {**super().get_config(), "alpha": mu_value(self.mu)}

@@ -1,0 +1,71 @@
+"""A watch on catastrophic overfitting."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_fim.attacks import FGM, FGSM, PGD
+from keras_fim.attacks.base import check_epsilons
+from keras_fim.attacks.lp import check_norm
+from keras_fim.typing import Images, Labels
+from keras_fim.validation import check_images
+
+__all__ = ["CatastrophicOverfitting"]
+
+
+class CatastrophicOverfitting(keras.callbacks.Callback):
+    """Says after each epoch whether the model has learned to stand one step only.
+
+    It logs ``fooled_one_step`` and ``fooled_iterative``, the fooling ratios of one step (FGSM, or FGM in l2) and of ten
+    (PGD) at the same ε on a few images, and ``overfits``, 1 where the second is at least three times the first and 0.2
+    above it; then it also warns. A plain model falls to both and passes.
+
+    Args:
+        images: ``(n, ...)`` to attack, a few hundred, not trained on.
+        labels: theirs.
+        epsilon: budget ε > 0.
+        norm: 2 or inf.
+        bounds: smallest and largest pixel value.
+
+    Raises:
+        ValueError: if an argument is not valid.
+
+    Source:
+        Wong, Rice, Kolter, Fast is better than free (ICLR 2020), who named it.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        labels: Labels,
+        *,
+        epsilon: float,
+        norm: float = np.inf,
+        bounds: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        super().__init__()
+        check_epsilons([epsilon])
+        norm = check_norm(norm, (2, np.inf))
+        self.images, self.labels, self.epsilon = check_images(images, bounds), np.asarray(labels), float(epsilon)
+        one_step = FGSM(bounds=bounds) if norm == np.inf else FGM(bounds=bounds)
+        self.attacks = (one_step, PGD(norm=norm, steps=10, step_size=0.25, bounds=bounds, stop_early=True))
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Attack, log, and warn."""
+        one_step, iterative = (
+            attack(self.model, self.images, self.labels, epsilon=self.epsilon).fooling_ratio for attack in self.attacks
+        )
+        overfits = iterative >= 3 * one_step and iterative - one_step >= 0.2
+        if logs is not None:
+            logs.update(fooled_one_step=one_step, fooled_iterative=iterative, overfits=float(overfits))
+        if overfits:
+            warnings.warn(
+                f"Catastrophic overfitting in epoch {epoch + 1}: {self.attacks[0].name} at {self.epsilon:g} fools "
+                f"{one_step:.0%} of the images, {self.attacks[1].name} {iterative:.0%}. More noise, a smaller "
+                "epsilon or an iterative attack helps.",
+                stacklevel=2,
+            )

@@ -1,0 +1,143 @@
+"""Eq. (2) made trainable: the largest eigenvalue of the Fisher information matrix in the input, or its trace."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_fim.defenses.base import Penalized
+from keras_fim.defenses.batch import Batch
+from keras_fim.geometry import krylov_direction, linearised, logit_fim_form
+from keras_fim.losses import mu_value
+
+__all__ = ["SpectralDefense", "check_choice", "check_step"]
+
+
+@keras.saving.register_keras_serializable("keras_fim")
+class SpectralDefense(Penalized):
+    r"""Adds μ times the largest eigenvalue of the FIM in the input to the loss, the paper's eq. (2).
+
+    .. math:: L + \mu \lambda_{\max}(G_x), \qquad
+        \lambda_{\max}(G_x) = \max_{\|v\|=1} \operatorname{Var}_{k \sim p}(\partial_v z_k)
+
+    The paper calls it intractable. With the top eigenvector v held constant (which leaves the gradient in the weights
+    what it is, by the envelope theorem), :math:`\partial_v z` is a finite difference of the logits,
+    :math:`(z(x + h v) - z(x)) / h`: one more forward pass. The pass on the clean images also gives v, and its batch
+    statistics are those that are kept; the other pass is in the same mode.
+
+    Args:
+        model: a built Keras classifier, or another defence of one, on whose images the penalty is then taken.
+        mu: weight μ >= 0, or a ``keras.Variable``. `keras_fim.callbacks.MuSchedule` warms it up.
+        penalty: ``"eigenvalue"``, or ``"trace"`` for :math:`\mu \operatorname{tr} G_x`: v is then a random direction,
+            and D times the variance an unbiased estimate of the trace (D pixels).
+        direction: how v is found. ``"gradient"``: the gradient of the cross-entropy at the predicted class, one
+            backward pass; the penalty is then a lower bound of the eigenvalue. ``"krylov"``: followed by
+            ``krylov_steps`` steps towards the eigenvector, about two more backward passes each.
+        krylov_steps: number of those.
+        step: length h of the step in l2, on the scale of the images. The penalty does not see what changes within h,
+            and a large h sees more than the derivative: bends that make a model hold out against one step only.
+        difference: ``"one_sided"``, towards the larger loss, or ``"central"``, for one more pass.
+        share: share in (0, 1] of each batch that carries the penalty. Below 1 these samples have a clean pass of their
+            own, because batch normalisation would else turn the difference of two batches into a derivative.
+        seed: of the random directions of ``"trace"``.
+        name: of the Keras model.
+
+    Logged in training: ``penalty`` (part of ``loss``), and ``eigenvalue`` or ``trace``.
+
+    Example:
+        >>> from keras_fim import models
+        >>> defended = SpectralDefense(models.convnet(filters=(2, 2)), mu=1.0)
+        >>> defended.compile("adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+        >>> history = defended.fit(tf.zeros((4, 28, 28, 1)), tf.range(4), verbose=0).history
+        >>> sorted(history)
+        ['accuracy', 'eigenvalue', 'loss', 'penalty']
+
+    Source:
+        Shen, Peng, Zhang, Fan (arXiv 1909.06137), eq. (2).
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        mu: float | keras.Variable = 1.0,
+        *,
+        penalty: str = "eigenvalue",
+        direction: str = "gradient",
+        krylov_steps: int = 1,
+        step: float = 0.1,
+        difference: str = "one_sided",
+        share: float = 1.0,
+        seed: int = 0,
+        name: str | None = None,
+    ) -> None:
+        check_choice("penalty", penalty, ("eigenvalue", "trace"))
+        check_choice("direction", direction, ("gradient", "krylov"))
+        check_choice("difference", difference, ("one_sided", "central"))
+        check_step(step)
+        if krylov_steps < 1:
+            raise ValueError(f"`krylov_steps` should be a positive integer. Received: krylov_steps={krylov_steps}")
+        if not 0 < share <= 1:
+            raise ValueError(f"`share` should be in (0, 1]. Received: share={share}")
+        super().__init__(model, mu, measure=penalty, seed=seed, name=name or "spectral_defense")
+        self.options: dict[str, Any] = {
+            "penalty": penalty,
+            "direction": direction,
+            "krylov_steps": krylov_steps,
+            "step": float(step),
+            "difference": difference,
+            "share": float(share),
+        }
+
+    def measure(self, batch: Batch) -> tf.Tensor:
+        """Mean of the eigenvalue, or of the estimated trace."""
+        batch = batch.part(self.options["share"])
+        values = logit_fim_form(batch.logits, self._slopes(batch, tf.stop_gradient(self._direction(batch))))
+        if self.options["penalty"] == "trace":
+            values *= batch.images.shape[1:].num_elements()
+        return batch.mean(values)
+
+    def _direction(self, batch: Batch) -> tf.Tensor:
+        """A vector of norm 1 for each image."""
+        images = batch.images
+        if self.options["penalty"] == "trace":
+            key = tf.stack([batch.seed, 1])
+            draws = tf.random.stateless_normal(tf.shape(images), key, dtype=images.dtype)
+            axes = tuple(range(1, images.shape.rank))
+            return draws * tf.math.rsqrt(tf.reduce_sum(draws**2, axis=axes, keepdims=True))
+        steps = self.options["krylov_steps"] if self.options["direction"] == "krylov" else 0
+        return krylov_direction(linearised(batch.tape, images, batch.logits), images, steps)
+
+    def _slopes(self, batch: Batch, direction: tf.Tensor) -> tf.Tensor:
+        """The derivative of the logits along a direction, ``(batch, K)``."""
+        step = self.options["step"]
+        ahead = batch.again(batch.images + step * direction)
+        if self.options["difference"] == "one_sided":
+            return (ahead - batch.logits) / step
+        return (ahead - batch.again(batch.images - step * direction)) / (2 * step)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments; ``mu`` as the number that it is now."""
+        return {**super().get_config(), "mu": mu_value(self.mu), **self.options}
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Check an option.
+
+    Raises:
+        ValueError: if it is not one of the choices.
+    """
+    if value not in choices:
+        raise ValueError(f"`{name}` should be one of {', '.join(choices)}. Received: {name}={value!r}")
+
+
+def check_step(step: float) -> None:
+    """Check the length of a finite difference.
+
+    Raises:
+        ValueError: if it is not a positive number.
+    """
+    if not 0 < step < math.inf:
+        raise ValueError(f"`step` should be a positive number. Received: step={step}")

@@ -1,0 +1,110 @@
+"""TRADES: the distance between the predictions for an image and for its worst neighbour."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_fim.attacks.base import check_epsilons
+from keras_fim.attacks.lp import by_image, check_norm, project, random_in_ball, steepest
+from keras_fim.defenses.base import Penalized
+from keras_fim.defenses.batch import Batch, SameState
+from keras_fim.geometry import kl_divergence
+from keras_fim.losses import mu_value
+from keras_fim.validation import check_bounds
+
+__all__ = ["TRADES"]
+
+
+@keras.saving.register_keras_serializable("keras_fim")
+class TRADES(Penalized):
+    r"""Adds β times the divergence to the worst neighbour within ε to the loss of the clean images.
+
+    .. math:: L(x) + \beta \max_{\|x' - x\| \le \varepsilon} D_{KL}(p(x) \| p(x'))
+
+    The neighbour is looked for from a random point of the ball, by steps up the divergence with a projection after
+    each. (The original starts next to the image, where the divergence has no gradient, and looks for it in inference
+    mode; here each pass is in training mode, and only the statistics of the clean one are kept.)
+
+    Args:
+        model: a built Keras classifier, or another defence of one.
+        beta: weight β >= 0, or a ``keras.Variable``, which is then also the attribute ``mu``.
+        epsilon: radius ε >= 0.
+        norm: 2 or inf.
+        attack_steps: number of steps, >= 1.
+        step_size: length of a step as a share of ε; ``None`` for 2.5 over their number, at most 1.
+        bounds: smallest and largest pixel value.
+        seed: of the start.
+        name: of the Keras model.
+
+    Logged in training: ``penalty`` (part of ``loss``) and ``divergence``.
+
+    Raises:
+        ValueError: if an argument is not valid.
+
+    Source:
+        Zhang et al., Theoretically principled trade-off between robustness and accuracy (ICML 2019).
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        beta: float | keras.Variable = 6.0,
+        *,
+        epsilon: float,
+        norm: float = np.inf,
+        attack_steps: int = 10,
+        step_size: float | None = None,
+        bounds: tuple[float, float] = (0.0, 1.0),
+        seed: int = 0,
+        name: str | None = None,
+    ) -> None:
+        check_epsilons([epsilon])
+        if attack_steps < 1:
+            raise ValueError(f"`attack_steps` should be a positive integer. Received: attack_steps={attack_steps}")
+        step_size = min(1.0, 2.5 / attack_steps) if step_size is None else float(step_size)
+        if not 0 < step_size < np.inf:
+            raise ValueError(f"`step_size` should be a positive number. Received: step_size={step_size}")
+        super().__init__(model, beta, measure="divergence", seed=seed, name=name or "trades")
+        self.epsilon, self.norm, self.bounds = float(epsilon), check_norm(norm, (2, np.inf)), check_bounds(bounds)
+        self.attack_steps, self.step_size = attack_steps, step_size
+
+    def measure(self, batch: Batch) -> tf.Tensor:
+        """Mean divergence."""
+        clean = tf.stop_gradient(batch.logits)
+        points = tf.stop_gradient(self._neighbours(batch.images, clean, batch.again, batch.seed))
+        return batch.mean(kl_divergence(batch.logits, batch.again(points)))
+
+    def _neighbours(self, images: tf.Tensor, clean: tf.Tensor, again: SameState, seed: tf.Tensor) -> tf.Tensor:
+        radius = tf.fill(tf.shape(images)[:1], tf.cast(self.epsilon, images.dtype))
+        points = images + random_in_ball(images, radius, self.norm, tf.stack([seed, 3]))
+        length = by_image(self.step_size * radius, images)
+
+        def body(points: tf.Tensor) -> tuple[tf.Tensor]:
+            points = tf.clip_by_value(points, *self.bounds)
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(points)
+                divergence = kl_divergence(clean, again(points))
+            points += length * steepest(tape.gradient(divergence, points), self.norm)
+            return (images + project(points - images, radius, self.norm),)
+
+        if self.attack_steps == 1:
+            (points,) = body(points)
+        else:
+            (points,) = tf.while_loop(lambda _: True, body, (points,), maximum_iterations=self.attack_steps)
+        return tf.clip_by_value(points, *self.bounds)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments; ``beta`` as the number that it is now."""
+        return {
+            **super().get_config(),
+            "beta": mu_value(self.mu),
+            "epsilon": self.epsilon,
+            "norm": self.norm,
+            "attack_steps": self.attack_steps,
+            "step_size": self.step_size,
+            "bounds": self.bounds,
+        }

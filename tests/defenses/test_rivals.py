@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_fim import attacks, defenses
+from keras_fim.defenses.batch import SameState, class_indices
+from keras_fim.logits import logits_function
+from tests import oracles
+
+IMAGES = np.random.default_rng(0).uniform(size=(20, 6)).astype("float32")
+LABELS = np.arange(20) % 4
+WIDE = (-100.0, 100.0)
+
+
+def classifier(*, batch_norm=False, **options):
+    keras.utils.set_random_seed(0)
+    hidden = keras.layers.Dense(8, activation="tanh", **options)
+    norm = [keras.layers.BatchNormalization(momentum=0.9)] if batch_norm else []
+    return keras.Sequential([keras.Input((6,)), hidden, *norm, keras.layers.Dense(4, activation="softmax")])
+
+
+def compiled(model, rate=0.5):
+    model.compile(keras.optimizers.SGD(rate), loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def step(model, rate=0.5, images=IMAGES):
+    """What one training step reports, as numbers."""
+    return compiled(model, rate).train_on_batch(images, LABELS, return_dict=True)
+
+
+def assert_same_weights(ours, theirs, **tolerance):
+    for mine, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, other, **{"rtol": 1e-4, "atol": 1e-5, **tolerance})
+
+
+def adversarials(defense, seed=5):
+    labels = tf.constant(LABELS)
+    return defense.adversarials(tf.constant(IMAGES), labels, SameState(logits_function(defense.model)), seed).numpy()
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        attacks.FGSM(),
+        attacks.PGD(norm=2, steps=3, random_start=False, keep_best=False),
+        attacks.OSSA(method="krylov", max_steps=1),
+    ],
+    ids=lambda attack: attack.name,
+)
+def test_a_step_is_a_plain_one_on_the_images_of_the_attack(attack):
+    plain, model = classifier(), classifier()
+    points = attack(plain, IMAGES, LABELS, epsilon=0.2).adversarials
+    step(defenses.AdversarialTraining(model, attack, epsilon=0.2))
+    assert np.abs(points - IMAGES).max() > 0.05
+    step(plain, images=points)
+    assert_same_weights(model, plain)
+
+
+def test_noise_is_not_projected_but_stays_in_the_bounds():
+    for make, norm, noise in ((defenses.n_fgsm, np.inf, 2), (defenses.n_fgm, 2, 1)):
+        defense = make(classifier(), 0.1)
+        shifts = np.linalg.norm(adversarials(defense) - IMAGES, axis=-1, ord=norm)
+        assert shifts.max() <= (1 + noise) * 0.1 + 1e-6 and shifts.max() > 0.11 and defense.noise == noise
+        assert 0 <= adversarials(defense).min() and adversarials(defense).max() <= 1
+        assert np.abs(adversarials(defense) - adversarials(defense, seed=6)).max() > 0.01
+
+
+def test_without_budget_it_is_plain_training():
+    plain, model = (classifier(batch_norm=True) for _ in range(2))
+    for each in (plain, defenses.AdversarialTraining(model, attacks.FGSM(), epsilon=0.0)):
+        compiled(each).fit(IMAGES, LABELS, 10, epochs=5, shuffle=False, verbose=0)
+    assert_same_weights(model, plain)
+
+
+def test_mixed_loss_and_the_statistics_of_the_clean_pass():
+    plain, model = (classifier(batch_norm=True, kernel_regularizer="l2", activity_regularizer="l2") for _ in range(2))
+    defense = defenses.AdversarialTraining(model, attacks.FGM(), epsilon=0.5, mix=0.25)
+    points = adversarials(defense)
+    clean, adversarial = (step(plain, 0.0, images)["loss"] for images in (IMAGES, points))
+    assert adversarial > clean + 0.05
+    assert step(defense, 0.0)["loss"] == pytest.approx(0.75 * clean + 0.25 * adversarial, rel=1e-5)
+    once = classifier(batch_norm=True)
+    step(once, 0.0)
+    assert_same_weights(model, once)  # rate 0: the averages are all that has changed, and only by the clean batch
+
+
+def test_trades_finds_the_worst_neighbour():
+    """Of a linear model in two dimensions, against a search over the whole circle."""
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, activation="softmax")])
+    images = np.random.default_rng(0).normal(size=(4, 2)).astype("float32")
+    angles = np.linspace(0, 2 * np.pi, 400)
+    circle = 0.5 * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    p = oracles.softmax(logits_function(model)(tf.constant(images)).numpy())[:, None]
+    around = (images[:, None] + circle).reshape(-1, 2).astype("float32")
+    q = oracles.softmax(logits_function(model)(tf.constant(around)).numpy()).reshape(4, 400, 3)
+    worst = (p * np.log(p / q)).sum(axis=-1).max(axis=-1)
+    seen = []
+    for image, divergence in zip(images, worst, strict=True):
+        found = []
+        for seed in range(3):
+            defense = defenses.TRADES(model, epsilon=0.5, norm=2, bounds=WIDE, seed=seed, attack_steps=20)
+            defense.compile(keras.optimizers.SGD(0.0), loss="sparse_categorical_crossentropy")
+            logs = defense.train_on_batch(image[None], np.array([0]), return_dict=True)
+            found.append(logs["divergence"] / divergence)
+        seen.append(max(found))
+        assert logs["penalty"] == pytest.approx(6 * logs["divergence"])
+    assert 0.99 < min(seen) and max(seen) < 1.001
+
+
+def test_adversarial_label_smoothing_is_the_cross_entropy_with_its_labels():
+    model = classifier()
+    p = model.predict(IMAGES, verbose=0)
+    targets = 0.7 * np.eye(4)[LABELS] + 0.3 * np.eye(4)[p.argmin(axis=-1)]
+    expected = -(targets * np.log(p)).sum(axis=-1).mean()
+    logs = step(defenses.AdversarialLabelSmoothing(model, 0.3), 0.0)
+    assert logs["loss"] == pytest.approx(expected, rel=1e-5)
+    assert logs["penalty"] == pytest.approx(0.3 * logs["logit_gap"])
+
+
+def test_gradient_penalty_agrees_with_double_backpropagation(mlp, points):
+    labels = np.array([0, 1, 2, 3, 0])
+    with tf.GradientTape() as outer:
+        with tf.GradientTape() as inner:
+            inner.watch(points)
+            loss = keras.losses.sparse_categorical_crossentropy(labels, mlp(points))
+        exact = tf.reduce_mean(tf.reduce_sum(inner.gradient(loss, points) ** 2, axis=-1))
+    gradients = outer.gradient(exact, mlp.trainable_variables)
+    start = mlp.get_weights()
+    defense = defenses.GradientPenalty(mlp, 3.0, step=1e-5)
+    defense.compile(keras.optimizers.SGD(1.0), loss=lambda y_true, y_pred: 0.0 * tf.reduce_sum(y_pred, axis=-1))
+    logs = defense.train_on_batch(points, labels, return_dict=True)
+    assert logs["squared_gradient"] == pytest.approx(float(exact), rel=1e-3)
+    for before, after, gradient in zip(start, mlp.get_weights(), gradients, strict=True):
+        np.testing.assert_allclose((before - after) / 3, gradient, rtol=1e-2, atol=1e-3 * np.abs(gradient).max())
+
+
+MAKERS = {
+    "adversarial": lambda model: defenses.AdversarialTraining(
+        model, attacks.PGD(norm=2, steps=2, keep_best=False), epsilon=0.3, noise=0.5, mix=0.5, seed=3
+    ),
+    "n-fgsm": lambda model: defenses.n_fgsm(model, 0.1),
+    "trades": lambda model: defenses.TRADES(model, 2.0, epsilon=0.2, attack_steps=1, seed=1),
+    "adversarial label smoothing": lambda model: defenses.AdversarialLabelSmoothing(model, 0.2),
+    "gradient penalty": lambda model: defenses.GradientPenalty(model, 0.5, step=0.05),
+    "spectral on n-fgm": lambda model: defenses.SpectralDefense(defenses.n_fgm(model, 0.3), 0.7),
+}
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_saved_and_loaded_it_goes_on(kind, tmp_path):
+    defense = MAKERS[kind](classifier(batch_norm=True))
+    logs = step(defense)
+    assert {"accuracy", "loss"} <= set(logs) and np.isfinite(list(logs.values())).all()
+    assert set(defense.evaluate(IMAGES, LABELS, return_dict=True, verbose=0)) == {"accuracy", "loss"}
+    defense.save(tmp_path / "defense.keras")
+    loaded = keras.models.load_model(tmp_path / "defense.keras")
+    ours, theirs = (each.get_config() for each in (loaded, defense))
+    ours["model"] = theirs["model"] = None
+    assert ours == theirs and type(loaded) is type(defense)
+    for each in (defense, loaded):
+        each.train_on_batch(IMAGES, LABELS)
+    assert_same_weights(loaded, defense)
+    assert loaded.model is not defense.model and type(loaded.model) is keras.Sequential
+
+
+def test_defence_of_a_defence_does_both():
+    model = classifier()
+    outer = defenses.SpectralDefense(defenses.n_fgm(model, 0.3, noise=0), 0.5)
+    points = attacks.FGM()(model, IMAGES, LABELS, epsilon=0.3).adversarials
+    expected = step(defenses.SpectralDefense(classifier(), 0.5), 0.0, points)
+    found = step(outer, 0.0)
+    assert outer.model is model and outer.inner.model is model
+    assert len(outer.trainable_variables) == len(model.trainable_variables)
+    assert found["eigenvalue"] == pytest.approx(expected["eigenvalue"], rel=1e-4)
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+
+
+def valley(x):
+    """Two classes; the second is predicted only near 0.45: the gradient at 0.5 leads a long step across."""
+    return tf.concat([50 * ((x - 0.45) ** 2 - 0.001), 0 * x], axis=-1)
+
+
+def test_overfitting_to_one_step_is_noticed():
+    images = np.full((20, 1), 0.5, "float32")
+    watch = defenses.CatastrophicOverfitting(images, np.zeros(20), epsilon=0.1)
+    watch.set_model(logits_function(valley, from_logits=True))
+    logs = {}
+    with pytest.warns(UserWarning, match="epoch 3: fgsm at 0.1 fools 0% of the images, pgd_linf 100%"):
+        watch.on_epoch_end(2, logs)
+    assert logs == {"fooled_one_step": 0, "fooled_iterative": 1, "overfits": 1}
+    watch.set_model(logits_function(lambda x: tf.concat([x - 0.45, 0 * x], axis=-1), from_logits=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        watch.on_epoch_end(3, logs)  # falls to both
+    assert logs == {"fooled_one_step": 1, "fooled_iterative": 1, "overfits": 0}
+
+
+def test_labels_of_any_form():
+    for targets in (LABELS, LABELS[:, None].astype("float32"), np.eye(4)[LABELS]):
+        np.testing.assert_array_equal(class_indices(tf.constant(targets), 4), LABELS)
+    with pytest.raises(ValueError, match=r"`y` should hold class indices \(batch,\) or rows \(batch, 4\). Received"):
+        class_indices(tf.zeros((3, 5)), 4)
+
+
+def with_method():
+    model = classifier()
+    model.logits = lambda images, training=False: images
+    return model
+
+
+BAD = {
+    "not a model": (lambda: defenses.SpectralDefense(len), "`model` should be a built Keras model. Received"),
+    "not built": (lambda: defenses.SpectralDefense(keras.Sequential()), "`model` should be a built Keras model"),
+    "logits by a method": (lambda: defenses.GradientPenalty(with_method()), "has a method `logits`"),
+    "negative mu": (lambda: defenses.SpectralDefense(classifier(), -1.0), "`mu` should be a finite number >= 0"),
+    "penalty": (lambda: defenses.SpectralDefense(classifier(), penalty="norm"), "`penalty` should be one of eig"),
+    "direction": (lambda: defenses.SpectralDefense(classifier(), direction="x"), "`direction` should be one of grad"),
+    "difference": (lambda: defenses.SpectralDefense(classifier(), difference="x"), "`difference` should be one of one"),
+    "krylov steps": (lambda: defenses.SpectralDefense(classifier(), krylov_steps=0), "`krylov_steps` should be a pos"),
+    "step": (lambda: defenses.SpectralDefense(classifier(), step=0.0), "`step` should be a positive number"),
+    "share": (lambda: defenses.SpectralDefense(classifier(), share=1.5), r"`share` should be in \(0, 1\]"),
+    "attack without a budget": (
+        lambda: defenses.AdversarialTraining(classifier(), attacks.DeepFool(), epsilon=0.1),
+        "`attack` should be a compiled attack with a budget. Received: attack=DeepFool",
+    ),
+    "epsilon": (lambda: defenses.n_fgsm(classifier(), -0.1), "`epsilon` should be a finite number >= 0"),
+    "noise": (lambda: defenses.n_fgm(classifier(), 0.1, noise=-1), "`noise` should be a finite number >= 0"),
+    "mix": (lambda: defenses.n_fgm(classifier(), 0.1, mix=0), r"`mix` should be in \(0, 1\]. Received: mix=0"),
+    "alpha": (lambda: defenses.AdversarialLabelSmoothing(classifier(), 1.0), r"`alpha` should be in \[0, 1\)"),
+    "norm": (lambda: defenses.TRADES(classifier(), epsilon=1.0, norm=1), "`norm` should be one of 2, np.inf"),
+    "attack steps": (lambda: defenses.TRADES(classifier(), epsilon=1.0, attack_steps=0), "`attack_steps` should be"),
+    "step size": (lambda: defenses.TRADES(classifier(), epsilon=1.0, step_size=0), "`step_size` should be a positive"),
+    "norm of the watch": (
+        lambda: defenses.CatastrophicOverfitting(IMAGES, LABELS, epsilon=0.1, norm=1),
+        "`norm` should be one of 2, np.inf. Received: norm=1",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(case):
+    call, message = BAD[case]
+    with pytest.raises(ValueError, match=message):
+        call()

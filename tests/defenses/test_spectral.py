@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_fim
+from keras_fim import attacks, models
+from keras_fim.callbacks import MuSchedule
+from keras_fim.defenses import SpectralDefense
+from tests import oracles
+
+LABELS = np.array([0, 1, 2, 3, 0])
+IMAGES = np.random.default_rng(0).uniform(size=(48, 8, 8, 1)).astype("float32")
+DIGITS = np.arange(48) % 4
+
+
+def dense(model, points):
+    """The FIM in the input of each point, by float64 differences of the probabilities."""
+    fims = (oracles.input_fim(lambda x: np.log(model(x[None]).numpy()[0]), x) for x in points.numpy())
+    return np.stack(list(fims))
+
+
+def nothing(y_true, y_pred):
+    return 0.0 * tf.reduce_sum(y_pred, axis=-1)
+
+
+def logged(defense, images=IMAGES, labels=DIGITS, **options):
+    """What one training step reports that changes no weights."""
+    defense.compile(keras.optimizers.SGD(0.0), loss="sparse_categorical_crossentropy", **options)
+    return defense.train_on_batch(images, labels, return_dict=True)
+
+
+def small(**options):
+    keras.utils.set_random_seed(0)
+    return models.convnet((8, 8, 1), 4, filters=(3, 4), **options)
+
+
+def fitted(model, epochs=2, images=IMAGES, **options):
+    optimizer = keras.optimizers.SGD(0.05, momentum=0.9)
+    model.compile(optimizer, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model.fit(images, DIGITS[: len(images)], 10, epochs=epochs, shuffle=False, verbose=0, **options)
+
+
+def assert_same_weights(ours, theirs, **tolerance):
+    for mine, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, other, **tolerance)
+
+
+@pytest.mark.parametrize("difference", ["one_sided", "central"])
+def test_penalty_is_the_largest_eigenvalue_of_the_dense_fim(mlp, points, difference):
+    exact = np.linalg.eigvalsh(dense(mlp, points))[:, -1].mean()
+    errors = []
+    for step in (1e-2, 1e-4):
+        defense = SpectralDefense(mlp, 0.5, direction="krylov", krylov_steps=4, step=step, difference=difference)
+        logs = logged(defense, points, LABELS)
+        errors.append(abs(logs["eigenvalue"] / exact - 1))
+        assert logs["penalty"] == pytest.approx(0.5 * logs["eigenvalue"])
+        assert logs["loss"] - logs["penalty"] == pytest.approx(defense.evaluate(points, LABELS, verbose=0), rel=1e-5)
+    assert errors[1] < 5e-4 and errors[1] < errors[0] < 0.1
+
+
+def test_gradient_direction_is_a_lower_bound(mlp, points):
+    exact = np.linalg.eigvalsh(dense(mlp, points))[:, -1].mean()
+    bounds = [
+        logged(SpectralDefense(mlp, step=1e-4, **options), points, LABELS)["eigenvalue"]
+        for options in ({}, {"direction": "krylov"}, {"direction": "krylov", "krylov_steps": 3})
+    ]
+    assert 0.5 * exact < bounds[0] < bounds[1] <= bounds[2] * (1 + 1e-6) <= exact * (1 + 1e-3)
+
+
+def test_trace_is_unbiased(mlp, points):
+    fims = dense(mlp, points)
+    many = tf.repeat(points, 4000, axis=0)
+    trace = logged(SpectralDefense(mlp, penalty="trace", step=1e-4), many, np.repeat(LABELS, 4000))["trace"]
+    assert trace == pytest.approx(np.trace(fims, axis1=1, axis2=2).mean(), rel=0.05)
+
+
+def test_random_directions_differ_from_step_to_step_but_not_from_run_to_run(mlp, points):
+    def run(seed):
+        defense = SpectralDefense(mlp, penalty="trace", seed=seed)
+        defense.compile(keras.optimizers.SGD(0.0), loss="sparse_categorical_crossentropy")
+        record = []
+        for _ in range(2):
+            defense.reset_metrics()
+            record.append(defense.train_on_batch(points, LABELS, return_dict=True)["trace"])
+        return record
+
+    first, second = run(0)
+    assert first != second and run(0) == [first, second] and run(1)[0] != first
+
+
+def test_gradient_in_the_weights_agrees_with_finite_differences(mlp, points):
+    """Of the dense eigenvalue itself: by the envelope theorem, holding the direction constant changes nothing."""
+
+    def eigenvalue(weights):
+        mlp.set_weights(weights)
+        return np.linalg.eigvalsh(dense(mlp, points))[:, -1].mean()
+
+    start, rng = mlp.get_weights(), np.random.default_rng(2)
+    defense = SpectralDefense(mlp, 2.0, direction="krylov", krylov_steps=4, step=1e-4, difference="central")
+    defense.compile(keras.optimizers.SGD(1.0), loss=nothing)
+    defense.train_on_batch(points, LABELS)
+    gradients = [(before - after) / 2 for before, after in zip(start, mlp.get_weights(), strict=True)]
+    for _ in range(3):
+        shift = [rng.normal(size=w.shape) for w in start]
+        ahead, behind = ([w + s * 1e-3 * d for w, d in zip(start, shift, strict=True)] for s in (1, -1))
+        expected = (eigenvalue(ahead) - eigenvalue(behind)) / 2e-3
+        assert sum((g * d).sum() for g, d in zip(gradients, shift, strict=True)) == pytest.approx(expected, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"difference": "central", "share": 0.5}, {"direction": "krylov"}, {"penalty": "trace"}],
+    ids=str,
+)
+def test_batch_statistics_are_those_of_a_plain_step(options):
+    plain, model = small(), small()
+    fitted(plain, 1, IMAGES[:10])
+    history = fitted(SpectralDefense(model, 10.0, **options), 1, IMAGES[:10]).history
+    assert history["penalty"][0] > 1e-3
+    for ours, theirs in zip(model.non_trainable_variables, plain.non_trainable_variables, strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-5, atol=1e-6, err_msg=ours.path)
+    changes = [np.abs(a - b).max() for a, b in zip(model.get_weights(), plain.get_weights(), strict=True)]
+    assert max(changes) > 1e-3  # the penalty did act
+
+
+def test_without_weight_it_is_plain_training():
+    plain, model = small(), small()
+    fitted(plain)
+    history = fitted(SpectralDefense(model, 0.0)).history
+    assert_same_weights(model, plain, rtol=1e-4, atol=1e-5)
+    assert history["eigenvalue"][0] > 0 and history["penalty"] == [0, 0]
+
+
+def test_dropout_drops_the_same_in_both_passes():
+    """Another mask would turn the difference of two subnetworks into a derivative of the order of 1 / h²."""
+    keras.utils.set_random_seed(0)
+    layers = [keras.Input((6,)), keras.layers.Dropout(0.5, seed=3), keras.layers.Dense(4, activation="softmax")]
+    model = keras.Sequential(layers)
+    images = np.random.default_rng(0).normal(size=(40, 6)).astype("float32")
+    values = [logged(SpectralDefense(model, step=h), images, DIGITS[:40])["eigenvalue"] for h in (1e-3, 1e-2)]
+    assert values[0] == pytest.approx(values[1], rel=0.5) and values[0] < 10
+
+
+def test_share_takes_the_first_samples(mlp, points):
+    few = logged(SpectralDefense(mlp, share=0.4), points, LABELS)
+    alone = logged(SpectralDefense(mlp), points[:2], LABELS[:2])
+    assert few["eigenvalue"] == pytest.approx(alone["eigenvalue"], rel=1e-5)
+
+
+def test_warm_up_drives_mu():
+    defense = SpectralDefense(small(), 1.0)
+    history = fitted(defense, 1, callbacks=[MuSchedule(2.0, warmup_steps=5, target=defense)]).history
+    assert history["mu"] == pytest.approx([1.6])
+    assert 0 < history["penalty"][0] < 2 * history["eigenvalue"][0]
+
+
+def test_with_the_fisher_trace_loss_one_hot_labels_weights_and_a_data_set():
+    model = small()
+    defense = SpectralDefense(model, 0.1)
+    defense.compile("adam", loss=keras_fim.FisherTraceLoss(0.02), metrics=["accuracy"])
+    data = tf.data.Dataset.from_tensor_slices((IMAGES, np.eye(4)[DIGITS], np.ones(48))).batch(16)
+    history = defense.fit(data, validation_data=data, epochs=2, verbose=0).history
+    assert set(history) == {"accuracy", "loss", "penalty", "eigenvalue", "val_accuracy", "val_loss"}
+    np.testing.assert_array_equal(defense.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0))
+
+
+def test_sample_weights_weigh_the_penalty(mlp, points):
+    weighted = SpectralDefense(mlp)
+    weighted.compile(keras.optimizers.SGD(0.0), loss="sparse_categorical_crossentropy")
+    logs = weighted.train_on_batch(points, LABELS, sample_weight=np.array([0, 0, 5.0, 0, 0]), return_dict=True)
+    alone = logged(SpectralDefense(mlp), points[2:3], LABELS[2:3])
+    assert logs["eigenvalue"] == pytest.approx(alone["eigenvalue"], rel=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision(policy):
+    keras.mixed_precision.set_global_policy(policy)
+    defense = SpectralDefense(small(), 0.1)
+    history = fitted(defense).history
+    assert np.isfinite(history["eigenvalue"]).all() and history["loss"][1] < history["loss"][0]
+    assert isinstance(defense.optimizer, keras.optimizers.LossScaleOptimizer) == (policy == "mixed_float16")
+    assert defense.logits(tf.constant(IMAGES[:3])).dtype == tf.float32
+
+
+def test_saved_and_loaded_it_goes_on(tmp_path):
+    defense = SpectralDefense(small(), 0.3, step=0.2, difference="central", share=0.5, seed=4)
+    fitted(defense, 1)
+    defense.save(tmp_path / "defense.keras")
+    loaded = keras.models.load_model(tmp_path / "defense.keras")
+    assert {**loaded.get_config(), "model": 0} == {**defense.get_config(), "model": 0}
+    assert float(loaded.mu.numpy()) == pytest.approx(0.3) and int(loaded.optimizer.iterations.numpy()) == 5
+    assert_same_weights(loaded, defense)
+    for each in (defense, loaded):
+        each.fit(IMAGES, DIGITS, 10, shuffle=False, verbose=0)
+    assert_same_weights(loaded, defense, rtol=1e-5, atol=1e-6)
+    defense.model.save(tmp_path / "plain.keras")
+    plain = keras.models.load_model(tmp_path / "plain.keras")
+    assert type(plain) is type(small())
+    np.testing.assert_array_equal(plain.predict(IMAGES, verbose=0), defense.predict(IMAGES, verbose=0))
+
+
+def test_it_stands_wherever_the_classifier_does(tmp_path):
+    model = small()
+    defense = SpectralDefense(model)
+    fitted(defense, 1)
+    ours, theirs = (attacks.PGD(norm=2, steps=3)(m, IMAGES, DIGITS, epsilon=0.5) for m in (defense, model))
+    np.testing.assert_allclose(ours.adversarials, theirs.adversarials, atol=1e-5)
+    spectra = [keras_fim.fisher_spectrum(m, IMAGES[:4]).eigenvalues for m in (defense, model)]
+    np.testing.assert_allclose(*spectra, rtol=1e-4)
+    path = keras_fim.export.saved_model(defense, tmp_path)
+    served = keras_fim.logits.logits_function(path, IMAGES)
+    np.testing.assert_allclose(served(tf.constant(IMAGES)), defense.logits(tf.constant(IMAGES)), rtol=1e-4, atol=1e-5)
+    written = [name for name, _ in tf.train.list_variables(str(path / "variables" / "variables"))]
+    assert written and not any("optimizer" in name or "metric" in name or "mu/" in name for name in written)
+
+
+PROGRAM = """
+import sys
+import keras, numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import keras_fim
+from keras_fim.defenses import SpectralDefense
+
+def trained(strategy):
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        layers = [keras.Input((6, 6, 1)), keras.layers.Conv2D(3, 3, activation="tanh")]
+        if sys.argv[1] == "batch_norm":
+            layers += [keras.layers.BatchNormalization(synchronized=True, momentum=0.9)]
+        layers += [keras.layers.Flatten(), keras.layers.Dense(4, activation="softmax")]
+        model = SpectralDefense(keras.Sequential(layers), 0.5)
+        model.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss="sparse_categorical_crossentropy")
+    start = model.get_weights()
+    logs = model.fit(images, labels, batch_size=16, epochs=2, shuffle=False, verbose=0).history
+    return start, model.get_weights(), logs
+
+images = np.random.default_rng(0).normal(size=(64, 6, 6, 1)).astype("float32")
+labels = np.arange(64) % 4
+mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice())
+difference = lambda a, b: max(np.abs(x - y).max() for x, y in zip(a, b, strict=True))
+start, single, logs = trained(tf.distribute.get_strategy())
+start_of_both, both, logs_of_both = trained(mirrored)
+assert difference(start, start_of_both) == 0 and difference(start, single) > 1e-2
+assert np.allclose(logs["eigenvalue"], logs_of_both["eigenvalue"], rtol=1e-3), (logs, logs_of_both)
+print(difference(single, both))
+"""
+
+
+@pytest.mark.parametrize("kind", ["plain", pytest.param("batch_norm", marks=pytest.mark.slow)])
+def test_two_devices_train_to_the_weights_of_one(kind):
+    finished = subprocess.run([sys.executable, "-c", PROGRAM, kind], capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert float(finished.stdout.split()[-1]) < 1e-5
