@@ -45,7 +45,8 @@ def check_training_and_attack(folder: Path) -> None:
     keras_fim.plots.robustness_figure({"smoke": [curve]}).savefig(folder / "curve.png")
 
     exported = keras_fim.export.saved_model(model, folder / "saved")
-    assert (Path(exported) / "saved_model.pb").exists()
+    report = keras_fim.export.verify(exported)
+    assert report.passed, report
 
 
 def _check_event_file(folder: Path) -> None:

@@ -47,3 +47,35 @@ def test_front_door_figures_are_the_stored_ones():
     result = json.loads((ROOT / "results" / "front_door" / "mnist.json").read_text())
     assert f"{100 * result['mean']:.2f} %" in README
     assert all(f"{100 * run['test_accuracy']:.2f}" in README for run in result["runs"])
+
+
+def test_serving_figures_are_the_stored_ones():
+    cases = json.loads((ROOT / "results" / "benchmarks" / "serving.json").read_text())["cases"]
+    assert all(case["ratio"]["fisher"] <= 8 for case in cases.values())
+    assert f"{cases['mnist-plain']['ratio']['fisher']:.1f} times the time of `serving_default`" in README
+    assert f"{cases['gtsrb-fisher']['ratio']['fisher']:.1f} times on ResNet-14" in README
+
+
+DETECTION = {
+    "FGSM, largest ε": ("fgsm", 2),
+    "PGD l∞, smallest ε": ("pgd_linf", 0),
+    "PGD l∞, largest ε": ("pgd_linf", 2),
+    "OSSA, largest ε": ("ossa", 2),
+    "DeepFool l2": ("deepfool_l2", 3),
+    "Carlini-Wagner l2": ("carlini_wagner_l2", 3),
+    "who knows the detector, largest ε": ("adaptive_pgd_linf on {}", 1),
+}
+
+
+@pytest.mark.parametrize("label", DETECTION)
+def test_detection_figures_are_the_stored_ones(label):
+    attack, index = DETECTION[label]
+    cells = []
+    for model in ("mnist-plain", "mnist-fisher", "gtsrb-plain", "gtsrb-fisher"):
+        rows = json.loads((ROOT / "results" / "detection" / f"{model}.json").read_text())["rows"]
+        areas = []
+        for kind in ("lambda", "fgsm"):
+            row = [row for row in rows if row["attack"] == attack.format(kind)][index]
+            areas.append(f"{row['detectors'][kind]['auc']:.2f}")
+        cells.append(" / ".join(areas))
+    assert f"| {label} | {' | '.join(cells)} |" in README

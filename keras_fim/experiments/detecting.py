@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ from keras_fim import attacks, data
 from keras_fim.detection import AdaptivePGD, FisherDetector, detection_curves
 from keras_fim.evaluation import clean_performance, samples
 from keras_fim.experiments.weights import load_model, record_of
-from keras_fim.records import versions, write_json
+from keras_fim.records import versions, write_json, write_text
 from keras_fim.typing import AttackResult
 
 __all__ = ["DetectionReport", "evaluate_detection"]
 
 _DIGITS = {np.inf: (0.1, 0.2, 0.3), 2: (1.0, 2.0, 3.0)}
 _COLOURS = {np.inf: (2 / 255, 4 / 255, 8 / 255), 2: (0.5, 1.0, 2.0)}
+_CURVES = ("false_positive_rates", "true_positive_rates", "precisions", "recalls")
 _FEWEST = 10  # an AUC of fewer adversarials says nothing
 
 
@@ -46,8 +48,8 @@ class DetectionReport:
         names = list(self.detectors)
         heads = [f"{name}: AUC | found" for name in names]
         lines = [f"| {self.model} | fooled | {' | '.join(heads)} |", "| --- " + "| ---: " * (1 + 2 * len(names)) + "|"]
-        false = " | ".join(f"| {100 * self.benign['detected'][name]:.1f} %" for name in names)
-        lines.append(f"| benign | {self.benign['num']} images | {false[2:]} |")
+        alarms = "".join(f" | {100 * self.benign['detected'][name]:.1f} % |" for name in names)
+        lines.append(f"| benign | {self.benign['num']} images |{alarms}")
         for row in self.rows:
             cells = " | ".join(_cells(row["detectors"].get(name)) for name in names)
             budget = "" if row["epsilon"] is None else f", ε {row['epsilon']:.3g}"
@@ -72,7 +74,8 @@ def evaluate_detection(
 
     Args:
         name: of the stored weights, or a run folder.
-        folder: where ``<name>.json`` goes, and the detectors as ``<name>.<detector>.json``.
+        folder: where ``<name>.json``, the table ``<name>.md`` and the curves ``<name>.curves.jsonl`` go, and the
+            detectors as ``<name>.<detector>.json``.
         num_images: test images, half to fit and half to evaluate.
         num_adaptive: of the latter, those for the adaptive attacker.
         false_positive_rate: of the thresholds, on the images fitted on.
@@ -115,10 +118,22 @@ def evaluate_detection(
         rows=rows,
         detectors={kind: detector.as_dict() for kind, detector in detectors.items()},
     )
-    write_json(folder / f"{report.model}.json", {**dataclasses.asdict(report), "versions": versions()})
+    _write(report, folder)
     for kind, detector in detectors.items():
         write_json(folder / f"{report.model}.{kind}.json", detector.as_dict())
     return report
+
+
+def _write(report: DetectionReport, folder: Path) -> None:
+    """The figures as JSON and as a table; the curves, which are long, in a file of their own, a line each."""
+    curves, content = [], dataclasses.asdict(report)
+    for row in content["rows"]:
+        for kind, found in row["detectors"].items():
+            points = {key: found.pop(key) for key in _CURVES}
+            curves.append(json.dumps({"attack": row["attack"], "epsilon": row["epsilon"], "detector": kind, **points}))
+    write_json(folder / f"{report.model}.json", {**content, "versions": versions()})
+    write_text(folder / f"{report.model}.curves.jsonl", "\n".join(curves) + "\n")
+    write_text(folder / f"{report.model}.md", f"{report}\n")
 
 
 def _fitted(

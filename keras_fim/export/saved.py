@@ -82,6 +82,12 @@ def saved_model(
     Raises:
         ValueError: if the version exists, is not positive, the model's input shape is not known, or another argument
             does not fit.
+
+    Example:
+        >>> from keras_fim import models
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     saved_model(models.convnet(filters=(1, 1)), Path(folder) / "digits").name
+        '1'
     """
     folder = Path(folder)
     logits_fn = _keras_logits_function(model)

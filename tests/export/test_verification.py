@@ -22,6 +22,7 @@ def test_an_exported_model_is_verified_in_a_process_without_keras(exported, caps
     assert "MISMATCH" not in table
 
 
+@pytest.mark.slow
 def test_runner_cannot_import_keras(exported):
     """What its process does before it loads the model."""
     program = f"""
@@ -100,6 +101,7 @@ def test_a_mismatch_ends_the_command_with_an_error(copy, capsys, monkeypatch):
     assert exit.value.code == 1 and "MISMATCH" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_load_is_not_verified(copy):
     (copy / "saved_model.pb").write_bytes(b"nonsense")
     report = export.verify(copy)

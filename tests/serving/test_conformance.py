@@ -11,6 +11,8 @@ from keras_fim import cli
 from keras_fim.export.client import predict_grpc, predict_rest
 from tests.export.test_faults import FILES, IMAGES, JPEG, PNG
 
+pytestmark = pytest.mark.slow
+
 OUTPUTS = {
     "serving_default": {"probabilities", "classes"},
     "logits": {"logits"},
