@@ -31,6 +31,8 @@ VARIANTS = {
     "spectral, central": ("spectral", {"difference": "central"}),
     "spectral, share 0.5": ("spectral", {"share": 0.5}),
     "spectral, share 0.25": ("spectral", {"share": 0.25}),
+    "n-fgm, inference": ("n-fgm", {"attack_mode": "inference"}),
+    "pgd, inference": ("pgd", {"attack_mode": "inference"}),
     "spectral+n-fgm": ("spectral+n-fgm", {}),
     "trades, 10 steps": ("trades", {"attack_steps": 10}),
 }
@@ -49,14 +51,16 @@ def step(name: str, defense: str, options: dict, batch: tuple[tf.Tensor, tf.Tens
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=data.names(), default="mnist")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=12, help="rounds of three steps each")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    names = {"none", *arguments.only}
     facts, rng = data.info(arguments.data), np.random.default_rng(0)
     images = rng.uniform(size=(arguments.batch_size, *facts.image_shape)).astype("float32")
     batch = tf.constant(images), tf.constant(rng.integers(0, facts.num_classes, arguments.batch_size))
-    steps = {name: step(arguments.data, *variant, batch) for name, variant in VARIANTS.items()}
+    steps = {name: step(arguments.data, *variant, batch) for name, variant in VARIANTS.items() if name in names}
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for index in range(arguments.rounds + 1):
         for name, function in steps.items():
