@@ -55,7 +55,7 @@ def _spectral_trace(model: keras.Model, **options: Any) -> keras.Model:
     return defenses.SpectralDefense(model, penalty="trace", **options)
 
 
-_ADVERSARIAL = {"epsilon": None, "mix": 1.0}
+_ADVERSARIAL = {"epsilon": None, "mix": 1.0, "attack_mode": "training"}
 _PARTS = {
     "none": _Part(),
     "fisher-trace": _Part(mu=_BY_CLASSES),

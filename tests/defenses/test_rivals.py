@@ -78,6 +78,14 @@ def test_without_budget_it_is_plain_training():
     assert_same_weights(model, plain)
 
 
+def test_attack_may_see_the_moving_averages():
+    model = classifier(batch_norm=True)
+    compiled(model).fit(IMAGES, LABELS, verbose=0)  # one step: the averages are far from the batch's statistics
+    seen = adversarials(defenses.AdversarialTraining(model, attacks.FGM(), epsilon=0.3, attack_mode="inference"))
+    np.testing.assert_allclose(seen, attacks.FGM()(model, IMAGES, LABELS, epsilon=0.3).adversarials, atol=1e-5)
+    assert np.abs(seen - adversarials(defenses.AdversarialTraining(model, attacks.FGM(), epsilon=0.3))).max() > 1e-3
+
+
 def test_mixed_loss_and_the_statistics_of_the_clean_pass():
     plain, model = (classifier(batch_norm=True, kernel_regularizer="l2", activity_regularizer="l2") for _ in range(2))
     defense = defenses.AdversarialTraining(model, attacks.FGM(), epsilon=0.5, mix=0.25)
@@ -232,6 +240,7 @@ BAD = {
     "epsilon": (lambda: defenses.n_fgsm(classifier(), -0.1), "`epsilon` should be a finite number >= 0"),
     "noise": (lambda: defenses.n_fgm(classifier(), 0.1, noise=-1), "`noise` should be a finite number >= 0"),
     "mix": (lambda: defenses.n_fgm(classifier(), 0.1, mix=0), r"`mix` should be in \(0, 1\]. Received: mix=0"),
+    "attack mode": (lambda: defenses.n_fgm(classifier(), 0.1, attack_mode="x"), "`attack_mode` should be one of train"),
     "alpha": (lambda: defenses.AdversarialLabelSmoothing(classifier(), 1.0), r"`alpha` should be in \[0, 1\)"),
     "norm": (lambda: defenses.TRADES(classifier(), epsilon=1.0, norm=1), "`norm` should be one of 2, np.inf"),
     "attack steps": (lambda: defenses.TRADES(classifier(), epsilon=1.0, attack_steps=0), "`attack_steps` should be"),
