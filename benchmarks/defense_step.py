@@ -21,7 +21,7 @@ import tensorflow as tf
 from keras_fim import data
 from keras_fim.experiments import recipe
 from keras_fim.experiments.defending import NAMES, defended
-from keras_fim.experiments.records import versions, write_json
+from keras_fim.records import versions, write_json
 from keras_fim.experiments.training import build_model, compile_model
 
 KRYLOV = {"direction": "krylov"}
