@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# modules side by side: most of a test is tracing, which takes one core
+PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope
 
 export TF_CPP_MIN_LOG_LEVEL := 3
 
@@ -15,10 +17,10 @@ run: $(VENV)/.demo ## train, attack and export a small defended model: keras-fim
 	$(BIN)/keras-fim demo
 
 test: $(VENV)/.dev ## all tests and docstring examples
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: lint ## the gate before a commit, under 3 minutes: lint, fast tests, docstring examples
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff check

@@ -11,7 +11,7 @@ from keras_fim.evaluation.evaluate import Evaluation
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["evaluation_figure", "robustness_figure"]
+__all__ = ["defences_figure", "evaluation_figure", "robustness_figure"]
 
 _NORMS = {"l0": "$l_0$", "l1": "$l_1$", "l2": "$l_2$", "linf": r"$l_\infty$"}
 
@@ -73,4 +73,31 @@ def evaluation_figure(evaluation: Evaluation) -> Figure:
         axes.grid(alpha=0.3)
         axes.legend()
     figure.suptitle(f"{evaluation.model}: accuracy {evaluation.accuracy}")
+    return figure
+
+
+def defences_figure(panels: Mapping[str, Mapping[str, tuple[float, float]]]) -> Figure:
+    """Accuracy against fooling ratio: one panel for each attack, one point for each defence; the best is top left.
+
+    Args:
+        panels: for each attack's name, ``(accuracy, fooling ratio)`` by name of the defence, both in [0, 1].
+
+    Returns:
+        A matplotlib figure that belongs to no window.
+
+    Raises:
+        ValueError: if there is no panel.
+    """
+    from matplotlib.figure import Figure
+
+    if not panels:
+        raise ValueError("`panels` should hold a panel. Received: none")
+    figure = Figure(figsize=(5.4 * len(panels), 4.4), layout="constrained")
+    for axes, (title, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for index, (name, (accuracy, fooling)) in enumerate(points.items()):
+            marker = "osD^vP*X"[index // 10 % 8]  # the colours repeat after ten
+            axes.plot(100 * fooling, 100 * accuracy, marker=marker, linestyle="none", label=name)
+        axes.set(title=title, xlabel="fooling ratio [%]", ylabel="accuracy [%]", xlim=(-2, 102))
+        axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
     return figure

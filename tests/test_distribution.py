@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import keras
 import numpy as np
@@ -44,6 +46,7 @@ print(largest_difference(single, both))
 """
 
 
+@pytest.mark.slow
 def test_two_devices_train_to_the_weights_of_one():
     finished = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0, finished.stderr[-2000:]

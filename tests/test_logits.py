@@ -108,6 +108,7 @@ def test_keras_file(tmp_path):
     np.testing.assert_allclose(function(IMAGES), IMAGES @ KERNEL, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("export", ["keras", "keras_fim"])
 def test_saved_model(tmp_path, export):
     model = MODELS["softmax layer"][0]
@@ -152,6 +153,7 @@ def test_missing_file(tmp_path):
         logits_function(tmp_path / "nothing.keras")
 
 
+@pytest.mark.slow
 def test_the_same_model_gives_the_same_function_which_dies_with_it():
     model = with_weights(keras.layers.Dense(5))
     assert logits_function(model) is logits_function(model)
@@ -190,6 +192,7 @@ def test_compiled_functions_are_traced_once_whatever_the_batch_size():
     assert traces == [2, 3]
 
 
+@pytest.mark.slow
 def test_plain_callable_is_traced_once_if_its_logits_function_is_passed_on():
     def classifier(images):
         calls.append(len(calls))

@@ -192,6 +192,7 @@ def test_gradient_reaches_the_weights_of_a_saturated_softmax_model(policy, run_e
     assert np.abs(model.get_weights()[1] - before[1]).max() > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [True, False])
 def test_softmax_model_trains_like_the_same_model_on_logits(jit_compile):
     images, labels = np.random.default_rng(0).normal(size=(64, 3)).astype("float32"), np.arange(64) % 4

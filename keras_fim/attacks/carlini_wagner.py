@@ -15,7 +15,7 @@ from keras_fim.logits import LogitsFunction
 
 __all__ = ["CarliniWagner"]
 
-_SHRINK = 1 - 1e-3  # pixels at a bound start where tanh still has a slope, and not hundreds of steps away from it
+_INSIDE = 1 - 1e-3  # pixels at a bound start where tanh still has a slope, and not hundreds of steps away from it
 _BETAS = (0.9, 0.999)
 
 
@@ -112,7 +112,7 @@ class CarliniWagner(SearchAttack):
     ) -> _Nearest:
         """Adam at one weight per sample."""
         low, high = self.bounds
-        variable = tf.atanh((2 * (images - low) / (high - low) - 1) * _SHRINK)
+        variable = tf.atanh(tf.clip_by_value(2 * (images - low) / (high - low) - 1, -_INSIDE, _INSIDE))
         zero, infinite = tf.zeros_like(images), tf.fill(tf.shape(labels), tf.cast(np.inf, images.dtype))
         every = max(1, self.steps // 10)
 

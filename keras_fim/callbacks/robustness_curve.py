@@ -71,6 +71,7 @@ class RobustnessCurve(MeasuringCallback):
         ValueError: if an option is not valid, or images do not lie within the bounds of an attack.
 
     Example:
+        >>> import numpy as np
         >>> test = np.full((8, 28, 28, 1), 0.4, "float32"), np.arange(8)
         >>> curve = RobustnessCurve(test, OSSA(), [0.5, 1], max_samples=4)
         >>> from keras_fim import models

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from keras_fim.cli import (
     board,
+    compare,
     demo,
     detect,
     evaluate,
@@ -31,6 +32,7 @@ _COMMANDS = {
     "serve-client": serve_client,
     "detect": detect,
     "reproduce": reproduce,
+    "compare": compare,
     "demo": demo,
 }
 

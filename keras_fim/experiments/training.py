@@ -65,11 +65,11 @@ def train(
     return folder
 
 
-def build_model(config: TrainingConfig) -> keras.Model:
-    """The classifier of a run, with new weights or those of ``config.init_from``."""
+def build_model(config: TrainingConfig, *, fresh: bool = False) -> keras.Model:
+    """The classifier of a run, with new weights or those of ``config.init_from``, unless ``fresh``."""
     facts = data.info(config.data)
     model = models.MODELS[config.model](facts.image_shape, facts.num_classes, **config.model_options)
-    if config.init_from:
+    if config.init_from and not fresh:
         weights.load_into(model, config.init_from)
     return model
 

@@ -39,11 +39,11 @@ class Workbench:
         say: Callable[[str], None] = print,
     ) -> None:
         self.folder, self.runs, self.data_dir, self.say = Path(folder), Path(runs), data_dir, say
-        self._images: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
+        self._images: dict[tuple[str, int | None], tuple[np.ndarray, np.ndarray]] = {}
         self._models: dict[str, keras.Model] = {}
 
-    def test_images(self, data_name: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """``(images, labels)``: so many of a test split, stratified, always the same."""
+    def test_images(self, data_name: str, count: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """``(images, labels)``: so many of a test split, stratified, always the same; None for all."""
         key = (data_name, count)
         if key not in self._images:
             self._images[key] = samples(data.load(data_name, 500, data_dir=self.data_dir, test_limit=count)[1])
@@ -67,12 +67,12 @@ class Workbench:
             self._models[name] = load_model(name)
         return self._models[name]
 
-    def cell(self, key: str, model: keras.Model, settings: dict[str, Any], measure: Callable[[], Any]) -> Any:
+    def cell(self, key: str, model: keras.Model | None, settings: dict[str, Any], measure: Callable[[], Any]) -> Any:
         """What ``measure`` returns for a model, from its file if it was measured with the same settings before.
 
         Args:
             key: path of the file under ``cells/``, without its ending.
-            model: what is measured; its weights count as settings.
+            model: what is measured; its weights count as settings. None where there is nothing but the settings.
             settings: whatever the result depends on, ready for JSON.
             measure: returns what JSON can hold.
 
@@ -80,7 +80,7 @@ class Workbench:
             The result.
         """
         path = self.folder / "cells" / f"{key}.json"
-        settings = {**settings, "weights": digest(model)}
+        settings = settings if model is None else {**settings, "weights": digest(model)}
         if path.is_file() and (known := read_json(path))["settings"] == settings:
             return known["result"]
         self.say(f"measuring {key}")

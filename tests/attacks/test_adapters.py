@@ -82,8 +82,17 @@ def loss_gradients(logits_fn, images, labels):
     return tape.gradient(loss, images).numpy()
 
 
-OURS = {"random_start": False, "keep_best": False, "clip_first": True, "steps": 10, "step_size": 0.25}
-THEIRS = {"nb_iter": 10, "step_size": 0.25}
+OURS = {"random_start": False, "keep_best": False, "clip_first": True, "steps": 5, "step_size": 0.4}
+THEIRS = {"nb_iter": 5, "step_size": 0.4}
+
+
+@pytest.fixture(scope="module")
+def digit_model_float64(digit_model):
+    """`digit_model` computing in float64."""
+    keras.mixed_precision.set_global_policy("float64")
+    model = models.convnet(filters=(8, 16))
+    model.set_weights(digit_model.get_weights())
+    return model
 
 
 @pytest.mark.parametrize(
@@ -96,13 +105,17 @@ THEIRS = {"nb_iter": 10, "step_size": 0.25}
     ],
     ids=["fgsm", "fgm", "pgd_linf", "pgd_l2"],
 )
-def test_ours_and_cleverhans_agree_pixel_by_pixel(ours, theirs, epsilon, digit_model, digits):
-    """Where the gradient is large enough for CleverHans, which shortens l2 steps of smaller ones."""
+def test_ours_and_cleverhans_agree_pixel_by_pixel(ours, theirs, epsilon, digit_model, digit_model_float64, digits):
+    """Where the gradient is large enough for CleverHans, which shortens l2 steps of smaller ones.
+
+    The l2 steps in float64, and few of each: they carry a gradient's rounding far.
+    """
     images, labels = digits[2], digits[3]
-    gradients = loss_gradients(logits_function(digit_model), images, labels)
+    model = digit_model_float64 if ours.norm == 2 else digit_model
+    gradients = loss_gradients(logits_function(model), images, labels)
     sure = np.linalg.norm(gradients, axis=(1, 2))[:, 0] > 1e-4
     assert sure.mean() > 0.9
-    mine, other = (each(digit_model, images, labels, epsilon=epsilon) for each in (ours, theirs))
+    mine, other = (each(model, images, labels, epsilon=epsilon) for each in (ours, theirs))
     equal = np.abs(mine.adversarials - other.adversarials)[sure] <= 1e-5
     assert equal.mean() >= 0.999
     assert mine.fooling_ratio == pytest.approx(other.fooling_ratio, abs=0.011)

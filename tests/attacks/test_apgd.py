@@ -47,6 +47,7 @@ def reference(gradient, image, label, epsilon, start, steps, norm):
     return np.array(points), best
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", [2, np.inf])
 def test_it_is_the_published_algorithm(norm, mlp):
     """Float64, point by point: the images that the model is asked about."""
@@ -95,6 +96,7 @@ def test_of_two_classes_dlr_is_the_margin():
     assert 0 < dlr.success.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [dataclasses.replace(each, steps=12) for each in APGDS[1:3]], ids=lambda a: a.name)
 def test_leaving_early_fools_the_same_samples_and_restarts_only_help(attack, digit_model, digits):
     images, labels = digits[2][:50], digits[3][:50]

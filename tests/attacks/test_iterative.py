@@ -22,6 +22,7 @@ def test_more_steps_restarts_and_the_best_point_only_help(norm, digit_model, dig
     assert 0 < best.success.sum() < len(images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [attacks.BIM(), attacks.MIM(), attacks.PGD(steps=5, restarts=2)], ids=repr)
 def test_leaving_early_fools_the_same_samples(attack, digit_model, digits):
     images, labels = digits[2], digits[3]

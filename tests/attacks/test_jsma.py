@@ -76,6 +76,7 @@ OPTIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_classes", "options"), OPTIONS, ids=str)
 @pytest.mark.parametrize("targeted", [False, True])
 def test_changes_the_values_of_the_search_over_all_pairs(num_classes, targeted, options):
@@ -95,6 +96,7 @@ def test_changes_the_values_of_the_search_over_all_pairs(num_classes, targeted, 
         np.testing.assert_array_equal(found, image if each is None else each)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saliency", ["logits", "probabilities"])
 def test_two_linear_classes_are_fooled_by_the_fewest_values(saliency):
     """Where all values have the same way to go, the optimum takes those of the largest slopes."""
@@ -109,6 +111,7 @@ def test_two_linear_classes_are_fooled_by_the_fewest_values(saliency):
     assert result.success.all() and {count % 2 for count in optimum} == {0, 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["given", "second", "least_likely", "random"])
 def test_with_a_target_that_class_is_predicted(target, digit_model, digits):
     images, labels = digits[2][:60], digits[3][:60]
@@ -122,6 +125,7 @@ def test_with_a_target_that_class_is_predicted(target, digit_model, digits):
         np.testing.assert_array_equal(aims[result.was_correct], targets["targets"][result.was_correct])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "attack",
     [attacks.JSMA(), attacks.JSMA(theta=-0.5, gamma=0.05), attacks.JSMA(theta=0.3, gamma=0.02, saliency="logits")],
@@ -148,6 +152,7 @@ def test_a_value_that_was_not_needed_is_put_back(digit_model, digits):
     assert {0, 1} == set(result.distances[result.success] % 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saliency", ["logits", "probabilities"])
 def test_a_batch_is_its_samples_and_a_sweep_its_calls(saliency, digit_model, digits):
     images, labels = digits[2][:12], digits[3][:12]
@@ -159,6 +164,7 @@ def test_a_batch_is_its_samples_and_a_sweep_its_calls(saliency, digit_model, dig
     np.testing.assert_array_equal(limited.success, whole.success & (whole.distances <= 8))
 
 
+@pytest.mark.slow
 def test_a_constant_model_stands():
     model = logits_function(lambda x: 0 * x @ np.ones((4, 3)) + [0.0, 1.0, 0.0], from_logits=True)
     images = np.full((3, 4), 0.5)

@@ -46,7 +46,7 @@ def test_deepfool_is_at_the_optimum(num_classes, norm):
 @pytest.mark.parametrize("num_classes", [2, 5])
 def test_carlini_wagner_is_at_the_optimum(num_classes):
     model, images, labels, optimum = linear(num_classes)
-    attack = attacks.CarliniWagner(bounds=(-20.0, 20.0), steps=300, learning_rate=0.005, initial_weight=0.1)
+    attack = attacks.CarliniWagner(bounds=(-4.0, 4.0), steps=300, learning_rate=0.002, initial_weight=0.1)
     result = attack(model, images, labels)
     assert result.success.all()
     np.testing.assert_array_less(optimum(2) * 0.9999, result.distances)
@@ -65,6 +65,7 @@ def test_fast_minimum_norm_is_at_the_optimum(num_classes, norm):
     assert ratio.max() < 1.05 if num_classes == 2 else np.median(ratio) < 1.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_classes", [2, 5])
 @pytest.mark.parametrize("norm", [1, 2, np.inf])
 def test_minimal_pgd_is_at_the_optimum(num_classes, norm):
@@ -90,6 +91,7 @@ def test_minimal_one_step_attacks_are_exact_for_two_classes(attack, norm):
     np.testing.assert_allclose(result.distances, optimum(norm), rtol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["cross_entropy", "dlr"])
 @pytest.mark.parametrize("norm", [2, np.inf])
 def test_apgd_fools_two_classes_from_the_optimum_on(norm, loss):

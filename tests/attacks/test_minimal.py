@@ -20,6 +20,7 @@ ATTACKS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: a.name)
 def test_contract(attack, digit_model, digits):
     images, labels = digits[2][:40], digits[3][:40].copy()
@@ -46,6 +47,7 @@ def test_contract(attack, digit_model, digits):
     assert not nothing.success.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: a.name)
 def test_constant_model_cannot_be_fooled(attack):
     layers = [keras.Input((4,)), keras.layers.Dense(3, kernel_initializer="zeros"), keras.layers.Softmax()]
@@ -72,6 +74,7 @@ def test_one_image_is_attacked_as_in_a_batch_with_one_trace(attack, digit_model,
     assert functions and all(f.experimental_get_tracing_count() == 1 for f in functions)
 
 
+@pytest.mark.slow
 def test_minimal_distance_is_the_first_epsilon_that_fools(digit_model, digits):
     images, labels = digits[2][:40], digits[3][:40]
     result = attacks.MinimalDistance(attacks.FGSM(), rtol=1e-3)(digit_model, images, labels)

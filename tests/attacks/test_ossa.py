@@ -47,6 +47,7 @@ def test_no_other_direction_has_a_larger_quadratic_form(smooth):
         assert step @ fim @ step >= np.linalg.eigvalsh(fim)[-1] * 0.99
 
 
+@pytest.mark.slow
 def test_methods_agree_and_details_say_what_they_took(smooth):
     model, images, labels = smooth
     exact = attacks.OSSA(bounds=WIDE, method="exact")(model, images, labels, epsilon=0.1)
@@ -69,6 +70,7 @@ def test_a_saturated_sample_goes_along_the_margin_of_the_two_likeliest_classes()
     np.testing.assert_allclose(result.adversarials[0], images[0] - 0.1 * expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_several_steps_stay_within_budget_and_bounds_and_raise_the_loss(smooth):
     model, images, labels = smooth
     images = np.clip(images, -1, 1)

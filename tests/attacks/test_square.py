@@ -40,6 +40,7 @@ def test_every_query_in_linf_moves_one_square_of_the_image_to_its_ends():
     assert (deltas[0, 5] != deltas[1, 5]).any()  # each sample has a square of its own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(9, 12, 3), (28, 28, 1), (4, 3, 2), (2, 2, 1)])
 def test_every_query_in_l2_spends_the_budget(shape):
     points, images = asked(shape, 20, norm=2, epsilon=0.4)
@@ -88,6 +89,7 @@ def rounded(size=8):
     return fn, images, scores.argmax(axis=-1), np.abs(scores @ [1, -1]) / np.abs(slope).sum()
 
 
+@pytest.mark.slow
 def test_it_needs_no_gradient():
     fn, images, labels, optimum = rounded()
     epsilon = 2 * optimum.max() + 0.05
@@ -124,6 +126,7 @@ def test_only_samples_that_stand_are_asked_about(norm):
     assert int(count) < 8 + 50
 
 
+@pytest.mark.slow
 def test_more_queries_fool_more_and_a_seed_repeats_them(digit_model, digits):
     images, labels = digits[2][:60], digits[3][:60]
     few, many, again, other = (

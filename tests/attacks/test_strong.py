@@ -19,6 +19,7 @@ def swept(request, digit_model, digits):
     return attack, epsilons, attack.sweep(digit_model, digits[2][:60], digits[3][:60], epsilons)
 
 
+@pytest.mark.slow
 def test_contract(swept, digit_model, digits):
     attack, epsilons, results = swept
     images, labels = digits[2][:60], digits[3][:60]
@@ -61,6 +62,7 @@ def test_it_is_at_least_as_strong_as_each_stage(swept, digit_model, digits):
             assert results[1].success.sum() >= alone.success.sum() - 1
 
 
+@pytest.mark.slow
 def test_nothing_is_traced_again_for_other_numbers_of_samples(swept, digit_model, digits):
     attack = swept[0]
     for n in (1, 7, 60):
@@ -73,6 +75,7 @@ def test_nothing_is_traced_again_for_other_numbers_of_samples(swept, digit_model
     assert all(f.experimental_get_tracing_count() == 1 for f in functions.values())
 
 
+@pytest.mark.slow
 def test_a_twin_is_the_first_stage(digit_model, digits):
     """The twin itself has nothing to hide; a masked copy of it, with no gradient, falls to what fools the twin."""
     images, labels = digits[2][:40], digits[3][:40]
@@ -107,6 +110,7 @@ def test_samples_that_were_wrong_before_are_left_alone(digit_model, digits):
     assert all(np.isnan(share) for share in QUICK[2].shares(result).values())
 
 
+@pytest.mark.slow
 def test_a_constant_model_stands():
     layers = [keras.layers.Flatten(), keras.layers.Dense(2, kernel_initializer="zeros"), keras.layers.Softmax()]
     model, images = keras.Sequential([keras.Input((3, 3, 1)), *layers]), np.full((2, 3, 3, 1), 0.5, "float32")

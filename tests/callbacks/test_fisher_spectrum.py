@@ -101,6 +101,7 @@ def test_saturated_samples_give_finite_histograms(patterns, tmp_path, read_event
         assert np.isfinite(tf.make_ndarray(events.Tensors(f"fisher/{key}")[0].tensor_proto)).all()
 
 
+@pytest.mark.slow
 def test_a_failure_says_so(small_model, patterns):
     callback = FisherSpectrum((np.zeros((4, 3)), [0, 1, 2, 3]))  # images of another shape
     with pytest.warns(RuntimeWarning, match="FisherSpectrum: measuring after epoch 1 failed; training goes on"):

@@ -34,6 +34,7 @@ class Broken(attacks.FixedBudgetAttack):
     perturb = prepare
 
 
+@pytest.mark.slow
 def test_logs_hold_what_the_evaluation_measures(small_model, patterns):
     curve = RobustnessCurve(patterns, ATTACKS, EPSILONS, max_samples=30)
     history = fit(small_model, patterns, curve)
@@ -52,6 +53,7 @@ def test_logs_hold_what_the_evaluation_measures(small_model, patterns):
     assert not any("." in key for key in history)
 
 
+@pytest.mark.slow
 def test_distances_lie_between_those_that_a_search_finds(small_model, patterns):
     """Interpolated on a fine grid, the smallest ε that fools is the one that a search over ε finds."""
     fit(small_model, patterns, epochs=8)
@@ -63,6 +65,7 @@ def test_distances_lie_between_those_that_a_search_finds(small_model, patterns):
     np.testing.assert_allclose(found, expected, atol=0.1)
 
 
+@pytest.mark.slow
 def test_distances_of_a_minimal_distance_attack(small_model, patterns):
     fit(small_model, patterns, epochs=4)
     curve = RobustnessCurve(patterns, attacks.DeepFool(), [0.3, 0.6], max_samples=21)
@@ -73,6 +76,7 @@ def test_distances_of_a_minimal_distance_attack(small_model, patterns):
     assert measured["val_fooling/deepfool_l2/eps_0p3"] == pytest.approx(within.sum() / nearest.was_correct.sum())
 
 
+@pytest.mark.slow
 def test_distances_beyond_the_largest_epsilon_are_infinite(small_model, patterns):
     fit(small_model, patterns, epochs=4)
     curve = RobustnessCurve(patterns, attacks.FGM(), [1e-6, 2e-6], max_samples=8)
@@ -96,6 +100,7 @@ def test_checkpoint_and_early_stopping_use_the_keys(small_model, patterns, tmp_p
     assert {path.name for path in tmp_path.iterdir()} == expected
 
 
+@pytest.mark.slow
 def test_event_files_hold_everything(small_model, patterns, tmp_path, read_events):
     curve = RobustnessCurve(patterns, ATTACKS, EPSILONS, log_dir=tmp_path, max_samples=20)
     history = fit(small_model, patterns, curve, epochs=3)
@@ -119,6 +124,7 @@ def test_event_files_hold_everything(small_model, patterns, tmp_path, read_event
     assert f"| ossa | 20 | l2 0.5 | {100 * history['val_fooling/ossa/eps_0p5'][-1]:.1f} % |" in table
 
 
+@pytest.mark.slow
 def test_curve_run_has_a_thousand_epsilon_for_its_steps(small_model, patterns, tmp_path, read_events):
     curve = RobustnessCurve(patterns, ATTACKS[0], [0.5, 2], log_dir=tmp_path, max_samples=20)
     history = fit(small_model, patterns, curve)
@@ -129,6 +135,7 @@ def test_curve_run_has_a_thousand_epsilon_for_its_steps(small_model, patterns, t
         assert written == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_nothing_is_traced_after_the_first_epoch_and_new_weights_are_seen(small_model, patterns):
     pgd = attacks.CleverHans("projected_gradient_descent", nb_iter=2)
     curve = RobustnessCurve(patterns, [*ATTACKS, pgd], {**EPSILONS, pgd.name: [0.1]}, max_samples=20)
@@ -171,6 +178,7 @@ def test_failures_say_so_and_training_goes_on(small_model, patterns, tmp_path):
     assert "val_fooling/bad/eps_1" not in history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"attacks": Broken()}, {"attacks": ATTACKS[1], "log_dir": __file__}])
 def test_strict_raises(small_model, patterns, options):
     with pytest.raises((RuntimeError, tf.errors.OpError)):

@@ -89,6 +89,7 @@ def test_charts_pictures_and_table_are_on_the_pages(logs, tmp_path):
             assert any(cell.startswith(expected) for cell in cells), (expected, cells)
 
 
+@pytest.mark.slow
 def test_hparams_rows_in_event_files(logs, read_events):
     events = read_events(logs / "mu0.02" / "hparams")
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content

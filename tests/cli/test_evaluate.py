@@ -53,6 +53,7 @@ def test_raw_logits_of_flat_images(saved, tmp_path, capsys):
     assert "(kept)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_softmax_in_a_fresh_process_is_as_its_logits(saved, tmp_path):
     """The same classifier, measured in another process from another file, has the same figures."""
     options = ("--attacks", "fgsm", "--epsilons", "0.05,0.1")

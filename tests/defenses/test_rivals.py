@@ -44,6 +44,7 @@ def adversarials(defense, seed=5):
     return defense.adversarials(tf.constant(IMAGES), labels, SameState(logits_function(defense.model)), seed).numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "attack",
     [
@@ -86,6 +87,7 @@ def test_attack_may_see_the_moving_averages():
     assert np.abs(seen - adversarials(defenses.AdversarialTraining(model, attacks.FGM(), epsilon=0.3))).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_mixed_loss_and_the_statistics_of_the_clean_pass():
     plain, model = (classifier(batch_norm=True, kernel_regularizer="l2", activity_regularizer="l2") for _ in range(2))
     defense = defenses.AdversarialTraining(model, attacks.FGM(), epsilon=0.5, mix=0.25)
@@ -98,6 +100,7 @@ def test_mixed_loss_and_the_statistics_of_the_clean_pass():
     assert_same_weights(model, once)  # rate 0: the averages are all that has changed, and only by the clean batch
 
 
+@pytest.mark.slow
 def test_trades_finds_the_worst_neighbour():
     """Of a linear model in two dimensions, against a search over the whole circle."""
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, activation="softmax")])
@@ -160,6 +163,7 @@ MAKERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MAKERS)
 def test_saved_and_loaded_it_goes_on(kind, tmp_path):
     defense = MAKERS[kind](classifier(batch_norm=True))

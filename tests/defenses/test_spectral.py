@@ -54,6 +54,7 @@ def assert_same_weights(ours, theirs, **tolerance):
         np.testing.assert_allclose(mine, other, **tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("difference", ["one_sided", "central"])
 def test_penalty_is_the_largest_eigenvalue_of_the_dense_fim(mlp, points, difference):
     exact = np.linalg.eigvalsh(dense(mlp, points))[:, -1].mean()
@@ -67,6 +68,7 @@ def test_penalty_is_the_largest_eigenvalue_of_the_dense_fim(mlp, points, differe
     assert errors[1] < 5e-4 and errors[1] < errors[0] < 0.1
 
 
+@pytest.mark.slow
 def test_gradient_direction_is_a_lower_bound(mlp, points):
     exact = np.linalg.eigvalsh(dense(mlp, points))[:, -1].mean()
     bounds = [
@@ -97,6 +99,7 @@ def test_random_directions_differ_from_step_to_step_but_not_from_run_to_run(mlp,
     assert first != second and run(0) == [first, second] and run(1)[0] != first
 
 
+@pytest.mark.slow
 def test_gradient_in_the_weights_agrees_with_finite_differences(mlp, points):
     """Of the dense eigenvalue itself: by the envelope theorem, holding the direction constant changes nothing."""
 
@@ -116,6 +119,7 @@ def test_gradient_in_the_weights_agrees_with_finite_differences(mlp, points):
         assert sum((g * d).sum() for g, d in zip(gradients, shift, strict=True)) == pytest.approx(expected, rel=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{}, {"difference": "central", "share": 0.5}, {"direction": "krylov"}, {"penalty": "trace"}],
@@ -132,6 +136,7 @@ def test_batch_statistics_are_those_of_a_plain_step(options):
     assert max(changes) > 1e-3  # the penalty did act
 
 
+@pytest.mark.slow
 def test_without_weight_it_is_plain_training():
     plain, model = small(), small()
     fitted(plain)
@@ -163,6 +168,7 @@ def test_warm_up_drives_mu():
     assert 0 < history["penalty"][0] < 2 * history["eigenvalue"][0]
 
 
+@pytest.mark.slow
 def test_with_the_fisher_trace_loss_one_hot_labels_weights_and_a_data_set():
     model = small()
     defense = SpectralDefense(model, 0.1)
@@ -181,6 +187,7 @@ def test_sample_weights_weigh_the_penalty(mlp, points):
     assert logs["eigenvalue"] == pytest.approx(alone["eigenvalue"], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision(policy):
     keras.mixed_precision.set_global_policy(policy)
@@ -191,6 +198,7 @@ def test_mixed_precision(policy):
     assert defense.logits(tf.constant(IMAGES[:3])).dtype == tf.float32
 
 
+@pytest.mark.slow
 def test_saved_and_loaded_it_goes_on(tmp_path):
     defense = SpectralDefense(small(), 0.3, step=0.2, difference="central", share=0.5, seed=4)
     fitted(defense, 1)
@@ -208,6 +216,7 @@ def test_saved_and_loaded_it_goes_on(tmp_path):
     np.testing.assert_array_equal(plain.predict(IMAGES, verbose=0), defense.predict(IMAGES, verbose=0))
 
 
+@pytest.mark.slow
 def test_it_stands_wherever_the_classifier_does(tmp_path):
     model = small()
     defense = SpectralDefense(model)

@@ -93,6 +93,7 @@ def attacked_digits(digit_model, digits):
     return images, labels, FisherDetector.fit(digit_model, images[::2], false_positive_rate=0.1)
 
 
+@pytest.mark.slow
 def test_attacks_that_stop_at_the_boundary_are_detected(digit_model, attacked_digits):
     images, labels, detector = attacked_digits
     result = attacks.DeepFool()(digit_model, images, labels)
@@ -118,6 +119,7 @@ def test_an_attacker_who_knows_the_detector_evades_it(digit_model, attacked_digi
     assert not unchanged.success.any()
 
 
+@pytest.mark.slow
 def test_selective_steps_lower_the_score_of_what_is_fooled(mlp):
     """On a smooth model: of points that fool, the one with the lower score is returned."""
     points = np.random.default_rng(5).uniform(size=(12, 6))

@@ -102,6 +102,7 @@ def count_sweeps(monkeypatch, kill_at=None):
     return seen
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_at_the_first_missing_cell(tmp_path, monkeypatch):
     options = {"attacks": [attacks.PGD(steps=2)], "epsilons": [0.1, 0.2, 0.3], "folder": tmp_path, "name": "m"}
     with monkeypatch.context() as patch:
@@ -119,6 +120,7 @@ def test_a_killed_evaluation_goes_on_at_the_first_missing_cell(tmp_path, monkeyp
     assert evaluate(boundary(), (IMAGES, LABELS), **options) == found and not seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -174,6 +176,7 @@ def test_layers_that_differ_are_other_models_whatever_the_weights():
     assert digests[0] == digests[2] != digests[1]
 
 
+@pytest.mark.slow
 def test_strong_says_what_each_stage_took_and_knows_its_twin(tmp_path):
     rng = np.random.default_rng(0)
     images, labels = rng.uniform(size=(8, 3, 3, 1)).astype("float32"), rng.integers(2, size=8)

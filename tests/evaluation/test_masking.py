@@ -67,6 +67,7 @@ def test_fires_on_a_masked_model(mask):
     assert "masked gradients are suspected" in str(report)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_run_is_said_to_be_so(tmp_path):
     flat = logits_function(lambda x: tf.concat([x - 0.5, 0.5 - x], axis=-1), from_logits=True)
     images = np.linspace(0.05, 0.95, 20, dtype="float32")[:, None]

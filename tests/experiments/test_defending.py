@@ -102,6 +102,7 @@ def test_command_line(capsys, monkeypatch, tmp_path):
     assert "should be KEY=VALUE. Received: 'step'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_interrupted_run_of_a_defence_goes_on_with_its_optimizer(tmp_path, monkeypatch):
     def note(model):
         states.append([variable.numpy() for variable in (*model.variables, *model.optimizer.variables)])

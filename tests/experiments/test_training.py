@@ -32,6 +32,7 @@ def run(tmp_path_factory):
     return train(small(mu_warmup_epochs=1.0), tmp_path_factory.mktemp("runs") / "run")
 
 
+@pytest.mark.slow
 def test_run_folder_holds_everything(run):
     record = json.loads((run / "run.json").read_text())
     assert record["config"] == {**small(mu_warmup_epochs=1.0).as_dict()}
@@ -52,6 +53,7 @@ def test_quoted_accuracy_is_that_of_the_saved_model(run):
     assert accuracy == pytest.approx(json.loads((run / "run.json").read_text())["results"]["test_accuracy"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt, ValueError])
 def test_global_dtype_policy_is_restored(error, tmp_path, monkeypatch):
     seen = []
@@ -82,6 +84,7 @@ def test_folder_with_a_run_is_not_overwritten(run):
         train(small(), run, resume=True)
 
 
+@pytest.mark.slow
 def test_resumed_model_has_the_weights_the_optimizer_and_the_metrics_of_the_interrupted_one(tmp_path):
     images, labels = np.random.default_rng(0).uniform(size=(20, 28, 28, 1)), np.arange(20) % 10
 
@@ -106,6 +109,7 @@ def test_resumed_model_has_the_weights_the_optimizer_and_the_metrics_of_the_inte
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), err_msg=theirs.path)
 
 
+@pytest.mark.slow
 def test_interrupted_run_in_float16_goes_on_with_its_loss_scale(tmp_path, monkeypatch):
     def note(model):
         states.append([variable.numpy() for variable in (*model.variables, *model.optimizer.variables)])
@@ -166,6 +170,7 @@ def test_starting_from_other_weights(run, tmp_path):
             np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_record_holds_the_whole_history_of_the_weights(run, tmp_path, monkeypatch):
     def record_of(folder):
         return json.loads((folder / "run.json").read_text())

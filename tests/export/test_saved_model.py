@@ -58,6 +58,7 @@ def test_outputs_are_those_of_the_package(exported, signatures):
     np.testing.assert_array_equal(found["is_adversarial"], found["score"] > exported.detector.threshold)
 
 
+@pytest.mark.slow
 def test_variables_are_saved_once_and_restored_by_a_session(exported, signatures):
     """TensorFlow Serving restores by name of the checkpoint; what `tf.saved_model.load` finds it may not."""
     names = [name for name, _ in tf.train.list_variables(str(exported.path / "variables" / "variables"))]
@@ -120,6 +121,7 @@ def test_card_and_labels(exported):
     assert keras_fim.detection.FisherDetector(**card["detector"]) == exported.detector
 
 
+@pytest.mark.slow
 def test_versions_count_up_and_are_never_overwritten(model, tmp_path):
     assert [export.saved_model(model, tmp_path / "m").name for _ in "ab"] == ["1", "2"]
     assert export.saved_model(model, tmp_path / "m", version=7).name == "7"
@@ -177,6 +179,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options, message", REFUSED.values(), ids=REFUSED.keys())
 def test_bad_input_is_refused_and_leaves_nothing(options, message, model, tmp_path):
     if not options:

@@ -13,6 +13,7 @@ from keras_fim import cli, export
 from keras_fim.export import runner
 
 
+@pytest.mark.slow
 def test_an_exported_model_is_verified_in_a_process_without_keras(exported, capsys):
     assert cli.main(["verify", str(exported.path.parent)]) == 0
     table = capsys.readouterr().out
@@ -61,6 +62,7 @@ def tampered(path, **changes):
     return {(check["signature"], check["output"]) for check in runner.check_model(path) if not check["passed"]}
 
 
+@pytest.mark.slow
 def test_every_deviation_beyond_the_tolerance_is_found(copy):
     def once(change):
         def changed(values):
@@ -84,6 +86,7 @@ def test_every_deviation_beyond_the_tolerance_is_found(copy):
     assert tampered(copy, **changes) == {tuple(name.split("__")) for name in changes}
 
 
+@pytest.mark.slow
 def test_what_is_within_the_tolerance_or_free_passes(copy):
     changes = {
         "serving_default__probabilities": lambda p: p + 5e-6,

@@ -42,6 +42,7 @@ def assert_same_pairs(found, expected, rtol):
     np.testing.assert_allclose(np.abs(cosines), 1, atol=rtol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_classes", "k"), [(2, 1), (7, 1), (7, 3), (30, 2), (10, 10)])
 def test_spectrum_is_that_of_the_dense_fim(num_classes, k):
     model, x = network(num_classes), inputs(6)
@@ -57,6 +58,7 @@ def test_spectrum_is_that_of_the_dense_fim(num_classes, k):
     np.testing.assert_allclose(norms, spectrum.eigenvalues.numpy() > 0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_krylov_is_exact_on_a_convnet(digit_model, digits):
     images = digits[2][:60]
     for k in (1, 2):
@@ -162,6 +164,7 @@ def test_it_is_traced_once_for_all_batch_sizes():
     assert len(traces) == passes
 
 
+@pytest.mark.slow
 def test_no_tensor_grows_with_the_classes_times_the_pixels():
     """Of the graph for 200 classes and 500 pixels, no tensor has a row of pixels for each class."""
     model = network(200, size=500)
@@ -219,6 +222,7 @@ def test_bad_options(options, message):
         keras_fim.fisher_spectrum(network(7), inputs(2), **options)
 
 
+@pytest.mark.slow
 def test_images_with_channels_in_float32():
     model = models.convnet((8, 8, 1), 12, filters=(4, 4))
     images = np.random.default_rng(0).uniform(size=(9, 8, 8, 1)).astype("float32")

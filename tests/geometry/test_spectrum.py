@@ -87,6 +87,7 @@ def test_saturated_and_constant_models_have_a_zero_spectrum():
         assert not spectrum.eigenvalues.numpy().any() and not spectrum.directions.numpy().any()
 
 
+@pytest.mark.slow
 def test_fisher_spectrum_of_a_softmax_model_is_that_of_its_logits():
     images = np.random.default_rng(0).uniform(size=(7, 28, 28, 1))
     model = keras_fim.models.convnet(filters=(4, 4))

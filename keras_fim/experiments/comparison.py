@@ -1,0 +1,214 @@
+"""Defences side by side: trained alike, judged by the same attacks, with what they cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_fim import attacks
+from keras_fim.evaluation import Evaluation, clean_performance, evaluate, masking_report
+from keras_fim.evaluation.report import Report, Row, encode
+from keras_fim.experiments.contestants import BUDGETS, MASKING_IMAGES, contestant, stored_as
+from keras_fim.experiments.cost import step_costs
+from keras_fim.experiments.workbench import Workbench
+from keras_fim.plots import defences_figure
+
+__all__ = ["Comparison", "DefenceRow", "compare"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DefenceRow:
+    """What one defence reaches, over its seeds.
+
+    Attributes:
+        defence: its name.
+        seeds: the seeds.
+        accuracy: on all test images, by seed.
+        fooling: by attack, norm and ε, fooling ratios by seed.
+        suspects: checks of the masking report that fired, with their norm, for the first seed.
+        cost: CPU time of a training step over that of plain training.
+    """
+
+    defence: str
+    seeds: tuple[int, ...]
+    accuracy: tuple[float, ...]
+    fooling: dict[str, tuple[float, ...]]
+    suspects: tuple[str, ...]
+    cost: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison(Report):
+    """Defences on one data set.
+
+    Attributes:
+        data: name of the data set.
+        images: number of test images that were attacked.
+        quick: whether `keras_fim.attacks.Strong` took a quarter of its steps.
+        rows: one for each defence.
+    """
+
+    data: str
+    images: int
+    quick: bool
+    rows: tuple[DefenceRow, ...]
+
+    def tables(self) -> dict[str, list[Row]]:
+        """One row for each defence; ratios in %, means over seeds with their range."""
+        steps = ", a quarter of the strong attack's steps" if self.quick else ""
+        title = f"{self.data}: share of {self.images} test images fooled, in %{steps}; mean (range over seeds)"
+        return {title: [_table_row(row) for row in self.rows]}
+
+
+def compare(
+    bench: Workbench,
+    data: str,
+    defences: Mapping[str, Sequence[int]],
+    *,
+    images: int = 1000,
+    quick: bool = False,
+    changes: Mapping[str, Any] | None = None,
+) -> Comparison:
+    """Train defences on one data set and attack all of them alike; write a table and a figure.
+
+    Every training and every attack is kept: what was interrupted goes on. After each defence, ``comparison.json``,
+    ``.csv``, ``.md`` and ``comparison.png`` in the bench's folder hold what is known so far.
+
+    Args:
+        bench: where results, runs and data are.
+        data: name of the data set.
+        defences: seeds by name of `keras_fim.experiments.contestants.CONTESTANTS`, or as ``keras-fim train --defense``
+            takes it. ``"none"``, what the others are compared with, is added where it is missing.
+        images: number of test images to attack, stratified.
+        quick: a quarter of the steps of `keras_fim.attacks.Strong`.
+        changes: attributes of `TrainingConfig` for all of them.
+
+    Returns:
+        `Comparison`.
+
+    Raises:
+        ValueError: if the data set or a name is not known, or there is no seed.
+    """
+    if data not in BUDGETS:
+        raise ValueError(f"`data` should be one of {', '.join(BUDGETS)}. Received: data={data!r}")
+    chosen = {"none": (0,), **defences}
+    if empty := [name for name, seeds in chosen.items() if not seeds]:
+        raise ValueError(f"`defences` should have a seed for each name. Received: none for {', '.join(empty)}")
+    entries = [_Entry(bench, data, name, tuple(seeds), dict(changes or {})) for name, seeds in chosen.items()]
+    costs = _costs(bench, data, entries)
+    rows: list[DefenceRow] = []
+    for entry in entries:
+        rows.append(entry.measured(images, quick, costs[entry.name]))
+        comparison = Comparison(data, images, quick, tuple(rows))
+        _write(comparison, bench.folder)
+    return comparison
+
+
+class _Entry:
+    """A defence with its seeds; checks its name before anything is trained."""
+
+    def __init__(
+        self, bench: Workbench, data: str, name: str, seeds: tuple[int, ...], changes: dict[str, Any]
+    ) -> None:
+        self.bench, self.data, self.name, self.seeds, self.changes = bench, data, name, seeds, changes
+        self.configs = [contestant(data, name, seed, **changes) for seed in seeds]
+
+    def measured(self, images: int, quick: bool, cost: float) -> DefenceRow:
+        found = [self._evaluated(seed, images, quick) for seed in self.seeds]
+        labels = [f"{row.attack.removesuffix(f'_{row.norm}')} {row.norm} {row.epsilon:.3g}" for row in found[0].rows]
+        ratios = zip(*[[row.fooling.value for row in each.rows] for each in found], strict=True)
+        return DefenceRow(
+            defence=self.name,
+            seeds=self.seeds,
+            accuracy=tuple(self._accuracy(seed) for seed in self.seeds),
+            fooling=dict(zip(labels, [tuple(values) for values in ratios], strict=True)),
+            suspects=tuple(self._suspects(min(MASKING_IMAGES, images))),
+            cost=cost,
+        )
+
+    def _model(self, name: str, seed: int) -> keras.Model:
+        config = contestant(self.data, name, seed, **self.changes)
+        return self.bench.model(stored_as(config, name), config)
+
+    def _evaluated(self, seed: int, images: int, quick: bool) -> Evaluation:
+        """One step, and the strongest attack, which has the plain model of the same seed for a twin."""
+        model = self._model(self.name, seed)
+        twin = None if self.name == "none" else self._model("none", seed)
+        strong = [attacks.Strong(norm=norm, twin=twin, quick=quick) for norm in BUDGETS[self.data]]
+        return evaluate(
+            model,
+            self.bench.test_images(self.data, images),
+            attacks=[attacks.OSSA(), attacks.FGSM(), *strong],
+            epsilons=BUDGETS[self.data],
+            spectrum=False,
+            folder=self.bench.folder / "cells" / f"{self.name}-seed{seed}",
+            on_cell=lambda line: self.bench.say(f"{self.name}, seed {seed}: {line}"),
+        )
+
+    def _accuracy(self, seed: int) -> float:
+        model, (images, labels) = self._model(self.name, seed), self.bench.test_images(self.data, None)
+        key, settings = f"{self.name}-seed{seed}/accuracy", {"images": len(images)}
+        return float(
+            self.bench.cell(key, model, settings, lambda: clean_performance(model, images, labels).accuracy)
+        )
+
+    def _suspects(self, limit: int) -> list[str]:
+        """Checks of the masking report that fire, in either norm."""
+        model, seed = self._model(self.name, self.seeds[0]), self.seeds[0]
+        twin = None if self.name == "none" else self._model("none", seed)
+        images = self.bench.test_images(self.data, limit)
+        found = []
+        for norm in BUDGETS[self.data]:
+            key, settings = f"{self.name}-seed{seed}/masking-l{norm:g}", {"images": limit}
+            measure = functools.partial(masking_report, model, images, norm=norm, twin=twin, limit=None)
+            report = self.bench.cell(key, model, settings, lambda measure=measure: encode(measure()))  # type: ignore[misc]
+            found += [f"{check['name']} (l{norm:g})" for check in report["checks"] if check["verdict"] == "suspect"]
+        return found
+
+
+def _costs(bench: Workbench, data: str, entries: Sequence[_Entry]) -> dict[str, float]:
+    """CPU time of a step by name, measured together; again for all where one is new."""
+    configs = {entry.name: entry.configs[0] for entry in entries}
+    settings = {name: {**config.as_dict(), "seed": 0, "init_from": None} for name, config in configs.items()}
+    measured = bench.cell("costs", None, settings, lambda: step_costs(configs))
+    return {name: cost["cpu"] for name, cost in measured.items()}
+
+
+def _table_row(row: DefenceRow) -> Row:
+    return {
+        "defence": row.defence,
+        "accuracy": _spread(row.accuracy, ".2f"),
+        **{key: _spread(values) for key, values in row.fooling.items()},
+        "cost": f"{row.cost:.1f}",
+        "masked gradients?": ", ".join(row.suspects) or "no sign",
+        "seeds": len(row.seeds),
+    }
+
+
+def _spread(values: Sequence[float], form: str = ".1f") -> str:
+    mean, low, high = (format(100 * value, form) for value in (_mean(values), min(values), max(values)))
+    return mean if len(values) == 1 else f"{mean} ({low}-{high})"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
+
+
+def _write(comparison: Comparison, folder: Path) -> None:
+    """The table as JSON, CSV and Markdown, and the figure."""
+    for suffix in ("json", "csv", "md"):
+        comparison.save(folder / f"comparison.{suffix}")
+    strong = [key for key in comparison.rows[0].fooling if key.startswith("strong")]
+    first = list({key.split()[1]: key for key in reversed(strong)}.values())  # the smallest budget of each norm
+    panels = {
+        key: {row.defence: (_mean(row.accuracy), _mean(row.fooling[key])) for row in comparison.rows} for key in first
+    }
+    aside = folder / ".comparison.png"
+    defences_figure(panels).savefig(aside, dpi=120, format="png")
+    aside.replace(folder / "comparison.png")

