@@ -142,6 +142,7 @@ def test_invalid_labels_inside_of_a_training_step():
         model.fit(IMAGES, np.array([0, 1, 7]), verbose=0)
 
 
+@pytest.mark.slow
 def test_under_xla_which_knows_no_errors_the_loss_is_nan():
     for activation, labels in (("softmax", [0, 1, 7]), ("linear", [0, 1, 2])):
         model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation=activation)])

@@ -179,6 +179,7 @@ def softmax_model(policy="float32"):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run_eagerly", [True, False])
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
 def test_gradient_reaches_the_weights_of_a_saturated_softmax_model(policy, run_eagerly):

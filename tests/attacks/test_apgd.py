@@ -119,6 +119,7 @@ def test_it_is_as_strong_as_pgd_with_as_many_steps(norm, digit_model, digits):
     assert apgd.success.sum() >= pgd.success.sum() - 1
 
 
+@pytest.mark.slow
 def test_seed_repeats_random_starts(digit_model, digits):
     images, labels = digits[2][:5], digits[3][:5]
     first, second, other = (

@@ -60,6 +60,7 @@ def test_constant_model_cannot_be_fooled(attack):
     np.testing.assert_array_equal(result.predictions, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: a.name)
 def test_one_image_is_attacked_as_in_a_batch_with_one_trace(attack, digit_model, digits):
     images, labels = digits[2][:9], digits[3][:9]
@@ -97,6 +98,7 @@ def test_bytes_are_attacked_in_their_own_range(digits):
         attacks.DeepFool()(model, images, labels)
 
 
+@pytest.mark.slow
 def test_carlini_wagner_confidence_wins_by_a_margin(digit_model, digits):
     images, labels = digits[2][:8], digits[3][:8]
     attack = attacks.CarliniWagner(steps=100, search_steps=4, learning_rate=0.1, initial_weight=1.0, confidence=1.0)

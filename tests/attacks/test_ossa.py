@@ -31,6 +31,7 @@ def loss(model, images, labels):
     return -np.log(model(images).numpy()[np.arange(len(labels)), labels])
 
 
+@pytest.mark.slow
 def test_no_other_direction_has_a_larger_quadratic_form(smooth):
     """Of G_x: the Krylov direction against the gradient, its signs and random directions."""
     model, images, labels = smooth
@@ -80,6 +81,7 @@ def test_several_steps_stay_within_budget_and_bounds_and_raise_the_loss(smooth):
     assert (many.details["num_steps"] >= 6).all()
 
 
+@pytest.mark.slow
 def test_steps_take_the_eigenvector_where_they_stand(smooth):
     """Two steps, by hand: each is one of half the length from the point before."""
     model, images, labels = smooth

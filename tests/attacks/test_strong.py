@@ -91,6 +91,7 @@ def test_a_twin_is_the_first_stage(digit_model, digits):
         attacks.Strong(twin=other)(digit_model, images, labels, epsilon=0.1)
 
 
+@pytest.mark.slow
 def test_one_sample_a_seed_and_progress(digit_model, digits, capsys):
     attack = attacks.Strong(quick=True, progress=True)
     (at,) = np.nonzero(digit_model.predict(digits[2][:20], verbose=0).argmax(axis=-1) == digits[3][:20])

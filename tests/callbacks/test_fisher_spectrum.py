@@ -16,6 +16,7 @@ def fit(model, patterns, *callbacks, epochs=2):
     return model.fit(*patterns, batch_size=16, epochs=epochs, callbacks=list(callbacks), verbose=0).history
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_dense_matrices(small_model, patterns):
     callback = FisherSpectrum(patterns, max_samples=12)
     history = fit(small_model, patterns, callback)
@@ -42,6 +43,7 @@ def test_figures_are_those_of_dense_matrices(small_model, patterns):
     assert history["fisher_seconds"][-1] > 0
 
 
+@pytest.mark.slow
 def test_event_files_hold_scalars_and_histograms(small_model, patterns, tmp_path, read_events):
     callback = FisherSpectrum(patterns, max_samples=12, log_dir=tmp_path)
     history = fit(small_model, patterns, callback, epochs=3)
@@ -66,6 +68,7 @@ class Scripted(FisherSpectrum):
         return dict(zip(("fisher/largest_s/q50", "fisher/largest_x/q50"), next(self.medians), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("medians", "warned"),
     [

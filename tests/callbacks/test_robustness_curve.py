@@ -86,6 +86,7 @@ def test_distances_beyond_the_largest_epsilon_are_infinite(small_model, patterns
     assert found.fooling_ratios == (0, 0) and found.distances == (np.inf, np.inf, np.inf)
 
 
+@pytest.mark.slow
 def test_checkpoint_and_early_stopping_use_the_keys(small_model, patterns, tmp_path):
     key = "val_fooling/fgsm/eps_0p1"
     curve = RobustnessCurve(patterns, attacks.FGSM(), [0.1], max_samples=20)
@@ -155,6 +156,7 @@ def test_nothing_is_traced_after_the_first_epoch_and_new_weights_are_seen(small_
     assert seen[1] == seen[3] == 0.25 < min(seen[0], seen[2])
 
 
+@pytest.mark.slow
 def test_every_so_many_epochs_and_the_last(small_model, patterns):
     curve = RobustnessCurve(patterns, ATTACKS[1], [0.1], every=3, max_samples=20)
     when = []
@@ -163,6 +165,7 @@ def test_every_so_many_epochs_and_the_last(small_model, patterns):
     assert when == [True, False, False, True, False, True]
 
 
+@pytest.mark.slow
 def test_failures_say_so_and_training_goes_on(small_model, patterns, tmp_path):
     (tmp_path / "file").touch()
     curve = RobustnessCurve(

@@ -227,6 +227,7 @@ def served(tmp_path, monkeypatch):
     server.server_close()
 
 
+@pytest.mark.slow
 def test_a_damaged_download_is_named_so_that_it_can_be_deleted(served, tmp_path):
     truth = served / module.ARCHIVES["test_truth"]
     content = truth.read_bytes()

@@ -72,6 +72,7 @@ def test_noise_is_not_projected_but_stays_in_the_bounds():
         assert np.abs(adversarials(defense) - adversarials(defense, seed=6)).max() > 0.01
 
 
+@pytest.mark.slow
 def test_without_budget_it_is_plain_training():
     plain, model = (classifier(batch_norm=True) for _ in range(2))
     for each in (plain, defenses.AdversarialTraining(model, attacks.FGSM(), epsilon=0.0)):
@@ -181,6 +182,7 @@ def test_saved_and_loaded_it_goes_on(kind, tmp_path):
     assert loaded.model is not defense.model and type(loaded.model) is keras.Sequential
 
 
+@pytest.mark.slow
 def test_defence_of_a_defence_does_both():
     model = classifier()
     outer = defenses.SpectralDefense(defenses.n_fgm(model, 0.3, noise=0), 0.5)
@@ -198,6 +200,7 @@ def valley(x):
     return tf.concat([50 * ((x - 0.45) ** 2 - 0.001), 0 * x], axis=-1)
 
 
+@pytest.mark.slow
 def test_overfitting_to_one_step_is_noticed():
     images = np.full((20, 1), 0.5, "float32")
     watch = defenses.CatastrophicOverfitting(images, np.zeros(20), epsilon=0.1)

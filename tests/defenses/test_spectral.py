@@ -161,6 +161,7 @@ def test_share_takes_the_first_samples(mlp, points):
     assert few["eigenvalue"] == pytest.approx(alone["eigenvalue"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_warm_up_drives_mu():
     defense = SpectralDefense(small(), 1.0)
     history = fitted(defense, 1, callbacks=[MuSchedule(2.0, warmup_steps=5, target=defense)]).history

@@ -86,6 +86,7 @@ def test_transfer_between_two_half_spaces():
     assert [line.split()[0] for line in str(found).splitlines()] == ["attack", "minimal_fgsm", "minimal_fgsm"]
 
 
+@pytest.mark.slow
 def test_transfer_at_a_given_budget():
     models = [half_spaces([1.0, 0.0], offset) for offset in (0.5, 0.3)]
     images = np.array([[0.9, 0], [0.7, 0]], "float32")

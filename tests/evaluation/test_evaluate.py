@@ -22,6 +22,7 @@ def boundary(scale=4.0):
     return model
 
 
+@pytest.mark.slow
 def test_figures_of_a_model_with_known_distances():
     found = evaluate(
         boundary(),

@@ -201,6 +201,7 @@ def test_bare_weights_have_no_record_and_missing_ones_leave_no_run(run, tmp_path
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_run_without_the_record_of_its_parent_is_resumed(run, tmp_path):
     config = small(epochs=1, init_from=str(run))
     (tmp_path / "run.json").write_text(json.dumps({"config": config.as_dict(), "versions": {}}))

@@ -177,6 +177,7 @@ def test_bad_images_are_errors_of_the_request(name, images, signatures, exported
     assert np.isfinite(signatures[name](images=exported.images[:2]).popitem()[1]).all()
 
 
+@pytest.mark.slow
 def test_what_the_model_makes_of_an_image_is_finite_or_an_error(tmp_path):
     layers = [keras.Input((2,)), keras.layers.Dense(3, kernel_initializer=keras.initializers.Constant(1e30))]
     loaded = tf.saved_model.load(str(export.saved_model(keras.Sequential(layers), tmp_path / "m")))

@@ -41,6 +41,7 @@ def test_signatures_have_the_promised_outputs(exported, signatures):
     assert all(each == {"images": tf.TensorSpec(image, tf.float32, "images")} for each in inputs.values())
 
 
+@pytest.mark.slow
 def test_outputs_are_those_of_the_package(exported, signatures):
     images = exported.images[:7]
     served = signatures["serving_default"](images=images)
@@ -131,6 +132,7 @@ def test_versions_count_up_and_are_never_overwritten(model, tmp_path):
         export.saved_model(model, tmp_path / "m", version=0)
 
 
+@pytest.mark.slow
 def test_somebody_else_taking_the_version_is_no_loss(model, tmp_path, monkeypatch):
     """Between the choice of a number and the renaming, once."""
     write_card = companions.write_card
@@ -146,6 +148,7 @@ def test_somebody_else_taking_the_version_is_no_loss(model, tmp_path, monkeypatc
     assert [each.name for each in (tmp_path / "m" / "1").iterdir()] == ["variables"]
 
 
+@pytest.mark.slow
 def test_without_the_extra_there_are_no_warm_up_requests(model, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_serving", None)
     monkeypatch.setitem(sys.modules, "tensorflow_serving.apis", None)

@@ -69,6 +69,7 @@ def test_krylov_is_exact_on_a_convnet(digit_model, digits):
         assert_same_pairs(krylov, exact, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_defaults_keep_their_promise(digit_model, digits):
     exact = keras_fim.fisher_spectrum(digit_model, digits[2], method="exact")
     krylov = keras_fim.fisher_spectrum(digit_model, digits[2])
