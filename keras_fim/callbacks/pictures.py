@@ -41,6 +41,7 @@ def curves_picture(epochs: Sequence[tuple[int, Sequence[AttackMeasurement]]]) ->
         axes.set(xlabel=f"perturbation ε ({last.norm})", ylim=(-2, 102), xlim=(0, 1.03 * last.epsilons[-1] or 1))
         axes.set_title(last.name, fontsize="medium")
         axes.set_ylabel(f"fooling ratio [%] after epoch {newest + 1}")
+        axes.locator_params(nbins=4)  # to draw the numbers takes most of the time
         axes.grid(alpha=0.3)
     return _pixels(figure)
 

@@ -29,7 +29,7 @@ _DEFAULT_EPSILONS = {
     "linf": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3),
     _ITERATIVE.name: (0.1,),
 }
-_DEFAULT_SAMPLES = {_ITERATIVE.name: 50}  # ten gradients an image: 150 would cost more than the other two attacks
+_DEFAULT_SAMPLES = {_ITERATIVE.name: 25}  # ten gradients an image: 150 would cost more than the other two attacks
 _NUM_SAMPLES = 500
 _RUN = "robustness"
 
@@ -53,8 +53,8 @@ class RobustnessCurve(MeasuringCallback):
         dataset: what to draw the samples from: batches ``(images, labels)``, or a tuple of two arrays. It is read
             once, now. (Not the very data set to train on: to be read changes the order in which it shuffles next.)
         attacks: an attack or its name (`keras_fim.attacks.attack_names`), several, or a mapping that gives them other
-            names. ``None`` for OSSA and FGSM at six ε and ten
-            steps of CleverHans' PGD at one ε on 50 of the samples, which take a few per cent of an epoch of MNIST.
+            names. ``None`` for OSSA and FGSM at six ε and ten steps of CleverHans' PGD at one ε on 25 of the samples,
+            which take a tenth of the time of an epoch of MNIST on two cores.
         epsilons: a list of ε in the norm of the attacks, which then have to share one; or a mapping from norms (``2``,
             ``np.inf``, ``"l2"``, ``"linf"``) or names of attacks, as in `keras_fim.attacks.resolve_epsilons`.
         log_dir: folder of the TensorBoard logs; ``None`` for none.
@@ -90,7 +90,7 @@ class RobustnessCurve(MeasuringCallback):
         max_samples: int | Mapping[str, int] = _NUM_SAMPLES,
         seed: int = 0,
         class_names: Sequence[str] | None = None,
-        num_examples: int = 4,
+        num_examples: int = 3,
         from_logits: bool | None = None,
         strict: bool = False,
     ) -> None:
