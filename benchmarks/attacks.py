@@ -1,8 +1,8 @@
 """Speed and strength of the attacks beside those of CleverHans, Foolbox and ART, in one run on one model.
 
-    python benchmarks/attacks.py                                    # about 10 minutes on two quiet cores
-    python benchmarks/attacks.py --only "PGD-40 linf"               # one row; prints, and stores only with --out
-    python benchmarks/attacks.py --full --memory                    # more images, slow peers, a process for each
+    python benchmarks/attacks.py                        # about 10 minutes on two quiet cores
+    python benchmarks/attacks.py --only "PGD-40 linf"   # one row; with --out it takes its place among the others
+    python benchmarks/attacks.py --full --memory        # more images, slow peers, a process for each
 
 Needs the extra [peers]. All libraries get the same images, ε, number and length of steps, in batches of 128. Each is
 called once before it is timed, and then in turn with the others, so that a change in the machine's speed meets all; the
@@ -32,7 +32,7 @@ from keras_fim import data
 from keras_fim.attacks.lp import norms
 from keras_fim.evaluation import samples
 from keras_fim.experiments import load_model
-from keras_fim.records import versions, write_json
+from keras_fim.records import read_json, versions, write_json
 
 COUNTED = 16
 PEERS = ("foolbox", "adversarial-robustness-toolbox")
@@ -199,14 +199,16 @@ def main() -> None:
     keras.utils.set_random_seed(arguments.seed)
     if arguments.child:
         return child(*arguments.child, arguments)
-    model, results = load_model("mnist-plain"), []
+    model, results = load_model("mnist-plain"), {}
     out = arguments.out or (None if arguments.only else Path("results/benchmarks/attacks.json"))
+    if arguments.only and out and out.is_file():
+        results = {row["row"]: row for row in read_json(out)["rows"]}
     for row in ROWS:
         if not arguments.only or row.name in arguments.only:
-            results.append(measure(row, model, arguments))
-            show(results[-1])
+            results[row.name] = measure(row, model, arguments)
+            show(results[row.name])
             if out:  # after each row, so that little is lost
-                store(out, results, arguments)
+                store(out, [results[row.name] for row in ROWS if row.name in results], arguments)
 
 
 def store(out: Path, results: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
