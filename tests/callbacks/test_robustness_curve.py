@@ -194,7 +194,7 @@ def test_default_attacks_and_their_samples(patterns):
     assert list(curve.attacks) == ["ossa", "fgsm", pgd]
     assert {name: len(epsilons) for name, epsilons in curve.epsilons.items()} == {"ossa": 6, "fgsm": 6, pgd: 1}
     assert {name: len(part.labels) for name, part in curve.samples.items()} == {"ossa": 80, "fgsm": 80, pgd: 25}
-    assert len(RobustnessCurve(patterns, max_samples=30).samples[pgd].labels) == 30
+    assert len(RobustnessCurve(patterns, max_samples=20).samples[pgd].labels) == 20
     assert RobustnessCurve(patterns, epsilons={"l2": [1]}).epsilons["ossa"] == (1,)
 
 
