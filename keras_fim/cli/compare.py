@@ -6,12 +6,13 @@ import argparse
 from pathlib import Path
 
 from keras_fim.experiments.comparison import compare
-from keras_fim.experiments.contestants import BUDGETS, CONTESTANTS, DEFAULTS
+from keras_fim.experiments.contestants import BUDGETS, CONTESTANTS, DEFAULTS, IMAGES
 from keras_fim.experiments.defending import NAMES
 from keras_fim.experiments.workbench import Workbench
 
 __all__ = ["add_arguments", "run"]
 
+_IMAGES = ", ".join(f"{data}: {count}" for data, count in IMAGES.items())
 DESCRIPTION = f"""Train defences on one data set, attack all of them alike, and say what each costs: a table as JSON,
 CSV and Markdown, and a figure. Models are taken from the stored weights, or trained and then stored. A run that was
 interrupted goes on where it was.
@@ -19,9 +20,9 @@ interrupted goes on where it was.
 defences: {", ".join([*NAMES, *CONTESTANTS])}; some joined by +
 
 examples:
-  keras-fim compare mnist5k --quick --images 200
+  keras-fim compare mnist5k --quick
   keras-fim compare mnist --defenses spectral n-fgm --seeds 0
-  keras-fim compare gtsrb --images 500
+  keras-fim compare gtsrb
 """
 
 
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", choices=list(BUDGETS), help="data set")
     parser.add_argument("--defenses", nargs="+", metavar="NAME", help="which (a choice for each data set)")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="of each defence (a choice for each)")
-    parser.add_argument("--images", type=int, default=1000, help="test images to attack, stratified (%(default)s)")
+    parser.add_argument("--images", type=int, help=f"test images to attack, stratified ({_IMAGES})")
     parser.add_argument("--quick", action="store_true", help="a quarter of the strong attack's steps")
     parser.add_argument("--epochs", type=int, help="of each training")
     parser.add_argument("--limit", type=int, help="number of training images")
@@ -49,6 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
     changes = {key: value for key in ("epochs", "limit") if (value := getattr(arguments, key)) is not None}
     results = arguments.runs if arguments.quick or changes else Path("results")
     folder = arguments.out or results / "defences" / arguments.data
+    images = arguments.images or IMAGES[arguments.data]
     bench = Workbench(folder, runs=arguments.runs, data_dir=arguments.data_dir)
-    found = compare(bench, arguments.data, defences, images=arguments.images, quick=arguments.quick, changes=changes)
+    found = compare(bench, arguments.data, defences, images=images, quick=arguments.quick, changes=changes)
     print(f"\n{found}\n\nwritten to {bench.folder}: comparison.md, .csv, .json and .png")

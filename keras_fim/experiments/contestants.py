@@ -10,7 +10,7 @@ import numpy as np
 from keras_fim.experiments.config import TrainingConfig, recipe
 from keras_fim.experiments.paper.recipes import all_models
 
-__all__ = ["BUDGETS", "CONTESTANTS", "DEFAULTS", "MASKING_IMAGES", "contestant", "stored_as"]
+__all__ = ["BUDGETS", "CONTESTANTS", "DEFAULTS", "IMAGES", "MASKING_IMAGES", "contestant", "stored_as"]
 
 _DIGITS: dict[float, tuple[float, ...]] = {2.0: (1.5, 2.0), np.inf: (0.1,)}
 _PHOTOS: dict[float, tuple[float, ...]] = {2.0: (0.25, 0.5), np.inf: (2 / 255, 4 / 255)}
@@ -22,6 +22,8 @@ BUDGETS: dict[str, dict[float, tuple[float, ...]]] = {
 }
 """ε at which a data set's models are attacked, by norm; smallest first."""
 
+IMAGES = {"mnist": 1000, "mnist5k": 200, "gtsrb": 500, "cifar10": 500}
+"""Number of test images attacked, unless asked otherwise."""
 MASKING_IMAGES = 200
 
 CONTESTANTS: dict[str, dict[str, Any]] = {
@@ -31,11 +33,11 @@ CONTESTANTS: dict[str, dict[str, Any]] = {
 """Attributes of `TrainingConfig` by name, for what is not just a name that ``keras-fim train --defense`` takes."""
 
 _THRICE, _ONCE = (0, 1, 2), (0,)
-_FEW = ("none", "fisher-trace", "label-smoothing", "n-fgm", "pgd", "spectral")
+_FEW = ("none", "fisher-trace", "label-smoothing", "n-fgm", "spectral", "pgd")
 _MANY = {
-    **dict.fromkeys(["none", "fisher-trace", "label-smoothing", "n-fgm", "n-fgsm", "pgd", "spectral"], _THRICE),
+    **dict.fromkeys(["none", "fisher-trace", "label-smoothing", "n-fgm", "spectral", "pgd"], _THRICE),
     **dict.fromkeys(["label-smoothing-0.3", "fisher-eigenvalue", "gradient-penalty", "spectral-trace"], _ONCE),
-    **dict.fromkeys(["n-fgm-large", "spectral+n-fgm", "trades"], _ONCE),
+    **dict.fromkeys(["n-fgsm", "n-fgm-large", "spectral+n-fgm", "trades"], _ONCE),
 }
 DEFAULTS: dict[str, dict[str, tuple[int, ...]]] = {
     "mnist": _MANY,
@@ -48,8 +50,8 @@ DEFAULTS: dict[str, dict[str, tuple[int, ...]]] = {
 # On GTSRB and CIFAR-10 every defence, and for a fair pair the plain model too, goes on from the stored plain model.
 _TRAINING: dict[str, dict[str, Any]] = {
     "mnist": {"epochs": 6},
-    "gtsrb": {"epochs": 4, "learning_rate": 0.05, "warmup_epochs": 0.5, "init_from": "gtsrb-plain"},
-    "cifar10": {"epochs": 4, "learning_rate": 0.02, "warmup_epochs": 0.5, "init_from": "cifar10-plain"},
+    "gtsrb": {"epochs": 3, "learning_rate": 0.05, "warmup_epochs": 0.5, "init_from": "gtsrb-plain"},
+    "cifar10": {"epochs": 3, "learning_rate": 0.02, "warmup_epochs": 0.5, "init_from": "cifar10-plain"},
 }
 
 
@@ -63,7 +65,7 @@ def contestant(data: str, name: str, seed: int, **changes: Any) -> TrainingConfi
         **changes: attributes of `TrainingConfig`.
 
     Returns:
-        The recipe of the data set with this defence: 6 epochs on MNIST, 4 from the plain model on GTSRB and CIFAR-10.
+        The recipe of the data set with this defence: 6 epochs on MNIST, 3 from the plain model on GTSRB and CIFAR-10.
 
     Raises:
         ValueError: if a name or a value is not known.
