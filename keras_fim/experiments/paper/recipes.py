@@ -50,7 +50,6 @@ class Variant:
     own_plain: bool = True
 
 
-_FAST: dict[str, Any] = {"learning_rate": 1e-2, "warmup_epochs": 1.0}
 STUDY = {
     "base": Variant("base: Adam 2e-3, cosine, 6 epochs, batch 128, gradient limit 1"),
     "unlimited": Variant("no limit on the gradient", defended={"mu": 0.024, "gradient_limit": None}, own_plain=False),
@@ -58,14 +57,11 @@ STUDY = {
     "mu-0.1": Variant("μ = 0.1", defended={"mu": 0.1}, own_plain=False),
     "short": Variant("2 epochs", {"epochs": 2}),
     "long": Variant("10 epochs, 20 with μ = 0.02", {"epochs": 10}, defended={"epochs": 20, "mu": 0.02}),
-    "fast": Variant("Adam 1e-2, one epoch of warm-up", _FAST),
-    "fast-long": Variant("the same, 20 epochs", {**_FAST, "epochs": 20}),
     "sgd": Variant("SGD 0.05 with momentum", {"optimizer": "sgd", "learning_rate": 0.05}),
     "slow": Variant("Adam 2e-4", {"learning_rate": 2e-4}),
     "decay": Variant("weight decay 0.05", {"weight_decay": 0.05}),
     "batch-512": Variant("batch 512", {"batch_size": 512}),
     "narrow": Variant("6 and 16 filters", {"model_options": {"filters": [6, 16]}}),
-    "narrow-long": Variant("the same, 40 epochs", {"model_options": {"filters": [6, 16]}, "epochs": 40}),
     "smoothing": Variant(
         "label smoothing 0.765, the match of μ = 0.02", defended={"label_smoothing": 0.765}, own_plain=False
     ),
