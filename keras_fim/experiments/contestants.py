@@ -24,9 +24,22 @@ IMAGES = {"mnist": 1000, "mnist5k": 200, "gtsrb": 500, "cifar10": 500}
 """Number of test images attacked, unless asked otherwise."""
 MASKING_IMAGES = 200
 
+_SLOW: dict[str, Any] = {"learning_rate": 2e-3, "warmup_epochs": 0.0}
 CONTESTANTS: dict[str, dict[str, Any]] = {
     "label-smoothing-0.3": {"defense": "label-smoothing", "label_smoothing": 0.3},
-    "n-fgm-large": {"defense": "n-fgm", "defense_options": {"epsilon": 2.0}},
+    "n-fgm-2": {"defense": "n-fgm", "defense_options": {"epsilon": 2.0}},
+    "n-fgm-2.5": {"defense": "n-fgm", "defense_options": {"epsilon": 2.5}},
+    "spectral-quarter": {"defense": "spectral", "mu": 2.0, "defense_options": {"share": 0.25}},
+    "n-fgm-2-slow": {"defense": "n-fgm", "defense_options": {"epsilon": 2.0}, **_SLOW},
+    "n-fgm-2-augmented": {"defense": "n-fgm", "defense_options": {"epsilon": 2.0}, "augment": True},
+    "n-fgm-2-long": {"defense": "n-fgm", "defense_options": {"epsilon": 2.0}, "epochs": 12},
+    "n-fgm-2-tuned": {"defense": "n-fgm", "defense_options": {"epsilon": 2.0}, "epochs": 3, "init_from": "mnist-plain"},
+    "n-fgm-2-half": {"defense": "n-fgm", "defense_options": {"epsilon": 2.0, "mix": 0.5}},
+    "spectral-slow": {"defense": "spectral", **_SLOW},
+    "spectral-3": {"defense": "spectral", "mu": 3.0},
+    "spectral-krylov": {"defense": "spectral", "defense_options": {"direction": "krylov"}},
+    "spectral-central": {"defense": "spectral", "defense_options": {"difference": "central"}},
+    "spectral-short-step": {"defense": "spectral", "defense_options": {"step": 0.02}},
 }
 """Attributes of `TrainingConfig` by name, for what is not just a name that ``keras-fim train --defense`` takes."""
 
@@ -35,7 +48,7 @@ _FEW = ("none", "fisher-trace", "label-smoothing", "n-fgm", "spectral", "pgd")
 _MANY = {
     **dict.fromkeys(["none", "fisher-trace", "label-smoothing", "n-fgm", "spectral", "pgd"], _THRICE),
     **dict.fromkeys(["label-smoothing-0.3", "fisher-eigenvalue", "gradient-penalty", "spectral-trace"], _ONCE),
-    **dict.fromkeys(["n-fgsm", "n-fgm-large", "spectral+n-fgm", "trades"], _ONCE),
+    **dict.fromkeys(["n-fgsm", "n-fgm-2", "n-fgm-2.5", "spectral-quarter", "spectral+n-fgm", "trades"], _ONCE),
 }
 DEFAULTS: dict[str, dict[str, tuple[int, ...]]] = {
     "mnist": _MANY,
