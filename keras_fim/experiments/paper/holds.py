@@ -49,7 +49,7 @@ def strong(bench: PaperBench) -> Report:
         "Fooling ratio in %, seed 0. `Strong` sends each image on to the next attack while it stands: adversarials of "
         "the "
         "plain model, PGD on the margin (5 restarts), APGD-CE, APGD-DLR, Square. The last column names the checks of "
-        "`keras_fim.evaluation.masking_report` that find the one-step figures suspicious.",
+        "`keras_fim.evaluation.masking_report` that fire: attacks on the cross-entropy miss much.",
     )
     return Report("strong", "What holds under the strongest attack, MNIST", columns, tuple(rows), notes)
 
