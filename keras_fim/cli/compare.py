@@ -50,7 +50,9 @@ def run(arguments: argparse.Namespace) -> None:
     changes = {key: value for key in ("epochs", "limit") if (value := getattr(arguments, key)) is not None}
     results = arguments.runs if arguments.quick or changes else Path("results")
     folder = arguments.out or results / "defences" / arguments.data
-    images = arguments.images or IMAGES[arguments.data]
+    images = IMAGES[arguments.data] if arguments.images is None else arguments.images
+    if images < 1:
+        raise ValueError(f"`--images` should be a positive integer. Received: {images}")
     bench = Workbench(folder, runs=arguments.runs, data_dir=arguments.data_dir)
     found = compare(bench, arguments.data, defences, images=images, quick=arguments.quick, changes=changes)
     print(f"\n{found}\n\nwritten to {bench.folder}: comparison.md, .csv, .json and .png")

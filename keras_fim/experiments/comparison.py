@@ -16,7 +16,7 @@ from keras_fim.evaluation import Evaluation, clean_performance, evaluate, maskin
 from keras_fim.evaluation.report import Report, Row, encode
 from keras_fim.experiments.contestants import BUDGETS, MASKING_IMAGES, contestant, stored_as
 from keras_fim.experiments.cost import step_costs
-from keras_fim.experiments.workbench import Workbench
+from keras_fim.experiments.workbench import Workbench, digest
 from keras_fim.plots import defences_figure
 
 __all__ = ["Comparison", "DefenceRow", "compare"]
@@ -62,7 +62,7 @@ class Comparison(Report):
     def tables(self) -> dict[str, list[Row]]:
         """One row for each defence; ratios in %, means over seeds with their range."""
         steps = ", a quarter of the strong attack's steps" if self.quick else ""
-        title = f"{self.data}: share of {self.images} test images fooled, in %{steps}; mean (range over seeds)"
+        title = f"{self.data}: fooling ratio in %, of the correct among {self.images} test images{steps}; mean (range)"
         return {title: [_table_row(row) for row in self.rows]}
 
 
@@ -163,9 +163,10 @@ class _Entry:
         model, seed = self._model(self.name, self.seeds[0]), self.seeds[0]
         twin = None if self.name == "none" else self._model("none", seed)
         images = self.bench.test_images(self.data, limit)
+        settings = {"images": limit, **({} if twin is None else {"twin": digest(twin)})}
         found = []
         for norm in BUDGETS[self.data]:
-            key, settings = f"{self.name}-seed{seed}/masking-l{norm:g}", {"images": limit}
+            key = f"{self.name}-seed{seed}/masking-l{norm:g}"
             measure = functools.partial(masking_report, model, images, norm=norm, twin=twin, limit=None)
             report = self.bench.cell(key, model, settings, lambda measure=measure: encode(measure()))  # type: ignore[misc]
             found += [f"{check['name']} (l{norm:g})" for check in report["checks"] if check["verdict"] == "suspect"]

@@ -45,6 +45,13 @@ def test_unknown_defence_is_said_before_anything_is_trained(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("images", ["0", "-5"])
+def test_number_of_images_is_checked_before_anything_is_trained(images, tmp_path, capsys):
+    assert main(["compare", "mnist", "--images", images, "--out", str(tmp_path / "out")]) == 2
+    assert f"Received: {images}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_every_contestant_of_every_data_set_can_be_trained():
     for data, defences in contestants.DEFAULTS.items():
         assert next(iter(defences)) == "none"
