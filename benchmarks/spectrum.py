@@ -171,8 +171,10 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     lines = ["case                      K  images  |cos|>.99  lambda 1%   both  steps  gradients (exact)    MB (exact)"]
     for name, row in rows.items():
         krylov, exact = row["krylov"], row["exact"]
-        memory = "-" if None in (krylov["peak_megabytes"], exact["peak_megabytes"]) else (
-            f"{krylov['peak_megabytes']:.0f} ({exact['peak_megabytes']:.0f})"
+        memory = (
+            "-"
+            if None in (krylov["peak_megabytes"], exact["peak_megabytes"])
+            else (f"{krylov['peak_megabytes']:.0f} ({exact['peak_megabytes']:.0f})")
         )
         lines.append(
             f"{name:22} {row['classes']:4} {row['images']:7} {row['share_cosine_99']:10.3f} "

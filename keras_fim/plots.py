@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from keras_fim.evaluation.curves import RobustnessCurve
@@ -76,11 +76,15 @@ def evaluation_figure(evaluation: Evaluation) -> Figure:
     return figure
 
 
-def defences_figure(panels: Mapping[str, Mapping[str, tuple[float, float]]]) -> Figure:
-    """Accuracy against fooling ratio: one panel for each attack, one point for each defence; the best is top left.
+def defences_figure(
+    panels: Mapping[str, Mapping[str, tuple[float, float, float]]], front: Collection[str] = ()
+) -> Figure:
+    """Accuracy against robust accuracy: one panel for each attack, one point for each defence; the best is top right.
 
     Args:
-        panels: for each attack's name, ``(accuracy, fooling ratio)`` by name of the defence, both in [0, 1].
+        panels: for each attack's name, ``(accuracy, robust accuracy, cost)`` by name of the defence, the first two in
+            [0, 1], the cost as a multiple of plain training.
+        front: names of the Pareto front, whose points are filled.
 
     Returns:
         A matplotlib figure that belongs to no window.
@@ -92,12 +96,19 @@ def defences_figure(panels: Mapping[str, Mapping[str, tuple[float, float]]]) -> 
 
     if not panels:
         raise ValueError("`panels` should hold a panel. Received: none")
-    figure = Figure(figsize=(5.4 * len(panels), 4.4), layout="constrained")
+    figure = Figure(figsize=(5.2 * len(panels) + 2.2, 4.6), layout="constrained")
     for axes, (title, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for index, (name, (accuracy, fooling)) in enumerate(points.items()):
+        for index, (name, (accuracy, robust, cost)) in enumerate(points.items()):
             marker = "osD^vP*X"[index // 10 % 8]  # the colours repeat after ten
-            axes.plot(100 * fooling, 100 * accuracy, marker=marker, linestyle="none", label=name)
-        axes.set(title=title, xlabel="fooling ratio [%]", ylabel="accuracy [%]", xlim=(-2, 102))
+            fill = "full" if name in front else "none"
+            label = f"{name} ({cost:.1f}\u00d7)"
+            axes.plot(100 * robust, 100 * accuracy, marker=marker, linestyle="none", fillstyle=fill, label=label)
+        axes.set(title=f"robust accuracy under {title}", xlabel="robust accuracy [%]", ylabel="accuracy [%]")
         axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    figure.legend(
+        *axes.get_legend_handles_labels(),
+        loc="outside right upper",
+        fontsize="small",
+        title="defence (cost); filled: on the\nPareto front of all three",
+    )
     return figure

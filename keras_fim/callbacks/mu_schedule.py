@@ -15,18 +15,18 @@ class MuSchedule(keras.callbacks.Callback):
     """Sets μ before each training step, from the number of steps that the optimizer has taken.
 
     So a resumed training goes on where it stood. The variable ``mu`` is looked for on ``target``, by default the
-    compiled model's loss, or the model itself if that loss has none. μ is logged as ``mu``.
+    compiled model's loss or the model itself, whichever has one. μ is logged as ``mu``.
 
     Args:
         schedule: a function from the step (an int, from 0) to μ, such as a ``LearningRateSchedule`` of Keras; or a
             number, the μ that a linear warm-up reaches.
         warmup_steps: steps over which μ grows linearly from 0 to what ``schedule`` says.
-        target: an object with a ``keras.Variable`` named ``mu``; ``None`` for the compiled model's loss, or the
-            model if that loss has none.
+        target: an object with a ``keras.Variable`` named ``mu``; ``None`` for the compiled model's loss or the model,
+            of which only one may have a ``mu`` then.
 
     Raises:
         ValueError: if ``schedule`` is neither, ``warmup_steps`` is negative, the schedule gives a negative or
-            non-finite μ, or there is no ``mu`` on the target.
+            non-finite μ, or there is no ``mu`` on the target, or one on each of two.
 
     Example:
         >>> warm_up = MuSchedule(0.02, warmup_steps=469)  # an epoch of MNIST in batches of 128
@@ -53,7 +53,9 @@ class MuSchedule(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Find the variable."""
         target = self.target if self.target is not None else self.model.loss
-        if self.target is None and not hasattr(target, "mu") and hasattr(self.model, "mu"):
+        if self.target is None and hasattr(self.model, "mu"):
+            if hasattr(target, "mu"):
+                raise ValueError("Loss and model have a `mu` each: pass target=model.loss or target=model.")
             target = self.model
         mu = getattr(target, "mu", None)
         if not isinstance(mu, keras.Variable):

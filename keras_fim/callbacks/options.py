@@ -14,6 +14,7 @@ from keras_fim.callbacks.measurement import epsilon_key
 
 __all__ = ["budgets", "named", "sample_counts"]
 
+
 def named(attacks: Attack | str | Sequence[Attack | str] | Mapping[str, Attack | str]) -> dict[str, Attack]:
     """Attacks by name.
 

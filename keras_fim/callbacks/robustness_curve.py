@@ -189,9 +189,7 @@ def _table(measured: Sequence[AttackMeasurement]) -> str:
     """Everything in one table, Markdown."""
     lines = ["| attack | samples | ε | fooled | robust accuracy |", "| --- | ---: | ---: | ---: | ---: |"]
     for found in measured:
-        for epsilon, fooled, robust in zip(
-            found.epsilons, found.fooling_ratios, found.robust_accuracies, strict=True
-        ):
+        for epsilon, fooled, robust in zip(found.epsilons, found.fooling_ratios, found.robust_accuracies, strict=True):
             row = f"{found.name} | {found.num_samples} | {found.norm} {epsilon:g}"
             lines.append(f"| {row} | {100 * fooled:.1f} % | {100 * robust:.1f} % |")
     lines += ["", "| attack | quantile | smallest ε that fools |", "| --- | ---: | ---: |"]

@@ -15,7 +15,7 @@ __all__ = ["add_arguments", "run"]
 _IMAGES = ", ".join(f"{data}: {count}" for data, count in IMAGES.items())
 DESCRIPTION = f"""Train defences on one data set, attack all of them alike, and say what each costs: a table as JSON,
 CSV and Markdown, and a figure. Models are taken from the stored weights, or trained and then stored. A run that was
-interrupted goes on where it was.
+interrupted goes on where it was. The table marks the Pareto front of accuracy, fooling ratio and cost.
 
 defences: {", ".join([*NAMES, *CONTESTANTS])}; some joined by +
 
@@ -35,7 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="a quarter of the strong attack's steps")
     parser.add_argument("--epochs", type=int, help="of each training")
     parser.add_argument("--limit", type=int, help="number of training images")
-    parser.add_argument("--out", type=Path, help="where results go (results/defences/DATA, lesser trials: --runs)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="where results go (results/defences/DATA; a part of it or a lesser trial: RUNS/defences/DATA)",
+    )
     parser.add_argument("--runs", type=Path, default=Path("results/runs"), help="folder of the runs (%(default)s)")
     parser.add_argument("--data-dir", help="where TensorFlow Datasets keeps its data ($TFDS_DATA_DIR or its default)")
 
@@ -44,11 +48,12 @@ def run(arguments: argparse.Namespace) -> None:
     """Compare, and print the table."""
     usual = DEFAULTS[arguments.data]
     names = arguments.defenses or list(usual)
-    defences = {name: tuple(arguments.seeds or usual.get(name, (0,))) for name in names}
+    defences = {name: tuple(dict.fromkeys(arguments.seeds or usual.get(name, (0,)))) for name in names}
     if arguments.seeds:
         defences.setdefault("none", tuple(arguments.seeds))
     changes = {key: value for key in ("epochs", "limit") if (value := getattr(arguments, key)) is not None}
-    results = arguments.runs if arguments.quick or changes else Path("results")
+    chosen = arguments.defenses or arguments.seeds or arguments.images is not None or arguments.quick or changes
+    results = arguments.runs if chosen else Path("results")
     folder = arguments.out or results / "defences" / arguments.data
     images = IMAGES[arguments.data] if arguments.images is None else arguments.images
     if images < 1:

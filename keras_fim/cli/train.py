@@ -73,7 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser, *, data_name: str | None = No
     parser.add_argument("--data-dir", help="where TensorFlow Datasets keeps its data ($TFDS_DATA_DIR or its default)")
     parser.add_argument("--out", type=Path, help="folder for everything that the run writes (results/runs/...)")
     parser.add_argument(
-        "--export", type=Path, nargs="?", const=Path("saved_models"), metavar="FOLDER",
+        "--export",
+        type=Path,
+        nargs="?",
+        const=Path("saved_models"),
+        metavar="FOLDER",
         help="export the trained model as the next version in FOLDER (saved_models/DATA) and verify it",
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out after its last epoch")

@@ -43,6 +43,7 @@ def augment(images: tf.Tensor, seed: tf.Tensor, how: Augmentation) -> tf.Tensor:
     Returns:
         float32 images in [0, 1], in the same shape.
     """
+    shape = images.shape
     images = _shifted(images, seed, how)
     images = tf.cast(images, tf.float32) / 255.0
     if how.rotation or how.zoom:
@@ -51,7 +52,7 @@ def augment(images: tf.Tensor, seed: tf.Tensor, how: Augmentation) -> tf.Tensor:
         images = _relit(images, seed + 3, how)
     if how.cutout:
         images = _cut(images, seed + 4, how)
-    return images
+    return tf.ensure_shape(images, shape)
 
 
 def _shifted(images: tf.Tensor, seed: tf.Tensor, how: Augmentation) -> tf.Tensor:

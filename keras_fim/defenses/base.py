@@ -99,6 +99,8 @@ class Defense(keras.Model):
         """One step of the optimizer on the compiled loss and the penalties of all defences."""
         images, targets, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         images, again, seed = self._logits_fn.cast(images), SameState(self._logits_fn), self._step_seed()
+        if not images.shape[1:].is_fully_defined():  # lost in the input pipeline
+            images = tf.ensure_shape(images, self.input_shape)
         labels = class_indices(targets, self.output_shape[-1])
         replicas = tf.distribute.get_strategy().num_replicas_in_sync  # Keras divides losses by their number
         for part in self._parts():
@@ -162,7 +164,9 @@ class Defense(keras.Model):
 
 
 class Penalized(Defense):
-    """A defence whose penalty is μ times a mean over the batch; logs ``penalty`` and the mean.
+    """A defence whose penalty is μ times a mean over the batch.
+
+    Logs ``penalty`` and the mean; around another such defence ``..._penalty`` with the name of the mean.
 
     Args:
         model: as in `Defense`.
@@ -178,7 +182,8 @@ class Penalized(Defense):
         mu = mu_variable(mu)
         super().__init__(model, seed=seed, name=name)
         self.mu = mu
-        self._penalty = keras.metrics.Mean(name="penalty")
+        taken = [tracker.name for part in (self.inner._parts() if self.inner else []) for tracker in part.trackers()]
+        self._penalty = keras.metrics.Mean(name=f"{measure}_penalty" if "penalty" in taken else "penalty")
         self._measure = keras.metrics.Mean(name=measure)
 
     def measure(self, batch: Batch) -> tf.Tensor:

@@ -80,9 +80,7 @@ class Batch:
         images, labels = self.images[:count], self.labels[:count]
         weight = None if self.sample_weight is None else self.sample_weight[:count]
         logits, tape = self.again.record(images)
-        return dataclasses.replace(
-            self, images=images, labels=labels, sample_weight=weight, logits=logits, tape=tape
-        )
+        return dataclasses.replace(self, images=images, labels=labels, sample_weight=weight, logits=logits, tape=tape)
 
     def mean(self, values: tf.Tensor) -> tf.Tensor:
         """Mean over the samples of ``(batch,)``, each weighted as in the loss."""

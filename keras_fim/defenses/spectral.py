@@ -81,7 +81,7 @@ class SpectralDefense(Penalized):
         check_choice("direction", direction, ("gradient", "krylov"))
         check_choice("difference", difference, ("one_sided", "central"))
         check_step(step)
-        if krylov_steps < 1:
+        if not isinstance(krylov_steps, int) or krylov_steps < 1:
             raise ValueError(f"`krylov_steps` should be a positive integer. Received: krylov_steps={krylov_steps}")
         if not 0 < share <= 1:
             raise ValueError(f"`share` should be in (0, 1]. Received: share={share}")

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -16,10 +16,16 @@ from keras_fim.evaluation import Evaluation, clean_performance, evaluate, maskin
 from keras_fim.evaluation.report import Report, Row, encode
 from keras_fim.experiments.contestants import BUDGETS, MASKING_IMAGES, contestant, stored_as
 from keras_fim.experiments.cost import step_costs
-from keras_fim.experiments.workbench import Workbench, digest
+from keras_fim.experiments.workbench import Workbench
 from keras_fim.plots import defences_figure
+from keras_fim.records import versions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Comparison", "DefenceRow", "compare"]
+
+_STRONG = "strong "  # the labels of the strongest attack begin so
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,19 +34,28 @@ class DefenceRow:
 
     Attributes:
         defence: its name.
+        config: how the first seed was trained.
         seeds: the seeds.
         accuracy: on all test images, by seed.
         fooling: by attack, norm and ε, fooling ratios by seed.
+        robust: as ``fooling``, shares of all attacked images that are right before and after.
         suspects: checks of the masking report that fired, with their norm, for the first seed.
         cost: CPU time of a training step over that of plain training.
     """
 
     defence: str
+    config: dict[str, Any]
     seeds: tuple[int, ...]
     accuracy: tuple[float, ...]
     fooling: dict[str, tuple[float, ...]]
+    robust: dict[str, tuple[float, ...]]
     suspects: tuple[str, ...]
     cost: float
+
+    def objectives(self) -> list[float]:
+        """Means over seeds, less being better: error, what the strongest attack fools by norm and ε, and cost."""
+        strong = [_mean(values) for key, values in self.fooling.items() if key.startswith(_STRONG)]
+        return [1 - _mean(self.accuracy), *strong, self.cost]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,18 +67,50 @@ class Comparison(Report):
         images: number of test images that were attacked.
         quick: whether `keras_fim.attacks.Strong` took a quarter of its steps.
         rows: one for each defence.
+        versions: of the packages that wrote this.
     """
 
     data: str
     images: int
     quick: bool
     rows: tuple[DefenceRow, ...]
+    versions: dict[str, str | None] = dataclasses.field(default_factory=versions)
 
     def tables(self) -> dict[str, list[Row]]:
         """One row for each defence; ratios in %, means over seeds with their range."""
         steps = ", a quarter of the strong attack's steps" if self.quick else ""
         title = f"{self.data}: fooling ratio in %, of the correct among {self.images} test images{steps}; mean (range)"
-        return {title: [_table_row(row) for row in self.rows]}
+        front = self.front()
+        return {title: [_table_row(row, row.defence in front) for row in self.rows]}
+
+    def records(self) -> list[dict[str, Any]]:
+        """One row for each defence and seed; ratios in [0, 1]."""
+        return [
+            {
+                "defence": row.defence,
+                "seed": seed,
+                "accuracy": row.accuracy[index],
+                **{f"{key} fooling": values[index] for key, values in row.fooling.items()},
+                **{f"{key} robust": values[index] for key, values in row.robust.items()},
+                "cost": row.cost,
+            }
+            for row in self.rows
+            for index, seed in enumerate(row.seeds)
+        ]
+
+    def front(self) -> list[str]:
+        """Names of the Pareto front: none is as good in all of `DefenceRow.objectives` and better in one."""
+        found = {row.defence: row.objectives() for row in self.rows}
+        return [name for name, ours in found.items() if not any(_dominates(other, ours) for other in found.values())]
+
+    def figure(self) -> Figure:
+        """Accuracy against robust accuracy under the strongest attack, at the smallest ε of each norm."""
+        strong = [key for key in self.rows[0].robust if key.startswith(_STRONG)]
+        panels = {
+            key: {row.defence: (_mean(row.accuracy), _mean(row.robust[key]), row.cost) for row in self.rows}
+            for key in {key.split()[1]: key for key in reversed(strong)}.values()
+        }
+        return defences_figure(panels, self.front())
 
 
 def compare(
@@ -113,21 +160,21 @@ def compare(
 class _Entry:
     """A defence with its seeds; checks its name before anything is trained."""
 
-    def __init__(
-        self, bench: Workbench, data: str, name: str, seeds: tuple[int, ...], changes: dict[str, Any]
-    ) -> None:
+    def __init__(self, bench: Workbench, data: str, name: str, seeds: tuple[int, ...], changes: dict[str, Any]) -> None:
         self.bench, self.data, self.name, self.seeds, self.changes = bench, data, name, seeds, changes
         self.configs = [contestant(data, name, seed, **changes) for seed in seeds]
 
     def measured(self, images: int, quick: bool, cost: float) -> DefenceRow:
         found = [self._evaluated(seed, images, quick) for seed in self.seeds]
         labels = [f"{row.attack.removesuffix(f'_{row.norm}')} {row.norm} {row.epsilon:.3g}" for row in found[0].rows]
-        ratios = zip(*[[row.fooling.value for row in each.rows] for each in found], strict=True)
+        by_attack = list(zip(labels, zip(*[each.rows for each in found], strict=True), strict=True))
         return DefenceRow(
             defence=self.name,
+            config=self.configs[0].as_dict(),
             seeds=self.seeds,
             accuracy=tuple(self._accuracy(seed) for seed in self.seeds),
-            fooling=dict(zip(labels, [tuple(values) for values in ratios], strict=True)),
+            fooling={label: tuple(row.fooling.value for row in rows) for label, rows in by_attack},
+            robust={label: tuple(row.robust.value for row in rows) for label, rows in by_attack},
             suspects=tuple(self._suspects(min(MASKING_IMAGES, images))),
             cost=cost,
         )
@@ -154,16 +201,14 @@ class _Entry:
     def _accuracy(self, seed: int) -> float:
         model, (images, labels) = self._model(self.name, seed), self.bench.test_images(self.data, None)
         key, settings = f"{self.name}-seed{seed}/accuracy", {"images": len(images)}
-        return float(
-            self.bench.cell(key, model, settings, lambda: clean_performance(model, images, labels).accuracy)
-        )
+        return float(self.bench.cell(key, model, settings, lambda: clean_performance(model, images, labels).accuracy))
 
     def _suspects(self, limit: int) -> list[str]:
         """Checks of the masking report that fire, in either norm."""
         model, seed = self._model(self.name, self.seeds[0]), self.seeds[0]
         twin = None if self.name == "none" else self._model("none", seed)
         images = self.bench.test_images(self.data, limit)
-        settings = {"images": limit, **({} if twin is None else {"twin": digest(twin)})}
+        settings = {"images": limit, **({} if twin is None else {"twin": twin})}
         found = []
         for norm in BUDGETS[self.data]:
             key = f"{self.name}-seed{seed}/masking-l{norm:g}"
@@ -181,15 +226,21 @@ def _costs(bench: Workbench, data: str, entries: Sequence[_Entry]) -> dict[str, 
     return {name: cost["cpu"] for name, cost in measured.items()}
 
 
-def _table_row(row: DefenceRow) -> Row:
+def _table_row(row: DefenceRow, on_front: bool) -> Row:
     return {
         "defence": row.defence,
         "accuracy": _spread(row.accuracy, ".2f"),
         **{key: _spread(values) for key, values in row.fooling.items()},
         "cost": f"{row.cost:.1f}",
-        "masked gradients?": ", ".join(row.suspects) or "no sign",
+        "on the front": on_front,
+        f"masked gradients? (seed {row.seeds[0]})": ", ".join(row.suspects) or "no sign",
         "seeds": len(row.seeds),
     }
+
+
+def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
+    pairs = list(zip(one, other, strict=True))
+    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
 
 
 def _spread(values: Sequence[float], form: str = ".1f") -> str:
@@ -205,11 +256,6 @@ def _write(comparison: Comparison, folder: Path) -> None:
     """The table as JSON, CSV and Markdown, and the figure."""
     for suffix in ("json", "csv", "md"):
         comparison.save(folder / f"comparison.{suffix}")
-    strong = [key for key in comparison.rows[0].fooling if key.startswith("strong")]
-    first = list({key.split()[1]: key for key in reversed(strong)}.values())  # the smallest budget of each norm
-    panels = {
-        key: {row.defence: (_mean(row.accuracy), _mean(row.fooling[key])) for row in comparison.rows} for key in first
-    }
     aside = folder / ".comparison.png"
-    defences_figure(panels).savefig(aside, dpi=120, format="png")
+    comparison.figure().savefig(aside, dpi=120, format="png")
     aside.replace(folder / "comparison.png")

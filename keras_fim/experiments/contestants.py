@@ -10,7 +10,7 @@ from keras_fim.experiments.config import TrainingConfig, recipe
 
 __all__ = ["BUDGETS", "CONTESTANTS", "DEFAULTS", "IMAGES", "MASKING_IMAGES", "contestant", "stored_as"]
 
-_DIGITS: dict[float, tuple[float, ...]] = {2.0: (1.5, 2.0), np.inf: (0.1,)}
+_DIGITS: dict[float, tuple[float, ...]] = {2.0: (1.5,), np.inf: (0.1,)}
 _PHOTOS: dict[float, tuple[float, ...]] = {2.0: (0.25, 0.5), np.inf: (2 / 255, 4 / 255)}
 BUDGETS: dict[str, dict[float, tuple[float, ...]]] = {
     "mnist": _DIGITS,
@@ -27,14 +27,15 @@ MASKING_IMAGES = 200
 _SLOW: dict[str, Any] = {"learning_rate": 2e-3, "warmup_epochs": 0.0}
 CONTESTANTS: dict[str, dict[str, Any]] = {
     "label-smoothing-0.3": {"defense": "label-smoothing", "label_smoothing": 0.3},
-    "n-fgm-2": {"defense": "n-fgm", "defense_options": {"epsilon": 2.0}},
+    "n-fgm-1.5": {"defense": "n-fgm", "defense_options": {"epsilon": 1.5}},
     "n-fgm-2.5": {"defense": "n-fgm", "defense_options": {"epsilon": 2.5}},
     "spectral-quarter": {"defense": "spectral", "mu": 2.0, "defense_options": {"share": 0.25}},
-    "n-fgm-2-slow": {"defense": "n-fgm", "defense_options": {"epsilon": 2.0}, **_SLOW},
-    "n-fgm-2-augmented": {"defense": "n-fgm", "defense_options": {"epsilon": 2.0}, "augment": True},
-    "n-fgm-2-long": {"defense": "n-fgm", "defense_options": {"epsilon": 2.0}, "epochs": 12},
-    "n-fgm-2-tuned": {"defense": "n-fgm", "defense_options": {"epsilon": 2.0}, "epochs": 3, "init_from": "mnist-plain"},
-    "n-fgm-2-half": {"defense": "n-fgm", "defense_options": {"epsilon": 2.0, "mix": 0.5}},
+    "pgd-3": {"defense": "pgd", "defense_options": {"attack_steps": 3, "step_size": 0.5}},
+    "n-fgm-slow": {"defense": "n-fgm", **_SLOW},
+    "n-fgm-augmented": {"defense": "n-fgm", "augment": True},
+    "n-fgm-long": {"defense": "n-fgm", "epochs": 12},
+    "n-fgm-tuned": {"defense": "n-fgm", "epochs": 3, "init_from": "mnist-plain"},
+    "n-fgm-half": {"defense": "n-fgm", "defense_options": {"mix": 0.5}},
     "spectral-slow": {"defense": "spectral", **_SLOW},
     "spectral-3": {"defense": "spectral", "mu": 3.0},
     "spectral-krylov": {"defense": "spectral", "defense_options": {"direction": "krylov"}},
@@ -45,16 +46,17 @@ CONTESTANTS: dict[str, dict[str, Any]] = {
 
 _THRICE, _ONCE = (0, 1, 2), (0,)
 _FEW = ("none", "fisher-trace", "label-smoothing", "n-fgm", "spectral", "pgd")
+_PHOTO = ("none", "fisher-trace", "label-smoothing", "n-fgm", "spectral", "pgd-3")
 _MANY = {
     **dict.fromkeys(["none", "fisher-trace", "label-smoothing", "n-fgm", "spectral", "pgd"], _THRICE),
     **dict.fromkeys(["label-smoothing-0.3", "fisher-eigenvalue", "gradient-penalty", "spectral-trace"], _ONCE),
-    **dict.fromkeys(["n-fgsm", "n-fgm-2", "n-fgm-2.5", "spectral-quarter", "spectral+n-fgm", "trades"], _ONCE),
+    **dict.fromkeys(["n-fgsm", "n-fgm-1.5", "n-fgm-2.5", "spectral-quarter", "spectral+n-fgm", "trades"], _ONCE),
 }
 DEFAULTS: dict[str, dict[str, tuple[int, ...]]] = {
     "mnist": _MANY,
     "mnist5k": dict.fromkeys(_FEW, _ONCE),
-    "gtsrb": dict.fromkeys(_FEW, _ONCE),
-    "cifar10": dict.fromkeys(_FEW, _ONCE),
+    "gtsrb": dict.fromkeys(_PHOTO, _ONCE),
+    "cifar10": dict.fromkeys(_PHOTO, _ONCE),
 }
 """Seeds by contestant, for each data set: what is compared unless asked otherwise."""
 

@@ -74,7 +74,7 @@ _PARTS = {
     "spectral-trace": _Part(_spectral_trace, _SPECTRAL, mu=(0.3, 0.03)),
 }
 NAMES = tuple(_PARTS)
-_EPSILONS = {"l2": (1.5, 0.25), "linf": (0.1, 2 / 255)}  # MNIST and the others
+_EPSILONS = {"l2": (2.0, 0.25), "linf": (0.1, 2 / 255)}  # MNIST and the others
 
 
 def takes_mu(defense: str) -> bool:
@@ -158,9 +158,7 @@ def defended(model: keras.Model, defense: str, *, mu: float, seed: int, options:
     return model
 
 
-def overfitting_watch(
-    defense: str, options: dict[str, Any], images: tf.data.Dataset
-) -> list[keras.callbacks.Callback]:
+def overfitting_watch(defense: str, options: dict[str, Any], images: tf.data.Dataset) -> list[keras.callbacks.Callback]:
     """A watch on catastrophic overfitting with the ε of adversarial training; empty for other defences."""
     for part in (_PARTS[name] for name in defense.split("+")):
         if "epsilon" in part.options:

@@ -109,9 +109,9 @@ def _train(config: TrainingConfig, folder: Path, data_dir: str | None, robustnes
         limit=config.limit,
         test_limit=config.test_limit,
     )
-    options = default_options(config.defense, config.data, config.defense_options)
-    model = defended(build_model(config), config.defense, mu=config.mu, seed=config.seed, options=options)
+    model = _defended(config, build_model(config))
     compile_model(model, config, steps_per_epoch=len(splits.train))
+    options = default_options(config.defense, config.data, config.defense_options)
     watch = overfitting_watch(config.defense, options, splits.validation)
     seconds = _fit(model, config, splits, folder, watch, robustness)
     plain(model).load_weights(folder / "best.weights.h5")
@@ -123,6 +123,11 @@ def _train(config: TrainingConfig, folder: Path, data_dir: str | None, robustnes
         finite = {key: value if math.isfinite(value) else None for key, value in found.items()}
         results["robustness"] = {key.removeprefix("val_"): value for key, value in finite.items()}
     return results
+
+
+def _defended(config: TrainingConfig, model: keras.Model) -> keras.Model:
+    options = default_options(config.defense, config.data, config.defense_options)
+    return defended(model, config.defense, mu=config.mu, seed=config.seed, options=options)
 
 
 @contextlib.contextmanager
@@ -188,6 +193,7 @@ def _open_run(config: TrainingConfig, folder: Path, resume: bool) -> dict[str, A
     """The content of ``run.json``: that of the run to resume, or a new one."""
     path = folder / "run.json"
     if not path.exists():
+        _defended(config, build_model(config, fresh=True))  # raises, if an option is not valid, before there is a file
         record: dict[str, Any] = {"config": config.as_dict(), "versions": versions()}
         if config.init_from:  # whose record may hold one itself: the whole history of the weights
             record["init_from_record"] = weights.record_of(config.init_from)

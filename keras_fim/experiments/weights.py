@@ -19,8 +19,8 @@ def weights_dir() -> Path:
     """Folder of the stored weights: ``$KERAS_FIM_WEIGHTS``, else ``results/models`` here or in this checkout."""
     if os.environ.get("KERAS_FIM_WEIGHTS"):
         return Path(os.environ["KERAS_FIM_WEIGHTS"]).expanduser()
-    here = Path("results/models")
-    return here if here.is_dir() else Path(__file__).resolve().parents[2] / here
+    here, root = Path("results/models"), Path(__file__).resolve().parents[2]
+    return root / here if not here.is_dir() and (root / "setup.py").is_file() else here
 
 
 def stored_names() -> tuple[str, ...]:

@@ -12,9 +12,9 @@ import numpy as np
 
 from keras_fim import data
 from keras_fim.evaluation import samples
-from keras_fim.experiments.config import TrainingConfig
+from keras_fim.experiments.config import TrainingConfig, completed
 from keras_fim.experiments.training import train
-from keras_fim.experiments.weights import load_model, store, stored_names
+from keras_fim.experiments.weights import load_model, record_of, store, stored_names, weights_dir
 from keras_fim.records import read_json, versions, write_json
 
 __all__ = ["Workbench", "digest"]
@@ -58,9 +58,14 @@ class Workbench:
 
         Returns:
             The model; the same object at the next call.
+
+        Raises:
+            ValueError: if the stored model was trained otherwise.
         """
         if name not in self._models:
-            if name not in stored_names():
+            if name in stored_names():
+                _check_trained_as(name, config)
+            else:
                 self.say(f"training {name}: {config.epochs} epochs")
                 run = train(config, self.runs / name, resume=True, data_dir=self.data_dir)
                 store(load_model(run), name, read_json(run / "run.json"))
@@ -73,20 +78,31 @@ class Workbench:
         Args:
             key: path of the file under ``cells/``, without its ending.
             model: what is measured; its weights count as settings. None where there is nothing but the settings.
-            settings: whatever the result depends on, ready for JSON.
+            settings: whatever the result depends on, ready for JSON; a model stands for its weights.
             measure: returns what JSON can hold.
 
         Returns:
             The result.
         """
         path = self.folder / "cells" / f"{key}.json"
-        settings = settings if model is None else {**settings, "weights": digest(model)}
+        everything = settings if model is None else {**settings, "weights": model}
+        settings = {key: digest(each) if isinstance(each, keras.Model) else each for key, each in everything.items()}
         if path.is_file() and (known := read_json(path))["settings"] == settings:
             return known["result"]
         self.say(f"measuring {key}")
         result = measure()
         write_json(path, {"settings": settings, "versions": versions(), "result": result})
         return result
+
+
+def _check_trained_as(name: str, config: TrainingConfig) -> None:
+    """Compare the record of stored weights with a configuration."""
+    theirs, ours = completed((record_of(weights_dir() / name) or {})["config"]), config.as_dict()
+    if changed := {key: (theirs.get(key), ours[key]) for key in ours if theirs.get(key) != ours[key]}:
+        raise ValueError(
+            f"The stored model {name} was trained otherwise; (its value, what is asked for): {changed}. "
+            f"Delete {weights_dir() / name} to train it anew, or set KERAS_FIM_WEIGHTS to another folder."
+        )
 
 
 def digest(model: keras.Model) -> str:

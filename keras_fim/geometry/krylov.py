@@ -245,9 +245,7 @@ def _orthonormal(vectors: tf.Tensor, basis: tf.Tensor) -> tf.Tensor:
     return tf.where(tf.norm(inside, axis=-1, keepdims=True) > noise, _unit(inside), 0)
 
 
-def _ritz(
-    scaled: _Scaled, space: _Space, k: int, rtol: float
-) -> tuple[tuple[tf.Tensor, tf.Tensor], tf.Tensor]:
+def _ritz(scaled: _Scaled, space: _Space, k: int, rtol: float) -> tuple[tuple[tf.Tensor, tf.Tensor], tf.Tensor]:
     """Eigenvalues ``(active, k)`` and directions ``(active, k, D)`` in the space, and whether they have converged."""
     scale = tf.reduce_max(tf.abs(space.products), axis=(1, 2), keepdims=True)
     products = tf.math.divide_no_nan(space.products, scale)  # of a nearly constant model squares would underflow

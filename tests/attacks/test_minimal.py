@@ -38,8 +38,10 @@ def test_contract(attack, digit_model, digits):
     np.testing.assert_array_equal(result.adversarials[wrong], images[wrong])
 
     within, nothing = attack.sweep(digit_model, images, labels, [np.median(result.distances[result.success]), 0.0])
-    np.testing.assert_array_equal(within.success, result.success & (result.distances <= within.distances.max(
-        where=np.isfinite(within.distances), initial=0)))
+    np.testing.assert_array_equal(
+        within.success,
+        result.success & (result.distances <= within.distances.max(where=np.isfinite(within.distances), initial=0)),
+    )
     failed = within.was_correct & ~within.success
     assert failed.any() and np.isinf(within.distances[failed]).all()
     np.testing.assert_array_equal(within.adversarials[failed], images[failed])

@@ -56,9 +56,11 @@ def test_methods_agree_and_details_say_what_they_took(smooth):
     np.testing.assert_allclose(krylov.adversarials, exact.adversarials, atol=1e-5)
     assert not exact.details["num_steps"].any() and (krylov.details["num_steps"] >= 1).all()
     assert exact.details["converged"].all() and krylov.details["converged"].all()
-    assert not attacks.OSSA(bounds=WIDE, rtol=1e-9, max_steps=1)(model, images, labels, epsilon=0.1).details[
-        "converged"
-    ].any()
+    assert (
+        not attacks.OSSA(bounds=WIDE, rtol=1e-9, max_steps=1)(model, images, labels, epsilon=0.1)
+        .details["converged"]
+        .any()
+    )
 
 
 def test_a_saturated_sample_goes_along_the_margin_of_the_two_likeliest_classes():

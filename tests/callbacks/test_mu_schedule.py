@@ -6,6 +6,7 @@ import pytest
 
 from keras_fim import FisherTraceLoss
 from keras_fim.callbacks import MuSchedule
+from keras_fim.defenses import SpectralDefense
 
 IMAGES, LABELS = np.random.default_rng(0).normal(size=(32, 3)).astype("float32"), np.arange(32) % 4
 
@@ -57,3 +58,12 @@ def test_another_target_than_the_loss(model):
 
     model.fit(IMAGES, LABELS, callbacks=[MuSchedule(0.7, target=Target)], verbose=0)
     assert float(Target.mu.numpy()) == pytest.approx(0.7)
+
+
+def test_mu_of_loss_and_model_has_to_be_told_apart(model):
+    defended = SpectralDefense(model, mu=0.3)
+    defended.compile("sgd", loss=model.loss)
+    with pytest.raises(ValueError, match=r"pass target=model\.loss or target=model\."):
+        defended.fit(IMAGES, LABELS, callbacks=[MuSchedule(0.7)], verbose=0)
+    defended.fit(IMAGES, LABELS, callbacks=[MuSchedule(0.7, target=defended)], verbose=0)
+    assert float(defended.mu.numpy()) == pytest.approx(0.7)

@@ -97,6 +97,12 @@ def test_augmentation_mirrors_half_of_the_images():
     assert (same ^ mirrored).all() and 16 <= mirrored.sum() <= 48
 
 
+@pytest.mark.parametrize("how", [Augmentation(shift=2), Augmentation(rotation=10.0), Augmentation(cutout=4)])
+def test_augmentation_keeps_the_static_shape(how):
+    pipeline = loading.pipeline(arrays(n=64), 64, augmentation=how)
+    assert pipeline.element_spec[0].shape.as_list() == [None, 8, 8, 3]
+
+
 def test_augmentation_turns_and_zooms_about_the_centre():
     """A centred square of area 64 grows and shrinks by up to (1 ± 0.25)² and stays centred."""
     square = np.zeros((64, 32, 32, 1), np.uint8)

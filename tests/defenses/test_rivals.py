@@ -238,11 +238,16 @@ BAD = {
     "direction": (lambda: defenses.SpectralDefense(classifier(), direction="x"), "`direction` should be one of grad"),
     "difference": (lambda: defenses.SpectralDefense(classifier(), difference="x"), "`difference` should be one of one"),
     "krylov steps": (lambda: defenses.SpectralDefense(classifier(), krylov_steps=0), "`krylov_steps` should be a pos"),
+    "half a step": (lambda: defenses.SpectralDefense(classifier(), krylov_steps=1.5), "`krylov_steps` should be a pos"),
     "step": (lambda: defenses.SpectralDefense(classifier(), step=0.0), "`step` should be a positive number"),
     "share": (lambda: defenses.SpectralDefense(classifier(), share=1.5), r"`share` should be in \(0, 1\]"),
     "attack without a budget": (
         lambda: defenses.AdversarialTraining(classifier(), attacks.DeepFool(), epsilon=0.1),
         "`attack` should be a compiled attack with a budget. Received: attack=DeepFool",
+    ),
+    "attack without targets": (
+        lambda: defenses.AdversarialTraining(classifier(), attacks.OTCM(target="given"), epsilon=0.1),
+        "`attack` should choose its targets: none are given in training. Received: OTCM",
     ),
     "epsilon": (lambda: defenses.n_fgsm(classifier(), -0.1), "`epsilon` should be a finite number >= 0"),
     "noise": (lambda: defenses.n_fgm(classifier(), 0.1, noise=-1), "`noise` should be a finite number >= 0"),
@@ -264,3 +269,19 @@ def test_bad_input(case):
     call, message = BAD[case]
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_fits_on_images_whose_shape_the_pipeline_lost():
+    batches = tf.data.Dataset.from_generator(
+        lambda: iter([(IMAGES, LABELS)] * 2), output_signature=(tf.TensorSpec(None), tf.TensorSpec([None], tf.int64))
+    )
+    ours, usual = (compiled(defenses.n_fgm(classifier(), epsilon=0.5, seed=3)) for _ in range(2))
+    ours.fit(batches, epochs=1, verbose=0)
+    usual.fit(tf.data.Dataset.from_tensors((IMAGES, LABELS)).repeat(2), epochs=1, verbose=0)
+    assert_same_weights(ours, usual)
+
+
+def test_penalties_around_each_other_are_logged_apart():
+    model = defenses.SpectralDefense(defenses.GradientPenalty(classifier(), mu=0.3), mu=0.5)
+    logs = compiled(model).fit(IMAGES, LABELS, verbose=0).history
+    assert logs["penalty"][0] > 0 and logs["eigenvalue_penalty"][0] == pytest.approx(0.5 * logs["eigenvalue"][0])

@@ -68,17 +68,44 @@ def test_stored_names_say_what_is_changed():
     assert contestants.stored_as(short, "n-fgm") == "defence-mnist-n-fgm-seed1-epochs-2"
 
 
+def row(name, accuracy=(0.99,), fooling=(1.0,), cost=1.0, suspects=()):
+    robust = tuple(a * (1 - f) for a, f in zip(accuracy, fooling, strict=True))
+    key = "strong l2 1.5"
+    return DefenceRow(name, {}, tuple(range(len(accuracy))), accuracy, {key: fooling}, {key: robust}, suspects, cost)
+
+
 def test_table_gives_mean_and_range_over_seeds():
-    row = DefenceRow("pgd", (0, 1), (0.97, 0.99), {"strong l2 1.5": (0.1, 0.3)}, ("zero gradients (linf)",), 4.36)
-    (rows,) = Comparison("mnist", 100, False, (row,)).tables().values()
+    found = Comparison("mnist", 100, False, (row("pgd", (0.97, 0.99), (0.1, 0.3), 4.36, ("zero gradients (linf)",)),))
+    (rows,) = found.tables().values()
     assert rows[0] == {
         "defence": "pgd",
         "accuracy": "98.00 (97.00-99.00)",
         "strong l2 1.5": "20.0 (10.0-30.0)",
         "cost": "4.4",
-        "masked gradients?": "zero gradients (linf)",
+        "on the front": True,
+        "masked gradients? (seed 0)": "zero gradients (linf)",
         "seeds": 2,
     }
+    first, second = found.records()
+    assert (first["seed"], first["accuracy"], first["strong l2 1.5 fooling"]) == (0, 0.97, 0.1)
+    assert second["strong l2 1.5 robust"] == pytest.approx(0.99 * 0.7) and second["cost"] == 4.36
+
+
+def test_front_leaves_out_what_another_beats_in_everything():
+    rows = (
+        row("none"),
+        row("n-fgm", (0.98,), (0.2,), 2.0),
+        row("pgd", (0.98,), (0.1,), 8.0),
+        row("trades", (0.97,), (0.2,), 2.0),  # as good as n-fgm in two, worse in one
+        row("twice", (0.98,), (0.2,), 2.0),  # the same as n-fgm: neither beats the other
+    )
+    assert Comparison("mnist", 100, False, rows).front() == ["none", "n-fgm", "pgd", "twice"]
+
+
+def test_comparison_survives_its_file(tmp_path):
+    found = Comparison("mnist", 100, False, (row("none", (0.98, 0.99), (1.0, float("nan"))),))
+    loaded = Comparison.load(found.save(tmp_path / "comparison.json"))
+    assert repr(loaded) == repr(found) and loaded.versions["keras"]
 
 
 @pytest.mark.slow
@@ -91,8 +118,11 @@ def test_a_step_with_more_gradients_costs_more():
 
 
 def test_figure_has_a_point_for_each_defence():
-    figure = defences_figure({"strong l2": {"none": (0.99, 1.0), "pgd": (0.98, 0.2)}})
+    rows = (row("none"), row("pgd", (0.98,), (0.25,), 8.3), row("bad", (0.9,)))
+    figure = Comparison("mnist", 100, False, rows).figure()
     (axes,) = figure.axes
-    assert [line.get_xydata().tolist() for line in axes.lines] == [[[100.0, 99.0]], [[20.0, 98.0]]]
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[0.0, 99.0]], [[73.5, 98.0]], [[0.0, 90.0]]]
+    assert [line.get_label() for line in axes.lines] == ["none (1.0×)", "pgd (8.3×)", "bad (1.0×)"]
+    assert [line.get_fillstyle() for line in axes.lines] == ["full", "full", "none"]
     with pytest.raises(ValueError, match="should hold a panel"):
         defences_figure({})

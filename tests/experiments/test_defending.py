@@ -10,6 +10,9 @@ import pytest
 from keras_fim import cli, defenses, losses
 from keras_fim.experiments import TrainingConfig, checkpoint, load_model, recipe, train, training
 from keras_fim.experiments.defending import NAMES, default_options, defended
+from keras_fim.experiments.training import build_model
+from keras_fim.experiments.weights import store
+from keras_fim.experiments.workbench import Workbench
 
 IMAGES = np.random.default_rng(0).uniform(size=(12, 5)).astype("float32")
 SMALL = {"limit": 300, "test_limit": 100, "epochs": 2, "model_options": {"filters": (2, 4)}, "augment": False}
@@ -40,13 +43,13 @@ def test_what_a_name_stands_for():
     assert recipe("mnist", defense="label-smoothing").label_smoothing == 0.765  # what μ = 0.02 comes to
     spectral = recipe("gtsrb", defense="spectral", defense_options={"step": 0.05})
     assert (spectral.mu, spectral.mu_warmup_epochs, spectral.defense_options["step"]) == (0.1, 3.0, 0.05)
-    for data, norm, epsilon in (("mnist", "l2", 1.5), ("mnist", "linf", 0.1), ("cifar10", "linf", 2 / 255)):
+    for data, norm, epsilon in (("mnist", "l2", 2.0), ("mnist", "linf", 0.1), ("cifar10", "linf", 2 / 255)):
         assert default_options("pgd", data, {"norm": norm})["epsilon"] == epsilon
     assert default_options("n-fgsm", "gtsrb", {})["epsilon"] == 2 / 255
     options = default_options("spectral+n-fgm", "mnist", {})
     outer = defended(classifier(), "spectral+n-fgm", mu=0.3, seed=0, options=options)
     assert isinstance(outer, defenses.SpectralDefense) and outer.mu.numpy() == pytest.approx(0.3)
-    assert isinstance(outer.inner, defenses.AdversarialTraining) and outer.inner.epsilon == 1.5
+    assert isinstance(outer.inner, defenses.AdversarialTraining) and outer.inner.epsilon == 2.0
     model = classifier()
     training.compile_model(model, recipe("mnist", defense="fisher-eigenvalue"), steps_per_epoch=5)
     assert isinstance(model.loss, losses.FisherEigenvalueLoss) and model.loss.mu.numpy() == pytest.approx(0.02)
@@ -144,3 +147,25 @@ def test_run_recorded_before_there_were_defences_is_readable(tmp_path):
     assert train(config, tmp_path, resume=True) == tmp_path
     with pytest.raises(ValueError, match="set up otherwise.*'defense': .'fisher-trace', 'none'"):
         train(TrainingConfig(**{**config.as_dict(), "defense": "none"}), tmp_path, resume=True)
+
+
+def test_option_that_is_not_valid_leaves_no_run(tmp_path):
+    config = recipe("mnist5k", **SMALL, defense="spectral", defense_options={"krylov_steps": 1.5})
+    with pytest.raises(ValueError, match="`krylov_steps` should be a positive integer"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_stored_model_of_another_recipe_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_FIM_WEIGHTS", str(tmp_path / "models"))
+    config = recipe("mnist5k", **SMALL, defense="none")
+    store(build_model(config), "mine", {"config": config.as_dict()})
+    bench = Workbench(tmp_path)
+    other = recipe("mnist5k", **SMALL, defense="none", seed=1)
+    with pytest.raises(ValueError, match=r"mine was trained otherwise.*'seed': \(0, 1\).*Delete"):
+        bench.model("mine", other)
+    model = bench.model("mine", config)
+    calls = []
+    for twin in (model, model, build_model(config, fresh=True)):  # another twin is another cell
+        bench.cell("cell", model, {"twin": twin}, lambda: calls.append(1) or len(calls))
+    assert len(calls) == 2

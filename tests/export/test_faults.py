@@ -208,8 +208,12 @@ def test_no_image_is_no_output(signatures):
 
 
 def test_signatures_do_not_retrace(exported):
-    functions = classifier_signatures(logits_function(exported.model), saved.Serving(
-        image_shape=(28, 28, 1), bounds=(0.0, 1.0), kl=0.1, direction=True, fisher_steps=2, detector=None))
+    functions = classifier_signatures(
+        logits_function(exported.model),
+        saved.Serving(
+            image_shape=(28, 28, 1), bounds=(0.0, 1.0), kl=0.1, direction=True, fisher_steps=2, detector=None
+        ),
+    )
     for count in (1, 2, 5):
         functions["fisher"](exported.images[:count])
     assert functions["fisher"].experimental_get_tracing_count() == 1

@@ -61,7 +61,7 @@ def _crafted(bench: PaperBench, attack: attacks.OSSA, plain: str, defended: str)
         share = float((both & wrong).sum() / max(1, (first.was_correct & second.was_correct).sum()))
         return {"fooled": first.fooling_ratio, "carried": share, "fooled_defended": second.fooling_ratio}
 
-    settings = {"attack": repr(attack), "epsilon": _EPSILON, "images": len(images), "defended": defended}
+    settings = {"attack": repr(attack), "epsilon": _EPSILON, "images": len(images), "defended": models[1]}
     found: dict[str, float] = bench.cell(f"figure1/{plain}", models[0], settings, measure)
     return found
 

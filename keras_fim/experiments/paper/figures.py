@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from keras_fim import attacks
 from keras_fim.evaluation import clean_performance, robustness_curve
-from keras_fim.experiments.config import recipe
+from keras_fim.experiments.config import TrainingConfig, completed, recipe
 from keras_fim.experiments.paper.bench import PaperBench
 from keras_fim.experiments.paper.recipes import MUS, SEEDS, model_name
 from keras_fim.experiments.paper.report import Report, spread
 from keras_fim.experiments.paper.values import FIGURE2_ACCURACY, FIGURE3_FOOLED, FIGURE5_FOOLED
+from keras_fim.experiments.weights import record_of, stored_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -121,6 +123,8 @@ def fooling(
     model = bench.paper_model(name) if data == "mnist" else bench.model(name, _recipe(name, data))
     images, labels = bench.images(data_name=None if data == "mnist" else data)
     settings = {"attack": repr(attack), "epsilons": list(epsilons), "data": data, "images": len(images)}
+    if (twin := getattr(attack, "twin", None)) is not None:
+        settings |= {"attack": repr(dataclasses.replace(attack, twin=None)), "twin": twin}  # type: ignore[call-arg]
 
     def measure() -> list[float]:
         return list(robustness_curve(model, images, labels, attack, epsilons).fooling_ratios)
@@ -129,7 +133,10 @@ def fooling(
     return [float(value) for value in bench.cell(key, model, settings, measure)]
 
 
-def _recipe(name: str, data: str) -> Any:
+def _recipe(name: str, data: str) -> TrainingConfig:
+    """That of the stored model, which was trained for longer than the data set's recipe says, where there is one."""
+    if name in stored_names():
+        return TrainingConfig(**completed((record_of(name) or {})["config"]))
     return recipe(data, mu=0.0) if name.endswith("plain") else recipe(data)
 
 

@@ -53,4 +53,3 @@ def _row(bench: PaperBench, key: str, plain: str, defended: str) -> tuple[str, .
         *(f"{100 * one_step[epsilon]:.1f}" for epsilon in _OSSA_EPSILONS),
         f"{100 * many_steps[_PGD_EPSILON]:.1f}",
     )
-
