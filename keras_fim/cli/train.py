@@ -13,6 +13,7 @@ from keras_fim.cli import export
 from keras_fim.cli.errors import run_safely
 from keras_fim.experiments import TrainingConfig, recipe, train
 from keras_fim.experiments.defending import NAMES
+from keras_fim.experiments.tables import markdown_table
 from keras_fim.geometry.label_smoothing import label_smoothing_from_mu
 from keras_fim.records import read_json
 
@@ -122,13 +123,12 @@ def _table(records: list[dict[str, Any]]) -> str:
     """Accuracy and fooling ratios on test images by μ, as Markdown."""
     measured = [record["results"].get("robustness") or {} for record in records]
     keys = [key for key in measured[0] if key.startswith("fooling/")]
-    rows = [["mu", "test accuracy", *(key.removeprefix("fooling/") for key in keys)]]
-    rows.append(["---:"] * len(rows[0]))
+    rows = []
     for record, found in zip(records, measured, strict=True):
         ratios = [record["results"]["test_accuracy"], *(found.get(key) for key in keys)]
         shown = ("" if ratio is None else f"{100 * ratio:.2f} %" for ratio in ratios)
         rows.append([f"{record['config']['mu']:g}", *shown])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown_table(["mu", "test accuracy", *(key.removeprefix("fooling/") for key in keys)], rows)
 
 
 def main(data_name: str, argv: list[str] | None = None) -> None:

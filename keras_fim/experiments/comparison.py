@@ -16,6 +16,7 @@ from keras_fim.evaluation import Evaluation, clean_performance, evaluate, maskin
 from keras_fim.evaluation.report import Report, Row, encode
 from keras_fim.experiments.contestants import BUDGETS, MASKING_IMAGES, contestant, stored_as
 from keras_fim.experiments.cost import step_costs
+from keras_fim.experiments.tables import spread
 from keras_fim.experiments.workbench import Workbench
 from keras_fim.plots import defences_figure
 from keras_fim.records import versions
@@ -229,8 +230,8 @@ def _costs(bench: Workbench, data: str, entries: Sequence[_Entry]) -> dict[str, 
 def _table_row(row: DefenceRow, on_front: bool) -> Row:
     return {
         "defence": row.defence,
-        "accuracy": _spread(row.accuracy, ".2f"),
-        **{key: _spread(values) for key, values in row.fooling.items()},
+        "accuracy": spread(row.accuracy, ".2f", scale=100),
+        **{key: spread(values, scale=100) for key, values in row.fooling.items()},
         "cost": f"{row.cost:.1f}",
         "on the front": on_front,
         f"masked gradients? (seed {row.seeds[0]})": ", ".join(row.suspects) or "no sign",
@@ -241,11 +242,6 @@ def _table_row(row: DefenceRow, on_front: bool) -> Row:
 def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
     pairs = list(zip(one, other, strict=True))
     return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
-
-
-def _spread(values: Sequence[float], form: str = ".1f") -> str:
-    mean, low, high = (format(100 * value, form) for value in (_mean(values), min(values), max(values)))
-    return mean if len(values) == 1 else f"{mean} ({low}-{high})"
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 from keras_fim import attacks, data, plots
 from keras_fim.evaluation import Confidence, RobustnessCurve, clean_performance, robustness_curve, samples
 from keras_fim.experiments.config import TrainingConfig, completed, recipe
+from keras_fim.experiments.tables import markdown_table
 from keras_fim.experiments.training import train
 from keras_fim.experiments.weights import load_model
 from keras_fim.export import saved_model
@@ -45,16 +46,15 @@ class DemoReport:
 
     def table(self) -> str:
         """Accuracy, mean confidence and fooling ratios as Markdown, one column for each model."""
-        rows = [["", *self.clean], ["---", *["---:" for _ in self.clean]]]
-        rows.append(["accuracy", *[f"{100 * c.accuracy:.1f} %" for c in self.clean.values()]])
-        rows.append(["mean confidence", *[f"{c.mean_confidence:.3f}" for c in self.clean.values()]])
+        rows = [
+            ["accuracy", *[f"{100 * c.accuracy:.1f} %" for c in self.clean.values()]],
+            ["mean confidence", *[f"{c.mean_confidence:.3f}" for c in self.clean.values()]],
+        ]
         for curves in zip(*self.curves.values(), strict=True):
             for index, epsilon in enumerate(curves[0].epsilons):
                 ratios = [f"{100 * curve.fooling_ratios[index]:.1f} %" for curve in curves]
                 rows.append([f"fooled by {curves[0].attack.upper()}, {curves[0].norm} {epsilon:g}", *ratios])
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        lines = ("| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows)
-        return "\n".join(lines)
+        return markdown_table(["", *self.clean], rows)
 
     def __str__(self) -> str:
         files = "\n".join(f"{what + ':':18} {path}" for what, path in self.files.items())

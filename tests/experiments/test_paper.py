@@ -11,8 +11,8 @@ import pytest
 from keras_fim.cli import main
 from keras_fim.experiments.paper import figures, holds, recipes, reproduce, study, tables
 from keras_fim.experiments.paper.bench import PaperBench, Scale
-from keras_fim.experiments.paper.report import markdown_table, spread
 from keras_fim.experiments.paper.values import TABLE1, TABLE2
+from keras_fim.experiments.tables import markdown_table, spread
 from keras_fim.typing import AttackResult
 
 TINY = Scale(

@@ -11,7 +11,8 @@ import tensorflow as tf
 from keras_fim import attacks
 from keras_fim.experiments.paper.bench import PaperBench
 from keras_fim.experiments.paper.recipes import DEFENDED_MU, SEEDS, model_name
-from keras_fim.experiments.paper.report import Report, spread
+from keras_fim.experiments.paper.report import Report
+from keras_fim.experiments.tables import spread
 from keras_fim.logits import logits_function
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from keras_fim.evaluation import clean_performance, robustness_curve
 from keras_fim.experiments.config import TrainingConfig, completed, recipe
 from keras_fim.experiments.paper.bench import PaperBench
 from keras_fim.experiments.paper.recipes import MUS, SEEDS, model_name
-from keras_fim.experiments.paper.report import Report, spread
+from keras_fim.experiments.paper.report import Report
 from keras_fim.experiments.paper.values import FIGURE2_ACCURACY, FIGURE3_FOOLED, FIGURE5_FOOLED
+from keras_fim.experiments.tables import spread
 from keras_fim.experiments.weights import record_of, stored_names
 
 if TYPE_CHECKING:

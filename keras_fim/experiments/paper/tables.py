@@ -12,8 +12,9 @@ from keras_fim.attacks.lp import norm_name
 from keras_fim.evaluation import clean_performance
 from keras_fim.experiments.paper.bench import PaperBench
 from keras_fim.experiments.paper.recipes import DEFENDED_MU, SEEDS, model_name
-from keras_fim.experiments.paper.report import Report, spread
+from keras_fim.experiments.paper.report import Report
 from keras_fim.experiments.paper.values import TABLE1, TABLE2
+from keras_fim.experiments.tables import spread
 from keras_fim.experiments.workbench import digest
 from keras_fim.typing import AttackResult
 
