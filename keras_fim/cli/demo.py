@@ -1,4 +1,4 @@
-"""Train a plain and a defended classifier on embedded digits and attack both."""
+"""Train a plain and two defended classifiers on embedded digits and attack them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from keras_fim.experiments.demo import run_demo
 
 __all__ = ["add_arguments", "run"]
 
-DESCRIPTION = """Train a plain and a Fisher-trace ConvNet on 5,000 real digits that a package ships, attack both with
-FGSM and OSSA, and print how often each is fooled. Takes a few minutes; needs no download.
+DESCRIPTION = """Train a ConvNet on 5,000 real digits that a package ships: plain, with the paper's Fisher trace, and
+with N-FGM, a defence that holds. Attack all three with one step (FGSM, OSSA) and with the strongest attack at hand, and
+print how often each is fooled. Takes a few minutes; needs no download.
 
 examples:
   keras-fim demo

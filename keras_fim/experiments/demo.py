@@ -1,4 +1,4 @@
-"""The main job in small: a plain and a defended classifier of real digits, and how far each can be pushed."""
+"""The main job in small: a plain and two defended classifiers of real digits, and how far each can be pushed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
+
+import keras
+import numpy as np
 
 from keras_fim import attacks, data, plots
 from keras_fim.evaluation import Confidence, RobustnessCurve, clean_performance, robustness_curve, samples
@@ -22,6 +25,7 @@ _ATTACKS = {
     attacks.FGSM(): (0.05, 0.1, 0.15, 0.2, 0.25, 0.3),
     attacks.OSSA(): (0.5, 1.0, 1.5, 2.0, 2.5, 3.0),
 }
+_STRONG_EPSILONS, _STRONG_IMAGES = (0.5, 1.0, 1.5, 2.0), 300
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +57,8 @@ class DemoReport:
         for curves in zip(*self.curves.values(), strict=True):
             for index, epsilon in enumerate(curves[0].epsilons):
                 ratios = [f"{100 * curve.fooling_ratios[index]:.1f} %" for curve in curves]
-                rows.append([f"fooled by {curves[0].attack.upper()}, {curves[0].norm} {epsilon:g}", *ratios])
+                name = curves[0].attack.removesuffix(f"_{curves[0].norm}").upper()
+                rows.append([f"fooled by {name}, {curves[0].norm} {epsilon:g}", *ratios])
         return markdown_table(["", *self.clean], rows)
 
     def __str__(self) -> str:
@@ -62,14 +67,17 @@ class DemoReport:
 
 
 def run_demo(folder: Path, export_folder: Path, *, mu: float = 0.02, epochs: int = 20, seed: int = 0) -> DemoReport:
-    """Train μ = 0 and μ on the embedded digits, attack both, write table, plot, results and a SavedModel.
+    """Train on the embedded digits without a defence, with the Fisher trace and with N-FGM, and attack all three.
+
+    Writes table, plot, results and a SavedModel. One-step attacks see all test images, `attacks.Strong` with a quarter
+    of its steps 300 of them.
 
     An interrupted demo goes on where it stopped; a finished one is done anew.
 
     Args:
         folder: where results and runs go.
-        export_folder: where the SavedModel of the defended model goes, as its next version.
-        mu: weight of the Fisher trace of the defended model, > 0.
+        export_folder: where the SavedModel of the N-FGM model goes, as its next version.
+        mu: weight of the Fisher trace, > 0.
         epochs: passes over the training digits.
         seed: of weights and shuffling.
 
@@ -84,17 +92,18 @@ def run_demo(folder: Path, export_folder: Path, *, mu: float = 0.02, epochs: int
     configs = {
         "plain": recipe("mnist5k", mu=0.0, epochs=epochs, seed=seed),
         f"Fisher trace, μ={mu:g}": recipe("mnist5k", mu=mu, epochs=epochs, seed=seed),
+        "N-FGM": recipe("mnist5k", defense="n-fgm", epochs=epochs, seed=seed),
     }
-    runs = {name: folder / ("plain" if config.mu == 0 else "fisher-trace") for name, config in configs.items()}
+    runs = dict(zip(configs, [folder / name for name in ("plain", "fisher-trace", "n-fgm")], strict=True))
     if not _interrupted(folder, list(zip(runs.values(), configs.values(), strict=True))):
         _clear(folder, list(runs.values()))
-    images, labels = samples(data.load("mnist5k", 500)[1])
+    models = {name: load_model(train(config, runs[name], resume=True)) for name, config in configs.items()}
     clean, curves = {}, {}
-    for name, config in configs.items():
-        model = load_model(train(config, runs[name], resume=True))
-        clean[name] = clean_performance(model, images, labels)
-        curves[name] = [robustness_curve(model, images, labels, *attack) for attack in _ATTACKS.items()]
-    exported = saved_model(model, export_folder)
+    for name, model in models.items():
+        print(f"attacking: {name}")
+        clean[name] = clean_performance(model, *_test_images())
+        curves[name] = _curves(model, twin=None if name == "plain" else models["plain"])
+    exported = saved_model(models["N-FGM"], export_folder)
     files = {
         "table": folder / "table.md",
         "plot": folder / "robustness.png",
@@ -108,6 +117,17 @@ def run_demo(folder: Path, export_folder: Path, *, mu: float = 0.02, epochs: int
     settings = {name: config.as_dict() for name, config in configs.items()}
     write_json(files["results"], {**report.measured(), "configs": settings, "versions": versions()})
     return report
+
+
+def _curves(model: keras.Model, twin: keras.Model | None) -> list[RobustnessCurve]:
+    """Of one-step attacks and of the strongest."""
+    curves = [robustness_curve(model, *_test_images(), *attack) for attack in _ATTACKS.items()]
+    strong = attacks.Strong(norm=2, twin=twin, quick=True)
+    return [*curves, robustness_curve(model, *_test_images(_STRONG_IMAGES), strong, _STRONG_EPSILONS)]
+
+
+def _test_images(limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    return samples(data.load("mnist5k", 500, test_limit=limit)[1])
 
 
 def _clear(folder: Path, runs: list[Path]) -> None:

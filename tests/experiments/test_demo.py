@@ -14,11 +14,12 @@ def test_demo_ends_with_table_plot_logs_results_and_saved_model(tmp_path, capsys
     command = ["demo", "--epochs", "1", "--out", str(tmp_path / "demo"), "--export", str(tmp_path / "exported")]
     assert cli.main(command) == 0
     printed = capsys.readouterr().out
-    for word in ("| accuracy", "| mean confidence", "fooled by FGSM, linf 0.1", "fooled by OSSA, l2 2", "SavedModel"):
+    for word in ("| accuracy", "| mean confidence", "FGSM, linf 0.1", "OSSA, l2 2", "STRONG, l2 1.5", "SavedModel"):
         assert word in printed
     results = json.loads((tmp_path / "demo" / "results.json").read_text())
-    assert set(results["clean"]) == {"plain", "Fisher trace, μ=0.02"} and results["versions"]["tensorflow"]
+    assert set(results["clean"]) == {"plain", "Fisher trace, μ=0.02", "N-FGM"} and results["versions"]["tensorflow"]
     assert all(curve["num_correct"] > 0 for curves in results["curves"].values() for curve in curves)
+    assert [curve["num_samples"] for curve in results["curves"]["N-FGM"]] == [1000, 1000, 300]
     assert (tmp_path / "demo" / "robustness.png").stat().st_size > 10_000
     assert list((tmp_path / "demo").glob("*/tensorboard/*/events.out.*"))
     assert "serving_default" in tf.saved_model.load(str(tmp_path / "exported" / "1")).signatures
