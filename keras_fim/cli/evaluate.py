@@ -105,7 +105,7 @@ def _masking(
     bounds: tuple[float, float],
     folder: Path,
 ) -> None:
-    norms = [norm for norm in (2.0, np.inf) if norm in {attack.norm for attack in attacks}]
+    norms = [norm for norm in (2.0, np.inf) if norm in {attack.norm for attack in attacks}] or [2.0, np.inf]
     for norm in norms:
         report = masking_report(model, dataset, norm=norm, twin=twin, bounds=bounds)
         print(f"{report}\n")

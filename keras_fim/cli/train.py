@@ -60,7 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser, *, data_name: str | None = No
     help_mu = "weight of the defence's penalty; 0 is none (suits data and classes); of several, one run after another"
     parser.add_argument("--mu", type=float, nargs="+", help=help_mu)
     parser.add_argument("--mu-warmup-epochs", type=float, help="epochs over which mu grows from 0")
-    parser.add_argument("--label-smoothing", type=float, help="share of each label spread over all classes (0)")
+    parser.add_argument(
+        "--label-smoothing", type=float, help="share of each label spread over the classes (as --defense says)"
+    )
     parser.add_argument("--epochs", type=int, help="passes over the training data")
     parser.add_argument("--batch-size", type=int, help="images in a training batch")
     parser.add_argument("--learning-rate", type=float, help="peak learning rate; a cosine takes it to 0")

@@ -30,6 +30,7 @@ CONTESTANTS: dict[str, dict[str, Any]] = {
     "n-fgm-1.5": {"defense": "n-fgm", "defense_options": {"epsilon": 1.5}},
     "n-fgm-2.5": {"defense": "n-fgm", "defense_options": {"epsilon": 2.5}},
     "spectral-quarter": {"defense": "spectral", "mu": 2.0, "defense_options": {"share": 0.25}},
+    "spectral-0.02": {"defense": "spectral", "mu": 0.02},
     "pgd-3": {"defense": "pgd", "defense_options": {"attack_steps": 3, "step_size": 0.5}},
     "n-fgm-slow": {"defense": "n-fgm", **_SLOW},
     "n-fgm-augmented": {"defense": "n-fgm", "augment": True},
@@ -46,7 +47,7 @@ CONTESTANTS: dict[str, dict[str, Any]] = {
 
 _THRICE, _ONCE = (0, 1, 2), (0,)
 _FEW = ("none", "fisher-trace", "label-smoothing", "n-fgm", "spectral", "pgd")
-_PHOTO = ("none", "fisher-trace", "label-smoothing", "n-fgm", "spectral", "pgd-3")
+_PHOTO = ("none", "fisher-trace", "label-smoothing", "n-fgm", "spectral-0.02", "pgd-3")
 _MANY = {
     **dict.fromkeys(["none", "fisher-trace", "label-smoothing", "n-fgm", "spectral", "pgd"], _THRICE),
     **dict.fromkeys(["label-smoothing-0.3", "fisher-eigenvalue", "gradient-penalty", "spectral-trace"], _ONCE),
@@ -55,7 +56,7 @@ _MANY = {
 DEFAULTS: dict[str, dict[str, tuple[int, ...]]] = {
     "mnist": _MANY,
     "mnist5k": dict.fromkeys(_FEW, _ONCE),
-    "gtsrb": dict.fromkeys(_PHOTO, _ONCE),
+    "gtsrb": dict.fromkeys([*_PHOTO, "spectral"], _ONCE),
     "cifar10": dict.fromkeys(_PHOTO, _ONCE),
 }
 """Seeds by contestant, for each data set: what is compared unless asked otherwise."""
