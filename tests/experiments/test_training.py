@@ -186,10 +186,10 @@ def test_record_holds_the_whole_history_of_the_weights(run, tmp_path, monkeypatc
 
 
 def test_bare_weights_have_no_record_and_missing_ones_leave_no_run(run, tmp_path, monkeypatch):
-    def stop(config):
+    def stop(*arguments):
         raise InterruptedError
 
-    monkeypatch.setattr(training, "build_model", stop)
+    monkeypatch.setattr(training, "_train", stop)
     for name in ("best.weights.h5", "model.keras"):
         config = small(init_from=str(run / name))
         with pytest.raises(InterruptedError):

@@ -14,7 +14,7 @@ from keras_fim.experiments.config import TrainingConfig
 TINY = ["--data", "mnist5k", "--limit", "100", "--test-limit", "60", "--epochs", "2"]
 
 
-def build_small(config: TrainingConfig):
+def build_small(config: TrainingConfig, fresh: bool = False):
     import keras
 
     layers = [keras.layers.Flatten(), keras.layers.Dense(10), keras.layers.Softmax()]
