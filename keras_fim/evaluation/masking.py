@@ -23,7 +23,7 @@ __all__ = ["MaskingCheck", "MaskingReport", "masking_report"]
 
 _CHECKS = {  # by name the largest figure that raises no suspicion, and what the figure is
     "one step": (0.02, "fooled by one step and not by many, at the worst ε: the gradient leads astray"),
-    "margin loss": (0.05, "difference in fooling to the cross-entropy: one of them is misled: never use it alone"),
+    "margin loss": (0.1, "difference in fooling to the cross-entropy: one of them is misled: never use it alone"),
     "more steps": (0.05, "fooled by more steps and restarts only: the attack has not converged, its ratio is no bound"),
     "probabilities": (0.05, "fooled through logits only: softmax saturates, and attacks on probabilities flatter"),
     "random noise": (0.02, "fooled by random perturbations and not by gradients: they are worth less than chance"),
@@ -117,6 +117,10 @@ def masking_report(
 
     The white-box attack is PGD on the cross-entropy, from the image and then from a random start; its steps add up to
     5 ε. Checks at one budget take, of ``epsilons``, the one at which it fools nearest to half of the samples.
+
+    A check that stays below its threshold proves nothing. Of the thresholds, that of the margin loss has been seen to
+    part models: plain, spectral and N-FGM ones of MNIST and GTSRB stay below 7 %, those of eq. (4) and of strong label
+    smoothing are above 13 % (``results/defences``, ``results/paper``). The others are judgement.
 
     Args:
         model: any classifier that `keras_fim.logits.logits_function` takes.
