@@ -54,11 +54,11 @@ def train(
         ValueError: if ``folder`` holds a run and ``resume`` is False, or that run was set up otherwise.
     """
     folder = Path(folder)
-    record = _open_run(config, folder, resume)
-    if record.get("results"):
-        return folder
-    keras.utils.set_random_seed(config.seed)
     with _dtype_policy(config.mixed_precision or "float32"):
+        record = _open_run(config, folder, resume)
+        if record.get("results"):
+            return folder
+        keras.utils.set_random_seed(config.seed)
         results = _train(config, folder, data_dir, robustness)
     watching.write_row(config, folder, results)
     write_json(folder / "run.json", {**record, "results": results})
