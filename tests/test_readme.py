@@ -79,3 +79,15 @@ def test_detection_figures_are_the_stored_ones(label):
             areas.append(f"{row['detectors'][kind]['auc']:.2f}")
         cells.append(" / ".join(areas))
     assert f"| {label} | {' | '.join(cells)} |" in README
+
+
+def tables(text):
+    return re.findall(r"(?:^\|.*\n?)+", text, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("data", ["mnist", "gtsrb"])
+def test_comparisons_are_the_stored_ones(data):
+    (stored,) = tables((ROOT / "results" / "defences" / data / "comparison.md").read_text(encoding="utf-8"))
+    assert stored.strip() in (ROOT / "docs" / "defences.md").read_text(encoding="utf-8")
+    if data == "mnist":
+        assert tables(README)[0].strip() == stored.strip()

@@ -54,9 +54,12 @@ class DefenceRow:
     cost: float
 
     def objectives(self) -> list[float]:
-        """Means over seeds, less being better: error, what the strongest attack fools by norm and ε, and cost."""
+        """Means over seeds, less being better: error, what the strongest attack fools by norm and ε, and cost.
+
+        The cost is that of the table, to one decimal: what it varies by from run to run should not decide.
+        """
         strong = [_mean(values) for key, values in self.fooling.items() if key.startswith(_STRONG)]
-        return [1 - _mean(self.accuracy), *strong, self.cost]
+        return [1 - _mean(self.accuracy), *strong, round(self.cost, 1)]
 
 
 @dataclasses.dataclass(frozen=True)
