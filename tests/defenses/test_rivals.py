@@ -216,6 +216,21 @@ def test_overfitting_to_one_step_is_noticed():
     assert logs == {"fooled_one_step": 1, "fooled_iterative": 1, "overfits": 0}
 
 
+@pytest.mark.slow
+def test_overfitting_is_a_collapse_not_a_large_epsilon():
+    images = np.repeat([[0.5], [0.9]], 10, axis=0).astype("float32")  # nothing fools the second half
+    watch = defenses.CatastrophicOverfitting(images, np.zeros(20), epsilon=0.1)
+    seen = []
+    for shift in (0.0, 1.0, 0.0):  # iterative 0.5, 0, 0.5
+        watch.set_model(logits_function(lambda x, s=shift: valley(x) + [s, 0.0], from_logits=True))
+        logs = {}
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            watch.on_epoch_end(len(seen), logs)
+        seen.append((logs["fooled_one_step"], logs["fooled_iterative"], logs["overfits"], len(told)))
+    assert seen == [(0, 0.5, 0, 0), (0, 0, 0, 0), (0, 0.5, 1, 1)]
+
+
 def test_labels_of_any_form():
     for targets in (LABELS, LABELS[:, None].astype("float32"), np.eye(4)[LABELS]):
         np.testing.assert_array_equal(class_indices(tf.constant(targets), 4), LABELS)
