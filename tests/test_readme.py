@@ -85,7 +85,7 @@ def tables(text):
     return re.findall(r"(?:^\|.*\n?)+", text, flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize("data", ["mnist", "gtsrb"])
+@pytest.mark.parametrize("data", ["mnist", "gtsrb", "cifar10"])
 def test_comparisons_are_the_stored_ones(data):
     (stored,) = tables((ROOT / "results" / "defences" / data / "comparison.md").read_text(encoding="utf-8"))
     assert stored.strip() in (ROOT / "docs" / "defences.md").read_text(encoding="utf-8")
