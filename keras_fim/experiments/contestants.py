@@ -50,8 +50,8 @@ _FEW = ("none", "fisher-trace", "label-smoothing", "n-fgm", "spectral", "pgd")
 _PHOTO = ("none", "fisher-trace", "label-smoothing", "n-fgm", "spectral-0.02", "pgd-3")
 _MANY = {
     **dict.fromkeys(["none", "fisher-trace", "label-smoothing", "n-fgm", "spectral", "pgd"], _THRICE),
-    **dict.fromkeys(["label-smoothing-0.3", "fisher-eigenvalue", "gradient-penalty", "spectral-trace"], _ONCE),
-    **dict.fromkeys(["n-fgsm", "n-fgm-1.5", "n-fgm-2.5", "spectral-quarter", "spectral+n-fgm", "trades"], _ONCE),
+    **dict.fromkeys(["label-smoothing-0.3", "fisher-eigenvalue", "gradient-penalty"], _ONCE),
+    **dict.fromkeys(["n-fgsm", "n-fgm-2.5", "spectral-quarter", "spectral+n-fgm"], _ONCE),
 }
 DEFAULTS: dict[str, dict[str, tuple[int, ...]]] = {
     "mnist": _MANY,
