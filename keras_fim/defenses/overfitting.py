@@ -31,6 +31,7 @@ class CatastrophicOverfitting(keras.callbacks.Callback):
         epsilon: budget ε > 0.
         norm: 2 or inf.
         bounds: smallest and largest pixel value.
+        lowest: smallest ``fooled_iterative`` of the epochs before, for a training that goes on after an interruption.
 
     Raises:
         ValueError: if an argument is not valid.
@@ -47,6 +48,7 @@ class CatastrophicOverfitting(keras.callbacks.Callback):
         epsilon: float,
         norm: float = np.inf,
         bounds: tuple[float, float] = (0.0, 1.0),
+        lowest: float = np.inf,
     ) -> None:
         super().__init__()
         check_epsilons([epsilon])
@@ -54,11 +56,12 @@ class CatastrophicOverfitting(keras.callbacks.Callback):
         self.images, self.labels, self.epsilon = check_images(images, bounds), np.asarray(labels), float(epsilon)
         one_step = FGSM(bounds=bounds) if norm == np.inf else FGM(bounds=bounds)
         self.attacks = (one_step, PGD(norm=norm, steps=10, step_size=0.25, bounds=bounds, stop_early=True))
-        self._lowest = np.inf  # of `fooled_iterative`
+        self.lowest = float(lowest)
+        self._lowest = self.lowest  # so far
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Forget another training."""
-        self._lowest = np.inf
+        self._lowest = self.lowest
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Attack, log, and warn."""

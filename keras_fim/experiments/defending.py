@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -158,10 +158,23 @@ def defended(model: keras.Model, defense: str, *, mu: float, seed: int, options:
     return model
 
 
-def overfitting_watch(defense: str, options: dict[str, Any], images: tf.data.Dataset) -> list[keras.callbacks.Callback]:
-    """A watch on catastrophic overfitting with the ε of adversarial training; empty for other defences."""
+def overfitting_watch(
+    defense: str, options: dict[str, Any], images: tf.data.Dataset, history: Sequence[Mapping[str, float]] = ()
+) -> list[keras.callbacks.Callback]:
+    """A watch on catastrophic overfitting with the ε of adversarial training; empty for other defences.
+
+    Args:
+        defense: a name of `NAMES`, or some joined by ``+``.
+        options: all of them, as `default_options` gives them.
+        images: batches not trained on.
+        history: rows of metrics of the epochs before, which a collapse is measured against.
+
+    Returns:
+        One callback, or none.
+    """
+    lowest = min((row["fooled_iterative"] for row in history if "fooled_iterative" in row), default=np.inf)
     for part in (_PARTS[name] for name in defense.split("+")):
         if "epsilon" in part.options:
-            norm = _NORMS[part.norm or options["norm"]]
-            return [defenses.CatastrophicOverfitting(*samples(images, 256), epsilon=options["epsilon"], norm=norm)]
+            budget = {"epsilon": options["epsilon"], "norm": _NORMS[part.norm or options["norm"]]}
+            return [defenses.CatastrophicOverfitting(*samples(images, 256), **budget, lowest=lowest)]
     return []

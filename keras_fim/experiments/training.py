@@ -111,9 +111,7 @@ def _train(config: TrainingConfig, folder: Path, data_dir: str | None, robustnes
     )
     model = _defended(config, build_model(config))
     compile_model(model, config, steps_per_epoch=len(splits.train))
-    options = default_options(config.defense, config.data, config.defense_options)
-    watch = overfitting_watch(config.defense, options, splits.validation)
-    seconds = _fit(model, config, splits, folder, watch, robustness)
+    seconds = _fit(model, config, splits, folder, robustness)
     plain(model).load_weights(folder / "best.weights.h5")
     measured = model.evaluate(splits.test, return_dict=True, verbose=0)
     _save_model(plain(model), folder / "model.keras")
@@ -146,10 +144,11 @@ def _fit(
     config: TrainingConfig,
     splits: data.Splits,
     folder: Path,
-    watch: list[keras.callbacks.Callback],
     robustness: bool,
 ) -> float:
     history = checkpoint.resume(model, folder)
+    options = default_options(config.defense, config.data, config.defense_options)
+    watch = overfitting_watch(config.defense, options, splits.validation, history)
     keeper = checkpoint.RunCheckpoint(folder, history=history)
     callbacks: list[keras.callbacks.Callback] = [_EpochSeconds(), *watch]
     if config.mu_warmup_epochs and config.mu:

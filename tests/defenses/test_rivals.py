@@ -229,6 +229,13 @@ def test_overfitting_is_a_collapse_not_a_large_epsilon():
             watch.on_epoch_end(len(seen), logs)
         seen.append((logs["fooled_one_step"], logs["fooled_iterative"], logs["overfits"], len(told)))
     assert seen == [(0, 0.5, 0, 0), (0, 0, 0, 0), (0, 0.5, 1, 1)]
+    resumed = defenses.CatastrophicOverfitting(images, np.zeros(20), epsilon=0.1, lowest=0.0)
+    resumed.set_model(logits_function(valley, from_logits=True))
+    for begins in (False, True):  # the epochs before still count
+        if begins:
+            resumed.on_train_begin()
+        with pytest.warns(UserWarning, match="epoch 4: fgsm at 0.1 fools 0% of the images, pgd_linf 50%"):
+            resumed.on_epoch_end(3, logs)
 
 
 def test_labels_of_any_form():

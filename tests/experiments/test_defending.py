@@ -9,7 +9,7 @@ import pytest
 
 from keras_fim import cli, defenses, losses
 from keras_fim.experiments import TrainingConfig, checkpoint, load_model, recipe, train, training
-from keras_fim.experiments.defending import NAMES, default_options, defended
+from keras_fim.experiments.defending import NAMES, default_options, defended, overfitting_watch
 from keras_fim.experiments.training import build_model
 from keras_fim.experiments.weights import store
 from keras_fim.experiments.workbench import Workbench
@@ -121,7 +121,12 @@ def test_interrupted_run_of_a_defence_goes_on_with_its_optimizer(tmp_path, monke
         note(model)
         return rows
 
-    states, going_on = [], checkpoint.resume
+    def watch(*arguments):
+        watches.extend(overfitting_watch(*arguments))
+        return watches[-1:]
+
+    states, watches, going_on = [], [], checkpoint.resume
+    monkeypatch.setattr(training, "overfitting_watch", watch)
     config = recipe("mnist5k", **SMALL, defense="spectral+n-fgm", mu=0.3, mu_warmup_epochs=1.0)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(checkpoint, "RunCheckpoint", Interrupted)
@@ -134,6 +139,7 @@ def test_interrupted_run_of_a_defence_goes_on_with_its_optimizer(tmp_path, monke
     rows = checkpoint.read_history(tmp_path)
     assert [row["epoch"] for row in rows] == [1, 2] and rows[1]["mu"] == pytest.approx(0.3)
     assert all(row["penalty"] > 0 and row["eigenvalue"] > 0 and row["fooled_iterative"] > 0 for row in rows)
+    assert [watch.lowest for watch in watches] == [np.inf, rows[0]["fooled_iterative"]]  # a collapse is still seen
     assert record["results"]["catastrophic_overfitting_in_epochs"] == [r["epoch"] for r in rows if r["overfits"]]
     model = load_model(tmp_path)
     assert type(model).__name__ == "Functional" and model.name == "convnet"
