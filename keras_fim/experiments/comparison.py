@@ -41,7 +41,7 @@ class DefenceRow:
         fooling: by attack, norm and ε, fooling ratios by seed.
         robust: as ``fooling``, shares of all attacked images that are right before and after.
         suspects: checks of the masking report that fired, with their norm, for the first seed.
-        cost: CPU time of a training step over that of plain training.
+        cost: CPU time of the training over that of plain training: of a step, times the ratio of the epochs.
     """
 
     defence: str
@@ -223,11 +223,12 @@ class _Entry:
 
 
 def _costs(bench: Workbench, data: str, entries: Sequence[_Entry]) -> dict[str, float]:
-    """CPU time of a step by name, measured together; again for all where one is new."""
+    """CPU time by name, over that of the first; of steps measured together, again for all where one is new."""
     configs = {entry.name: entry.configs[0] for entry in entries}
     settings = {name: {**config.as_dict(), "seed": 0, "init_from": None} for name, config in configs.items()}
     measured = bench.cell("costs", None, settings, lambda: step_costs(configs))
-    return {name: cost["cpu"] for name, cost in measured.items()}
+    epochs = entries[0].configs[0].epochs
+    return {name: cost["cpu"] * configs[name].epochs / epochs for name, cost in measured.items()}
 
 
 def _table_row(row: DefenceRow, on_front: bool) -> Row:

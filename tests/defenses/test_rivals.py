@@ -67,7 +67,11 @@ def test_noise_is_not_projected_but_stays_in_the_bounds():
     for make, norm, noise in ((defenses.n_fgsm, np.inf, 2), (defenses.n_fgm, 2, 1)):
         defense = make(classifier(), 0.1)
         shifts = np.linalg.norm(adversarials(defense) - IMAGES, axis=-1, ord=norm)
-        assert shifts.max() <= (1 + noise) * 0.1 + 1e-6 and shifts.max() > (1 + noise / 2) * 0.1 + 1e-6 and defense.noise == noise
+        assert (
+            shifts.max() <= (1 + noise) * 0.1 + 1e-6
+            and shifts.max() > (1 + noise / 2) * 0.1 + 1e-6
+            and defense.noise == noise
+        )
         assert 0 <= adversarials(defense).min() and adversarials(defense).max() <= 1
         assert np.abs(adversarials(defense) - adversarials(defense, seed=6)).max() > 0.01
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from keras_fim.cli import main
-from keras_fim.experiments import contestants, cost, recipe
+from keras_fim.experiments import comparison, contestants, cost, recipe
 from keras_fim.experiments.comparison import Comparison, DefenceRow
+from keras_fim.experiments.workbench import Workbench
 from keras_fim.plots import defences_figure
 
 
@@ -126,3 +127,10 @@ def test_figure_has_a_point_for_each_defence():
     assert [line.get_fillstyle() for line in axes.lines] == ["full", "full", "none"]
     with pytest.raises(ValueError, match="should hold a panel"):
         defences_figure({})
+
+
+def test_twice_the_epochs_cost_twice(tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison, "step_costs", lambda configs: {name: {"cpu": 1.5} for name in configs})
+    bench, names = Workbench(tmp_path), ("none", "n-fgm", "n-fgm-long")
+    entries = [comparison._Entry(bench, "mnist", name, (0,), {}) for name in names]
+    assert comparison._costs(bench, "mnist", entries) == {"none": 1.5, "n-fgm": 1.5, "n-fgm-long": 3.0}
