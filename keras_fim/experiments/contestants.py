@@ -29,6 +29,7 @@ CONTESTANTS: dict[str, dict[str, Any]] = {
     "label-smoothing-0.3": {"defense": "label-smoothing", "label_smoothing": 0.3},
     "n-fgm-1.5": {"defense": "n-fgm", "defense_options": {"epsilon": 1.5}},
     "n-fgm-2.5": {"defense": "n-fgm", "defense_options": {"epsilon": 2.5}},
+    "n-fgm-noisy": {"defense": "n-fgm", "defense_options": {"noise": 2.0}},
     "spectral-quarter": {"defense": "spectral", "mu": 2.0, "defense_options": {"share": 0.25}},
     "spectral-0.02": {"defense": "spectral", "mu": 0.02},
     "pgd-3": {"defense": "pgd", "defense_options": {"attack_steps": 3, "step_size": 0.5}},
