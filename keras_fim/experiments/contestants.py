@@ -50,7 +50,7 @@ _THRICE, _ONCE = (0, 1, 2), (0,)
 _FEW = ("none", "fisher-trace", "label-smoothing", "n-fgm", "spectral", "pgd")
 _PHOTO = ("none", "fisher-trace", "label-smoothing", "n-fgm", "spectral-0.02", "pgd-3")
 _MANY = {
-    **dict.fromkeys([*_FEW, "n-fgm-2.5"], _THRICE),
+    **dict.fromkeys([*_FEW, "n-fgm-2.5", "n-fgm-noisy"], _THRICE),
     **dict.fromkeys(["label-smoothing-0.3", "adversarial-label-smoothing", "fisher-eigenvalue"], _ONCE),
     **dict.fromkeys(["n-fgsm", "ossa", "trades", "gradient-penalty"], _ONCE),
     **dict.fromkeys(["spectral-trace", "spectral-quarter", "spectral+n-fgm"], _ONCE),
