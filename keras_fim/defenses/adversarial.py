@@ -161,7 +161,7 @@ def n_fgm(model: keras.Model, epsilon: float, *, noise: float = 1.0, **options: 
     Args:
         model: as in `AdversarialTraining`.
         epsilon: as there.
-        noise: as there. On MNIST 2.0 is more robust than 1.0 and a little less accurate (``n-fgm-noisy`` and ``n-fgm`` in
+        noise: as there. On MNIST 2.0 is more robust than 1.0 and a little less accurate (``n-fgm-noisy``, ``n-fgm``:
             ``results/defences/mnist``).
         **options: as there.
 
