@@ -39,12 +39,20 @@ def logs(tmp_path_factory, patterns):
 def served(folder):
     """The address at which `keras-fim board` shows a folder."""
     command = [sys.executable, "-m", "keras_fim.cli", "board", str(folder), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a job in the background ignores it, and so do its own
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
         try:
             yield re.search(r"http://localhost:\d+/", process.stdout.readline()).group()
-        finally:
             process.send_signal(signal.SIGINT)
             assert process.wait(30) == 0
+        finally:
+            process.kill()
 
 
 def lines_drawn(title):
