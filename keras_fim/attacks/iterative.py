@@ -119,7 +119,8 @@ class IterativeAttack(FixedBudgetAttack):
             if restart or self.stop_early:
                 climb = climb.keep(~best.fooled)
             if restart or self.random_start:
-                start = random_in_ball(climb.origin, climb.epsilon, self.norm, tf.stack([seed, restart]))
+                start = random_in_ball(images, epsilon, self.norm, tf.stack([seed, restart]))
+                start = tf.gather(start, climb.index)  # the same for a sample, whoever has left
                 climb = climb._replace(point=tf.clip_by_value(climb.origin + start, *self.bounds))
             best = self._climb(logits_fn, best, climb, with_gradient=bool(state) and not restart)
         return Perturbed(best.points, best.logits)
