@@ -12,7 +12,7 @@ from keras_fim import data
 from keras_fim.cli import export
 from keras_fim.cli.errors import run_safely
 from keras_fim.experiments import TrainingConfig, recipe, train
-from keras_fim.experiments.defending import NAMES
+from keras_fim.experiments.defending import NAMES, default_options
 from keras_fim.experiments.tables import markdown_table
 from keras_fim.geometry.label_smoothing import label_smoothing_from_mu
 from keras_fim.records import read_json
@@ -184,11 +184,19 @@ def _default_folder(config: TrainingConfig, *, quick: bool, sweep: bool) -> Path
         parts.append(f"mu{config.mu:g}")
     elif usual:
         parts.append("plain")
-    if "epsilon" in config.defense_options:
-        parts.append(f"eps{config.defense_options['epsilon']:.3g}")
+    parts.extend(_named(config))
     if config.label_smoothing:
         parts.append(f"smoothing{config.label_smoothing:g}")
     return Path("results/runs") / "-".join([*parts, f"seed{config.seed}", *(["quick"] if quick else [])])
+
+
+def _named(config: TrainingConfig) -> list[str]:
+    """The ε that was given, and every option that is not as usual: runs that differ by one have different folders."""
+    given = config.defense_options
+    usual = default_options(config.defense, config.data, {})
+    named = {key: given[key] for key in sorted(given) if key == "epsilon" or given[key] != usual[key]}
+    values = {key: f"{value:.3g}" if isinstance(value, (int, float)) else value for key, value in named.items()}
+    return [f"{'eps' if key == 'epsilon' else key.replace('_', '-')}{value}" for key, value in values.items()]
 
 
 def _why(config: TrainingConfig, num_classes: int, *, chosen: bool) -> str:

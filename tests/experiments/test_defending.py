@@ -97,7 +97,10 @@ def test_command_line(capsys, monkeypatch, tmp_path):
     assert seen == [expected]
     output = capsys.readouterr().out
     assert "spectral+n-fgm, mu = 0.5, step = 0.2" in output and "epsilon = 2.0" in output
-    assert str(Path("results/runs/mnist-spectral+n-fgm-mu0.5-eps2-seed0")) in output
+    assert str(Path("results/runs/mnist-spectral+n-fgm-mu0.5-eps2-step0.2-seed0")) in output
+    for noise, folder in {"1": "mnist-n-fgm-eps2-seed0", "2": "mnist-n-fgm-eps2-noise2-seed0"}.items():
+        assert cli.main(["train", "--data", "mnist", "--defense", "n-fgm", "--option", f"noise={noise}"]) == 0
+        assert str(Path("results/runs") / folder) in capsys.readouterr().out
     assert cli.main(["train", "--data", "mnist", "--defense", "nothing"]) == 2
     assert "error: `defense` should be one of none" in capsys.readouterr().err
     with pytest.raises(SystemExit):
