@@ -10,6 +10,7 @@ from keras_fim.experiments import comparison, contestants, cost, recipe
 from keras_fim.experiments.comparison import Comparison, DefenceRow
 from keras_fim.experiments.workbench import Workbench
 from keras_fim.plots import defences_figure
+from keras_fim.records import read_json
 
 
 @pytest.mark.slow
@@ -32,11 +33,18 @@ def test_compare_command_measures_once_and_writes(tmp_path, monkeypatch, capsys)
     assert (tmp_path / "out" / "comparison.md").read_text(encoding="utf-8").count("\n| ") >= 3
     names = sorted(path.name for path in (tmp_path / "models").iterdir())
     assert names == [f"defence-mnist5k-{name}-seed0-epochs-1-limit-400" for name in ("n-fgm", "none")]
+    keys = {name: _strong_keys(tmp_path / "out" / "cells" / f"{name}-seed0") for name in ("none", "n-fgm")}
+    assert [key["twin"] for key in keys["n-fgm"]] == [key["model"] for key in keys["none"]] != []  # starts from transfer
+    assert all("twin" not in key for key in keys["none"])
 
     assert main(command) == 0
     again = capsys.readouterr().out
     assert "kept" in again and "training" not in again and "measuring" not in again
     assert Comparison.load(tmp_path / "out" / "comparison.json") == found
+
+
+def _strong_keys(folder):
+    return [read_json(path)["key"] for path in sorted(folder.glob("strong*.json"))]
 
 
 def test_unknown_defence_is_said_before_anything_is_trained(tmp_path, capsys):
