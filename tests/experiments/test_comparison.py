@@ -34,7 +34,7 @@ def test_compare_command_measures_once_and_writes(tmp_path, monkeypatch, capsys)
     names = sorted(path.name for path in (tmp_path / "models").iterdir())
     assert names == [f"defence-mnist5k-{name}-seed0-epochs-1-limit-400" for name in ("n-fgm", "none")]
     keys = {name: _strong_keys(tmp_path / "out" / "cells" / f"{name}-seed0") for name in ("none", "n-fgm")}
-    assert [key["twin"] for key in keys["n-fgm"]] == [key["model"] for key in keys["none"]] != []  # starts from transfer
+    assert [key["twin"] for key in keys["n-fgm"]] == [key["model"] for key in keys["none"]] != []
     assert all("twin" not in key for key in keys["none"])
 
     assert main(command) == 0
