@@ -161,8 +161,8 @@ def n_fgm(model: keras.Model, epsilon: float, *, noise: float = 1.0, **options: 
     Args:
         model: as in `AdversarialTraining`.
         epsilon: as there.
-        noise: as there. On MNIST 2.0 is more robust than 1.0 and a little less accurate (``n-fgm-noisy``, ``n-fgm``:
-            ``results/defences/mnist``).
+        noise: as there. 2.0 is a little more robust than 1.0 and a little less accurate (``n-fgm-noisy``, ``n-fgm``:
+            ``results/defences``).
         **options: as there.
 
     Returns:

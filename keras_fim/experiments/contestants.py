@@ -48,7 +48,7 @@ CONTESTANTS: dict[str, dict[str, Any]] = {
 
 _THRICE, _ONCE = (0, 1, 2), (0,)
 _FEW = ("none", "fisher-trace", "label-smoothing", "n-fgm", "spectral", "pgd")
-_PHOTO = ("none", "fisher-trace", "label-smoothing", "n-fgm", "spectral-0.02", "pgd-3")
+_PHOTO = ("none", "fisher-trace", "label-smoothing", "n-fgm", "n-fgm-noisy", "spectral-0.02", "pgd-3")
 _MANY = {
     **dict.fromkeys([*_FEW, "n-fgm-2.5", "n-fgm-noisy"], _THRICE),
     **dict.fromkeys(["label-smoothing-0.3", "adversarial-label-smoothing", "fisher-eigenvalue"], _ONCE),
