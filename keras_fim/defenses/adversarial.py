@@ -31,8 +31,9 @@ class AdversarialTraining(Defense):
     the metrics are taken on: of clean images, but of adversarial ones where these are all that it is trained on
     (``mix=1``).
 
-    A training step of the ConvNet costs, in CPU seconds over those of a plain one, 2.1 for N-FGM and N-FGSM, 4.6 for
-    OSSA with one Krylov step, 8.3 for PGD with seven steps (``results/benchmarks/defense_step_mnist.json``).
+    A training step of the ConvNet costs, in CPU seconds over those of a plain one, 1.9 for N-FGSM, 2.0 for N-FGM
+    (1.7 with ``attack_mode="inference"``), 4.6 for OSSA with one Krylov step, 8.1 for PGD with seven steps
+    (``results/benchmarks/defense_step_mnist.json``).
 
     One step alone may be learned by heart: `CatastrophicOverfitting` watches for that.
 

@@ -25,7 +25,7 @@ class GradientPenalty(Penalized):
         \qquad v = \nabla_x \mathrm{CE} / \|\nabla_x \mathrm{CE}\|_2
 
     With v held constant it is a finite difference of the loss: one more forward pass instead of a double
-    backpropagation. A training step of the ConvNet costs 2.7 times a plain one in CPU seconds
+    backpropagation. A training step of the ConvNet costs 2.6 times a plain one in CPU seconds
     (``results/benchmarks/defense_step_mnist.json``). `SpectralDefense` penalises the same for all classes, weighted by
     their probabilities.
 

@@ -28,8 +28,8 @@ class SpectralDefense(Penalized):
     :math:`(z(x + h v) - z(x)) / h`: one more forward pass. The pass on the clean images also gives v, and its batch
     statistics are those that are kept; the other pass is in the same mode.
 
-    A training step of the ConvNet costs, in CPU seconds over those of a plain one, 2.7 as it stands; 4.7 with
-    ``"krylov"``, 3.7 with ``"central"``, 2.4 and 1.7 with a ``share`` of 0.5 and 0.25, 2.1 with ``"trace"``, 3.6 around
+    A training step of the ConvNet costs, in CPU seconds over those of a plain one, 2.6 as it stands; 4.5 with
+    ``"krylov"``, 3.7 with ``"central"``, 2.2 and 1.5 with a ``share`` of 0.5 and 0.25, 1.9 with ``"trace"``, 3.6 around
     N-FGM (``results/benchmarks/defense_step_mnist.json``).
 
     Args:

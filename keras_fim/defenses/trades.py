@@ -28,7 +28,7 @@ class TRADES(Penalized):
     The neighbour is looked for from a random point of the ball, by steps up the divergence with a projection after
     each. (The original starts next to the image, where the divergence has no gradient, and looks for it in inference
     mode; here each pass is in training mode, and only the statistics of the clean one are kept.) A training step of the
-    ConvNet costs 3.1 times a plain one in CPU seconds with one step, 15 times with ten
+    ConvNet costs 2.9 times a plain one in CPU seconds with one step, 14 times with ten
     (``results/benchmarks/defense_step_mnist.json``).
 
     Args:
