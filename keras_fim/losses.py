@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from keras_fim.geometry.penalty import penalised_cross_entropy
+from keras_fim.validation import refuse
 
 __all__ = [
     "FisherEigenvalueLoss",
@@ -68,20 +69,7 @@ def _one_hot(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     num_classes = logits.shape[-1]
     invalid = tf.reduce_any((labels < 0) | (labels >= num_classes))
     message = f"`y_true` should hold class indices from 0 to {num_classes - 1}. Received one outside."
-    return _refuse(invalid, message, tf.one_hot(tf.cast(labels, tf.int32), num_classes, dtype=logits.dtype))
-
-
-def _refuse(invalid: tf.Tensor, message: str, tensor: tf.Tensor) -> tf.Tensor:
-    """``tensor``, unless ``invalid``: then a ValueError where values are known, an error of the graph where not yet.
-
-    XLA knows no errors: there the tensor, and with it the loss, becomes NaN.
-    """
-    if tf.executing_eagerly():
-        if invalid:
-            raise ValueError(message)
-        return tensor
-    with tf.control_dependencies([tf.debugging.Assert(~invalid, [message])]):
-        return tf.where(invalid, tf.cast(math.nan, tensor.dtype), tensor)
+    return refuse(invalid, message, tf.one_hot(tf.cast(labels, tf.int32), num_classes, dtype=logits.dtype))
 
 
 class _FisherLoss(keras.losses.Loss):
@@ -163,7 +151,7 @@ class _FisherLoss(keras.losses.Loss):
         sums = tf.reduce_sum(y_pred, axis=-1)  # NaN passes on to the loss, which then says so
         invalid = tf.reduce_any(y_pred < 0) | tf.reduce_any(tf.abs(sums - 1) >= 1e-2)
         logits = tf.math.log(tf.maximum(y_pred, _TINY)) if behind is None else tf.cast(behind, self.dtype)
-        return _refuse(invalid, _NOT_PROBABILITIES, logits)
+        return refuse(invalid, _NOT_PROBABILITIES, logits)
 
     def _targets(self, y_true: Any, logits: tf.Tensor) -> tf.Tensor:
         num_classes = logits.shape[-1]

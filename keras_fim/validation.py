@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import tensorflow as tf
 
 from keras_fim.typing import Images, Labels
 
-__all__ = ["check_bounds", "check_images", "check_labels"]
+__all__ = ["check_bounds", "check_images", "check_labels", "inside", "refuse"]
 
 
 def check_images(images: Images, bounds: tuple[float, float] | None = None) -> tf.Tensor:
@@ -37,8 +39,8 @@ def check_images(images: Images, bounds: tuple[float, float] | None = None) -> t
         raise ValueError("`images` should be finite. Received: NaN or infinite values")
     if bounds is None:
         return images
-    slack = 1e-6 * (bounds[1] - bounds[0])  # a float32 pixel may round beyond a float64 bound
-    if not (bounds[0] - slack <= low and high <= bounds[1] + slack):
+    lowest, highest = _slackened(bounds)
+    if not (lowest <= low and high <= highest):
         raise ValueError(f"`images` should be within the bounds {bounds}. Received: values from {low:g} to {high:g}")
     return tf.clip_by_value(images, *bounds)
 
@@ -86,3 +88,33 @@ def check_bounds(bounds: tuple[float, float]) -> tuple[float, float]:
     if not -np.inf < low < high < np.inf:
         raise ValueError(f"`bounds` should be (lowest, highest) pixel value. Received: bounds={bounds}")
     return low, high
+
+
+def inside(images: tf.Tensor, bounds: tuple[float, float]) -> tf.Tensor:
+    """The images, as they are; `refuse` of those that are not within the bounds, for a compiled step.
+
+    Raises:
+        ValueError: as `refuse` does.
+    """
+    lowest, highest = _slackened(bounds)
+    message = f"Images should be within the bounds {bounds}. Received values outside: rescale them, or pass `bounds`."
+    return refuse(~tf.reduce_all((images >= lowest) & (images <= highest)), message, images)  # NaN is not inside
+
+
+def refuse(invalid: tf.Tensor, message: str, tensor: tf.Tensor) -> tf.Tensor:
+    """``tensor``, unless ``invalid``: then a ValueError where values are known, an error of the graph where not yet.
+
+    XLA knows no errors: there the tensor, and with it what is computed from it, becomes NaN.
+    """
+    if tf.executing_eagerly():
+        if invalid:
+            raise ValueError(message)
+        return tensor
+    with tf.control_dependencies([tf.debugging.Assert(~invalid, [message])]):
+        return tf.where(invalid, tf.cast(math.nan, tensor.dtype), tensor)
+
+
+def _slackened(bounds: tuple[float, float]) -> tuple[float, float]:
+    """Bounds that a float32 pixel rounded beyond a float64 bound still keeps."""
+    slack = 1e-6 * (bounds[1] - bounds[0])
+    return bounds[0] - slack, bounds[1] + slack

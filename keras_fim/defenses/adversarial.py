@@ -15,6 +15,7 @@ from keras_fim.attacks.lp import random_in_ball
 from keras_fim.defenses.base import Defense
 from keras_fim.defenses.batch import Batch, SameState
 from keras_fim.defenses.spectral import check_choice
+from keras_fim.validation import inside
 
 __all__ = ["AdversarialTraining", "n_fgm", "n_fgsm"]
 
@@ -27,9 +28,9 @@ class AdversarialTraining(Defense):
 
     The attack starts at the image with noise η and goes ε from there; no projection back onto the ball about x. Both
     the noisy image and the result are clipped to the pixel bounds, as in the code of de Jorge et al. (their paper
-    leaves the bounds out). The attack changes nothing in the classifier. Batch statistics are kept from the pass that
-    the metrics are taken on: of clean images, but of adversarial ones where these are all that it is trained on
-    (``mix=1``).
+    leaves the bounds out). Images that are not within the bounds of the attack end the training. The attack changes
+    nothing in the classifier. Batch statistics are kept from the pass that the metrics are taken on: of clean images,
+    but of adversarial ones where these are all that it is trained on (``mix=1``).
 
     A training step of the ConvNet costs, in CPU seconds over those of a plain one, 1.9 for N-FGSM, 2.0 for N-FGM
     (1.7 with ``attack_mode="inference"``), 4.6 for OSSA with one Krylov step, 8.1 for PGD with seven steps
@@ -89,6 +90,7 @@ class AdversarialTraining(Defense):
 
     def adversarials(self, images: tf.Tensor, labels: tf.Tensor, again: SameState, seed: tf.Tensor) -> tf.Tensor:
         """Perturbed images, inside the attack's bounds."""
+        images = inside(images, self.attack.bounds)
         budget = tf.fill(tf.shape(images)[:1], tf.cast(self.epsilon, images.dtype))
         if self.noise:
             images += random_in_ball(images, self.noise * budget, self.attack.norm, tf.stack([seed, 2]))
@@ -138,13 +140,21 @@ class AdversarialTraining(Defense):
         return super().from_config({**config, "attack": kind(**config["attack"]["options"])}, custom_objects)
 
 
-def n_fgsm(model: keras.Model, epsilon: float, *, noise: float = 2.0, **options: Any) -> AdversarialTraining:
+def n_fgsm(
+    model: keras.Model,
+    epsilon: float,
+    *,
+    noise: float = 2.0,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    **options: Any,
+) -> AdversarialTraining:
     """N-FGSM: noise up to 2 ε in each pixel, then one sign step of ε in l∞.
 
     Args:
         model: as in `AdversarialTraining`.
         epsilon: as there.
         noise: as there.
+        bounds: smallest and largest pixel value.
         **options: as there.
 
     Returns:
@@ -153,10 +163,18 @@ def n_fgsm(model: keras.Model, epsilon: float, *, noise: float = 2.0, **options:
     Source:
         de Jorge et al., Make some noise: reliable and efficient single-step adversarial training (NeurIPS 2022).
     """
-    return AdversarialTraining(model, attacks.FGSM(), epsilon=epsilon, noise=noise, **{"name": "n_fgsm", **options})
+    attack, options = attacks.FGSM(bounds=bounds), {"name": "n_fgsm", **options}
+    return AdversarialTraining(model, attack, epsilon=epsilon, noise=noise, **options)
 
 
-def n_fgm(model: keras.Model, epsilon: float, *, noise: float = 1.0, **options: Any) -> AdversarialTraining:
+def n_fgm(
+    model: keras.Model,
+    epsilon: float,
+    *,
+    noise: float = 1.0,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    **options: Any,
+) -> AdversarialTraining:
     """N-FGM: noise up to ε, then one step of ε along the gradient, both in l2.
 
     Args:
@@ -164,6 +182,7 @@ def n_fgm(model: keras.Model, epsilon: float, *, noise: float = 1.0, **options: 
         epsilon: as there.
         noise: as there. 2.0 is a little more robust than 1.0 and a little less accurate (``n-fgm-noisy``, ``n-fgm``:
             ``results/defences``).
+        bounds: smallest and largest pixel value.
         **options: as there.
 
     Returns:
@@ -172,4 +191,5 @@ def n_fgm(model: keras.Model, epsilon: float, *, noise: float = 1.0, **options: 
     Source:
         As `n_fgsm`, in l2.
     """
-    return AdversarialTraining(model, attacks.FGM(), epsilon=epsilon, noise=noise, **{"name": "n_fgm", **options})
+    attack, options = attacks.FGM(bounds=bounds), {"name": "n_fgm", **options}
+    return AdversarialTraining(model, attack, epsilon=epsilon, noise=noise, **options)

@@ -158,7 +158,7 @@ class Defense(keras.Model):
         return [*(inner._parts() if inner else []), self]
 
     def _step_seed(self) -> tf.Tensor:
-        steps = tf.cast(tf.convert_to_tensor(self.optimizer.iterations.value), tf.int32)
+        steps = tf.cast(keras.ops.convert_to_tensor(self.optimizer.iterations), tf.int32)  # of updates, if accumulated
         replica = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int32)
         return self.seed + 1_000_003 * steps + 7_919 * replica
 

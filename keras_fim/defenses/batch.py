@@ -89,7 +89,7 @@ class Batch:
         return tf.reduce_mean(values)
 
 
-def class_indices(targets: tf.Tensor, num_classes: int) -> tf.Tensor:
+def class_indices(targets: tf.Tensor | None, num_classes: int) -> tf.Tensor:
     """Class indices int64 ``(batch,)`` from indices ``(batch,)`` or ``(batch, 1)``, or from rows ``(batch, K)``.
 
     Args:
@@ -100,8 +100,10 @@ def class_indices(targets: tf.Tensor, num_classes: int) -> tf.Tensor:
         Of rows, the class of the largest entry.
 
     Raises:
-        ValueError: if they have another shape.
+        ValueError: if there are none, or they have another shape.
     """
+    if targets is None:
+        raise ValueError(f"`y` should hold class indices (batch,) or rows (batch, {num_classes}). Received: y=None")
     targets = tf.convert_to_tensor(targets)
     if targets.shape.rank == 2 and targets.shape[-1] == num_classes and num_classes > 1:
         return tf.argmax(targets, axis=-1)

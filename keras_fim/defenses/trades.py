@@ -14,7 +14,7 @@ from keras_fim.defenses.base import Penalized
 from keras_fim.defenses.batch import Batch, SameState
 from keras_fim.geometry import kl_divergence
 from keras_fim.losses import mu_value
-from keras_fim.validation import check_bounds
+from keras_fim.validation import check_bounds, inside
 
 __all__ = ["TRADES"]
 
@@ -38,7 +38,7 @@ class TRADES(Penalized):
         norm: 2 or inf.
         attack_steps: number of steps, >= 1.
         step_size: length of a step as a share of ε; ``None`` for 2.5 over their number, at most 1.
-        bounds: smallest and largest pixel value.
+        bounds: smallest and largest pixel value; images that are not within them end the training.
         seed: of the start.
         name: of the Keras model.
 
@@ -81,6 +81,7 @@ class TRADES(Penalized):
         return batch.mean(kl_divergence(batch.logits, batch.again(points)))
 
     def _neighbours(self, images: tf.Tensor, clean: tf.Tensor, again: SameState, seed: tf.Tensor) -> tf.Tensor:
+        images = inside(images, self.bounds)
         radius = tf.fill(tf.shape(images)[:1], tf.cast(self.epsilon, images.dtype))
         points = images + random_in_ball(images, radius, self.norm, tf.stack([seed, 3]))
         length = by_image(self.step_size * radius, images)

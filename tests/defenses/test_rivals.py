@@ -245,8 +245,59 @@ def test_overfitting_is_a_collapse_not_a_large_epsilon():
 def test_labels_of_any_form():
     for targets in (LABELS, LABELS[:, None].astype("float32"), np.eye(4)[LABELS]):
         np.testing.assert_array_equal(class_indices(tf.constant(targets), 4), LABELS)
-    with pytest.raises(ValueError, match=r"`y` should hold class indices \(batch,\) or rows \(batch, 4\). Received"):
-        class_indices(tf.zeros((3, 5)), 4)
+    for targets, received in ((tf.zeros((3, 5)), r"shape=\(3, 5\)"), (None, "y=None")):
+        message = r"`y` should hold class indices \(batch,\) or rows \(batch, 4\). Received: " + received
+        with pytest.raises(ValueError, match=message):
+            class_indices(targets, 4)
+
+
+BOUNDED = {
+    "n-fgm": lambda **options: defenses.n_fgm(classifier(), 0.3, **options),
+    "n-fgsm": lambda **options: defenses.n_fgsm(classifier(), 0.1, **options),
+    "mixed": lambda **options: defenses.n_fgm(classifier(), 0.3, mix=0.5, **options),
+    "trades": lambda **options: defenses.TRADES(classifier(), epsilon=0.1, attack_steps=1, **options),
+}
+
+
+@pytest.mark.parametrize("kind", BOUNDED)
+def test_images_outside_the_bounds_are_not_clipped_in_silence(kind):
+    message = (
+        r"Images should be within the bounds \(0.0, 1.0\). Received values outside: rescale them, or pass `bounds`"
+    )
+    for images in (2 * IMAGES - 1, np.where(IMAGES > 0.9, np.nan, IMAGES)):
+        defense = BOUNDED[kind]()
+        start = defense.get_weights()
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            step(defense, images=images)
+        for before, after in zip(start, defense.get_weights(), strict=True):
+            np.testing.assert_array_equal(before, after)
+    defense = BOUNDED[kind](bounds=(-1, 1))
+    assert np.isfinite(step(defense, images=2 * IMAGES - 1)["loss"])
+
+
+def test_images_outside_the_bounds_in_eager_training():
+    defense = defenses.n_fgm(classifier(), 0.3)
+    defense.compile("sgd", loss="sparse_categorical_crossentropy", run_eagerly=True)
+    with pytest.raises(ValueError, match="Images should be within the bounds"):
+        defense.fit(255 * IMAGES, LABELS, verbose=0)
+
+
+def test_noise_and_steps_use_the_bounds_that_are_given():
+    defense = defenses.n_fgm(classifier(), 3.0, bounds=(-1, 1))
+    assert -1 <= adversarials(defense).min() < -0.5 and 0.99 < adversarials(defense).max() <= 1
+
+
+@pytest.mark.parametrize("make", [defenses.SpectralDefense, lambda model: defenses.n_fgm(model, 0.3)])
+def test_gradients_of_several_batches_may_be_accumulated(make):
+    defense = make(classifier())
+    start = defense.get_weights()
+    optimizer = keras.optimizers.SGD(0.5, gradient_accumulation_steps=2)
+    defense.compile(optimizer, loss="sparse_categorical_crossentropy")
+    defense.train_on_batch(IMAGES, LABELS)
+    for before, after in zip(start, defense.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    defense.train_on_batch(IMAGES, LABELS)
+    assert max(np.abs(b - a).max() for b, a in zip(start, defense.get_weights(), strict=True)) > 1e-3
 
 
 def with_method():
