@@ -108,7 +108,8 @@ class DeepFool(SearchAttack):
         flat = tf.reshape(gradients, [-1, len(columns), points.shape[1:].num_elements()])
         lengths = tf.norm(flat, ord=1 if self.norm == np.inf else 2, axis=-1)
         # a rival that this image cannot be pushed to is infinitely far
-        distances = tf.where(lengths > 0, (tf.abs(gaps) + _BEYOND) / lengths, np.inf)
+        beyond = tf.maximum(_BEYOND, 0.5 * _BEYOND * tf.abs(own))[:, None]
+        distances = tf.where(lengths > 0, (tf.abs(gaps) + beyond) / lengths, np.inf)
         nearest = tf.argmin(distances, axis=-1)
         gradient, length, distance = (
             tf.gather(values, nearest, batch_dims=1) for values in (gradients, lengths, distances)
@@ -117,4 +118,6 @@ class DeepFool(SearchAttack):
         return unit * by_image(tf.where(tf.math.is_finite(distance), distance, tf.zeros_like(distance)), gradient)
 
 
-_BEYOND = 1e-4  # added to the gap, as the authors do, lest the last steps become ever smaller
+# added to the gap, as the authors do, lest the last steps become ever smaller; half of it relative to the logit, whose
+# rounding would else decide whether a point beyond the boundary is still beyond in another batch
+_BEYOND = 1e-4

@@ -90,7 +90,9 @@ def test_minimal_distance_is_the_first_epsilon_that_fools(digit_model, digits):
     assert np.median(ratio) == pytest.approx(1, abs=0.02) and ratio.max() < 1.25
 
 
-def test_bytes_are_attacked_in_their_own_range(digits):
+@pytest.mark.parametrize("seed", [0, 4, 18])  # at these, steps of an absolute 1e-4 beyond were lost to rounding
+def test_bytes_are_attacked_in_their_own_range(digits, seed):
+    keras.utils.set_random_seed(seed)
     model = keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
     images = (digits[2][:8] * 255).astype("uint8")
     labels = model(images.astype("float32")).numpy().argmax(axis=-1)
