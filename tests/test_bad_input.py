@@ -64,6 +64,7 @@ CASES = {
     "label smoothing out of range": (lambda m: keras_fim.mu_from_label_smoothing(1.0, 10), "`alpha` should be in"),
     "label smoothing of one class": (lambda m: keras_fim.mu_from_label_smoothing(0.1, 1), "`num_classes` .* least 2"),
     "inverse of a negative mu": (lambda m: keras_fim.label_smoothing_from_mu(-1.0, 10), "`mu` should be a finite"),
+    "mu of a negative budget": (lambda m: keras_fim.defenses.mu_from_budget(-1.0), "`epsilon` should be a finite"),
     "layer with a negative mu": (lambda m: keras_fim.layers.FisherTraceRegularization(-1.0), "`mu` should be"),
     "layer on one class": (
         lambda m: keras_fim.layers.FisherTraceRegularization()(np.ones((2, 1))),

@@ -5,7 +5,7 @@ from keras_fim.defenses.base import Defense, plain
 from keras_fim.defenses.gradient_penalty import GradientPenalty
 from keras_fim.defenses.label_smoothing import AdversarialLabelSmoothing
 from keras_fim.defenses.overfitting import CatastrophicOverfitting
-from keras_fim.defenses.spectral import SpectralDefense
+from keras_fim.defenses.spectral import SpectralDefense, mu_from_budget
 from keras_fim.defenses.trades import TRADES
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "GradientPenalty",
     "SpectralDefense",
     "TRADES",
+    "mu_from_budget",
     "n_fgm",
     "n_fgsm",
     "plain",

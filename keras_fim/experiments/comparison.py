@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
 from keras_fim import attacks
 from keras_fim.evaluation import Evaluation, clean_performance, evaluate, masking_report
@@ -18,6 +19,7 @@ from keras_fim.experiments.contestants import BUDGETS, MASKING_IMAGES, contestan
 from keras_fim.experiments.cost import step_costs
 from keras_fim.experiments.tables import spread
 from keras_fim.experiments.workbench import Workbench
+from keras_fim.fisher import fisher_spectrum
 from keras_fim.plots import defences_figure
 from keras_fim.records import versions
 
@@ -40,6 +42,7 @@ class DefenceRow:
         accuracy: on all test images, by seed.
         fooling: by attack, norm and ε, fooling ratios by seed.
         robust: as ``fooling``, shares of all attacked images that are right before and after.
+        eigenvalue: mean of λ_max(G_x), which eq. (2) penalises, over the attacked images, by seed.
         suspects: checks of the masking report that fired, with their norm, for the first seed.
         cost: CPU time of the training over that of plain training: of a step, times the ratio of the epochs.
     """
@@ -50,6 +53,7 @@ class DefenceRow:
     accuracy: tuple[float, ...]
     fooling: dict[str, tuple[float, ...]]
     robust: dict[str, tuple[float, ...]]
+    eigenvalue: tuple[float, ...]
     suspects: tuple[str, ...]
     cost: float
 
@@ -83,7 +87,8 @@ class Comparison(Report):
     def tables(self) -> dict[str, list[Row]]:
         """One row for each defence; ratios in %, means over seeds with their range."""
         steps = ", a quarter of the strong attack's steps" if self.quick else ""
-        title = f"{self.data}: fooling ratio in %, of the correct among {self.images} test images{steps}; mean (range)"
+        what = f"fooling ratio in %, of the correct among {self.images} test images{steps}; their mean λ_max(G_x)"
+        title = f"{self.data}: {what}; over seeds, mean (range)"
         front = self.front()
         return {title: [_table_row(row, row.defence in front) for row in self.rows]}
 
@@ -96,6 +101,7 @@ class Comparison(Report):
                 "accuracy": row.accuracy[index],
                 **{f"{key} fooling": values[index] for key, values in row.fooling.items()},
                 **{f"{key} robust": values[index] for key, values in row.robust.items()},
+                "eigenvalue": row.eigenvalue[index],
                 "cost": row.cost,
             }
             for row in self.rows
@@ -179,6 +185,7 @@ class _Entry:
             accuracy=tuple(self._accuracy(seed) for seed in self.seeds),
             fooling={label: tuple(row.fooling.value for row in rows) for label, rows in by_attack},
             robust={label: tuple(row.robust.value for row in rows) for label, rows in by_attack},
+            eigenvalue=tuple(self._eigenvalue(seed, images) for seed in self.seeds),
             suspects=tuple(self._suspects(min(MASKING_IMAGES, images))),
             cost=cost,
         )
@@ -206,6 +213,11 @@ class _Entry:
         model, (images, labels) = self._model(self.name, seed), self.bench.test_images(self.data, None)
         key, settings = f"{self.name}-seed{seed}/accuracy", {"images": len(images)}
         return float(self.bench.cell(key, model, settings, lambda: clean_performance(model, images, labels).accuracy))
+
+    def _eigenvalue(self, seed: int, count: int) -> float:
+        model, (images, _) = self._model(self.name, seed), self.bench.test_images(self.data, count)
+        key, settings = f"{self.name}-seed{seed}/eigenvalue", {"images": count}
+        return float(self.bench.cell(key, model, settings, lambda: _mean(fisher_spectrum(model, images).eigenvalues)))
 
     def _suspects(self, limit: int) -> list[str]:
         """Checks of the masking report that fire, in either norm."""
@@ -236,6 +248,7 @@ def _table_row(row: DefenceRow, on_front: bool) -> Row:
         "defence": row.defence,
         "accuracy": spread(row.accuracy, ".2f", scale=100),
         **{key: spread(values, scale=100) for key, values in row.fooling.items()},
+        "λ_max": spread(row.eigenvalue, ".2g"),
         "cost": f"{row.cost:.1f}",
         "on the front": on_front,
         f"masked gradients? (seed {row.seeds[0]})": ", ".join(row.suspects) or "no sign",
@@ -248,8 +261,8 @@ def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
     return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
 
 
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values))
+def _mean(values: ArrayLike) -> float:
+    return float(np.asarray(values, np.float64).mean())
 
 
 def _write(comparison: Comparison, folder: Path) -> None:

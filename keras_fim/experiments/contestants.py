@@ -27,18 +27,22 @@ MASKING_IMAGES = 200
 _SLOW: dict[str, Any] = {"learning_rate": 2e-3, "warmup_epochs": 0.0}
 CONTESTANTS: dict[str, dict[str, Any]] = {
     "label-smoothing-0.3": {"defense": "label-smoothing", "label_smoothing": 0.3},
+    "n-fgm-0.125": {"defense": "n-fgm", "defense_options": {"epsilon": 0.125}},
+    "n-fgm-1": {"defense": "n-fgm", "defense_options": {"epsilon": 1.0}},
     "n-fgm-1.5": {"defense": "n-fgm", "defense_options": {"epsilon": 1.5}},
     "n-fgm-2.5": {"defense": "n-fgm", "defense_options": {"epsilon": 2.5}},
     "n-fgm-noisy": {"defense": "n-fgm", "defense_options": {"noise": 2.0}},
     "spectral-quarter": {"defense": "spectral", "mu": 2.0, "defense_options": {"share": 0.25}},
-    "spectral-0.02": {"defense": "spectral", "mu": 0.02},
+    "spectral-0.1": {"defense": "spectral", "mu": 0.1},
     "pgd-3": {"defense": "pgd", "defense_options": {"attack_steps": 3, "step_size": 0.5}},
     "n-fgm-slow": {"defense": "n-fgm", **_SLOW},
     "n-fgm-augmented": {"defense": "n-fgm", "augment": True},
     "n-fgm-long": {"defense": "n-fgm", "epochs": 12},
+    "n-fgm-6-epochs": {"defense": "n-fgm", "epochs": 6},
     "n-fgm-tuned": {"defense": "n-fgm", "epochs": 3, "init_from": "mnist-plain"},
     "n-fgm-half": {"defense": "n-fgm", "defense_options": {"mix": 0.5}},
     "spectral-slow": {"defense": "spectral", **_SLOW},
+    "spectral-0.3": {"defense": "spectral", "mu": 0.3},
     "spectral-3": {"defense": "spectral", "mu": 3.0},
     "spectral-krylov": {"defense": "spectral", "defense_options": {"direction": "krylov"}},
     "spectral-central": {"defense": "spectral", "defense_options": {"difference": "central"}},
@@ -48,7 +52,7 @@ CONTESTANTS: dict[str, dict[str, Any]] = {
 
 _THRICE, _ONCE = (0, 1, 2), (0,)
 _FEW = ("none", "fisher-trace", "label-smoothing", "n-fgm", "spectral", "pgd")
-_PHOTO = ("none", "fisher-trace", "label-smoothing", "n-fgm", "n-fgm-noisy", "spectral-0.02", "pgd-3")
+_PHOTO = ("none", "fisher-trace", "label-smoothing", "n-fgm", "n-fgm-noisy", "n-fgm-0.125", "spectral", "pgd-3")
 _MANY = {
     **dict.fromkeys([*_FEW, "n-fgm-2.5", "n-fgm-noisy"], _THRICE),
     **dict.fromkeys(["label-smoothing-0.3", "adversarial-label-smoothing", "fisher-eigenvalue"], _ONCE),
@@ -58,7 +62,7 @@ _MANY = {
 DEFAULTS: dict[str, dict[str, tuple[int, ...]]] = {
     "mnist": _MANY,
     "mnist5k": dict.fromkeys(_FEW, _ONCE),
-    "gtsrb": dict.fromkeys([*_PHOTO, "spectral"], _ONCE),
+    "gtsrb": dict.fromkeys([*_PHOTO, "spectral-0.1"], _ONCE),
     "cifar10": dict.fromkeys(_PHOTO, _ONCE),
 }
 """Seeds by contestant, for each data set: what is compared unless asked otherwise."""

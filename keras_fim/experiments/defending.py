@@ -69,7 +69,7 @@ _PARTS = {
     "trades": _Part(_trades, {"epsilon": None, "norm": "l2", "attack_steps": 1, "beta": 3.0}),
     "gradient-penalty": _Part(defenses.GradientPenalty, {"step": 0.1}, mu=(1.0, 0.1)),
     "spectral": _Part(
-        defenses.SpectralDefense, {**_SPECTRAL, "direction": "gradient", "krylov_steps": 1}, mu=(1.0, 0.1)
+        defenses.SpectralDefense, {**_SPECTRAL, "direction": "gradient", "krylov_steps": 1}, mu=(1.0, 0.02)
     ),
     "spectral-trace": _Part(_spectral_trace, _SPECTRAL, mu=(0.3, 0.03)),
 }

@@ -11,7 +11,7 @@ import tensorflow as tf
 import keras_fim
 from keras_fim import attacks
 from keras_fim.callbacks import MuSchedule
-from keras_fim.defenses import SpectralDefense
+from keras_fim.defenses import SpectralDefense, mu_from_budget
 from tests import oracles
 
 LABELS = np.array([0, 1, 2, 3, 0])
@@ -76,6 +76,14 @@ def test_gradient_direction_is_a_lower_bound(mlp, points):
         for options in ({}, {"direction": "krylov"}, {"direction": "krylov", "krylov_steps": 3})
     ]
     assert 0.5 * exact < bounds[0] < bounds[1] <= bounds[2] * (1 + 1e-6) <= exact * (1 + 1e-3)
+
+
+def test_mu_of_a_budget_prices_the_divergence_at_its_worst_point(mlp, points):
+    epsilon = 1e-3
+    value, vectors = np.linalg.eigh(dense(mlp, points))
+    worst = points + epsilon * vectors[:, :, -1]
+    divergence = tf.reduce_sum(mlp(points) * tf.math.log(mlp(points) / mlp(worst)), axis=-1)
+    np.testing.assert_allclose(divergence, mu_from_budget(epsilon) * value[:, -1], rtol=0.01)
 
 
 def test_trace_is_unbiased(mlp, points):
@@ -239,7 +247,7 @@ import keras, numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import keras_fim
-from keras_fim.defenses import SpectralDefense
+from keras_fim.defenses import SpectralDefense, mu_from_budget
 
 def trained(strategy):
     keras.utils.set_random_seed(0)

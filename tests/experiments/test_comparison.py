@@ -29,6 +29,7 @@ def test_compare_command_measures_once_and_writes(tmp_path, monkeypatch, capsys)
     assert set(plain.fooling) == {"ossa l2 1.5", "fgsm linf 0.1", "strong l2 1.5", "strong linf 0.1"}
     assert defended.fooling["strong linf 0.1"] >= defended.fooling["fgsm linf 0.1"]
     assert all(0 < row.accuracy[0] < 1 for row in found.rows)
+    assert all(row.eigenvalue[0] > 0 for row in found.rows)
     assert (tmp_path / "out" / "comparison.png").stat().st_size > 10_000
     assert (tmp_path / "out" / "comparison.md").read_text(encoding="utf-8").count("\n| ") >= 3
     names = sorted(path.name for path in (tmp_path / "models").iterdir())
@@ -80,7 +81,8 @@ def test_stored_names_say_what_is_changed():
 def row(name, accuracy=(0.99,), fooling=(1.0,), cost=1.0, suspects=()):
     robust = tuple(a * (1 - f) for a, f in zip(accuracy, fooling, strict=True))
     key = "strong l2 1.5"
-    return DefenceRow(name, {}, tuple(range(len(accuracy))), accuracy, {key: fooling}, {key: robust}, suspects, cost)
+    seeds, largest = tuple(range(len(accuracy))), tuple(0.25 * (1 + seed) for seed in range(len(accuracy)))
+    return DefenceRow(name, {}, seeds, accuracy, {key: fooling}, {key: robust}, largest, suspects, cost)
 
 
 def test_table_gives_mean_and_range_over_seeds():
@@ -90,6 +92,7 @@ def test_table_gives_mean_and_range_over_seeds():
         "defence": "pgd",
         "accuracy": "98.00 (97.00-99.00)",
         "strong l2 1.5": "20.0 (10.0-30.0)",
+        "λ_max": "0.38 (0.25-0.5)",
         "cost": "4.4",
         "on the front": True,
         "masked gradients? (seed 0)": "zero gradients (linf)",
@@ -98,6 +101,7 @@ def test_table_gives_mean_and_range_over_seeds():
     first, second = found.records()
     assert (first["seed"], first["accuracy"], first["strong l2 1.5 fooling"]) == (0, 0.97, 0.1)
     assert second["strong l2 1.5 robust"] == pytest.approx(0.99 * 0.7) and second["cost"] == 4.36
+    assert (first["eigenvalue"], second["eigenvalue"]) == (0.25, 0.5)
 
 
 def test_front_leaves_out_what_another_beats_in_everything():

@@ -42,7 +42,7 @@ def test_what_a_name_stands_for():
     assert recipe("mnist", defense="none").mu == 0
     assert recipe("mnist", defense="label-smoothing").label_smoothing == 0.765  # what μ = 0.02 comes to
     spectral = recipe("gtsrb", defense="spectral", defense_options={"step": 0.05})
-    assert (spectral.mu, spectral.mu_warmup_epochs, spectral.defense_options["step"]) == (0.1, 3.0, 0.05)
+    assert (spectral.mu, spectral.mu_warmup_epochs, spectral.defense_options["step"]) == (0.02, 3.0, 0.05)
     for data, norm, epsilon in (("mnist", "l2", 2.0), ("mnist", "linf", 0.1), ("cifar10", "linf", 2 / 255)):
         assert default_options("pgd", data, {"norm": norm})["epsilon"] == epsilon
     assert default_options("n-fgsm", "gtsrb", {})["epsilon"] == 2 / 255
