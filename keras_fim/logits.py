@@ -189,9 +189,16 @@ def _last_layer(model: Any) -> Any:
         if not outputs or len(outputs) != 1 or not type(model).__module__.startswith("keras."):
             return None
         model = outputs[0]._keras_history.operation
-        while isinstance(model, _PASSED_THROUGH) or type(model).__name__ == "FisherTraceRegularization":
+        while _passes_through(model):
             model = model.input._keras_history.operation
     return model
+
+
+def _passes_through(layer: Any) -> bool:
+    """Whether a layer returns what it is given, but for dropout in training."""
+    if isinstance(layer, keras.layers.Activation):  # such as the float32 one at the end of a mixed-precision model
+        return layer.activation is keras.activations.linear
+    return isinstance(layer, _PASSED_THROUGH) or type(layer).__name__ == "FisherTraceRegularization"
 
 
 def _call(model: Any, images: tf.Tensor, training: bool) -> Any:

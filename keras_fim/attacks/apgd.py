@@ -146,8 +146,7 @@ class APGD(FixedBudgetAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "norm", check_norm(self.norm, (2, np.inf)))
-        for option in ("steps", "restarts"):
-            self._check(getattr(self, option) >= 1, option, "a positive integer")
+        self._check_counts("steps", "restarts")
         self._check(0 <= self.rho <= 1, "rho", "in [0, 1]")
         self._check(self.loss in LOSSES, "loss", f"one of {', '.join(LOSSES)}")
 
@@ -155,6 +154,11 @@ class APGD(FixedBudgetAttack):
     def name(self) -> str:
         """The loss and the norm, like ``apgd_ce_linf``."""
         return f"apgd_{_SHORT.get(self.loss, self.loss)}_{norm_name(self.norm)}"
+
+    @property
+    def whole_batch(self) -> bool:
+        """Whether there are neither `restarts` nor `stop_early`."""
+        return self.restarts == 1 and not self.stop_early
 
     def fooling_only(self) -> APGD:
         """With `stop_early`."""

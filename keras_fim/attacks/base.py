@@ -10,6 +10,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Integral
 from typing import Any, ClassVar, NamedTuple
 
 import keras
@@ -60,7 +61,7 @@ class Attack(abc.ABC):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bounds", check_bounds(self.bounds))
-        self._check(self.batch_size >= 1, "batch_size", "a positive integer")
+        self._check_counts("batch_size")
 
     @property
     @abc.abstractmethod
@@ -80,6 +81,11 @@ class Attack(abc.ABC):
         """One of the attack's methods as a function of tensors, compiled if the attack can be."""
         function = getattr(type(self), method)
         return logits_fn.compiled(function, self) if self.compiled else functools.partial(function, self, logits_fn)
+
+    def _check_counts(self, *options: str) -> None:
+        for option in options:
+            value = getattr(self, option)
+            self._check(isinstance(value, Integral) and int(value) >= 1, option, "a positive integer")
 
     def _check(self, valid: bool, option: str, expected: str) -> None:
         if not valid:

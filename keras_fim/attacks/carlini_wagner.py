@@ -81,8 +81,7 @@ class CarliniWagner(SearchAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option in ("steps", "search_steps"):
-            self._check(getattr(self, option) >= 1, option, "a positive integer")
+        self._check_counts("steps", "search_steps")
         for option in ("learning_rate", "initial_weight"):
             self._check(0 < getattr(self, option) < np.inf, option, "a positive number")
         self._check(0 <= self.confidence < np.inf, "confidence", "a number >= 0")

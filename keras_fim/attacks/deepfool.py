@@ -64,8 +64,7 @@ class DeepFool(SearchAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "norm", check_norm(self.norm, (2, np.inf)))
-        for option in ("steps", "num_rivals"):
-            self._check(getattr(self, option) >= 1, option, "a positive integer")
+        self._check_counts("steps", "num_rivals")
         self._check(0 <= self.overshoot < np.inf, "overshoot", "a number >= 0")
 
     @property

@@ -98,6 +98,11 @@ class FixedBudgetAttack(Attack):
         """Whether it goes straight in a direction that does not depend on ε, at hardly any cost for another ε."""
         return False
 
+    @property
+    def whole_batch(self) -> bool:
+        """Whether all samples stay in the batch to the end, which a model that normalises batches would notice."""
+        return True
+
     def fooling_only(self) -> FixedBudgetAttack:
         """The same attack, as fast as it can be where only fooled-or-not is asked."""
         return self

@@ -62,7 +62,7 @@ class FMN(SearchAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "norm", check_norm(self.norm))
-        self._check(self.steps >= 1, "steps", "a positive integer")
+        self._check_counts("steps")
         self._check(self.step_size is None or 0 < self.step_size < np.inf, "step_size", "a positive number")
         self._check(0 < self.gamma < 1, "gamma", "in (0, 1)")
 

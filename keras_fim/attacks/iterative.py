@@ -73,8 +73,7 @@ class IterativeAttack(FixedBudgetAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "norm", check_norm(self.norm))
-        for option in ("steps", "restarts"):
-            self._check(getattr(self, option) >= 1, option, "a positive integer")
+        self._check_counts("steps", "restarts")
         self._check(0 < self.step_size < np.inf, "step_size", "a positive number")
         self._check(0 <= self.decay < np.inf, "decay", "a number >= 0")
         self._check(0 <= self.sparsity <= 1, "sparsity", "in [0, 1]")
@@ -85,6 +84,11 @@ class IterativeAttack(FixedBudgetAttack):
     def name(self) -> str:
         """The method and the norm, like ``pgd_linf``."""
         return f"{self.base_name}_{norm_name(self.norm)}"
+
+    @property
+    def whole_batch(self) -> bool:
+        """Whether there are neither `restarts` nor `stop_early`."""
+        return self.restarts == 1 and not self.stop_early
 
     def fooling_only(self) -> IterativeAttack:
         """With `stop_early`, unless the last point was asked for."""

@@ -62,12 +62,17 @@ class OSSA(FixedBudgetAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_method(self.method, self.rtol, self.max_steps)
-        self._check(self.steps >= 1, "steps", "a positive integer")
+        self._check_counts("steps")
 
     @property
     def one_step(self) -> bool:
         """Whether `steps` is 1."""
         return self.steps == 1
+
+    @property
+    def whole_batch(self) -> bool:
+        """Whether no image takes more Krylov steps than the others."""
+        return self.method == "exact" or self.max_steps == 1
 
     def prepare(
         self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor

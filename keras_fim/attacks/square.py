@@ -110,13 +110,18 @@ class Square(FixedBudgetAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "norm", check_norm(self.norm, (2, np.inf)))
-        self._check(self.queries >= 1, "queries", "a positive integer")
+        self._check_counts("queries")
         self._check(0 < self.p_init <= 1, "p_init", "in (0, 1]")
 
     @property
     def name(self) -> str:
         """``square_l2`` or ``square_linf``."""
         return f"square_{norm_name(self.norm)}"
+
+    @property
+    def whole_batch(self) -> bool:
+        """False: a sample leaves when it is fooled."""
+        return False
 
     def prepare(
         self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor

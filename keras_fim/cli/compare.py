@@ -47,10 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Compare, and print the table."""
     usual = DEFAULTS[arguments.data]
-    names = arguments.defenses or list(usual)
+    names = dict.fromkeys(["none", *(arguments.defenses or usual)])
     defences = {name: tuple(dict.fromkeys(arguments.seeds or usual.get(name, (0,)))) for name in names}
-    if arguments.seeds:
-        defences.setdefault("none", tuple(arguments.seeds))
     changes = {key: value for key in ("epochs", "limit") if (value := getattr(arguments, key)) is not None}
     chosen = arguments.defenses or arguments.seeds or arguments.images is not None or arguments.quick or changes
     results = arguments.runs if chosen else Path("results")

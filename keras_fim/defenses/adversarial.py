@@ -40,12 +40,14 @@ class AdversarialTraining(Defense):
 
     Args:
         model: a built Keras classifier, or another defence of one.
-        attack: any compiled fixed-budget attack. Iterative ones are cheapest with ``keep_best=False``.
+        attack: any compiled fixed-budget attack. Iterative ones are cheapest with ``keep_best=False``. Where the model
+            normalises batches and the attack is to see their statistics, it has to keep the batch together.
         epsilon: its budget ε >= 0.
         noise: largest norm of η, in the attack's norm, as a multiple of ε; uniform in that ball. 0 for none.
         mix: share m in (0, 1] of the adversarial loss.
         attack_mode: ``"training"``: the attack sees batch statistics, as the loss does; ``"inference"``: it sees the
-            moving averages, as users do, which costs less.
+            moving averages, as users do, which costs less, and is what attacks of several steps need where a
+            ``tf.distribute`` strategy synchronises batch normalisation: TensorFlow cannot do that inside a loop.
         seed: of the noise and the attack.
         name: of the Keras model.
 
@@ -85,6 +87,11 @@ class AdversarialTraining(Defense):
             raise ValueError(f"`mix` should be in (0, 1]. Received: mix={mix}")
         check_choice("attack_mode", attack_mode, ("training", "inference"))
         super().__init__(model, seed=seed, name=name or "adversarial_training")
+        if attack_mode == "training" and not attack.whole_batch and _normalises_batches(self.model):
+            raise ValueError(
+                "`attack` should keep the batch together, because the model normalises it: no early stops, no restarts "
+                f'and as many steps for each image; or pass attack_mode="inference". Received: attack={attack!r}'
+            )
         self.attack_mode = attack_mode
         self.attack, self.epsilon, self.noise, self.mix = attack, float(epsilon), float(noise), float(mix)
 
@@ -138,6 +145,10 @@ class AdversarialTraining(Defense):
         if kind is None:
             raise ValueError(f"`attack` should be one of keras_fim.attacks. Received: {config['attack']['class']}")
         return super().from_config({**config, "attack": kind(**config["attack"]["options"])}, custom_objects)
+
+
+def _normalises_batches(model: keras.Model) -> bool:
+    return any(isinstance(layer, keras.layers.BatchNormalization) for layer in model._flatten_layers())
 
 
 def n_fgsm(

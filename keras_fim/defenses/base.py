@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from keras_fim.defenses.batch import Batch, SameState, class_indices
-from keras_fim.logits import logits_function
+from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.losses import mu_variable
 
 __all__ = ["Defense", "Penalized", "plain"]
@@ -22,7 +24,8 @@ class Defense(keras.Model):
     does both: the inner one chooses the images first.
 
     Args:
-        model: a built Keras classifier, or another defence of one.
+        model: a built Keras classifier, or another defence of one. A classifier whose logits cannot be told comes as
+            ``keras_fim.logits.logits_function(model, from_logits=True)``.
         seed: of whatever is drawn at random; each step draws anew, from the optimizer's step count.
         name: of the Keras model.
 
@@ -36,13 +39,15 @@ class Defense(keras.Model):
 
     model: keras.Model
     inner: Defense | None
+    _logits_fn: LogitsFunction
 
-    def __init__(self, model: keras.Model, *, seed: int = 0, name: str | None = None) -> None:
+    def __init__(self, model: keras.Model | LogitsFunction, *, seed: int = 0, name: str | None = None) -> None:
         inner = model if isinstance(model, Defense) else None
-        classifier = inner.model if inner else model
+        given: Any = inner._logits_fn if inner else model
+        classifier = given.model if isinstance(given, LogitsFunction) else given
         if not isinstance(classifier, keras.Model) or not classifier.built:
             raise ValueError(f"`model` should be a built Keras model. Received: model={model!r}")
-        logits_fn = logits_function(classifier)
+        logits_fn = logits_function(given)
         if logits_fn.form == "method":
             raise ValueError(
                 "`model` should return probabilities or logits when it is called. "
@@ -101,7 +106,7 @@ class Defense(keras.Model):
         images, again, seed = self._logits_fn.cast(images), SameState(self._logits_fn), self._step_seed()
         if not images.shape[1:].is_fully_defined():  # lost in the input pipeline
             images = tf.ensure_shape(images, self.input_shape)
-        labels = class_indices(targets, self.output_shape[-1])
+        labels = class_indices(targets, self._num_classes(images))
         replicas = tf.distribute.get_strategy().num_replicas_in_sync  # Keras divides losses by their number
         for part in self._parts():
             images = tf.stop_gradient(part.perturb(images, labels, again, seed))
@@ -121,31 +126,48 @@ class Defense(keras.Model):
                 if penalty is not None:
                     total += tf.cast(penalty, total.dtype)
             scaled = self.optimizer.scale_loss(total / replicas)
-        weights = self.trainable_variables
-        self.optimizer.apply_gradients(zip(tape.gradient(scaled, weights), weights, strict=True))
+        if weights := self.trainable_variables:
+            self.optimizer.apply_gradients(zip(tape.gradient(scaled, weights), weights, strict=True))
         for metric in self.metrics:
             if metric.name == "loss":
                 metric.update_state(total, sample_weight=tf.shape(images)[0])
         return dict(self.compute_metrics(images, targets, predictions, sample_weight))
 
+    def evaluate(self, *args: Any, **options: Any) -> Any:
+        """The classifier's, without what only training has."""
+        with self._evaluating():
+            return super().evaluate(*args, **options)
+
     def test_step(self, data: Any) -> dict[str, Any]:
         """The classifier's, without what only training has."""
+        with self._evaluating():
+            return dict(super().test_step(data))
+
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """In it, `metrics` are the classifier's: Keras reports them from what it finds there."""
+        before = getattr(self, "_evaluates", False)
         object.__setattr__(self, "_evaluates", True)
         try:
-            return dict(super().test_step(data))
+            yield
         finally:
-            object.__setattr__(self, "_evaluates", False)
+            object.__setattr__(self, "_evaluates", before)
+
+    def export(self, *args: Any, **options: Any) -> Any:
+        """The classifier's."""
+        return self.model.export(*args, **options)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
+        """The constructor's arguments, and what the classifier returns (``LogitsFunction.form``)."""
         model = keras.saving.serialize_keras_object(self.inner or self.model)
-        return {"model": model, "seed": self.seed, "name": self.name}
+        return {"model": model, "form": self._logits_fn.form, "seed": self.seed, "name": self.name}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Defense:
         """A defence from `get_config`."""
+        form, config = config["form"], {key: value for key, value in config.items() if key != "form"}
         model = keras.saving.deserialize_keras_object(config["model"], custom_objects=custom_objects)
-        return cls(**{**config, "model": model})
+        return cls(**{**config, "model": model if isinstance(model, Defense) else LogitsFunction(model, form)})
 
     @property
     def output_shape(self) -> Any:
@@ -157,20 +179,28 @@ class Defense(keras.Model):
         inner = getattr(self, "inner", None)  # Keras asks for the metrics before it is there
         return [*(inner._parts() if inner else []), self]
 
+    def _num_classes(self, images: tf.Tensor) -> int:
+        if getattr(self.model, "outputs", None):
+            return int(self.output_shape[-1])
+        return int(self.model.compute_output_spec(keras.KerasTensor(images.shape, images.dtype)).shape[-1])
+
     def _step_seed(self) -> tf.Tensor:
-        steps = tf.cast(keras.ops.convert_to_tensor(self.optimizer.iterations), tf.int32)  # of updates, if accumulated
+        optimizer: Any = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        steps = tf.cast(optimizer._iterations.value, tf.int32)  # of batches: `iterations` counts updates of the weights
         replica = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int32)
         return self.seed + 1_000_003 * steps + 7_919 * replica
 
 
 class Penalized(Defense):
-    """A defence whose penalty is μ times a mean over the batch.
+    """A defence whose penalty is μ times a mean over the batch, as Keras' losses take it unless told otherwise.
 
-    Logs ``penalty`` and the mean; around another such defence ``..._penalty`` with the name of the mean.
+    With another ``reduction`` of the loss, μ is relative to that. Logs ``penalty`` and the mean; around another such
+    defence ``..._penalty`` with the name of the mean.
 
     Args:
         model: as in `Defense`.
-        mu: weight μ >= 0: a number, or a ``keras.Variable`` that others may change.
+        mu: weight μ >= 0: a number, or a ``keras.Variable`` that others may change; the optimizer does not, so its
+            ``trainable`` is set to False.
         measure: the name by which the mean is logged.
         seed: as in `Defense`.
         name: as in `Defense`.
@@ -180,6 +210,7 @@ class Penalized(Defense):
         self, model: keras.Model, mu: float | keras.Variable, *, measure: str, seed: int, name: str | None
     ) -> None:
         mu = mu_variable(mu)
+        mu.trainable = False
         super().__init__(model, seed=seed, name=name)
         self.mu = mu
         taken = [tracker.name for part in (self.inner._parts() if self.inner else []) for tracker in part.trackers()]

@@ -83,10 +83,10 @@ class Batch:
         return dataclasses.replace(self, images=images, labels=labels, sample_weight=weight, logits=logits, tape=tape)
 
     def mean(self, values: tf.Tensor) -> tf.Tensor:
-        """Mean over the samples of ``(batch,)``, each weighted as in the loss."""
+        """Mean over the samples of ``(batch,)``, each weighted as in the loss; 0 if a replica got none."""
         if self.sample_weight is not None:
             values = values * tf.cast(tf.reshape(self.sample_weight, [-1]), values.dtype)
-        return tf.reduce_mean(values)
+        return tf.math.divide_no_nan(tf.reduce_sum(values), tf.cast(tf.size(values), values.dtype))
 
 
 def class_indices(targets: tf.Tensor | None, num_classes: int) -> tf.Tensor:

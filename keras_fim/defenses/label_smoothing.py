@@ -41,8 +41,9 @@ class AdversarialLabelSmoothing(Penalized):
     def __init__(
         self, model: keras.Model, alpha: float | keras.Variable = 0.3, *, seed: int = 0, name: str | None = None
     ) -> None:
-        if not isinstance(alpha, keras.Variable) and not 0 <= alpha < 1:
-            raise ValueError(f"`alpha` should be in [0, 1). Received: alpha={alpha}")
+        value = mu_value(alpha) if isinstance(alpha, keras.Variable) else alpha
+        if not 0 <= value < 1:
+            raise ValueError(f"`alpha` should be in [0, 1). Received: alpha={value}")
         super().__init__(model, alpha, measure="logit_gap", seed=seed, name=name or "adversarial_label_smoothing")
 
     def measure(self, batch: Batch) -> tf.Tensor:

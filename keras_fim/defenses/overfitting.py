@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_fim.attacks import FGM, FGSM, PGD
+from keras_fim.attacks import FGM, FGSM, PGD, FixedBudgetAttack
 from keras_fim.attacks.base import check_epsilons
 from keras_fim.attacks.lp import check_norm
 from keras_fim.typing import Images, Labels
@@ -20,16 +20,17 @@ __all__ = ["CatastrophicOverfitting"]
 class CatastrophicOverfitting(keras.callbacks.Callback):
     """Says after each epoch whether the model has learned to stand one step only.
 
-    It logs ``fooled_one_step`` and ``fooled_iterative``, the fooling ratios of one step (FGSM, or FGM in l2) and of ten
-    (PGD) at the same ε on a few images, and ``overfits``; where that is 1 it also warns. It is 1 where the second is at
-    least three times the first and 0.2 above it, and above 2/3 or 0.2 above what it was in an earlier epoch. A plain
-    model falls to both and passes, and so does one that is no match for a large ε but does not get worse.
+    It logs ``fooled_one_step`` and ``fooled_iterative``, the fooling ratios of one step and of ten (PGD) at the same ε
+    on a few images, and ``overfits``; where that is 1 it also warns. It is 1 where the second is at least three times
+    the first and 0.2 above it, and above 2/3 or 0.2 above what it was in an earlier epoch. A plain model falls to both
+    and passes, and so does one that is no match for a large ε but does not get worse.
 
     Args:
         images: ``(n, ...)`` to attack, a few hundred, not trained on.
         labels: theirs.
         epsilon: budget ε > 0.
         norm: 2 or inf.
+        one_step: the attack that is trained on; ``None`` for FGSM, or FGM in l2.
         bounds: smallest and largest pixel value.
         lowest: smallest ``fooled_iterative`` of the epochs before, for a training that goes on after an interruption.
 
@@ -47,6 +48,7 @@ class CatastrophicOverfitting(keras.callbacks.Callback):
         *,
         epsilon: float,
         norm: float = np.inf,
+        one_step: FixedBudgetAttack | None = None,
         bounds: tuple[float, float] = (0.0, 1.0),
         lowest: float = np.inf,
     ) -> None:
@@ -54,7 +56,7 @@ class CatastrophicOverfitting(keras.callbacks.Callback):
         check_epsilons([epsilon])
         norm = check_norm(norm, (2, np.inf))
         self.images, self.labels, self.epsilon = check_images(images, bounds), np.asarray(labels), float(epsilon)
-        one_step = FGSM(bounds=bounds) if norm == np.inf else FGM(bounds=bounds)
+        one_step = one_step or (FGSM(bounds=bounds) if norm == np.inf else FGM(bounds=bounds))
         self.attacks = (one_step, PGD(norm=norm, steps=10, step_size=0.25, bounds=bounds, stop_early=True))
         self.lowest = float(lowest)
         self._lowest = self.lowest  # so far

@@ -27,7 +27,8 @@ class TRADES(Penalized):
 
     The neighbour is looked for from a random point of the ball, by steps up the divergence with a projection after
     each. (The original starts next to the image, where the divergence has no gradient, and looks for it in inference
-    mode; here each pass is in training mode, and only the statistics of the clean one are kept.) A training step of the
+    mode; here each pass is in training mode, and only the statistics of the clean one are kept. With several steps,
+    batch normalisation cannot be synchronised among replicas.) A training step of the
     ConvNet costs 2.9 times a plain one in CPU seconds with one step, 14 times with ten
     (``results/benchmarks/defense_step_mnist.json``).
 
@@ -65,7 +66,7 @@ class TRADES(Penalized):
         name: str | None = None,
     ) -> None:
         check_epsilons([epsilon])
-        if attack_steps < 1:
+        if not isinstance(attack_steps, int) or attack_steps < 1:
             raise ValueError(f"`attack_steps` should be a positive integer. Received: attack_steps={attack_steps}")
         step_size = min(1.0, 2.5 / attack_steps) if step_size is None else float(step_size)
         if not 0 < step_size < np.inf:

@@ -19,6 +19,10 @@ __all__ = ["NAMES", "check_defense", "default_options", "default_weights", "defe
 _NORMS = {"l2": 2.0, "linf": np.inf}
 _MNIST = ("mnist", "mnist5k")
 _BY_CLASSES = (-1.0, -1.0)
+# what an option may be, by the type of its default; of the default None, which the data set decides, a number
+_NUMBER: tuple[str, tuple[type, ...]] = ("a number", (int, float))
+_KINDS = {float: _NUMBER, type(None): _NUMBER, int: ("an integer", (int,)), str: ("a string", (str,))}
+_OSSA = attacks.OSSA(method="krylov", max_steps=1)
 _SPECTRAL = {"step": 0.1, "difference": "one_sided", "share": 1.0}
 
 
@@ -44,7 +48,7 @@ def _pgd(model: keras.Model, *, norm: str, attack_steps: int, step_size: float, 
 
 
 def _ossa(model: keras.Model, **options: Any) -> keras.Model:
-    return defenses.AdversarialTraining(model, attacks.OSSA(method="krylov", max_steps=1), **options)
+    return defenses.AdversarialTraining(model, _OSSA, **options)
 
 
 def _trades(model: keras.Model, *, norm: str, **options: Any) -> keras.Model:
@@ -102,6 +106,12 @@ def check_defense(defense: str, options: dict[str, Any]) -> None:
     if unknown := sorted(set(options) - known):
         expected = f"some of {', '.join(sorted(known))}" if known else "empty"
         raise ValueError(f"`defense_options` of {defense} should be {expected}. Received: {', '.join(unknown)}")
+    usual = {key: default for name in names for key, default in _PARTS[name].options.items()}
+    for key, value in options.items():
+        expected, types = _KINDS[type(usual[key])]
+        undecided = value is None and usual[key] is None
+        if not undecided and (not isinstance(value, types) or isinstance(value, bool)):
+            raise ValueError(f"`{key}` should be {expected}. Received: {key}={value!r}")
     if options.get("norm", "l2") not in _NORMS:
         raise ValueError(f"`norm` should be l2 or linf. Received: norm={options['norm']!r}")
 
@@ -130,7 +140,7 @@ def default_options(defense: str, data: str, given: dict[str, Any]) -> dict[str,
         mine = {**part.options, **{key: value for key, value in given.items() if key in part.options}}
         if "epsilon" in mine and mine["epsilon"] is None:
             norm = part.norm or mine["norm"]
-            mine["epsilon"] = _EPSILONS[norm][data not in _MNIST] if norm in _NORMS else None
+            mine["epsilon"] = _EPSILONS[norm][data not in _MNIST] if norm in list(_NORMS) else None
         found.update(mine)
     return {**found, **given}
 
@@ -176,5 +186,6 @@ def overfitting_watch(
     for part in (_PARTS[name] for name in defense.split("+")):
         if "epsilon" in part.options:
             budget = {"epsilon": options["epsilon"], "norm": _NORMS[part.norm or options["norm"]]}
+            budget["one_step"] = _OSSA if part.build is _ossa else None
             return [defenses.CatastrophicOverfitting(*samples(images, 256), **budget, lowest=lowest)]
     return []

@@ -213,6 +213,9 @@ def test_overfitting_to_one_step_is_noticed():
     with pytest.warns(UserWarning, match="epoch 3: fgsm at 0.1 fools 0% of the images, pgd_linf 100%"):
         watch.on_epoch_end(2, logs)
     assert logs == {"fooled_one_step": 0, "fooled_iterative": 1, "overfits": 1}
+    trained_on = attacks.PGD(steps=1, step_size=1.0, random_start=False)
+    watch = defenses.CatastrophicOverfitting(images, np.zeros(20), epsilon=0.1, one_step=trained_on)
+    assert watch.attacks[0] is trained_on
     watch.set_model(logits_function(lambda x: tf.concat([x - 0.45, 0 * x], axis=-1), from_logits=True))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -287,17 +290,100 @@ def test_noise_and_steps_use_the_bounds_that_are_given():
     assert -1 <= adversarials(defense).min() < -0.5 and 0.99 < adversarials(defense).max() <= 1
 
 
-@pytest.mark.parametrize("make", [defenses.SpectralDefense, lambda model: defenses.n_fgm(model, 0.3)])
+@pytest.mark.parametrize("make", [defenses.SpectralDefense, lambda model: defenses.n_fgm(model, 0.3, noise=0)])
 def test_gradients_of_several_batches_may_be_accumulated(make):
-    defense = make(classifier())
+    """Two halves make the step of the whole batch."""
+    defense, whole = make(classifier()), make(classifier())
     start = defense.get_weights()
     optimizer = keras.optimizers.SGD(0.5, gradient_accumulation_steps=2)
     defense.compile(optimizer, loss="sparse_categorical_crossentropy")
-    defense.train_on_batch(IMAGES, LABELS)
+    defense.train_on_batch(IMAGES[:10], LABELS[:10])
     for before, after in zip(start, defense.get_weights(), strict=True):
         np.testing.assert_array_equal(before, after)
-    defense.train_on_batch(IMAGES, LABELS)
+    defense.train_on_batch(IMAGES[10:], LABELS[10:])
+    step(whole)
+    assert_same_weights(defense.model, whole.model)
     assert max(np.abs(b - a).max() for b, a in zip(start, defense.get_weights(), strict=True)) > 1e-3
+
+
+def test_accumulated_batches_draw_anew():
+    drawn = []
+    for count in (None, 2):
+        defense = defenses.n_fgm(classifier(), 0.3)
+        defense.compile(keras.optimizers.SGD(0.0, gradient_accumulation_steps=count), loss="mse")
+        seeds = []
+        for _ in range(4):
+            seeds.append(int(defense._step_seed()))
+            defense.train_on_batch(IMAGES, np.eye(4)[LABELS])
+        drawn.append(seeds)
+    assert drawn[0] == drawn[1] and len(set(drawn[0])) == 4
+
+
+WEIGHTED = [defenses.SpectralDefense, defenses.AdversarialLabelSmoothing, defenses.GradientPenalty]
+
+
+@pytest.mark.parametrize("make", WEIGHTED)
+def test_optimizer_leaves_a_weight_that_is_a_variable(make):
+    weight = keras.Variable(0.5)
+    defense = compiled(make(classifier(), weight))
+    defense.fit(IMAGES, LABELS, epochs=3, verbose=0)
+    assert float(weight.numpy()) == 0.5 and len(defense.trainable_variables) == len(defense.model.trainable_variables)
+    weight.assign(0.25)
+    logs = defense.train_on_batch(IMAGES, LABELS, return_dict=True)
+    assert logs["penalty"] == pytest.approx(0.25 * logs[defense.trackers()[1].name])
+
+
+class Subclassed(keras.Model):
+    """Returns logits; Keras knows neither its shapes nor its last layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(4)
+
+    def call(self, images, training=False):
+        return self.dense(images)
+
+
+def linear_end():
+    hidden = keras.layers.Dense(4)
+    return keras.Sequential([keras.Input((6,)), hidden, keras.layers.Activation("linear", dtype="float32")])
+
+
+def subclassed():
+    model = Subclassed()
+    model(IMAGES)
+    return logits_function(model, from_logits=True)
+
+
+@pytest.mark.parametrize("make", [linear_end, subclassed])
+@pytest.mark.parametrize("targets", [LABELS, np.eye(4)[LABELS]], ids=["indices", "rows"])
+def test_models_that_return_logits(make, targets):
+    kind = keras.losses.SparseCategoricalCrossentropy if targets.ndim == 1 else keras.losses.CategoricalCrossentropy
+    for defense in (defenses.n_fgm(make(), 0.3), defenses.SpectralDefense(defenses.n_fgm(make(), 0.3), 0.1)):
+        defense.compile("sgd", loss=kind(from_logits=True), metrics=["accuracy"])
+        logs = defense.fit(IMAGES, targets, verbose=0).history
+        assert np.isfinite([value[0] for value in logs.values()]).all()
+        np.testing.assert_array_equal(defense.logits(tf.constant(IMAGES)), defense.model(IMAGES))
+
+
+def test_what_a_model_returns_survives_the_file(tmp_path):
+    """That of one whose rows of logits, here, happen to be probabilities."""
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4), keras.layers.Lambda(keras.ops.softmax)])
+    defense = defenses.n_fgm(logits_function(model, from_logits=True), 0.3)
+    loaded = defenses.AdversarialTraining.from_config(defense.get_config())
+    assert loaded._logits_fn.form == "logits"
+
+
+def test_frozen_classifier_and_export(tmp_path):
+    model = classifier()
+    model.trainable = False
+    defense = compiled(defenses.SpectralDefense(model))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras says that there is nothing to train
+        assert defense.train_on_batch(IMAGES, LABELS, return_dict=True)["eigenvalue"] > 0
+    defense.export(tmp_path / "served", verbose=False)
+    served = tf.saved_model.load(str(tmp_path / "served"))
+    np.testing.assert_allclose(served.serve(tf.constant(IMAGES)), model(IMAGES), rtol=1e-5)
 
 
 def with_method():
@@ -322,6 +408,14 @@ BAD = {
         lambda: defenses.AdversarialTraining(classifier(), attacks.DeepFool(), epsilon=0.1),
         "`attack` should be a compiled attack with a budget. Received: attack=DeepFool",
     ),
+    "attack that breaks up the batch": (
+        lambda: defenses.AdversarialTraining(classifier(batch_norm=True), attacks.PGD(stop_early=True), epsilon=0.1),
+        "`attack` should keep the batch together.*attack_mode=.inference.. Received: attack=PGD",
+    ),
+    "eigenvectors that break up the batch": (
+        lambda: defenses.AdversarialTraining(classifier(batch_norm=True), attacks.OSSA(method="krylov"), epsilon=0.1),
+        "`attack` should keep the batch together",
+    ),
     "attack without targets": (
         lambda: defenses.AdversarialTraining(classifier(), attacks.OTCM(target="given"), epsilon=0.1),
         "`attack` should choose its targets: none are given in training. Received: OTCM",
@@ -332,6 +426,14 @@ BAD = {
     "attack mode": (lambda: defenses.n_fgm(classifier(), 0.1, attack_mode="x"), "`attack_mode` should be one of train"),
     "alpha": (lambda: defenses.AdversarialLabelSmoothing(classifier(), 1.0), r"`alpha` should be in \[0, 1\)"),
     "norm": (lambda: defenses.TRADES(classifier(), epsilon=1.0, norm=1), "`norm` should be one of 2, np.inf"),
+    "alpha in a variable": (
+        lambda: defenses.AdversarialLabelSmoothing(classifier(), keras.Variable(5.0)),
+        r"`alpha` should be in \[0, 1\). Received: alpha=5.0",
+    ),
+    "half an attack step": (
+        lambda: defenses.TRADES(classifier(), epsilon=1.0, attack_steps=2.5),
+        "`attack_steps` should be a positive integer. Received: attack_steps=2.5",
+    ),
     "attack steps": (lambda: defenses.TRADES(classifier(), epsilon=1.0, attack_steps=0), "`attack_steps` should be"),
     "step size": (lambda: defenses.TRADES(classifier(), epsilon=1.0, step_size=0), "`step_size` should be a positive"),
     "norm of the watch": (

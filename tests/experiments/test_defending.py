@@ -67,6 +67,20 @@ BAD = {
     ),
     "option of none": ({"defense": "none", "defense_options": {"step": 1}}, "of none should be empty"),
     "norm": ({"defense": "pgd", "defense_options": {"norm": "l3"}}, "`norm` should be l2 or linf. Received: norm='l3'"),
+    "norm in a list": (
+        {"defense": "pgd", "defense_options": {"norm": ["l2"]}},
+        "`norm` should be a string. Received",
+    ),
+    "noise in words": (
+        {"defense": "n-fgm", "defense_options": {"noise": "two"}},
+        "`noise` should be a number. Received: noise='two'",
+    ),
+    "epsilon in words": ({"defense": "n-fgm", "defense_options": {"epsilon": "big"}}, "`epsilon` should be a number"),
+    "beta missing": ({"defense": "trades", "defense_options": {"beta": None}}, "`beta` should be a number"),
+    "half a step": (
+        {"defense": "pgd", "defense_options": {"attack_steps": 2.5}},
+        "`attack_steps` should be an int",
+    ),
     "mu without a use": ({"defense": "n-fgm", "mu": 0.1}, "`mu` should be 0 with the defence n-fgm. Received: mu=0.1"),
 }
 
@@ -159,7 +173,7 @@ def test_run_recorded_before_there_were_defences_is_readable(tmp_path):
 
 
 def test_option_that_is_not_valid_leaves_no_run(tmp_path):
-    config = recipe("mnist5k", **SMALL, defense="spectral", defense_options={"krylov_steps": 1.5})
+    config = recipe("mnist5k", **SMALL, defense="spectral", defense_options={"krylov_steps": 0})
     with pytest.raises(ValueError, match="`krylov_steps` should be a positive integer"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
