@@ -24,29 +24,15 @@ IMAGES = {"mnist": 1000, "mnist5k": 200, "gtsrb": 500, "cifar10": 500}
 """Number of test images attacked, unless asked otherwise."""
 MASKING_IMAGES = 200
 
-_SLOW: dict[str, Any] = {"learning_rate": 2e-3, "warmup_epochs": 0.0}
 CONTESTANTS: dict[str, dict[str, Any]] = {
     "label-smoothing-0.3": {"defense": "label-smoothing", "label_smoothing": 0.3},
     "n-fgm-0.125": {"defense": "n-fgm", "defense_options": {"epsilon": 0.125}},
     "n-fgm-1": {"defense": "n-fgm", "defense_options": {"epsilon": 1.0}},
-    "n-fgm-1.5": {"defense": "n-fgm", "defense_options": {"epsilon": 1.5}},
     "n-fgm-2.5": {"defense": "n-fgm", "defense_options": {"epsilon": 2.5}},
     "n-fgm-noisy": {"defense": "n-fgm", "defense_options": {"noise": 2.0}},
     "spectral-quarter": {"defense": "spectral", "mu": 2.0, "defense_options": {"share": 0.25}},
     "spectral-0.1": {"defense": "spectral", "mu": 0.1},
     "pgd-3": {"defense": "pgd", "defense_options": {"attack_steps": 3, "step_size": 0.5}},
-    "n-fgm-slow": {"defense": "n-fgm", **_SLOW},
-    "n-fgm-augmented": {"defense": "n-fgm", "augment": True},
-    "n-fgm-long": {"defense": "n-fgm", "epochs": 12},
-    "n-fgm-6-epochs": {"defense": "n-fgm", "epochs": 6},
-    "n-fgm-tuned": {"defense": "n-fgm", "epochs": 3, "init_from": "mnist-plain"},
-    "n-fgm-half": {"defense": "n-fgm", "defense_options": {"mix": 0.5}},
-    "spectral-slow": {"defense": "spectral", **_SLOW},
-    "spectral-0.3": {"defense": "spectral", "mu": 0.3},
-    "spectral-3": {"defense": "spectral", "mu": 3.0},
-    "spectral-krylov": {"defense": "spectral", "defense_options": {"direction": "krylov"}},
-    "spectral-central": {"defense": "spectral", "defense_options": {"difference": "central"}},
-    "spectral-short-step": {"defense": "spectral", "defense_options": {"step": 0.02}},
 }
 """Attributes of `TrainingConfig` by name, for what is not just a name that ``keras-fim train --defense`` takes."""
 

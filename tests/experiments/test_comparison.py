@@ -142,6 +142,7 @@ def test_figure_has_a_point_for_each_defence():
 
 
 def test_twice_the_epochs_cost_twice(tmp_path, monkeypatch):
+    monkeypatch.setitem(contestants.CONTESTANTS, "n-fgm-long", {"defense": "n-fgm", "epochs": 12})
     monkeypatch.setattr(comparison, "step_costs", lambda configs: {name: {"cpu": 1.5} for name in configs})
     bench, names = Workbench(tmp_path), ("none", "n-fgm", "n-fgm-long")
     entries = [comparison._Entry(bench, "mnist", name, (0,), {}) for name in names]
