@@ -59,8 +59,9 @@ class Cells:
 def model_digest(logits_fn: LogitsFunction, images: np.ndarray) -> str:
     """Tells models apart.
 
-    For a Keras model of its weights, and of its logits on a few of the images, rounded: these differ where the layers
-    do. For anything else, whose weights are not known, of its exact logits on up to 1,024 images.
+    For a Keras model of its weights, and of its logits on a few of the images, which differ where the layers do;
+    coarsely, for the last bits are the processor's. For anything else, whose weights are not known, of its exact logits
+    on up to 1,024 images.
 
     Args:
         logits_fn: the model.
@@ -72,8 +73,14 @@ def model_digest(logits_fn: LogitsFunction, images: np.ndarray) -> str:
     known = isinstance(logits_fn.model, keras.Model)
     tensor = logits_fn.cast(np.asarray(images[: 8 if known else 1024]))
     logits = np.asarray(logits_fn.compiled(predict_logits)(tensor), np.float64)
-    arrays = [*logits_fn.model.get_weights(), np.round(logits, 2) + 0.0] if known else [logits]
+    arrays = [*logits_fn.model.get_weights(), *_coarse(logits)] if known else [logits]
     return _digest(*arrays, logits_fn.form)
+
+
+def _coarse(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sixteen levels of either sign, and the largest to a quarter of a power of two: rounding hardly moves them."""
+    largest = np.maximum(np.abs(logits).max(), np.finfo(np.float32).tiny)
+    return np.round(16 * logits / largest).astype(np.int64), np.round(4 * np.log2(largest)).astype(np.int64)
 
 
 def data_digest(images: np.ndarray, labels: np.ndarray) -> str:

@@ -177,6 +177,19 @@ def test_layers_that_differ_are_other_models_whatever_the_weights():
     assert digests[0] == digests[2] != digests[1]
 
 
+def test_rounding_makes_no_other_model_but_a_scale_does():
+    """Logits of another processor differ in their last bits; one in a thousand lies within those of a level's edge."""
+    from keras_fim.evaluation.cells import _coarse
+
+    rng, same = np.random.default_rng(0), 0
+    for _ in range(200):
+        logits = rng.normal(size=(8, 10)) * 10
+        levels = [_coarse(each) for each in (logits, logits * (1 + 1e-6 * rng.normal(size=logits.shape)), 2 * logits)]
+        same += all(np.array_equal(a, b) for a, b in zip(levels[0], levels[1], strict=True))
+        assert levels[0][1] != levels[2][1]
+    assert same > 190
+
+
 @pytest.mark.slow
 def test_strong_says_what_each_stage_took_and_knows_its_twin(tmp_path):
     rng = np.random.default_rng(0)
