@@ -27,7 +27,6 @@ MASKING_IMAGES = 200
 CONTESTANTS: dict[str, dict[str, Any]] = {
     "label-smoothing-0.3": {"defense": "label-smoothing", "label_smoothing": 0.3},
     "n-fgm-0.125": {"defense": "n-fgm", "defense_options": {"epsilon": 0.125}},
-    "n-fgm-1": {"defense": "n-fgm", "defense_options": {"epsilon": 1.0}},
     "n-fgm-2.5": {"defense": "n-fgm", "defense_options": {"epsilon": 2.5}},
     "n-fgm-noisy": {"defense": "n-fgm", "defense_options": {"noise": 2.0}},
     "spectral-quarter": {"defense": "spectral", "mu": 2.0, "defense_options": {"share": 0.25}},
