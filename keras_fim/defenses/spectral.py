@@ -136,9 +136,10 @@ def mu_from_budget(epsilon: float) -> float:
         \mu \lambda_{\max}(G_x) = \max_{\|\delta\|_2 \le \varepsilon} \tfrac{1}{2} \delta^\top G_x \delta
         \approx \max_{\|\delta\|_2 \le \varepsilon} D_{KL}(p(x) \| p(x + \delta))
 
-    λ is an inverse squared length, so a μ that suits one data set does not suit another. Chosen by hand on validation
-    images, before this was known: 1 on MNIST, which is to stand ε = 1.5 (1.1 by this rule), and 0.02 on GTSRB and
-    CIFAR-10 at ε = 0.25 (0.03), where 0.1 cost too much accuracy (``results/defences``).
+    λ is an inverse squared length, so a μ that suits one data set does not suit another. What had been chosen by hand:
+    1 on MNIST, which is to stand ε = 1.5 (1.1 by this rule), and 0.02 on GTSRB and CIFAR-10 at ε = 0.25 (0.03), where
+    0.1 cost GTSRB too much accuracy (``results/defences``). The rule came after these; nothing has been trained at its
+    own values.
 
     Args:
         epsilon: the budget ε >= 0 in l2, on the scale of the images.
