@@ -30,9 +30,7 @@ def test_demo_table_is_the_stored_one():
     assert (ROOT / "results" / "demo" / "table.md").read_text(encoding="utf-8").strip() in README
 
 
-STUDIED = ("paper-", "study-", "defence-")  # of the reproduction and the comparison, which report them
-EVERY = sorted((ROOT / "results" / "models").glob("*/run.json"))
-RECORDS = [record for record in EVERY if not record.parent.name.startswith(STUDIED)]
+RECORDS = sorted((ROOT / "keras_fim" / "training" / "weights").glob("*/run.json"))
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda path: path.parent.name)
