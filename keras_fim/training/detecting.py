@@ -14,6 +14,7 @@ import numpy as np
 from keras_fim import attacks, data
 from keras_fim.detection import AdaptivePGD, FisherDetector, detection_curves
 from keras_fim.evaluation import clean_performance, samples
+from keras_fim.evaluation.report import Report, Row
 from keras_fim.records import versions, write_json, write_text
 from keras_fim.training.budgets import default_epsilons
 from keras_fim.training.trained import load_model, record_of
@@ -22,19 +23,20 @@ from keras_fim.typing import AttackResult
 __all__ = ["DetectionReport", "evaluate_detection"]
 
 _CURVES = ("false_positive_rates", "true_positive_rates", "precisions", "recalls")
-_FEWEST = 10  # an AUC of fewer adversarials says nothing
+_FEWEST = 10  # the AUC of fewer adversarials is meaningless
 
 
 @dataclasses.dataclass(frozen=True)
-class DetectionReport:
-    """What was measured on one model; prints as a Markdown table.
+class DetectionReport(Report):
+    """The figures of detectors on one model.
 
     Attributes:
-        model: its name.
-        config: numbers of images, the false-positive rate, the attack that detectors were fitted on, options.
-        benign: of the images that it was evaluated on: accuracy, and the share that each detector calls adversarial.
-        rows: for each attack and ε: how many were fooled, and for each detector the curves and the share detected.
-        detectors: what was fitted, ready for ``FisherDetector(**...)``.
+        model: The name of the model.
+        config: The numbers of images, the false-positive rate, the budgets that detectors were fitted at.
+        benign: The accuracy on the images of the evaluation, and the share that each detector calls adversarial.
+        rows: For each attack and ε, how many images were fooled, and the figures of each detector on those.
+        detectors: The fitted detectors, ready for ``FisherDetector(**...)``.
+        versions: The versions of the packages that measured this.
     """
 
     model: str
@@ -42,18 +44,25 @@ class DetectionReport:
     benign: dict[str, Any]
     rows: list[dict[str, Any]]
     detectors: dict[str, dict[str, Any]]
+    versions: dict[str, str | None] = dataclasses.field(default_factory=versions)
 
-    def __str__(self) -> str:
-        names = list(self.detectors)
-        heads = [f"{name}: AUC | found" for name in names]
-        lines = [f"| {self.model} | fooled | {' | '.join(heads)} |", "| --- " + "| ---: " * (1 + 2 * len(names)) + "|"]
-        alarms = "".join(f" | {100 * self.benign['detected'][name]:.1f} % |" for name in names)
-        lines.append(f"| benign | {self.benign['num']} images |{alarms}")
+    def tables(self) -> dict[str, list[Row]]:
+        """One row for benign images, and one for each attack and ε."""
+        alarms = {name: {"detected": share} for name, share in self.benign["detected"].items()}
+        rows: list[Row] = [self._table_row("benign", f"{self.benign['num']} images", alarms)]
         for row in self.rows:
-            cells = " | ".join(_cells(row["detectors"].get(name)) for name in names)
             budget = "" if row["epsilon"] is None else f", ε {row['epsilon']:.3g}"
-            lines.append(f"| {row['attack']}{budget} | {row['fooled']} of {row['num']} | {cells} |")
-        return "\n".join(lines)
+            title, fooled = f"{row['attack']}{budget}", f"{row['fooled']} of {row['num']}"
+            rows.append(self._table_row(title, fooled, row["detectors"]))
+        return {"": rows}
+
+    def _table_row(self, title: str, fooled: str, figures: dict[str, dict[str, float]]) -> Row:
+        row = {self.model: title, "fooled": fooled}
+        for name in self.detectors:
+            found = figures.get(name, {})
+            row[f"{name}: AUC"] = f"{found['auc']:.3f}" if "auc" in found else "-"
+            row[f"{name}: detected"] = f"{100 * found['detected']:.1f} %" if found else "-"
+        return row
 
 
 def evaluate_detection(
@@ -97,10 +106,10 @@ def evaluate_detection(
     fit, test = (images[::2], labels[::2]), (images[1::2], labels[1::2])
     detectors = _fitted(model, *fit, budgets, false_positive_rate)
     scores = {kind: detector.scores(model, test[0]) for kind, detector in detectors.items()}
+    alarms = {kind: float((scores[kind] > detector.threshold).mean()) for kind, detector in detectors.items()}
     attacked = _attacked(model, *test, budgets)
     rows = [_row(model, result, attack, epsilon, detectors, scores) for attack, epsilon, result in attacked]
-    few = (test[0][:max_adaptive], test[1][:max_adaptive])
-    rows += _adaptive(model, *few, budgets, detectors, scores)
+    rows += _adaptive(model, test[0][:max_adaptive], test[1][:max_adaptive], budgets, detectors, scores)
     report = DetectionReport(
         model=Path(name).name.removesuffix(".keras"),
         config={
@@ -110,32 +119,30 @@ def evaluate_detection(
             "false_positive_rate": false_positive_rate,
             "fitted_on": {"fgsm": budgets[np.inf][1], "pgd": budgets[np.inf][0]},
             "adaptive": repr(_adaptive_attack(detectors["lambda"])),
-            "seed": 0,
         },
-        benign={
-            "num": len(test[0]),
-            "accuracy": clean_performance(model, *test).accuracy,
-            "detected": {kind: float((scores[kind] > each.threshold).mean()) for kind, each in detectors.items()},
-        },
+        benign={"num": len(test[0]), "accuracy": clean_performance(model, *test).accuracy, "detected": alarms},
         rows=rows,
         detectors={kind: detector.as_dict() for kind, detector in detectors.items()},
     )
     _write(report, folder)
-    for kind, detector in detectors.items():
-        write_json(folder / f"{report.model}.{kind}.json", detector.as_dict())
     return report
 
 
 def _write(report: DetectionReport, folder: Path) -> None:
-    """The figures as JSON and as a table; the curves, which are long, in a file of their own, a line each."""
-    curves, content = [], dataclasses.asdict(report)
-    for row in content["rows"]:
-        for kind, found in row["detectors"].items():
-            points = {key: found.pop(key) for key in _CURVES}
+    """Write the figures as JSON and as a table, the detectors, and the curves in a file of their own, a line each."""
+    curves, rows = [], []
+    for row in report.rows:
+        kept = {}
+        for kind, figures in row["detectors"].items():
+            points = {key: figures[key] for key in _CURVES}
             curves.append(json.dumps({"attack": row["attack"], "epsilon": row["epsilon"], "detector": kind, **points}))
-    write_json(folder / f"{report.model}.json", {**content, "versions": versions()})
+            kept[kind] = {key: value for key, value in figures.items() if key not in _CURVES}
+        rows.append({**row, "detectors": kept})
+    dataclasses.replace(report, rows=rows).save(folder / f"{report.model}.json")
+    report.save(folder / f"{report.model}.md")
     write_text(folder / f"{report.model}.curves.jsonl", "\n".join(curves) + "\n")
-    write_text(folder / f"{report.model}.md", f"{report}\n")
+    for kind, detector in report.detectors.items():
+        write_json(folder / f"{report.model}.{kind}.json", detector)
 
 
 def _fitted(
@@ -197,7 +204,7 @@ def _row(
     detectors: dict[str, FisherDetector],
     benign: dict[str, np.ndarray],
 ) -> dict[str, Any]:
-    """One attack at one ε: whom it fooled, and what the detectors make of those."""
+    """One attack at one ε: how many images it fooled, and the figures of the detectors on those."""
     fooled = result.adversarials[result.success]
     row: dict[str, Any] = {
         "attack": attack,
@@ -219,7 +226,3 @@ def _row(
 
 def _rounded(value: Any) -> Any:
     return [round(each, 4) for each in value] if isinstance(value, tuple) else value
-
-
-def _cells(found: dict[str, Any] | None) -> str:
-    return f"{found['auc']:.3f} | {100 * found['detected']:.1f} %" if found else "- | -"
