@@ -35,22 +35,9 @@ NUM_CLASSES = 43
 
 _AGAIN = "delete that file and, if there is one, the .INFO beside it, and try again"  # TFDS refuses a stale one
 
-_DESCRIPTION = """\
-Photographs of German traffic signs in 43 classes, resized to 32x32. Training images come in tracks of up to 30 frames
-of one sign, near-duplicates of each other: keep a track on one side of a split.
-"""
-
-_CITATION = """\
-@article{stallkamp2012man,
-  title = {Man vs. computer: Benchmarking machine learning algorithms for traffic sign recognition},
-  author = {Stallkamp, Johannes and Schlipsing, Marc and Salmen, Jan and Igel, Christian},
-  journal = {Neural Networks}, volume = {32}, pages = {323--332}, year = {2012}
-}
-"""
-
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """TFDS builder of GTSRB from its three official archives.
+    """TFDS builder of GTSRB from its three official archives; its description and citation are in files beside it.
 
     They are taken from the manual folder (``<data_dir>/downloads/manual``) or, those that are not there, downloaded.
     A download is checked; of a file that somebody put there, only that it lists the images of every class.
@@ -65,8 +52,6 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
-            description=_DESCRIPTION,
-            citation=_CITATION,
             homepage="https://benchmark.ini.rub.de/",
             features=tfds.features.FeaturesDict(
                 {
