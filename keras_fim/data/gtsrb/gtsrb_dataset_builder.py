@@ -169,12 +169,11 @@ def _class_sheets(archive: zipfile.ZipFile, path: Path) -> list[str]:
     """The annotations of the training images, one CSV for each class; fewer would quietly be fewer images."""
     sheets = sorted(name for name in archive.namelist() if re.search(r"/GT-\d{5}\.csv$", name))
     expected = [f"GT-{label:05d}.csv" for label in range(NUM_CLASSES)]
-    found = [name.rpartition("/")[2] for name in sheets]
-    if sorted(found) != expected:
-        missing = ", ".join(name for name in expected if name not in found) or "none"
+    present = {name.rpartition("/")[2] for name in sheets}
+    if missing := [name for name in expected if name not in present]:
         raise ValueError(
             f"{path} should hold {len(expected)} class CSVs, {expected[0]} to {expected[-1]}. "
-            f"Received: {len(found)}; missing: {missing}; {_AGAIN}"
+            f"Received: {len(present)}; missing: {', '.join(missing)}; {_AGAIN}"
         )
     return sheets
 
