@@ -110,21 +110,34 @@ class Attack(abc.ABC):
         """The p of the lp norm that ε and the distances are in: 0, 1, 2 or inf."""
 
     @overload
-    def __call__(self, model: Model, images: Images, labels: Labels, **options: Any) -> AttackResult: ...
+    def __call__(
+        self, model: Model, images: tf.data.Dataset, *, epsilon: float | None = None
+    ) -> Iterator[AttackResult]: ...
 
     @overload
-    def __call__(self, model: Model, images: tf.data.Dataset, **options: Any) -> Iterator[AttackResult]: ...
+    def __call__(
+        self,
+        model: Model,
+        images: Images,
+        labels: Labels,
+        *,
+        epsilon: float | None = None,
+        indices: Any = None,
+        targets: Labels | None = None,
+    ) -> AttackResult: ...
 
-    def __call__(self, model: Model, images: Images, labels: Labels = None, **options: Any) -> Any:
+    def __call__(
+        self, model: Model, images: Images, labels: Labels = None, *, epsilon: float | None = None, **options: Any
+    ) -> Any:
         """Attack each image.
 
         Args:
             model: Any classifier that `keras_fim.logits.logits_function` takes.
             images: ``(batch, ...)``, within `bounds`; or a ``tf.data.Dataset`` of batches of images and labels.
             labels: The true classes: indices ``(batch,)`` or one-hot rows ``(batch, K)``.
-            **options: ``epsilon``, and ``indices`` and ``targets`` as in `sweep`. An attack with a budget needs
-                ``epsilon`` >= 0, in its norm and on the scale of the images. An attack that looks for the nearest
-                adversarial counts those within ``epsilon``; without it, all.
+            epsilon: The budget >= 0 in the attack's norm, on the scale of the images. An attack that looks for the
+                nearest adversarial counts those within it, and all of them without.
+            **options: ``indices`` and ``targets`` as in `sweep`.
 
         Returns:
             `AttackResult`; of a data set, an iterator of one for each of its batches. A sample that was wrong before
@@ -134,15 +147,15 @@ class Attack(abc.ABC):
             ValueError: If an argument is not valid; see `keras_fim.validation`.
         """
         if isinstance(images, tf.data.Dataset):
-            return self._stream(model, images, **options)
-        return self.sweep(model, images, labels, [options.pop("epsilon", None)], **options)[0]
+            return self._stream(model, images, epsilon)
+        return self.sweep(model, images, labels, [epsilon], **options)[0]
 
     def sweep(
         self,
         model: Model,
         images: Images,
         labels: Labels,
-        epsilons: Sequence[float],
+        epsilons: Sequence[float | None],
         *,
         indices: Any = None,
         targets: Labels | None = None,
@@ -167,14 +180,14 @@ class Attack(abc.ABC):
         return self._sweep(self._problem(model, images, labels, indices, targets), epsilons)
 
     @abc.abstractmethod
-    def _sweep(self, problem: Problem, epsilons: Sequence[float]) -> list[AttackResult]:
+    def _sweep(self, problem: Problem, epsilons: Sequence[float | None]) -> list[AttackResult]:
         """`sweep`, of what was checked."""
 
-    def _stream(self, model: Model, dataset: tf.data.Dataset, **options: Any) -> Iterator[AttackResult]:
+    def _stream(self, model: Model, dataset: tf.data.Dataset, epsilon: float | None) -> Iterator[AttackResult]:
         start = 0
         for images, labels in dataset:
             model, stop = logits_function(model, images), start + len(images)
-            yield self(model, images, labels, indices=np.arange(start, stop), **options)
+            yield self(model, images, labels, epsilon=epsilon, indices=np.arange(start, stop))
             start = stop
 
     def _problem(
@@ -229,8 +242,8 @@ class Attack(abc.ABC):
         return np.concatenate([np.zeros(0, np.int64), *parts])
 
 
-def check_epsilons(epsilons: Sequence[float | None], *, infinite: bool = False) -> None:
-    """Check budgets.
+def check_epsilons(epsilons: Sequence[float | None], *, infinite: bool = False) -> list[float]:
+    """Budgets as floats.
 
     Raises:
         ValueError: if one is missing, negative, NaN or (unless allowed) infinite.
@@ -238,6 +251,7 @@ def check_epsilons(epsilons: Sequence[float | None], *, infinite: bool = False) 
     for epsilon in epsilons:
         if epsilon is None or not (0 <= epsilon < np.inf or (infinite and epsilon == np.inf)):
             raise ValueError(f"`epsilon` should be a finite number >= 0. Received: epsilon={epsilon}")
+    return [float(epsilon) for epsilon in epsilons if epsilon is not None]
 
 
 def predict_logits(logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:

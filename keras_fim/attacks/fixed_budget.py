@@ -17,7 +17,7 @@ from keras_fim.attacks.samples import Task, take
 from keras_fim.logits import LogitsFunction
 from keras_fim.typing import AttackResult
 
-__all__ = ["FixedBudgetAttack", "Perturbed"]
+__all__ = ["FixedBudgetAttack", "Perturbed", "concatenated"]
 
 
 class Perturbed(NamedTuple):
@@ -37,16 +37,16 @@ class Perturbed(NamedTuple):
 class FixedBudgetAttack(Attack):
     """An attack that perturbs each image by at most ε."""
 
-    def _sweep(self, problem: Problem, epsilons: Sequence[float]) -> list[AttackResult]:
-        check_epsilons(epsilons)
+    def _sweep(self, problem: Problem, epsilons: Sequence[float | None]) -> list[AttackResult]:
+        budgets = [problem.budgets(epsilon) for epsilon in check_epsilons(epsilons)]
         unit_fn, parts = problem.unit_fn, []
         prepare, perturb = (self._function(half, unit_fn) for half in (type(self).prepare, type(self).perturb))
         for batch in self._batches(len(problem.images)):
             state = prepare(take(problem.task, batch))
-            tasks = [take(problem.task._replace(epsilon=problem.budgets(epsilon)), batch) for epsilon in epsilons]
+            tasks = [take(problem.task._replace(epsilon=budget), batch) for budget in budgets]
             parts.append([(state[0], perturb(task, state)) for task in tasks])
         columns = zip(*parts, strict=True)
-        return [self._result(problem, *_concatenated(column)) for column in columns]
+        return [self._result(problem, *concatenated(column)) for column in columns]
 
     def _result(self, problem: Problem, logits: tf.Tensor, found: Perturbed) -> AttackResult:
         """An `AttackResult` from the logits of the images and what was found, in unit coordinates."""
@@ -87,6 +87,6 @@ class FixedBudgetAttack(Attack):
         """Adversarials within ε and the unit cube. Compiled; ``state`` is what `prepare` returned."""
 
 
-def _concatenated(parts: Sequence[Any]) -> Any:
+def concatenated(parts: Sequence[Any]) -> Any:
     """Structures of tensors of several batches as one."""
     return tf.nest.map_structure(lambda *tensors: tf.concat(tensors, axis=0), *parts)

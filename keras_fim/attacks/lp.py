@@ -179,25 +179,30 @@ def random_in_ball(like: tf.Tensor, epsilon: tf.Tensor, p: float, keys: tf.Tenso
 def _onto_capped_simplex(values: tf.Tensor, caps: tf.Tensor, radius: tf.Tensor) -> tf.Tensor:
     """Projection of rows >= 0 onto ``{0 <= v <= caps, Σv <= radius}``: ``clip(values - λ, 0, caps)``, the least λ >= 0.
 
-    The sum falls along λ, piecewise linearly: it begins to fall at each ``values - caps`` and ends at each ``values``.
+    The sum falls along λ, piecewise linearly. Halving the interval of λ until it is as short as rounding takes an
+    eighth of the time of sorting the breaks of the sum, and between the ends of the interval the sum is interpolated.
     """
 
     def at(shift: tf.Tensor) -> tf.Tensor:
         return tf.clip_by_value(values - shift, 0, caps)
 
-    breaks = tf.concat([values - caps, values], axis=-1)
-    order = tf.argsort(breaks, axis=-1)
-    breaks = tf.gather(breaks, order, batch_dims=1)
-    falling = tf.cast(tf.cumsum(tf.where(order < values.shape[-1], 1, -1), axis=-1), values.dtype)  # from a break on
-    falls = tf.cumsum(falling[:, :-1] * (breaks[:, 1:] - breaks[:, :-1]), axis=-1)
-    above = tf.reduce_sum(caps, axis=-1, keepdims=True) - falls > radius
-    last = tf.reduce_sum(tf.cast(above, tf.int32), axis=-1, keepdims=True)  # λ lies between this break and the next
-    shift, falling = (tf.gather(each, last, batch_dims=1) for each in (breaks, falling))
-    shift = tf.maximum(shift, 0)
-    excess = tf.maximum(tf.reduce_sum(at(shift), axis=-1, keepdims=True) - radius, 0)
-    inside = at(shift + tf.math.divide_no_nan(excess, falling))
+    def total(rows: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(rows, axis=-1, keepdims=True)
+
+    def body(low: tf.Tensor, high: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        middle = (low + high) / 2
+        above = total(at(middle)) > radius
+        return tf.where(above, middle, low), tf.where(above, high, middle)
+
+    low = tf.zeros_like(radius)
+    high = tf.where(total(at(low)) > radius, tf.reduce_max(values, axis=-1, keepdims=True), low)
+    digits = 26 if values.dtype == tf.float32 else 54
+    low, high = tf.while_loop(lambda *_: True, body, (low, high), maximum_iterations=digits)
+    more, less = at(low), at(high)
+    share = tf.math.divide_no_nan(total(more) - radius, total(more) - total(less))
+    inside = more + tf.clip_by_value(share, 0, 1) * (less - more)
     # the sums round
-    return inside * tf.minimum(tf.math.divide_no_nan(radius, tf.reduce_sum(inside, axis=-1, keepdims=True)), 1)
+    return inside * tf.minimum(tf.math.divide_no_nan(radius, total(inside)), 1)
 
 
 def _axes(tensor: tf.Tensor) -> tuple[int, ...]:

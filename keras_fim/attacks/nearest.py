@@ -37,8 +37,7 @@ class MinimalDistanceAttack(Attack):
     """
 
     def _sweep(self, problem: Problem, epsilons: Sequence[float | None]) -> list[AttackResult]:
-        limits = [np.inf if epsilon is None else epsilon for epsilon in epsilons]
-        check_epsilons(limits, infinite=True)
+        limits = check_epsilons([np.inf if epsilon is None else epsilon for epsilon in epsilons], infinite=True)
         labels, images = problem.labels.numpy(), problem.images.numpy()
         predictions = self._predictions(problem.logits_fn, problem.images)
         correct = predictions == labels

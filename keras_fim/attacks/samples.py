@@ -6,10 +6,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import tensorflow as tf
 
+from keras_fim.attacks import draws
 from keras_fim.attacks.losses import LOSSES
-from keras_fim.attacks.lp import by_image
+from keras_fim.attacks.lp import by_image, random_in_ball
 
-__all__ = ["Best", "Task", "choose", "keep", "put", "take"]
+__all__ = ["Best", "Task", "choose", "keep", "put", "random_start", "take"]
 
 _T = TypeVar("_T")
 
@@ -81,3 +82,9 @@ def put(parts: _T, index: tf.Tensor, new: _T) -> _T:
 def choose(mask: tf.Tensor, yes: _T, no: _T) -> _T:
     """``yes`` where ``mask``, bool ``(n,)``, says so, ``no`` elsewhere."""
     return tf.nest.map_structure(lambda y, n: tf.where(by_image(mask, y), y, n), yes, no)
+
+
+def random_start(task: Task, norm: float, restart: int | tf.Tensor = 0) -> tf.Tensor:
+    """Where a restart begins, as the images: uniform in the ball, then clipped to the unit cube."""
+    shift = random_in_ball(task.images, task.epsilon, norm, draws.fold(task.keys, restart))
+    return tf.clip_by_value(task.images + shift, 0, 1)
