@@ -58,7 +58,7 @@ def test_carlini_wagner_is_at_the_optimum(num_classes):
 def test_fast_minimum_norm_is_at_the_optimum(num_classes, norm):
     """The margin leads to the nearest boundary where it is the class ahead; hence the two classes' tighter bound."""
     model, images, labels, optimum = linear(num_classes)
-    result = attacks.FMN(norm=norm, bounds=WIDE, step_size=1.0, steps=200)(model, images, labels)
+    result = attacks.FMN(norm=norm, bounds=WIDE, step_size=1 / 200, steps=200)(model, images, labels)
     assert result.success.all()
     np.testing.assert_array_less(optimum(norm) * 0.9999, result.distances)
     ratio = result.distances / optimum(norm)
