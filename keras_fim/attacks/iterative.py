@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
 from keras_fim.attacks.losses import LOSSES, loss_gradient, others, targeted_margin_gradient
-from keras_fim.attacks.lp import by_image, check_norm, norm_name, project_inside, step
+from keras_fim.attacks.lp import check_norm, norm_name, project_inside, step
 from keras_fim.attacks.samples import Best, Task, keep, put, random_start
 from keras_fim.logits import LogitsFunction
 
@@ -140,7 +140,8 @@ class IterativeAttack(FixedBudgetAttack):
             return self._keep(best, end, logits_fn(end.point))
 
         index, best, climb = tf.while_loop(going, body, (tf.constant(1 if with_gradient else 0), best, climb))
-        return tf.cond(tf.size(climb.index) > 0, last, lambda: best)
+        best = tf.cond(tf.size(climb.index) > 0, last, lambda: best)
+        return best
 
     def _move(self, climb: _Climb, index: tf.Tensor) -> _Climb:
         """The step of an index, from 1 on."""

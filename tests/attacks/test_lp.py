@@ -33,7 +33,8 @@ def test_projection_is_the_nearest_point_of_the_ball(norm, seed, radius):
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_step_reaches_the_dual_norm(norm):
     g = vectors(0)
-    moved = lp.step(tf.fill(g.shape, tf.constant(0.5, tf.float64)), tf.constant(g), tf.fill([4], 0.1), norm).numpy() - 0.5
+    moved = lp.step(tf.constant(0 * g + 0.5), tf.constant(g), tf.fill([4], tf.constant(0.1, tf.float64)), norm) - 0.5
+    moved = moved.numpy()
     np.testing.assert_allclose(lp.norms(moved, norm), 0.1)
     np.testing.assert_allclose((moved * g).sum(axis=(1, 2)), 0.1 * lp.norms(g, DUAL[norm]))
     np.testing.assert_array_equal(lp.step(tf.ones((2, 3)), tf.zeros((2, 3)), tf.ones(2), norm), 1)
