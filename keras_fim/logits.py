@@ -36,6 +36,7 @@ class LogitsFunction:
         self.model, self.form = model, form
         self.outputs = getattr(model, "outputs", None)  # a Sequential that changes gets others
         self._compiled: dict[Any, Any] = {}
+        self.views: dict[Hashable, LogitsFunction] = {}  # this classifier on other coordinates, by their name
 
     def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Logits of images.
@@ -86,15 +87,16 @@ class LogitsFunction:
         the model goes.
 
         Args:
-            function: what to compile; tensors of rank >= 1 come with a batch axis of unknown length.
+            function: what to compile; tensors of rank >= 1 come with a batch axis of unknown length. They may be
+                nested in tuples.
             *static: hashable arguments before this logits function.
 
         Returns:
             A function of the remaining, tensor arguments.
         """
 
-        def call(*tensors: tf.Tensor) -> Any:
-            specs = tuple(tf.TensorSpec([None, *t.shape[1:]] if t.shape.rank else [], t.dtype) for t in tensors)
+        def call(*tensors: Any) -> Any:
+            specs = tf.nest.map_structure(_spec, tensors)
             key = (function, static, specs)
             if key not in self._compiled:
                 bound = functools.partial(function, *static, self)
@@ -234,6 +236,10 @@ class _SavedModel:
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
         return self.signature(**{self.argument: images})[self.output]
+
+
+def _spec(tensor: tf.Tensor) -> tf.TensorSpec:
+    return tf.TensorSpec([None, *tensor.shape[1:]] if tensor.shape.rank else [], tensor.dtype)
 
 
 def _at_least_float32(tensor: tf.Tensor) -> tf.Tensor:
