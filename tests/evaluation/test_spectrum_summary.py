@@ -11,7 +11,7 @@ from tests import oracles
 
 
 def test_quantiles_are_those_of_the_dense_matrices(mlp, points):
-    found = evaluation.spectrum_summary(mlp, points, quantiles=(0.2, 0.6, 1.0), batch_size=2)
+    found = evaluation.spectrum_summary(mlp, points, quantiles=(0.2, 0.6, 1.0))
 
     def log_p(x):
         return np.log(mlp(x[None]).numpy()[0])
