@@ -114,7 +114,8 @@ class FisherSpectrum(MeasuringCallback):
     def _figures(self, model: keras.Model) -> dict[str, float]:
         begin = time.perf_counter()
         found = information(self._logits(model), self.images, max_steps=_KRYLOV_STEPS)
-        self._columns = {key: found[quantity] for key, quantity in _COLUMNS.items()}
+        with np.errstate(over="ignore"):  # TensorBoard knows float32 only
+            self._columns = {key: found[quantity].astype(np.float32) for key, quantity in _COLUMNS.items()}
         figures = {
             f"fisher/{key}/q{100 * share:g}": float(np.quantile(values, share, method="lower"))
             for key, values in self._columns.items()

@@ -169,11 +169,12 @@ def evaluate(
     plans = planned(attacks, epsilons, bounds)
     parts = chunks(dataset, max_samples)
     first = next(parts)
+    following = list(itertools.islice(parts, 1))
     logits_fn = logits_function(model, check_images(first.images))
     run = _Run(logits_fn, first, folder, progress or (lambda line: None))
     if progress is not None:
-        run.say(estimate(logits_fn, plans, first, max_samples))
-    for chunk in itertools.chain([first], parts):
+        run.say(estimate(logits_fn, plans, first, max_samples if following else len(first.labels)))
+    for chunk in itertools.chain([first], following, parts):
         run.clean(chunk)
         for index, plan in enumerate(plans):
             run.attack(index, plan, chunk)

@@ -11,7 +11,6 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.attacks.base import Attack
-from keras_fim.attacks.fixed_budget import FixedBudgetAttack
 from keras_fim.attacks.nearest import MinimalDistanceAttack
 from keras_fim.evaluation.sources import Chunk
 from keras_fim.logits import LogitsFunction
@@ -97,7 +96,7 @@ def measure(
         epsilons: The budgets, in the attack's norm.
         chunk: The samples.
         inspect: Called with each result of the attack, whose ``success`` holds confirmed ones only, before its images
-            are dropped: one for each ε, or the one of a search. Without it, attacks may stop where they fool.
+            are dropped: one for each ε, or the one of a search.
 
     Returns:
         `Outcome`.
@@ -107,8 +106,6 @@ def measure(
     """
     begin = time.perf_counter()
     searching = isinstance(attack, MinimalDistanceAttack)
-    if isinstance(attack, FixedBudgetAttack) and inspect is None:
-        attack = attack.fooling_only()
     asked = [np.inf] if searching else list(epsilons)
     results = attack.sweep(logits_fn, chunk.images, chunk.labels, asked)
     confirmed = [_confirmed(logits_fn, result, chunk.labels) for result in results]

@@ -95,19 +95,19 @@ def stated_gradients(attack: Attack) -> int:
     return int(inner + max(steps, getattr(attack, "queries", 0) // 3))
 
 
-def estimate(logits_fn: LogitsFunction, plans: Sequence[Plan], chunk: Chunk, max_samples: int | None) -> str:
+def estimate(logits_fn: LogitsFunction, plans: Sequence[Plan], chunk: Chunk, num_samples: int | None) -> str:
     """How long an evaluation may take, from the time that the gradients of a few images take.
 
     Args:
         logits_fn: The classifier.
         plans: The attacks.
         chunk: The first samples.
-        max_samples: The largest number of samples; ``None`` if it is unknown.
+        num_samples: The number of samples, at most; ``None`` if it is unknown.
 
     Returns:
         A sentence, or "" where it hardly takes any time.
     """
-    total = max_samples if max_samples is not None and len(chunk.labels) < max_samples else len(chunk.labels)
+    total = len(chunk.labels) if num_samples is None else num_samples
     count = sum(stated_gradients(plan.attack) * len(plan.epsilons) for plan in plans)
     if count * total < _FEW:
         return ""
@@ -118,7 +118,7 @@ def estimate(logits_fn: LogitsFunction, plans: Sequence[Plan], chunk: Chunk, max
     gradient(images, labels)
     minutes = (time.perf_counter() - begin) / len(images) * count * total / 60
     names = ", ".join(plan.attack.name for plan in plans)
-    which = f"{total} images" if max_samples is not None else f"every {total} images"
+    which = f"{total} images" if num_samples is not None else f"every {total} images"
     return f"{names}: at most {count} gradients an image, up to {minutes:.1f} minutes for {which}"
 
 

@@ -87,10 +87,11 @@ def test_strong_by_default(monkeypatch):
     for epsilon in (0.03, 0.1, 0.2, 0.3):
         row = found.row("strong_linf", epsilon)
         assert row.robust.count <= found.row("fgsm", epsilon).robust.count
-        assert any(line.startswith(f"linf {epsilon:g}: robust accuracy {row.robust}") for line in str(found).splitlines())
+        assert f"\nlinf {epsilon:g}: robust accuracy {row.robust} under " in str(found)
     names = [[attack.name for attack in evaluation.default_attacks(keys)] for keys in ({"l2": 1}, {2: 1, np.inf: 1})]
     assert names == [["fgm", "strong_l2"], ["fgm", "strong_l2", "fgsm", "strong_linf"]]
-    assert "a preview" in evaluate(model, (images, labels), attacks=[attacks.Strong(quick=True)], epsilons=[0.1]).verdict
+    preview = evaluate(model, (images, labels), attacks=[attacks.Strong(quick=True)], epsilons=[0.1])
+    assert "a preview" in preview.verdict
 
 
 def test_bounds_are_given_once():
@@ -208,7 +209,7 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_cell_is_measured_again(damage, tmp_path, monkeypatch):
     seen = count_sweeps(monkeypatch)
-    options = {"attacks": [attacks.PGD(steps=2)], "epsilons": [0.1], "spectrum": False, "folder": tmp_path}
+    options = {"attacks": [attacks.PGD(steps=2)], "epsilons": [0.1], "spectrum": False, "folder": tmp_path, "name": "m"}
     first = evaluate(boundary(), (IMAGES, LABELS), **options)
     (path,) = tmp_path.iterdir()
     whole = path.read_text(encoding="utf-8")
