@@ -206,8 +206,7 @@ class _Entry:
             epsilons=BUDGETS[self.data],
             spectrum=False,
             folder=self.bench.folder / "cells" / f"{self.name}-seed{seed}",
-            max_samples=None,
-            progress=lambda line: self.bench.say(f"{self.name}, seed {seed}: {line}"),
+            on_cell=lambda line: self.bench.say(f"{self.name}, seed {seed}: {line}"),
         )
 
     def _accuracy(self, seed: int) -> float:
@@ -229,7 +228,7 @@ class _Entry:
         found = []
         for norm in BUDGETS[self.data]:
             key = f"{self.name}-seed{seed}/masking-l{norm:g}"
-            measure = functools.partial(masking_report, model, images, norm=norm, twin=twin, max_samples=None)
+            measure = functools.partial(masking_report, model, images, norm=norm, twin=twin, limit=None)
             report = self.bench.cell(key, model, settings, lambda measure=measure: encode(measure()))  # type: ignore[misc]
             found += [f"{check['name']} (l{norm:g})" for check in report["checks"] if check["verdict"] == "suspect"]
         return found
