@@ -19,10 +19,10 @@ import keras_fim
 
 ROOT = Path(keras_fim.__file__).parent
 ORDER = [
-    *("typing", "geometry", "records", "validation", "logits", "fisher", "losses", "layers", "metrics", "attacks"),
-    *("defenses", "detection", "evaluation", "plots", "callbacks", "export", "experiments", "cli"),
+    *("_lazy", "typing", "geometry", "records", "validation", "logits", "fisher", "losses", "layers", "metrics"),
+    *("attacks", "defenses", "detection", "evaluation", "plots", "callbacks", "export", "training", "cli", "__main__"),
 ]
-STANDALONE = ("data", "models")  # import none of the others; experiments and cli, and no other, import them
+STANDALONE = ("data", "models")  # import none of the others; training and cli, and no other, import them
 MODULES = sorted(module.name for module in pkgutil.walk_packages([str(ROOT)], "keras_fim."))
 
 
@@ -50,7 +50,7 @@ def test_imports_go_one_way(module):
     for other in {part(name) for name in imported(module) if name.startswith("keras_fim.")} - {own}:
         if own in STANDALONE:
             raise AssertionError(f"{module} imports {other}")
-        allowed = ORDER[: ORDER.index(own)] + (list(STANDALONE) if own in ("experiments", "cli") else [])
+        allowed = ORDER[: ORDER.index(own)] + (list(STANDALONE) if own in ("training", "cli") else [])
         assert other in allowed, f"{module} imports {other}"
 
 
@@ -69,6 +69,19 @@ def test_public_names_exist_and_are_documented(module):
             assert thing.__doc__, f"{module}.{name} has no docstring"
 
 
+def test_a_package_imports_its_names_when_they_are_used():
+    program = "import sys, keras_fim; assert 'keras' not in sys.modules; print(keras_fim.attacks.PGD().name)"
+    assert fresh(program).stdout.strip() == "pgd_linf"
+    with pytest.raises(AttributeError, match="module 'keras_fim' has no attribute 'nothing'"):
+        keras_fim.nothing  # noqa: B018
+    assert set(keras_fim.__all__) <= set(dir(keras_fim))
+
+
+def test_what_keras_saves_is_registered_where_keras_is_imported_before():
+    program = "import keras, keras_fim; print(len([n for n in keras.saving.get_custom_objects() if 'keras_fim>' in n]))"
+    assert int(fresh(program).stdout) >= 12
+
+
 def fresh(program, **environment):
     kept = {key: value for key, value in os.environ.items() if key != "KERAS_BACKEND"}
     command = [sys.executable, "-c", program]
@@ -78,7 +91,7 @@ def fresh(program, **environment):
 def test_another_backend_is_refused(tmp_path):
     """In the environment, or in Keras' configuration file."""
     expected = "ImportError: keras_fim needs Keras on TensorFlow: set the environment variable KERAS_BACKEND=tensorflow"
-    assert f"{expected}. Received: KERAS_BACKEND=jax" in fresh("import keras_fim", KERAS_BACKEND="jax").stderr
+    assert f"{expected}. Received: the backend 'jax'" in fresh("import keras_fim", KERAS_BACKEND="jax").stderr
     (tmp_path / "keras.json").write_text('{"backend": "numpy"}')
     assert expected in fresh("import keras_fim", KERAS_HOME=str(tmp_path)).stderr
 

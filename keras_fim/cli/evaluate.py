@@ -1,4 +1,20 @@
-"""Measure how robust a model is: any Keras classifier."""
+"""Measure how robust a model is: any Keras classifier.
+
+Attack a model and print, with 95 % intervals, how often it is fooled at each budget, how far the
+nearest adversarials are, and how large its Fisher information is. Without --attacks it runs the strong attack, whose
+robust accuracy may be quoted, and a one-step attack beside it. Tables, a figure and every finished cell are written
+to one folder: the same command goes on where an interrupted one stopped.
+
+attacks: ossa, fgsm, fgm, otcm, bim, pgd, mim, apgd_ce, apgd_dlr, square, strong, deepfool, fmn, carlini_wagner, jsma;
+NAME_l1, NAME_l2 and NAME_linf choose the norm of those that have several; cleverhans_NAME is one of CleverHans;
+minimal_NAME looks for the smallest budget of an attack with a budget; an unknown name lists them all
+
+Examples:
+  keras-fim evaluate --model path.keras --data mnist
+  keras-fim evaluate --model mnist-fisher --data mnist --epsilons l2=0.5,1,2 linf=0.05,0.1 --quick
+  keras-fim evaluate --model path.keras --data mnist --attacks ossa,fgsm,pgd,deepfool
+  keras-fim evaluate --model results/runs/mine --data cifar10 --masking --twin cifar10-plain
+"""
 
 from __future__ import annotations
 
@@ -6,73 +22,64 @@ import argparse
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import tensorflow as tf
+from keras_fim.cli.options import DATASETS, add_data_dir, add_max_samples
 
-from keras_fim import data, plots
-from keras_fim.attacks import Attack, Strong, attack_by_name, attack_names
-from keras_fim.attacks.lp import norm_name
-from keras_fim.evaluation import default_attacks, evaluate, masking_report
-from keras_fim.experiments import load_model
-from keras_fim.logits import LogitsFunction, logits_function
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from keras_fim.attacks import Attack
+    from keras_fim.logits import LogitsFunction
 
 __all__ = ["add_arguments", "run"]
-
-DESCRIPTION = f"""Attack a model and print, with 95 % intervals, how often it is fooled at each budget, how far the
-nearest adversarials are, and how large its Fisher information is. Without --attacks it runs the strong attack, whose
-robust accuracy may be quoted, and beside it one of a single step. Tables, a figure and every finished cell are written
-to one folder: the same command goes on where an interrupted one stopped.
-
-attacks: {", ".join(attack_names())};
-minimal_NAME looks for the smallest budget of an attack that has one
-
-examples:
-  keras-fim evaluate --model path.keras --data mnist
-  keras-fim evaluate --model mnist-fisher --data mnist --epsilons l2=0.5,1,2 linf=0.05,0.1 --quick
-  keras-fim evaluate --model path.keras --data mnist --attacks ossa,fgsm,pgd,deepfool
-  keras-fim evaluate --model results/runs/mine --data cifar10 --masking --twin cifar10-plain
-"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.add_argument(
-        "--model", required=True, help="a .keras file, SavedModel, run folder, or name of stored weights"
+        "--model", required=True, help="A .keras file, SavedModel, run folder, or name of stored weights."
     )
-    parser.add_argument("--data", required=True, choices=data.names(), help="data set, whose test split is taken")
-    parser.add_argument("--attacks", help="names of attacks, separated by commas (default: strong, and one step)")
+    parser.add_argument("--data", required=True, help=f"Dataset whose test images are taken: {DATASETS}.")
+    parser.add_argument("--attacks", help="Names of attacks, separated by commas (default: strong and one step).")
     parser.add_argument(
         "--epsilons",
         nargs="+",
         metavar="NORM=LIST",
-        help="budgets by norm or attack, such as l2=0.5,1,2 fgsm=0.1; or one list if all attacks have one norm",
+        help="Budgets by norm or attack, such as l2=0.5,1,2 fgsm=0.1; or one list if all attacks have one norm.",
     )
-    parser.add_argument("--max-samples", type=int, default=1000, help="number of test images (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="a preview, not to be quoted: a quarter of strong's steps")
-    parser.add_argument("--masking", action="store_true", help="look for signs of masked gradients, on 200 images")
-    parser.add_argument("--twin", metavar="MODEL", help="an undefended model for strong and --masking, as --model")
-    parser.add_argument("--returns", choices=("logits", "probabilities"), help="what the model returns, if unclear")
+    add_max_samples(parser, 1000, "to attack")
     parser.add_argument(
-        "--bounds", nargs=2, type=float, default=(0.0, 1.0), metavar=("LOW", "HIGH"), help="pixels it takes (0 1)"
+        "--quick", action="store_true", help="A preview, not to be quoted: a quarter of the strong attack's steps."
     )
-    parser.add_argument("--no-spectrum", action="store_true", help="leave out the Fisher information")
-    parser.add_argument("--data-dir", help="where TensorFlow Datasets keeps its data ($TFDS_DATA_DIR or its default)")
-    parser.add_argument("--out", type=Path, help="folder for tables, figure and cells (results/evaluations/MODEL-DATA)")
+    parser.add_argument("--masking", action="store_true", help="Look for signs of masked gradients on 200 images.")
+    parser.add_argument("--twin", metavar="MODEL", help="An undefended model for strong and --masking; as --model.")
+    parser.add_argument("--returns", choices=("logits", "probabilities"), help="What the model returns, if unclear.")
+    parser.add_argument(
+        "--bounds",
+        nargs=2,
+        type=float,
+        default=(0.0, 1.0),
+        metavar=("LOW", "HIGH"),
+        help="Range of the pixels that the model takes (default: 0 1).",
+    )
+    parser.add_argument("--no-spectrum", action="store_true", help="Leave out the Fisher information.")
+    parser.add_argument(
+        "--out", type=Path, help="Folder for tables, figure and cells (default: results/evaluations/MODEL-DATA)."
+    )
+    add_data_dir(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure, print and write."""
+    from keras_fim import plots
+    from keras_fim.evaluation import evaluate
+
     low, high = arguments.bounds
     model, name = _model(arguments.model, arguments.returns)
-    shape = data.info(arguments.data).image_shape
-    fitted = _fitted(shape, model)
-    dataset = data.load(arguments.data, 256, data_dir=arguments.data_dir)[1].map(
-        lambda images, labels: (tf.reshape(low + (high - low) * images, (-1, *fitted)), labels)
-    )
-    twin = logits_function(_model(arguments.twin)[0]) if arguments.twin else None
+    twin = _model(arguments.twin)[0] if arguments.twin else None
     attacks = _attacks(arguments, twin)
+    dataset = _dataset(arguments, model)
     folder = arguments.out or Path("results/evaluations") / f"{name}-{arguments.data}"
     evaluation = evaluate(
         model,
@@ -103,7 +110,10 @@ def _masking(
     bounds: tuple[float, float],
     folder: Path,
 ) -> None:
-    norms = [norm for norm in (2.0, np.inf) if norm in {attack.norm for attack in attacks}] or [2.0, np.inf]
+    from keras_fim.attacks.lp import norm_name
+    from keras_fim.evaluation import masking_report
+
+    norms = [norm for norm in (2.0, math.inf) if norm in {attack.norm for attack in attacks}] or [2.0, math.inf]
     for norm in norms:
         report = masking_report(model, dataset, norm=norm, twin=twin, bounds=bounds)
         print(f"{report}\n")
@@ -113,6 +123,9 @@ def _masking(
 
 def _model(source: str, returns: str | None = None) -> tuple[LogitsFunction, str]:
     """A model from a file, a folder or a name, and what to call it."""
+    from keras_fim.logits import logits_function
+    from keras_fim.training import load_model
+
     path = Path(source)
     model: Any = path if (path / "saved_model.pb").is_file() else load_model(source)
     path = path.resolve()
@@ -120,22 +133,31 @@ def _model(source: str, returns: str | None = None) -> tuple[LogitsFunction, str
     return logits_function(model, from_logits=None if returns is None else returns == "logits"), name
 
 
-def _fitted(shape: tuple[int, ...], model: LogitsFunction) -> tuple[int, ...]:
-    """The shape that the model takes images in, where that has as many values."""
-    wanted = getattr(model.model, "input_shape", None)
+def _dataset(arguments: argparse.Namespace, model: LogitsFunction) -> tf.data.Dataset:
+    """The test images, in the range of ``--bounds`` and in the shape that the model takes."""
+    import tensorflow as tf
+
+    from keras_fim import data
+
+    low, high = arguments.bounds
+    test = data.load(arguments.data, 256, data_dir=arguments.data_dir)[1]
+    shape, wanted = tuple(test.element_spec[0].shape[1:]), getattr(model.model, "input_shape", None)
     if not isinstance(wanted, tuple) or None in wanted[1:]:
-        return shape
+        wanted = (None, *shape)
     if math.prod(wanted[1:]) != math.prod(shape):
         raise ValueError(f"`--model` should take images {shape}. Received: a model for {wanted[1:]}")
-    return wanted[1:]
+    return test.map(lambda images, labels: (tf.reshape(low + (high - low) * images, (-1, *wanted[1:])), labels))
 
 
 def _attacks(arguments: argparse.Namespace, twin: LogitsFunction | None) -> list[Attack]:
-    """Those named, or the default ones; the strong ones as the options say."""
+    """The attacks that are named, or the default ones; strong ones as the options say."""
+    from keras_fim.attacks import Strong, attack_by_name
+    from keras_fim.evaluation import default_attacks
+
+    options: dict[str, Any] = {"twin": twin, "quick": arguments.quick}
     if arguments.attacks is None:
-        return default_attacks(_epsilons(arguments.epsilons), twin=twin, quick=arguments.quick)
+        return default_attacks(_epsilons(arguments.epsilons), **options)
     named = [attack_by_name(name.strip()) for name in arguments.attacks.split(",") if name.strip()]
-    options = {"twin": twin, "quick": arguments.quick}
     return [dataclasses.replace(attack, **options) if isinstance(attack, Strong) else attack for attack in named]
 
 

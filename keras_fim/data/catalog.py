@@ -163,10 +163,9 @@ def _read_mnist5k(data_dir: str | None) -> tuple[Arrays, Arrays]:
 
 
 def _gtsrb_info() -> DatasetInfo:
-    from keras_fim.data.gtsrb.gtsrb_dataset_builder import CLASS_NAMES
-
+    class_names = (Path(__file__).parent / "gtsrb" / "labels.txt").read_text(encoding="utf-8").splitlines()
     distortion = Augmentation(shift=3, rotation=10.0, zoom=0.15, contrast=0.5, brightness=0.2)
-    return DatasetInfo("gtsrb", (32, 32, 3), tuple(CLASS_NAMES), distortion)
+    return DatasetInfo("gtsrb", (32, 32, 3), tuple(class_names), distortion)
 
 
 _DIGITS = tuple("0123456789")

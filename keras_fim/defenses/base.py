@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,12 @@ from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.losses import mu_variable
 
 __all__ = ["Defense", "Penalized", "plain"]
+
+EMPTY_BATCH = (
+    "A batch left a device without images, and TensorFlow's oneDNN convolutions cannot train on an empty batch. "
+    "Batch the tf.data.Dataset with `drop_remainder=True`, choose a batch size that leaves each device at least one "
+    "image in the last batch too, or set the environment variable TF_ENABLE_ONEDNN_OPTS=0."
+)
 
 
 class Defense(keras.Model):
@@ -132,6 +139,15 @@ class Defense(keras.Model):
             if metric.name == "loss":
                 metric.update_state(total, sample_weight=tf.shape(images)[0])
         return dict(self.compute_metrics(images, targets, predictions, sample_weight))
+
+    def fit(self, *args: Any, **options: Any) -> Any:
+        """As the classifier's; a batch without images fails with a remedy where TensorFlow's own message has none."""
+        try:
+            return super().fit(*args, **options)
+        except tf.errors.InternalError as error:
+            if not re.search(r"Missing \d+-th output from .*Conv\w*Backprop", error.message):
+                raise
+            raise ValueError(EMPTY_BATCH) from error
 
     def evaluate(self, *args: Any, **options: Any) -> Any:
         """The classifier's, without what only training has."""

@@ -1,12 +1,12 @@
 """How robust a model is: figures as plain dataclasses."""
 
 from keras_fim.evaluation.curves import Confidence, clean_performance, predicted_classes, robustness_curve
-from keras_fim.evaluation.distances import DistanceSummary, distance_factor, minimal_distances
+from keras_fim.evaluation.distances import DistanceSummary, minimal_distances
 from keras_fim.evaluation.evaluate import Evaluation, evaluate
 from keras_fim.evaluation.intervals import Interval, Ratio, bootstrap, wilson
 from keras_fim.evaluation.masking import MaskingCheck, MaskingReport, masking_report
 from keras_fim.evaluation.plans import default_attacks
-from keras_fim.evaluation.report import Report, read_rows
+from keras_fim.evaluation.report import Report
 from keras_fim.evaluation.rows import AttackRow, RobustnessCurve
 from keras_fim.evaluation.sources import Chunk, Dataset, chunks, samples
 from keras_fim.evaluation.spectrum import SpectrumSummary, spectrum_summary
@@ -32,12 +32,10 @@ __all__ = [
     "chunks",
     "clean_performance",
     "default_attacks",
-    "distance_factor",
     "evaluate",
     "masking_report",
     "minimal_distances",
     "predicted_classes",
-    "read_rows",
     "robustness_curve",
     "samples",
     "spectrum_summary",

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import operator
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,10 +32,13 @@ class Cells:
 
     Args:
         folder: The folder, made when the first cell is written.
+        same: Tells whether the settings of a file and those asked for are the same.
     """
 
-    def __init__(self, folder: str | Path | None) -> None:
-        self.folder = None if folder is None else Path(folder)
+    def __init__(
+        self, folder: str | Path | None, same: Callable[[dict[str, Any], dict[str, Any]], bool] = operator.eq
+    ) -> None:
+        self.folder, self.same = None if folder is None else Path(folder), same
 
     def measured(
         self,
@@ -61,7 +65,7 @@ class Cells:
         if path is not None and path.is_file():
             try:
                 known = read_json(path)
-                if known["settings"] == json.loads(json.dumps(settings)):
+                if self.same(known["settings"], json.loads(json.dumps(settings))):
                     return read(known["result"]), True
             except _DAMAGED:
                 pass

@@ -54,6 +54,10 @@ class Outcome:
         seen = [np.concatenate(column) for column in zip(*columns[6], strict=True)]
         return cls(arrays[0], arrays[1], arrays[2], arrays[3], stages, float(sum(columns[5])), seen)
 
+    def seen_at(self, position: int) -> Any:
+        """What was seen at a budget; of a search it is the same at all of them."""
+        return self.seen[min(position, len(self.seen) - 1)]
+
     def content(self) -> dict[str, Any]:
         """Ready for JSON."""
         figures = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)[:5]}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import hashlib
 import io
 import re
@@ -13,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import requests
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-__all__ = ["CLASS_NAMES", "Builder", "GTSRBConfig", "parse_ppm"]
+__all__ = ["Builder"]
 
 SIDE = 32
 URL = "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/"
@@ -31,56 +31,9 @@ MD5 = {
     "test_truth": "fe31e9c9270bbcd7b84b7f21a9d9d9e5",
 }
 NUM_TRAIN = 39_209
+NUM_CLASSES = 43
 
 _AGAIN = "delete that file and, if there is one, the .INFO beside it, and try again"  # TFDS refuses a stale one
-_GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"  # one character or comment at a time: a longer run would backtrack exponentially
-_PPM_HEADER = re.compile(rb"P6" + _GAP + rb"(\d+)" + _GAP + rb"(\d+)" + _GAP + rb"(\d+)\s")
-
-CLASS_NAMES = (
-    "Speed limit (20km/h)",
-    "Speed limit (30km/h)",
-    "Speed limit (50km/h)",
-    "Speed limit (60km/h)",
-    "Speed limit (70km/h)",
-    "Speed limit (80km/h)",
-    "End of speed limit (80km/h)",
-    "Speed limit (100km/h)",
-    "Speed limit (120km/h)",
-    "No passing",
-    "No passing for vehicles over 3.5 metric tons",
-    "Right-of-way at the next intersection",
-    "Priority road",
-    "Yield",
-    "Stop",
-    "No vehicles",
-    "Vehicles over 3.5 metric tons prohibited",
-    "No entry",
-    "General caution",
-    "Dangerous curve to the left",
-    "Dangerous curve to the right",
-    "Double curve",
-    "Bumpy road",
-    "Slippery road",
-    "Road narrows on the right",
-    "Road work",
-    "Traffic signals",
-    "Pedestrians",
-    "Children crossing",
-    "Bicycles crossing",
-    "Beware of ice/snow",
-    "Wild animals crossing",
-    "End of all speed and passing limits",
-    "Turn right ahead",
-    "Turn left ahead",
-    "Ahead only",
-    "Go straight or right",
-    "Go straight or left",
-    "Keep right",
-    "Keep left",
-    "Roundabout mandatory",
-    "End of no passing",
-    "End of no passing by vehicles over 3.5 metric tons",
-)
 
 _DESCRIPTION = """\
 Photographs of German traffic signs in 43 classes, resized to 32x32. Training images come in tracks of up to 30 frames
@@ -96,17 +49,6 @@ _CITATION = """\
 """
 
 
-@dataclasses.dataclass(kw_only=True)
-class GTSRBConfig(tfds.core.BuilderConfig):
-    """Variant of the data set.
-
-    Attributes:
-        roi: crop each image to the sign before it is resized, by the region of interest of the annotations.
-    """
-
-    roi: bool = False
-
-
 class Builder(tfds.core.GeneratorBasedBuilder):
     """TFDS builder of GTSRB from its three official archives.
 
@@ -118,10 +60,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "Official final training and test images."}
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"{', '.join(ARCHIVES.values())} from {URL}"
-    BUILDER_CONFIGS = [
-        GTSRBConfig(name="full", description="The whole image."),
-        GTSRBConfig(name="roi", description="The region of interest, the sign itself.", roi=True),
-    ]
+    # one, of the name that data sets prepared before have in their path
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="full", description="The whole image.")]
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
@@ -131,7 +71,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Image(shape=(SIDE, SIDE, 3), encoding_format="png"),
-                    "label": tfds.features.ClassLabel(names=CLASS_NAMES),
+                    "label": tfds.features.ClassLabel(names_file=Path(__file__).with_name("labels.txt")),
                     "track": np.int64,  # number within the class; -1 in the test split
                     "frame": np.int64,
                 }
@@ -173,46 +113,16 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _example(
         self, archive: zipfile.ZipFile, member: str, row: dict[str, str], *, track: int, frame: int
     ) -> dict[str, Any]:
-        image = parse_ppm(archive.read(member), member)
-        if self.builder_config.roi:
-            x1, y1, x2, y2 = (int(row[f"Roi.{corner}"]) for corner in ("X1", "Y1", "X2", "Y2"))
-            if not (0 <= x1 < x2 <= image.shape[1] and 0 <= y1 < y2 <= image.shape[0]):
-                raise ValueError(
-                    f"The region of interest of {member} should lie in {image.shape[1]}x{image.shape[0]} pixels. "
-                    f"Received: ({x1}, {y1})-({x2}, {y2})"
-                )
-            image = image[y1:y2, x1:x2]  # the margins around it are only even if the last corner is left out
-        return {"image": _resized(image), "label": int(row["ClassId"]), "track": track, "frame": frame}
+        return {"image": _pixels(archive, member), "label": int(row["ClassId"]), "track": track, "frame": frame}
 
 
-def parse_ppm(content: bytes, name: str) -> np.ndarray:
-    """Pixels of a binary PPM file (``P6``, 8 bits), which TensorFlow cannot decode.
-
-    Args:
-        content: the file.
-        name: what errors call it.
-
-    Returns:
-        uint8 ``(height, width, 3)``.
-
-    Raises:
-        ValueError: if it is another format or shorter than its header says.
-
-    Example:
-        >>> parse_ppm(b"P6 2 1 255 abcdef", "ab.ppm").shape
-        (1, 2, 3)
-    """
-    header = _PPM_HEADER.match(content)
-    if header is None or int(header[3]) != 255:
-        raise ValueError(f"{name} should be a binary PPM file with 8 bits a channel. Received: {content[:16]!r}...")
-    width, height = int(header[1]), int(header[2])
-    pixels = np.frombuffer(content, np.uint8, offset=header.end())
-    if pixels.size < height * width * 3:
-        raise ValueError(f"{name} should hold {height * width * 3} bytes of pixels. Received: {pixels.size}")
-    return pixels[: height * width * 3].reshape(height, width, 3)
-
-
-def _resized(image: np.ndarray) -> np.ndarray:
+def _pixels(archive: zipfile.ZipFile, member: str) -> np.ndarray:
+    """An image, resized to uint8 ``(SIDE, SIDE, 3)``; TensorFlow cannot decode PPM."""
+    try:
+        with archive.open(member) as file:
+            image = np.asarray(PIL.Image.open(file).convert("RGB"))
+    except OSError as error:
+        raise ValueError(f"{member} should be an image. Received: {error}") from error
     if image.shape[:2] == (SIDE, SIDE):
         return image
     resized = tf.image.resize(image, (SIDE, SIDE), method="bilinear", antialias=True)
@@ -253,13 +163,9 @@ def _is_cached(dl_manager: tfds.download.DownloadManager, url: str) -> bool:
 
 def _check_download(key: str, path: Path) -> None:
     if key in MD5:
-        with open(path, "rb") as file:
-            digest = hashlib.md5(usedforsecurity=False)
-            while block := file.read(1 << 20):
-                digest.update(block)
-        if digest.hexdigest() != MD5[key]:
-            received = f"Received: {digest.hexdigest()} in {path}; {_AGAIN}"
-            raise ValueError(f"{ARCHIVES[key]} should have MD5 {MD5[key]}. {received}")
+        digest = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()  # 84 MB at most
+        if digest != MD5[key]:
+            raise ValueError(f"{ARCHIVES[key]} should have MD5 {MD5[key]}. Received: {digest} in {path}; {_AGAIN}")
         return
     with _open(path) as archive:
         found = sum(name.endswith(".ppm") for name in archive.namelist())
@@ -277,7 +183,7 @@ def _open(path: Path) -> zipfile.ZipFile:
 def _class_sheets(archive: zipfile.ZipFile, path: Path) -> list[str]:
     """The annotations of the training images, one CSV for each class; fewer would quietly be fewer images."""
     sheets = sorted(name for name in archive.namelist() if re.search(r"/GT-\d{5}\.csv$", name))
-    expected = [f"GT-{label:05d}.csv" for label in range(len(CLASS_NAMES))]
+    expected = [f"GT-{label:05d}.csv" for label in range(NUM_CLASSES)]
     found = [name.rpartition("/")[2] for name in sheets]
     if sorted(found) != expected:
         missing = ", ".join(name for name in expected if name not in found) or "none"

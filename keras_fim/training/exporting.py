@@ -1,0 +1,81 @@
+"""A trained model as a SavedModel, with a model card from the record of its run and from its dataset."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_fim import attacks, data
+from keras_fim.detection import FisherDetector
+from keras_fim.evaluation import clean_performance, robustness_curve, samples
+from keras_fim.export import saved_model
+from keras_fim.training.budgets import default_epsilons
+from keras_fim.training.trained import load_model, record_of
+
+__all__ = ["export_model"]
+
+
+def export_model(
+    source: str | Path,
+    folder: str | Path,
+    *,
+    version: int | None = None,
+    detector: FisherDetector | None = None,
+    direction: bool = False,
+    max_samples: int = 200,
+    data_dir: str | None = None,
+) -> Path:
+    """Export a run, stored weights or a ``.keras`` file, with `keras_fim.export.saved_model`.
+
+    If the record of its run is at hand, the labels and the model card come from it. The first test images become the
+    reference inputs, and a small robustness table for the card is measured on them: FGSM and PGD in l∞, OSSA in l2.
+    Without the dataset the export has random reference inputs and no such table, and a warning says so.
+
+    Args:
+        source: As in `keras_fim.training.load_model`.
+        folder: The model's folder.
+        version: The version of the model; ``None`` for the next one.
+        detector: The detector that the signature ``detect`` serves.
+        direction: Whether the signature ``fisher`` also returns the direction.
+        max_samples: The number of test images; 0 for random reference inputs and no table.
+        data_dir: The folder in which TensorFlow Datasets keeps its data.
+
+    Returns:
+        The folder written.
+
+    Raises:
+        ValueError: If there is nothing of that name.
+    """
+    model, record = load_model(source), record_of(source)
+    options: dict[str, Any] = {"version": version, "detector": detector, "direction": direction}
+    if record is None:
+        return saved_model(model, folder, **options)
+    config, results = record["config"], record.get("results", {})
+    report = {key: config[key] for key in ("data", "mu", "label_smoothing")}
+    report["accuracy"] = results.get("stored", results).get("test_accuracy")
+    if max_samples:
+        try:
+            images, labels = samples(data.load(config["data"], data_dir=data_dir)[1], max_samples)
+        except (ValueError, OSError, ImportError) as error:
+            warnings.warn(f"Exporting with random reference inputs and no robustness table. {error}", stacklevel=2)
+        else:
+            report["robustness"] = _robustness(model, images, labels)
+            options["images"] = images
+    return saved_model(model, folder, labels=data.info(config["data"]).class_names, report=report, **options)
+
+
+def _robustness(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    epsilons = default_epsilons(images.shape[-1])
+    methods = (attacks.FGSM(), attacks.PGD(steps=20), attacks.OSSA())
+    curves = [robustness_curve(model, images, labels, attack, epsilons[attack.norm][1:]) for attack in methods]
+    clean = clean_performance(model, images, labels)
+    return {
+        "num_images": clean.num_samples,
+        "accuracy": clean.accuracy,
+        "mean_confidence": clean.mean_confidence,
+        "curves": [curve.as_dict() for curve in curves],
+    }
