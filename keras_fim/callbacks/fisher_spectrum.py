@@ -13,20 +13,14 @@ import numpy as np
 from keras_fim.callbacks.board import Board
 from keras_fim.callbacks.measuring import MeasuringCallback, training_untouched
 from keras_fim.evaluation.sources import Dataset
-from keras_fim.evaluation.spectrum import information
+from keras_fim.evaluation.spectrum import QUANTITIES, information
 from keras_fim.validation import check_images
 
 __all__ = ["FisherSpectrum"]
 
 _RUN = "fisher"
 _QUANTILES = (0.1, 0.5, 0.9)
-_COLUMNS = {
-    "largest_x": "λ_max(G_x)",
-    "trace_x": "tr G_x",
-    "largest_s": "λ_max(G_s)",
-    "largest_z": "λ_max(G_z)",
-    "confidence": "confidence",
-}
+_COLUMNS = ("largest_x", "trace_x", "largest_s", "largest_z", None, "confidence")  # of `QUANTITIES`
 _KRYLOV_STEPS = 5  # of more than 64 classes; an image takes two products in each
 _TOLERANCE = 0.05  # changes of medians by less than this share are none
 _SMALLEST = 1e-30  # what a histogram of logarithms shows for a saturated sample's 0
@@ -115,7 +109,8 @@ class FisherSpectrum(MeasuringCallback):
         begin = time.perf_counter()
         found = information(self._logits(model), self.images, max_steps=_KRYLOV_STEPS)
         with np.errstate(over="ignore"):  # TensorBoard knows float32 only
-            self._columns = {key: found[quantity].astype(np.float32) for key, quantity in _COLUMNS.items()}
+            pairs = zip(_COLUMNS, QUANTITIES, strict=True)
+            self._columns = {key: found[name].astype(np.float32) for key, name in pairs if key}
         figures = {
             f"fisher/{key}/q{100 * share:g}": float(np.quantile(values, share, method="lower"))
             for key, values in self._columns.items()

@@ -92,7 +92,7 @@ def measure_attack(
     shown = measure(logits_fn, asked, epsilons, first, inspect=lambda result: result.adversarials[:num_examples].copy())
     rest = [measure(logits_fn, asked, epsilons, chunk) for chunk in others]
     examples = _examples(logits_fn, first.take(slice(num_examples)), shown, epsilons, attack)
-    outcome = Outcome.joined([dataclasses.replace(part, seen=[]) for part in (shown, *rest)])
+    outcome = Outcome.joined([part._replace(seen=()) for part in (shown, *rest)])
     rows = attack_rows(attack, epsilons, outcome)
     return RobustnessCurve(tuple(dataclasses.replace(row, attack=name) for row in rows)), examples
 

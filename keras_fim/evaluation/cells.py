@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from keras_fim.attacks.base import Attack, predict_logits
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.records import read_json, versions, write_text
 
-__all__ = ["Cells", "attack_settings", "digest", "model_digest"]
+__all__ = ["Cells", "attack_settings", "digest", "model_digest", "packed", "unpacked"]
 
 _Result = TypeVar("_Result")
 _DAMAGED = (ValueError, TypeError, LookupError, AttributeError)
@@ -78,6 +78,23 @@ class Cells:
     @functools.cached_property
     def _versions(self) -> dict[str, str | None]:
         return versions()
+
+
+def packed(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrays and numbers by name, ready for JSON as Python reads it."""
+    return {key: np.asarray(column).tolist() for key, column in columns.items()}
+
+
+def unpacked(content: Any, names: Collection[str], num_samples: int) -> dict[str, np.ndarray]:
+    """What `packed` made of arrays ``(..., n)`` and numbers.
+
+    Raises:
+        ValueError: If it is of other names or another number of samples.
+    """
+    columns = {key: np.array(column) for key, column in content.items()}
+    if set(columns) != set(names) or any(column.shape[-1:] not in ((), (num_samples,)) for column in columns.values()):
+        raise ValueError(f"A cell should hold {sorted(names)} of {num_samples} samples. Received: {sorted(columns)}")
+    return columns
 
 
 def attack_settings(attack: Attack, images: np.ndarray) -> dict[str, Any]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from keras_fim.attacks.base import Attack
 from keras_fim.attacks.catalog import Epsilons
 from keras_fim.attacks.nearest import MinimalDistanceAttack
-from keras_fim.evaluation.cells import Cells, attack_settings, digest, model_digest
+from keras_fim.evaluation.cells import Cells, attack_settings, digest, model_digest, packed, unpacked
 from keras_fim.evaluation.distances import DistanceSummary, distance_summary
 from keras_fim.evaluation.intervals import Ratio, wilson
 from keras_fim.evaluation.measurement import Outcome, measure, probabilities
@@ -23,13 +24,15 @@ from keras_fim.evaluation.plans import Plan, estimate, planned
 from keras_fim.evaluation.report import Report, Row
 from keras_fim.evaluation.rows import AttackRow, attack_rows, marked
 from keras_fim.evaluation.sources import Chunk, Dataset, check_max_samples, chunks
-from keras_fim.evaluation.spectrum import SpectrumSummary, information
+from keras_fim.evaluation.spectrum import QUANTITIES, SpectrumSummary, information
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.records import versions
 from keras_fim.typing import Model
 from keras_fim.validation import check_images, check_labels
 
 __all__ = ["Evaluation", "evaluate"]
+
+_FIGURES = tuple(name for name in Outcome._fields if name != "seen")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,34 +217,26 @@ class _Run:
     def attack(self, index: int, plan: Plan, chunk: Chunk) -> None:
         """One cell of an attack, and a line about all of its cells so far."""
         attack, epsilons = plan
-        size = len(chunk.labels)
         if index not in self.settings:
-            self.settings[index] = attack_settings(attack, chunk.images)
-        outcome, kept = self._cell(
-            attack.name,
-            {**self.settings[index], "epsilons": list(epsilons)},
-            lambda: measure(self.logits_fn, attack, epsilons, chunk),
-            write=Outcome.content,
-            read=lambda content: Outcome.of(content, len(epsilons), size),
-        )
+            self.settings[index] = {**attack_settings(attack, chunk.images), "epsilons": list(epsilons)}
+
+        def measured() -> dict[str, Any]:
+            outcome = measure(self.logits_fn, attack, epsilons, chunk)._asdict()
+            return {name: outcome[name] for name in _FIGURES}
+
+        columns, took = self._cell(attack.name, self.settings[index], _FIGURES, measured)
         so_far = self.outcomes.setdefault(index, [])
-        so_far.append(outcome)
-        joined, took = Outcome.joined(so_far), "kept" if kept else f"{outcome.seconds:.1f} s"
+        so_far.append(Outcome(**{**columns, "seconds": float(columns["seconds"])}))
+        joined = Outcome.joined(so_far)
         for row in attack_rows(attack, epsilons, joined):
             self.say(f"{len(joined.was_correct)} images: {row.line()} ({took})")
 
     def spectrum(self, chunk: Chunk) -> None:
         """The Fisher information of a chunk."""
-        begin = time.perf_counter()
-        found, kept = self._cell(
-            "spectrum",
-            {"attack": "spectrum", "revision": 1},
-            lambda: information(self.logits_fn, check_images(chunk.images)),
-            write=lambda columns: {key: [str(float(value)) for value in column] for key, column in columns.items()},
-            read=lambda content: _columns(content, len(chunk.labels)),
-        )
-        self.information.append(found)
-        took = "kept" if kept else f"{time.perf_counter() - begin:.1f} s"
+        settings = {"attack": "spectrum", "revision": 1}
+        images = check_images(chunk.images)
+        columns, took = self._cell("spectrum", settings, QUANTITIES, lambda: information(self.logits_fn, images))
+        self.information.append(columns)
         median = self._summary().quantile("λ_max(G_x)", 0.5)
         self.say(f"{sum(map(len, self.correct))} images: median λ_max(G_x) {median:.3g} ({took})")
 
@@ -269,14 +264,13 @@ class _Run:
         columns = {key: np.concatenate([part[key] for part in self.information]) for key in self.information[0]}
         return SpectrumSummary.of(columns)
 
-    def _cell(self, name: str, settings: dict[str, Any], measure: Callable[[], Any], **how: Any) -> tuple[Any, bool]:
-        settings = {**settings, "model": self.model, "data": self.data[-1]}
-        text = digest(*(f"{key}={settings[key]}" for key in sorted(settings)))
-        return self.cells.measured(f"{name}-{text[:16]}", settings, measure, **how)
-
-
-def _columns(content: Any, num_samples: int) -> dict[str, np.ndarray]:
-    columns = {key: np.array(content[key], np.float64) for key in content}
-    if {"λ_max(G_x)", "confidence"} - set(columns) or {len(column) for column in columns.values()} != {num_samples}:
-        raise ValueError("The content of a cell should be the Fisher information of a chunk")
-    return columns
+    def _cell(
+        self, name: str, settings: dict[str, Any], names: Collection[str], measure: Callable[[], dict[str, Any]]
+    ) -> tuple[dict[str, Any], str]:
+        """Figures of the newest chunk, kept or measured now, and how long it took."""
+        settings, begin = {**settings, "model": self.model, "data": self.data[-1]}, time.perf_counter()
+        file = f"{name}-{digest(json.dumps(settings, sort_keys=True))[:16]}"
+        size = len(self.correct[-1])
+        how = {"write": packed, "read": lambda content: unpacked(content, names, size)}
+        columns, kept = self.cells.measured(file, settings, measure, **how)
+        return columns, "kept" if kept else f"{time.perf_counter() - begin:.1f} s"

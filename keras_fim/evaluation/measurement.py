@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -21,8 +20,7 @@ __all__ = ["Outcome", "fits_memory", "measure", "probabilities"]
 _MEMORY, _COPIES = 2**31, 256  # bytes; how often a model is assumed to hold an image on the way to its gradient
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Outcome:
+class Outcome(NamedTuple):
     """What an attack does to n samples at e budgets: figures, no images.
 
     Attributes:
@@ -30,8 +28,7 @@ class Outcome:
         fooled: Bool ``(e, n)``: correct before and misclassified now, which one more call of the model confirmed.
         unconfirmed: Bool ``(e, n)``: misclassified according to the attack, but not when the model was called again.
         distances: Float64 ``(n,)``, of the nearest confirmed adversarial: inf without one, 0 if wrong before.
-        stages: Int64 ``(e, n)``, the stage of `keras_fim.attacks.Strong` that fooled a sample, -1 for none; None for
-            other attacks.
+        stages: Int64 ``(e, n)``, the stage of `keras_fim.attacks.Strong` that fooled a sample; -1 for none.
         seconds: The time that it took.
         seen: What ``inspect`` returned for each result of the attack; never stored.
     """
@@ -40,48 +37,21 @@ class Outcome:
     fooled: np.ndarray
     unconfirmed: np.ndarray
     distances: np.ndarray
-    stages: np.ndarray | None
+    stages: np.ndarray
     seconds: float
-    seen: list[Any] = dataclasses.field(default_factory=list)
+    seen: Sequence[Any] = ()
 
     @classmethod
     def joined(cls, parts: Iterable[Outcome]) -> Outcome:
         """The outcomes of several chunks as one; arrays that were ``seen`` are joined as well."""
-        parts = list(parts)
-        columns = [[getattr(part, field.name) for part in parts] for field in dataclasses.fields(cls)]
-        arrays = [np.concatenate(column, axis=-1) for column in columns[:4]]
-        stages = None if parts[0].stages is None else np.concatenate(columns[4], axis=-1)
-        seen = [np.concatenate(column) for column in zip(*columns[6], strict=True)]
-        return cls(arrays[0], arrays[1], arrays[2], arrays[3], stages, float(sum(columns[5])), seen)
+        *arrays, seconds, seen = zip(*parts, strict=True)
+        correct, fooled, unconfirmed, distances, stages = (np.concatenate(column, axis=-1) for column in arrays)
+        joined = [np.concatenate(column) for column in zip(*seen, strict=True)]
+        return cls(correct, fooled, unconfirmed, distances, stages, sum(seconds), joined)
 
     def seen_at(self, position: int) -> Any:
         """What was seen at a budget; of a search it is the same at all of them."""
         return self.seen[min(position, len(self.seen) - 1)]
-
-    def content(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        figures = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)[:5]}
-        packed = {key: None if value is None else (1 * value).tolist() for key, value in figures.items()}
-        return {**packed, "distances": [str(value) for value in self.distances.tolist()], "seconds": self.seconds}
-
-    @classmethod
-    def of(cls, content: Any, num_budgets: int, num_samples: int) -> Outcome:
-        """What `content` made of an outcome; a ValueError (or KeyError, TypeError) if it has another shape."""
-        stages = None if content["stages"] is None else np.array(content["stages"], np.int64)
-        outcome = cls(
-            np.array(content["was_correct"], bool),
-            np.array(content["fooled"], bool),
-            np.array(content["unconfirmed"], bool),
-            np.array(content["distances"], np.float64),
-            stages,
-            float(content["seconds"]),
-        )
-        wide, narrow = (num_budgets, num_samples), (num_samples,)
-        arrays = outcome.was_correct, outcome.distances, outcome.fooled, outcome.unconfirmed, stages
-        shapes = [array.shape for array in arrays if array is not None]
-        if shapes != [narrow, narrow, wide, wide, wide][: len(shapes)]:
-            raise ValueError(f"The content of a cell should be of {num_samples} samples. Received: shapes {shapes}")
-        return outcome
 
 
 def measure(
@@ -121,13 +91,13 @@ def measure(
         fooled = np.array([confirmed[0] & (distances <= epsilon) for epsilon in epsilons])
     else:
         fooled = np.array(confirmed)
-    stages = [result.details["stage"] for result in results if "stage" in result.details]
+    stages = np.array([np.broadcast_to(result.details.get("stage", -1), distances.shape) for result in results])
     return Outcome(
         was_correct=results[0].was_correct,
         fooled=fooled,
         unconfirmed=np.array(claimed) & ~fooled,
         distances=distances,
-        stages=np.where(fooled, stages, -1).astype(np.int64) if stages else None,
+        stages=np.where(fooled, stages, -1).astype(np.int64),
         seconds=time.perf_counter() - begin,
         seen=[inspect(r._replace(success=c)) for r, c in zip(results, confirmed, strict=True)] if inspect else [],
     )

@@ -134,8 +134,7 @@ def attack_rows(attack: Attack, epsilons: Sequence[float], outcome: Outcome) -> 
     rows = []
     for position, epsilon in enumerate(epsilons):
         fooled = int(outcome.fooled[position].sum())
-        names = getattr(attack, "stages", ()) if outcome.stages is not None and total else ()
-        stage = None if outcome.stages is None else outcome.stages[position][correct]
+        names = getattr(attack, "stages", ()) if total else ()
         rows.append(
             AttackRow(
                 attack=attack.name,
@@ -147,7 +146,10 @@ def attack_rows(attack: Attack, epsilons: Sequence[float], outcome: Outcome) -> 
                 num_unconfirmed=int(outcome.unconfirmed[position].sum()),
                 nearest=nearest,
                 strongest=False,
-                stages={name: float(np.mean(stage == number)) for number, name in enumerate(names)},
+                stages={
+                    name: float(np.mean(outcome.stages[position][correct] == number))
+                    for number, name in enumerate(names)
+                },
                 seconds=outcome.seconds / len(epsilons),
             )
         )

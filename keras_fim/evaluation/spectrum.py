@@ -24,13 +24,24 @@ from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.typing import Images, Model
 from keras_fim.validation import check_images
 
-__all__ = ["EXACT_CLASSES", "PROBES", "SpectrumSummary", "information", "least_divergence_to_a_tie", "spectrum_summary"]
+__all__ = [
+    "EXACT_CLASSES",
+    "PROBES",
+    "QUANTITIES",
+    "SpectrumSummary",
+    "information",
+    "least_divergence_to_a_tie",
+    "spectrum_summary",
+]
 
 EXACT_CLASSES = 64
 """Up to so many classes the spectrum is exact, from one gradient for each; beyond, a Krylov step and `PROBES`."""
 
 PROBES = 8
 """Random signs from which the part of the trace beyond the largest eigenvalue is estimated."""
+
+QUANTITIES = ("λ_max(G_x)", "tr G_x", "λ_max(G_s)", "λ_max(G_z)", "predicted KL radius", "confidence")
+"""What `information` tells about each image."""
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -57,7 +68,7 @@ class SpectrumSummary(Report):
         """The summary of what `information` returns."""
         values = {
             key: tuple(float(value) for value in np.quantile(columns[key], quantiles, method="inverted_cdf"))
-            for key in ("λ_max(G_x)", "tr G_x", "λ_max(G_s)", "λ_max(G_z)", "predicted KL radius")
+            for key in QUANTITIES[:-1]
         }
         return cls(tuple(float(quantile) for quantile in quantiles), values, len(columns["tr G_x"]))
 
@@ -115,7 +126,7 @@ def information(logits_fn: LogitsFunction, images: Images, *, max_steps: int = 1
         max_steps: The largest number of Krylov steps; one is enough for most images.
 
     Returns:
-        Float64 arrays ``(n,)`` by the names in `SpectrumSummary.values`, and ``"confidence"``, the largest probability.
+        Float64 arrays ``(n,)`` by the names in `QUANTITIES`; see `SpectrumSummary.values`.
     """
     shape = tuple(images.shape[1:])
     classes = logits_fn.in_batches(predict_logits, images[:1]).shape[-1]
@@ -180,11 +191,7 @@ def _estimated(max_steps: int, logits_fn: LogitsFunction, images: tf.Tensor) -> 
 def _figures(logits: tf.Tensor, largest: tf.Tensor, trace: tf.Tensor) -> dict[str, tf.Tensor]:
     logits = tf.cast(logits, tf.float64)  # float32 overflows at a logit gap of 88
     radius = 2 * least_divergence_to_a_tie(logits) / tf.where(largest > 0, largest, 1)
-    return {
-        "λ_max(G_x)": largest,
-        "tr G_x": trace,
-        "λ_max(G_s)": simplex_fim_largest_eigenvalue(logits),
-        "λ_max(G_z)": logit_fim_largest_eigenvalue(logits),
-        "predicted KL radius": tf.sqrt(tf.where(largest > 0, radius, math.inf)),
-        "confidence": tf.reduce_max(tf.nn.softmax(logits), axis=-1),
-    }
+    in_outputs = simplex_fim_largest_eigenvalue(logits), logit_fim_largest_eigenvalue(logits)
+    radius = tf.sqrt(tf.where(largest > 0, radius, math.inf))
+    figures = largest, trace, *in_outputs, radius, tf.reduce_max(tf.nn.softmax(logits), axis=-1)
+    return dict(zip(QUANTITIES, figures, strict=True))
