@@ -1,7 +1,7 @@
 """Fisher-information robustness for Keras classifiers: how easily can a model be fooled, and what to change.
 
-Everything below is imported when it is first used. Where Keras is imported already, the losses, layers, metrics and
-defenses are imported at once, so that `keras.models.load_model` finds them.
+Everything below is imported at once, so that `keras.models.load_model` finds what the package registers. Only the
+command line imports each part when it is first used: its help then needs no TensorFlow.
 """
 
 import importlib as _importlib
@@ -95,6 +95,6 @@ if _backend() != "tensorflow":
         f"Received: the backend {_backend()!r}"
     )
 
-if "keras" in _sys.modules:
-    for _name in ("losses", "layers", "metrics", "defenses"):
-        _importlib.import_module(f"keras_fim.{_name}")
+if _os.path.basename(_sys.argv[0] if _sys.argv else "") not in ("-m", "keras-fim", "keras-fim.exe"):  # -m is ours
+    for _home in dict.fromkeys(_HOMES.values()):
+        _importlib.import_module(_home)

@@ -59,7 +59,7 @@ def test_python_blocks_of_the_docs_run(page, tmp_path, monkeypatch):
 
 @pytest.mark.nightly
 def test_every_block_of_the_readme_runs_as_typed(tmp_path):
-    """Python and shell in order, in one folder, as a newcomer types them; what needs a clone or a server is left out."""
+    """Python and shell in order, in one folder, as a newcomer types them; not what needs a clone or a server."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     program = []
     for language, block in re.findall(r"```(python|bash)\n(.*?)```", README, flags=re.DOTALL):

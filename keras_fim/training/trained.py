@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_fim import data, models
+from keras_fim import data, defenses, layers, losses, metrics, models  # noqa: F401 - registers what a file may hold
 from keras_fim.records import read_json
 
 __all__ = ["load_into", "load_model", "record_of", "stored_names"]

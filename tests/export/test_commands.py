@@ -44,6 +44,14 @@ def test_export_command(stored, tmp_path, capsys):
     assert (tmp_path / "m" / "1" / "assets" / "labels.txt").read_text().splitlines()[7]
 
 
+def test_named_weights_are_exported_without_their_dataset(tmp_path, capsys):
+    assert cli.main(["export", "mnist-plain", "--out", str(tmp_path / "m"), "--data-dir", str(tmp_path / "no")]) == 0
+    printed = capsys.readouterr()
+    assert printed.err.startswith("warning: The dataset 'mnist' is not on this machine")
+    assert printed.out.strip().endswith("m/1: verified")
+    assert "robustness" not in json.loads((tmp_path / "m" / "1" / "model_card.json").read_text())["report"]
+
+
 def test_training_exports_and_verifies(tmp_path, capsys):
     command = ["train", "--data", "mnist5k", "--quick", "--limit", "300", "--test-limit", "60"]
     command += ["--out", str(tmp_path / "run"), "--export", str(tmp_path / "m")]

@@ -46,7 +46,7 @@ def bench(tmp_path_factory):
         yield PaperBench(folder / "out", TINY, runs=folder / "runs", models=folder / "models", say=lines.append), lines
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 class TestInSmall:
     def test_everything_is_measured_once_and_written(self, bench):
         work, lines = bench

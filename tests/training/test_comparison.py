@@ -94,7 +94,7 @@ def test_comparison_survives_its_file(tmp_path):
     assert repr(loaded) == repr(found) and loaded.versions["keras"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_step_with_more_gradients_costs_more():
     config = {"model_options": {"filters": [2, 4]}, "batch_size": 32}
     configs = {"none": recipe("mnist", defense="none", **config), "pgd": recipe("mnist", defense="pgd", **config)}

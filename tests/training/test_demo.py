@@ -9,7 +9,7 @@ from keras_fim import cli
 from keras_fim.training import demo
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_demo_ends_with_table_plot_logs_results_and_saved_model(tmp_path, capsys):
     command = ["demo", "--epochs", "1", "--out", str(tmp_path / "demo"), "--export", str(tmp_path / "exported")]
     assert cli.main(command) == 0

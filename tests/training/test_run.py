@@ -142,7 +142,7 @@ def test_interrupted_run_in_float16_goes_on_with_its_loss_scale(tmp_path, monkey
     assert [row["epoch"] for row in checkpoint.read_history(tmp_path)] == [1, 2]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_killed_in_the_middle_of_an_epoch_and_resumed(tmp_path):
     command = [sys.executable, str(SCRIPT), "--data", "mnist5k", "--epochs", "4", "--out", str(tmp_path / "run")]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}

@@ -35,22 +35,9 @@ NUM_CLASSES = 43
 
 _AGAIN = "delete that file and, if there is one, the .INFO beside it, and try again"  # TFDS refuses a stale one
 
-_DESCRIPTION = """\
-Photographs of German traffic signs in 43 classes, resized to 32x32. Training images come in tracks of up to 30 frames
-of one sign, near-duplicates of each other: keep a track on one side of a split.
-"""
-
-_CITATION = """\
-@article{stallkamp2012man,
-  title = {Man vs. computer: Benchmarking machine learning algorithms for traffic sign recognition},
-  author = {Stallkamp, Johannes and Schlipsing, Marc and Salmen, Jan and Igel, Christian},
-  journal = {Neural Networks}, volume = {32}, pages = {323--332}, year = {2012}
-}
-"""
-
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """TFDS builder of GTSRB from its three official archives.
+    """TFDS builder of GTSRB from its three official archives; its description and citation are in files beside it.
 
     They are taken from the manual folder (``<data_dir>/downloads/manual``) or, those that are not there, downloaded.
     A download is checked; of a file that somebody put there, only that it lists the images of every class.
@@ -65,8 +52,6 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
-            description=_DESCRIPTION,
-            citation=_CITATION,
             homepage="https://benchmark.ini.rub.de/",
             features=tfds.features.FeaturesDict(
                 {
@@ -184,12 +169,11 @@ def _class_sheets(archive: zipfile.ZipFile, path: Path) -> list[str]:
     """The annotations of the training images, one CSV for each class; fewer would quietly be fewer images."""
     sheets = sorted(name for name in archive.namelist() if re.search(r"/GT-\d{5}\.csv$", name))
     expected = [f"GT-{label:05d}.csv" for label in range(NUM_CLASSES)]
-    found = [name.rpartition("/")[2] for name in sheets]
-    if sorted(found) != expected:
-        missing = ", ".join(name for name in expected if name not in found) or "none"
+    present = {name.rpartition("/")[2] for name in sheets}
+    if missing := [name for name in expected if name not in present]:
         raise ValueError(
             f"{path} should hold {len(expected)} class CSVs, {expected[0]} to {expected[-1]}. "
-            f"Received: {len(found)}; missing: {missing}; {_AGAIN}"
+            f"Received: {len(present)}; missing: {', '.join(missing)}; {_AGAIN}"
         )
     return sheets
 
