@@ -8,10 +8,13 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["AttackResult", "Images", "Labels", "LogitsCallable", "Model", "Spectrum"]
+__all__ = ["AttackResult", "Bounds", "Images", "Labels", "LogitsCallable", "Model", "Spectrum"]
 
 Model: TypeAlias = Any
 """What `keras_fim.logits.logits_function` takes: a Keras model, a callable on images, the path of a saved one."""
+
+Bounds: TypeAlias = tuple[float, float] | tuple[tuple[float, ...], tuple[float, ...]]
+"""The smallest and the largest pixel value, or a pair of tuples with one value for each channel."""
 
 Images: TypeAlias = Any
 """Array-like images ``(batch, ...)``."""

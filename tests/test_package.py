@@ -19,7 +19,8 @@ import keras_fim
 
 ROOT = Path(keras_fim.__file__).parent
 ORDER = [
-    *("typing", "geometry", "records", "validation", "logits", "fisher", "losses", "layers", "metrics", "attacks"),
+    *("typing", "geometry", "records", "validation", "inspection", "logits", "pixels", "flags", "fisher", "losses"),
+    *("layers", "metrics", "attacks"),
     *("defenses", "detection", "evaluation", "plots", "callbacks", "export", "experiments", "cli"),
 ]
 STANDALONE = ("data", "models")  # import none of the others; experiments and cli, and no other, import them

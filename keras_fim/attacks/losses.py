@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.geometry.gradients import gradient
 from keras_fim.logits import LogitsFunction
 
 __all__ = [
@@ -85,13 +86,13 @@ def loss_gradient(
         loss: a key of `LOSSES`; ``"cross_entropy"`` gives the gradient of `log_odds_against`.
 
     Returns:
-        ``(gradients, logits)``; zero where the loss does not depend on the image.
+        ``(gradients, logits)``.
     """
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(images)
         logits = logits_fn(images)
         value = LOSSES[loss](logits, labels)
-    return tape.gradient(value, images, unconnected_gradients=tf.UnconnectedGradients.ZERO), logits
+    return gradient(tape, value, images), logits
 
 
 def targeted_margin_gradient(
@@ -112,7 +113,7 @@ def targeted_margin_gradient(
         tape.watch(images)
         logits = logits_fn(images)
         value = tf.gather(logits, targets, batch_dims=1) - tf.gather(logits, labels, batch_dims=1)
-    return tape.gradient(value, images, unconnected_gradients=tf.UnconnectedGradients.ZERO), logits
+    return gradient(tape, value, images), logits
 
 
 def others(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
