@@ -144,8 +144,8 @@ def call_model(model: Any, images: tf.Tensor, training: bool) -> Any:
 
 def takes_integers(model: Any) -> bool:
     """Whether a Keras model has one input and its dtype is an integer."""
-    inputs = getattr(model, "inputs", None) if isinstance(model, keras.Model) else None
-    return bool(inputs) and len(inputs) == 1 and "int" in str(inputs[0].dtype)
+    inputs = (getattr(model, "inputs", None) if isinstance(model, keras.Model) else None) or []
+    return len(inputs) == 1 and "int" in str(inputs[0].dtype)
 
 
 def float_twin(model: Any) -> Any:

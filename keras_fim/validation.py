@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.typing import Images, Labels
+from keras_fim.typing import Bounds, Images, Labels
 
-__all__ = ["check_bounds", "check_images", "check_labels", "inside", "refuse"]
+__all__ = ["check_bounds", "check_images", "check_labels", "clipped", "inside", "refuse"]
+
+_SLACK = 0.5 / 255  # of the range: float16, resizing and JSON round, and so do images of 8 bits
 
 
-def check_images(images: Images, bounds: tuple[float, float] | None = None) -> tf.Tensor:
+def check_images(images: Images, bounds: Bounds | None = None) -> tf.Tensor:
     """Images as a float32 tensor (float64 stays).
 
     Args:
         images: array-like ``(batch, ...)`` of numbers.
-        bounds: smallest and largest pixel allowed; ``None`` for any.
+        bounds: smallest and largest pixel allowed; ``None`` for any. Images outside by less than 0.5/255 of the range
+            are clipped.
 
     Returns:
         The images, a tensor.
@@ -37,12 +41,30 @@ def check_images(images: Images, bounds: tuple[float, float] | None = None) -> t
     low, high = float(tf.reduce_min(images)), float(tf.reduce_max(images))
     if not np.isfinite([low, high]).all() or bool(tf.reduce_any(tf.math.is_nan(images))):
         raise ValueError("`images` should be finite. Received: NaN or infinite values")
-    if bounds is None:
-        return images
-    lowest, highest = _slackened(bounds)
-    if not (lowest <= low and high <= highest):
-        raise ValueError(f"`images` should be within the bounds {bounds}. Received: values from {low:g} to {high:g}")
-    return tf.clip_by_value(images, *bounds)
+    return images if bounds is None else clipped(images, bounds)[0]
+
+
+def clipped(images: tf.Tensor, bounds: Bounds) -> tuple[tf.Tensor, int]:
+    """Images within bounds, and how many of them were outside by less than 0.5/255 of the range.
+
+    Args:
+        images: ``(batch, ...)``, floating and finite.
+        bounds: Smallest and largest pixel value.
+
+    Returns:
+        The images, clipped, and the number of those that were changed.
+
+    Raises:
+        ValueError: If one is further outside, or the bounds are of another number of channels.
+    """
+    low, high = _ends(bounds, images)
+    slack = _SLACK * (high - low)
+    if bool(tf.reduce_any((images < low - slack) | (images > high + slack))):
+        extremes = f"from {float(tf.reduce_min(images)):g} to {float(tf.reduce_max(images)):g}"
+        raise ValueError(f"`images` should be within the bounds {bounds}. Received: values {extremes}")
+    inner = tf.clip_by_value(images, low, high)
+    changed = tf.reduce_any(inner != images, axis=tuple(range(1, images.shape.rank)))
+    return inner, int(tf.math.count_nonzero(changed))
 
 
 def check_labels(labels: Labels, num_images: int, num_classes: int) -> np.ndarray:
@@ -78,27 +100,34 @@ def check_labels(labels: Labels, num_images: int, num_classes: int) -> np.ndarra
     return indices
 
 
-def check_bounds(bounds: tuple[float, float]) -> tuple[float, float]:
-    """Pixel bounds as two floats.
+def check_bounds(bounds: Any) -> Any:
+    """Pixel bounds as two floats, or as two tuples with one for each channel.
 
     Raises:
-        ValueError: if they are not two finite numbers, the first below the second.
+        ValueError: if they are not two finite numbers, or lists of them, the first below the second.
     """
-    low, high = (float(bound) for bound in bounds)
-    if not -np.inf < low < high < np.inf:
+    try:
+        low, high = (np.asarray(end, np.float64) for end in bounds)
+        finite = low.shape == high.shape and low.ndim <= 1 and np.isfinite([low, high]).all()
+        valid = finite and bool((low < high).all())
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
         raise ValueError(f"`bounds` should be (lowest, highest) pixel value. Received: bounds={bounds}")
-    return low, high
+    return tuple(tuple(end.tolist()) if end.ndim else float(end) for end in (low, high))
 
 
-def inside(images: tf.Tensor, bounds: tuple[float, float]) -> tf.Tensor:
-    """The images, as they are; `refuse` of those that are not within the bounds, for a compiled step.
+def inside(images: tf.Tensor, bounds: Bounds) -> tf.Tensor:
+    """`clipped`, for a compiled step.
 
     Raises:
         ValueError: as `refuse` does.
     """
-    lowest, highest = _slackened(bounds)
+    low, high = _ends(bounds, images)
+    slack = _SLACK * (high - low)
     message = f"Images should be within the bounds {bounds}. Received values outside: rescale them, or pass `bounds`."
-    return refuse(~tf.reduce_all((images >= lowest) & (images <= highest)), message, images)  # NaN is not inside
+    outside = ~tf.reduce_all((images >= low - slack) & (images <= high + slack))  # NaN is not inside
+    return refuse(outside, message, tf.clip_by_value(images, low, high))
 
 
 def refuse(invalid: tf.Tensor, message: str, tensor: tf.Tensor) -> tf.Tensor:
@@ -114,7 +143,9 @@ def refuse(invalid: tf.Tensor, message: str, tensor: tf.Tensor) -> tf.Tensor:
         return tf.where(invalid, tf.cast(math.nan, tensor.dtype), tensor)
 
 
-def _slackened(bounds: tuple[float, float]) -> tuple[float, float]:
-    """Bounds that a float32 pixel rounded beyond a float64 bound still keeps."""
-    slack = 1e-6 * (bounds[1] - bounds[0])
-    return bounds[0] - slack, bounds[1] + slack
+def _ends(bounds: Bounds, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Both ends as tensors that broadcast against images."""
+    low, high = (tf.constant(end, images.dtype) for end in bounds)
+    if low.shape.rank and low.shape[0] != images.shape[-1]:
+        raise ValueError(f"`bounds` should have one pair for each of {images.shape[-1]} channels. Received: {bounds}")
+    return low, high
