@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.geometry.gradients import NoGradientError
+from keras_fim.geometry.simplex import two_classes
 from keras_fim.inspection import call_model, float_twin, gradient_stop, output_form
 from keras_fim.typing import Images, Model
 
@@ -78,13 +79,13 @@ class LogitsFunction:
         Returns:
             As the call; in the dtype of ``outputs``, at least float32.
         """
-        logits = _at_least_float32(getattr(outputs, "_keras_logits", outputs) if self.form != "logits" else outputs)
-        known = self.form != "probabilities" or getattr(outputs, "_keras_logits", None) is not None
-        if not known:
+        behind = None if self.form == "logits" else getattr(outputs, "_keras_logits", None)
+        logits = _at_least_float32(outputs if behind is None else behind)
+        if behind is None and self.form != "logits":
             tiny = np.finfo(logits.dtype.as_numpy_dtype).tiny
             rest = tf.math.log(tf.maximum(1 - logits, tiny)) if logits.shape[-1] == 1 else 0.0
             logits = tf.math.log(tf.maximum(logits, tiny)) - rest
-        return tf.concat([tf.zeros_like(logits), logits], axis=-1) if logits.shape[-1] == 1 else logits
+        return two_classes(logits) if logits.shape[-1] == 1 else logits
 
     def cast(self, images: tf.Tensor) -> tf.Tensor:
         """Images in the dtype that the model works on: float64 for a float64 Keras model, float32 for others.
