@@ -13,14 +13,14 @@ __all__ = ["AttackResult", "Bounds", "Images", "Labels", "LogitsCallable", "Mode
 Model: TypeAlias = Any
 """What `keras_fim.logits.logits_function` takes: a Keras model, a callable on images, the path of a saved one."""
 
-Bounds: TypeAlias = tuple[float, float] | tuple[tuple[float, ...], tuple[float, ...]]
-"""The smallest and the largest pixel value, or a pair of tuples with one value for each channel."""
-
 Images: TypeAlias = Any
 """Array-like images ``(batch, ...)``."""
 
 Labels: TypeAlias = Any
 """Array-like class indices ``(batch,)`` or one-hot rows ``(batch, K)``."""
+
+Bounds: TypeAlias = tuple[float, float] | tuple[tuple[float, ...], tuple[float, ...]]
+"""The smallest and the largest pixel value: two numbers, or two tuples with one number for each channel."""
 
 LogitsCallable: TypeAlias = Callable[[tf.Tensor], tf.Tensor]
 """A function from images ``(batch, ...)`` to logits ``(batch, K)`` that treats each image by itself."""

@@ -147,5 +147,5 @@ def _ends(bounds: Bounds, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Both ends as tensors that broadcast against images."""
     low, high = (tf.constant(end, images.dtype) for end in bounds)
     if low.shape.rank and low.shape[0] != images.shape[-1]:
-        raise ValueError(f"`bounds` should have one pair for each of {images.shape[-1]} channels. Received: {bounds}")
+        raise ValueError(f"`bounds` should have {images.shape[-1]} values for the last axis. Received: bounds={bounds}")
     return low, high

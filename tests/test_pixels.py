@@ -122,7 +122,7 @@ def test_one_pair_for_each_channel():
     assert given.clip(np.full((1, *SHAPE), (2.0, 1.0, 0.5)))[1] == 0
     with pytest.raises(ValueError, match="within the bounds"):
         given.clip(np.full((1, *SHAPE), 0.6))
-    with pytest.raises(ValueError, match="one pair for each of 1 channels"):
+    with pytest.raises(ValueError, match="`bounds` should have 1 values for the last axis"):
         given.clip(np.zeros((1, 4, 4, 1)))
 
 
