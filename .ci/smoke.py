@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.metadata
+import json
 import os
 import platform
 import tempfile
+import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 import keras_fim
 
@@ -26,27 +30,66 @@ def check_installation() -> None:
     assert importlib.metadata.version("keras_fim") == keras_fim.__version__
 
 
-def check_training_and_attack(folder: Path) -> None:
-    """One step with the Fisher-trace loss, logged to TensorBoard; OSSA, a plot and a SavedModel of the result."""
-    keras.utils.set_random_seed(0)
-    train, test = keras_fim.data.load("mnist5k", batch_size=64)
-    model = keras_fim.models.convnet()
+def check_training(folder: Path) -> tuple[keras.Model, np.ndarray, np.ndarray]:
+    """The Fisher-trace loss with the callbacks, logged to TensorBoard; the model and some test images."""
+    train, test = keras_fim.data.load("mnist5k", batch_size=64, augment=True)
+    images, labels = (array.numpy()[:16] for array in next(iter(test)))
+    model = keras_fim.models.convnet(filters=(6, 8))
     model.compile("adam", loss=keras_fim.FisherTraceLoss(mu=0.02), metrics=["accuracy"])
-    board = keras.callbacks.TensorBoard(folder / "logs")
-    history = model.fit(train.take(1), verbose=0, shuffle=False, callbacks=[board])
-    assert np.isfinite(history.history["loss"]).all(), f"the loss is {history.history['loss']}"
+    callbacks = [
+        keras_fim.callbacks.MuSchedule(0.02, warmup_steps=10),
+        keras_fim.callbacks.RobustnessCurve((images, labels), log_dir=folder / "logs"),
+        keras_fim.callbacks.FisherSpectrum((images, labels), log_dir=folder / "logs"),
+        keras.callbacks.TensorBoard(folder / "logs"),
+    ]
+    history = model.fit(train.take(20), verbose=0, shuffle=False, callbacks=callbacks).history
+    assert np.isfinite(history["loss"]).all(), f"the loss is {history['loss']}"
+    assert any("fooling" in key for key in history), f"no fooling ratio among {sorted(history)}"
     _check_event_file(folder / "logs" / "train")
+    return model, images, labels
 
-    images, labels = keras_fim.evaluation.samples(test, 16)
-    attack = keras_fim.attacks.OSSA()
-    result = attack(model, images, labels, epsilon=1.0)
-    assert result.adversarials.shape == images.shape and (result.distances <= 1.0 + 1e-5).all()
-    curve = keras_fim.evaluation.robustness_curve(model, images, labels, attack, [0.0, 1.0])
-    keras_fim.plots.robustness_figure({"smoke": [curve]}).savefig(folder / "curve.png")
 
-    exported = keras_fim.export.saved_model(model, folder / "saved")
-    report = keras_fim.export.verify(exported)
-    assert report.passed, report
+def check_defenses(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> None:
+    """Each defense trains on one batch."""
+    d, pgd = keras_fim.defenses, keras_fim.attacks.PGD(steps=2)
+    makers = {
+        "SpectralDefense": d.SpectralDefense,
+        "n_fgm": lambda classifier: d.n_fgm(classifier, 1.0),
+        "AdversarialTraining": lambda classifier: d.AdversarialTraining(classifier, pgd, epsilon=0.1),
+        "TRADES": lambda classifier: d.TRADES(classifier, epsilon=0.1, attack_steps=2),
+        "GradientPenalty": d.GradientPenalty,
+        "AdversarialLabelSmoothing": d.AdversarialLabelSmoothing,
+    }
+    for name, make in makers.items():
+        defense = make(keras.models.clone_model(model))
+        defense.compile("adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+        history = defense.fit(images, labels, batch_size=len(images), verbose=0).history
+        assert np.isfinite(history["loss"]).all(), f"the loss of {name} is {history['loss']}"
+
+
+def check_attacks(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> None:
+    """One attack of each family keeps to its budget and to the range of the images."""
+    a = keras_fim.attacks
+    one_step, pgd = [a.OSSA(), a.FGSM(), a.OTCM()], [a.PGD(steps=3), a.MIM(norm=2, steps=3), a.APGD(steps=5)]
+    others = [a.Square(queries=20), a.Strong(quick=True), a.CleverHans("projected_gradient_descent", norm=2)]
+    for attack in (*one_step, *pgd, *others):
+        result = attack(model, images, labels, epsilon=0.5)
+        assert (result.distances <= 0.5 + 1e-4).all(), f"{attack.name} exceeds its budget: {result.distances.max()}"
+    nearest = [a.DeepFool(), a.CarliniWagner(steps=10, search_steps=2), a.FMN(steps=10), a.MinimalDistance(a.FGM())]
+    for attack in (*nearest, a.JSMA(gamma=0.1)):
+        result = attack(model, images, labels)
+        assert result.adversarials.shape == images.shape
+        assert result.adversarials.min() >= 0 and result.adversarials.max() <= 1, attack.name
+
+
+def check_results(model: keras.Model, images: np.ndarray, labels: np.ndarray, folder: Path) -> None:
+    """The report, its picture, and a SavedModel that answers as the model does."""
+    options = {"attacks": ["fgsm", "deepfool"], "epsilons": {"fgsm": [0.1]}}
+    report = keras_fim.evaluation.evaluate(model, (images, labels), **options)
+    assert "fgsm" in str(report)
+    keras_fim.plots.evaluation_figure(report).savefig(folder / "evaluation.png")
+    verification = keras_fim.export.verify(keras_fim.export.saved_model(model, folder / "saved"))
+    assert verification.passed, verification
 
 
 def _check_event_file(folder: Path) -> None:
@@ -74,16 +117,36 @@ def check_other_packages() -> None:
         importlib.import_module(module)
 
 
-def main() -> None:
+def walk() -> None:
     """Run all checks."""
-    names = ("tensorflow", "keras", "numpy", "tensorflow_datasets", "tensorboard", "matplotlib", "mlxtend")
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
-    print(f"Python {platform.python_version()}, {versions}")
-    with tempfile.TemporaryDirectory() as folder:
-        check_installation()
-        check_training_and_attack(Path(folder))
-        check_data_sets()
-        check_other_packages()
+    keras.utils.set_random_seed(0)
+    check_installation()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        trained = check_training(folder)
+        check_defenses(*trained)
+        check_attacks(*trained)
+        check_results(*trained, folder)
+    check_data_sets()
+    check_other_packages()
+
+
+def main() -> None:
+    """Run all checks; with ``--record FILE`` write what they ran on, how long they took and whether they passed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--record", type=Path, help="JSON file to write")
+    arguments = parser.parse_args()
+    record = {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__}
+    record |= {"numpy": np.__version__, "tensorboard": importlib.metadata.version("tensorboard")}
+    print(", ".join(f"{name} {version}" for name, version in record.items()), flush=True)
+    begin, passed = time.monotonic(), False
+    try:
+        walk()
+        passed = True
+    finally:
+        record |= {"seconds": round(time.monotonic() - begin), "passed": passed}
+        if arguments.record:
+            arguments.record.write_text(json.dumps(record), encoding="utf-8")
     print(f"smoke: all well with {PACKAGE.name} {keras_fim.__version__} from an installed wheel")
 
 

@@ -12,8 +12,6 @@ from typing import Any
 
 __all__ = ["read_json", "versions", "write_json", "write_text"]
 
-_PACKAGES = ("keras_fim", "tensorflow", "keras", "numpy", "tensorflow-datasets", "cleverhans")
-
 
 def write_text(path: str | Path, text: str) -> Path:
     """Write a text file aside and rename it, so that no reader and no interruption sees half of it."""
@@ -39,16 +37,30 @@ def versions() -> dict[str, str | None]:
     """Versions of Python and of the packages that a result depends on, and the git revision of this package.
 
     Returns:
-        Version strings by name; ``"git"`` is None outside of a checkout and ends in ``-dirty`` in a changed one.
+        Version strings by name, None of what is not installed; ``"git"`` is None outside of a checkout and ends in
+        ``-dirty`` in a changed one.
     """
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = None
-    found["git"] = _git_revision()
-    return found
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    return {
+        "python": platform.python_version(),
+        "keras_fim": _installed("keras_fim"),
+        "tensorflow": tf.__version__,  # its distribution may be tensorflow-cpu, tf-nightly or another
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+        "tensorflow-datasets": _installed("tensorflow-datasets"),
+        "cleverhans": _installed("cleverhans"),
+        "git": _git_revision(),
+    }
+
+
+def _installed(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _git_revision() -> str | None:

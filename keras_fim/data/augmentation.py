@@ -1,13 +1,15 @@
-"""Random changes of training images, each image by its own draw, one pass for a batch."""
+"""Random changes of training images, each image by its own draw."""
 
 from __future__ import annotations
 
-import math
+import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import keras
 import tensorflow as tf
 
-__all__ = ["Augmentation", "augment"]
+__all__ = ["Augmentation", "augmenter"]
 
 
 class Augmentation(NamedTuple):
@@ -17,8 +19,8 @@ class Augmentation(NamedTuple):
         shift: pixels that an image is moved by at most, in whole pixels; its edge repeats.
         mirrored: whether half of the images are mirrored.
         rotation: degrees that an image is turned by at most.
-        zoom: share that it grows or shrinks by at most.
-        contrast: share that its contrast (about its mean) grows or shrinks by at most.
+        zoom: share z: its scale is divided by a number from 1 - z to 1 + z.
+        contrast: share that its contrast (about the mean of each channel) grows or shrinks by at most.
         brightness: what is added to or taken from its pixels in [0, 1] at most.
         cutout: side in pixels of a gray square put at a random place, partly outside at times (DeVries & Taylor 2017).
     """
@@ -32,75 +34,62 @@ class Augmentation(NamedTuple):
     cutout: int = 0
 
 
-def augment(images: tf.Tensor, seed: tf.Tensor, how: Augmentation) -> tf.Tensor:
-    """Change each image at random.
+def augmenter(
+    how: Augmentation, image_shape: Sequence[int], *, seed: int | None = None
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function that changes each image of a batch by its own random draw, for `tf.data.Dataset.map`.
 
     Args:
-        images: uint8 ``(batch, height, width, channels)``.
-        seed: int64 ``(2,)``; the same seed makes the same changes.
-        how: the largest changes.
+        how: The largest changes.
+        image_shape: ``(height, width, channels)``.
+        seed: Random seed; two functions with one seed make the same changes from batch to batch. ``None`` draws one.
 
     Returns:
-        float32 images in [0, 1], in the same shape.
+        A function of float32 images ``(batch, height, width, channels)`` in [0, 1] that returns images of that shape.
+        It keeps the state of its random numbers, so it must not be mapped over several batches in parallel.
     """
-    shape = images.shape
-    images = _shifted(images, seed, how)
-    images = tf.cast(images, tf.float32) / 255.0
-    if how.rotation or how.zoom:
-        images = _turned(images, seed + 2, how)
-    if how.contrast or how.brightness:
-        images = _relit(images, seed + 3, how)
-    if how.cutout:
-        images = _cut(images, seed + 4, how)
-    return tf.ensure_shape(images, shape)
+    size = tuple(int(side) for side in image_shape[:2])
+    changes = _layers(how, size, seed)
+    generator = keras.random.SeedGenerator(seed)
+
+    def augment(images: tf.Tensor) -> tf.Tensor:
+        shape = images.shape
+        for change in changes:
+            images = change(images, training=True)
+        if how.cutout:
+            images = _cut(images, size, how.cutout, generator)
+        return tf.ensure_shape(images, shape)
+
+    return augment
 
 
-def _shifted(images: tf.Tensor, seed: tf.Tensor, how: Augmentation) -> tf.Tensor:
-    shape = tf.shape(images)
-    batch, height, width = shape[0], shape[1], shape[2]
-    draws = tf.random.stateless_uniform((2, batch, 1), seed, -how.shift, how.shift + 1, dtype=tf.int32)
-    rows = tf.clip_by_value(tf.range(height)[None] + draws[0], 0, height - 1)
-    columns = tf.clip_by_value(tf.range(width)[None] + draws[1], 0, width - 1)
-    if how.mirrored:
-        flip = tf.random.stateless_uniform((batch, 1), seed + 1, 0, 2, dtype=tf.int32) > 0
-        columns = tf.where(flip, width - 1 - columns, columns)
-    return tf.gather(tf.gather(images, rows, axis=1, batch_dims=1), columns, axis=2, batch_dims=1)
+def _layers(how: Augmentation, size: tuple[int, ...], seed: int | None) -> list[keras.layers.Layer]:
+    shifts = [(how.shift + 0.5) / side for side in size]  # rounded to whole pixels, all shifts are equally probable
+    contrast = (how.contrast, how.contrast)  # a single number only raises the contrast
+    lit, filled = {"value_range": (0.0, 1.0)}, {"fill_mode": "nearest"}
+    layers = keras.layers
+    makers: list[tuple[float, Callable[..., keras.layers.Layer]]] = [
+        (how.mirrored, functools.partial(layers.RandomFlip, "horizontal")),
+        (how.shift, functools.partial(layers.RandomTranslation, *shifts, interpolation="nearest", **filled)),
+        (how.rotation, functools.partial(layers.RandomRotation, how.rotation / 360, **filled)),
+        (how.zoom, functools.partial(layers.RandomZoom, how.zoom, **filled)),
+        (how.contrast, functools.partial(layers.RandomContrast, contrast, **lit)),
+        (how.brightness, functools.partial(layers.RandomBrightness, how.brightness, **lit)),
+    ]
+    # with one seed for all, an image's draws would be the same in each layer
+    seeds = [None if seed is None else seed + 1 + index for index in range(len(makers))]
+    return [
+        make(seed=seed, dtype="float32") for (amount, make), seed in zip(makers, seeds, strict=True) if amount
+    ]
 
 
-def _turned(images: tf.Tensor, seed: tf.Tensor, how: Augmentation) -> tf.Tensor:
-    """Rotation and zoom about the centre; what comes from outside repeats the edge."""
-    shape = tf.shape(images)
-    draws = tf.random.stateless_uniform((2, shape[0]), seed, -1.0, 1.0)
-    angle, scale = draws[0] * how.rotation * math.pi / 180.0, 1.0 + draws[1] * how.zoom
-    cosine, sine = tf.cos(angle) / scale, tf.sin(angle) / scale
-    x, y = tf.cast(shape[2] - 1, tf.float32) / 2, tf.cast(shape[1] - 1, tf.float32) / 2
-    zero = tf.zeros_like(angle)
-    offsets = x - cosine * x + sine * y, y - sine * x - cosine * y
-    transforms = tf.stack([cosine, -sine, offsets[0], sine, cosine, offsets[1], zero, zero], axis=-1)
-    return tf.raw_ops.ImageProjectiveTransformV3(
-        images=images,
-        transforms=transforms,
-        output_shape=shape[1:3],
-        interpolation="BILINEAR",
-        fill_mode="NEAREST",
-        fill_value=0.0,
-    )
+def _cut(images: tf.Tensor, size: tuple[int, ...], side: int, generator: keras.random.SeedGenerator) -> tf.Tensor:
+    """Gray squares; `keras.layers.RandomErasing` keeps them inside of the image, and Keras 3.8 does not have it."""
+    draws = keras.random.uniform((2, tf.shape(images)[0], 1), seed=generator)
 
+    def covered(length: int, draw: tf.Tensor) -> tf.Tensor:
+        first = tf.cast(draw * length, tf.int32) - side // 2
+        return (tf.range(length) >= first) & (tf.range(length) < first + side)
 
-def _relit(images: tf.Tensor, seed: tf.Tensor, how: Augmentation) -> tf.Tensor:
-    draws = tf.random.stateless_uniform((2, tf.shape(images)[0], 1, 1, 1), seed, -1.0, 1.0)
-    mean = tf.reduce_mean(images, axis=(1, 2, 3), keepdims=True)
-    contrast, brightness = 1.0 + draws[0] * how.contrast, draws[1] * how.brightness
-    return tf.clip_by_value(mean + (images - mean) * contrast + brightness, 0.0, 1.0)
-
-
-def _cut(images: tf.Tensor, seed: tf.Tensor, how: Augmentation) -> tf.Tensor:
-    shape = tf.shape(images)
-    draws = tf.random.stateless_uniform((2, shape[0], 1), seed)
-
-    def covered(size: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
-        first = tf.cast(draw * tf.cast(size, tf.float32), tf.int32) - how.cutout // 2
-        return (tf.range(size) >= first) & (tf.range(size) < first + how.cutout)
-
-    rows, columns = covered(shape[1], draws[0]), covered(shape[2], draws[1])
+    rows, columns = covered(size[0], draws[0]), covered(size[1], draws[1])
     return tf.where((rows[:, :, None] & columns[:, None, :])[..., None], 0.5, images)

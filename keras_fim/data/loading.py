@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.data.augmentation import Augmentation, augment
+from keras_fim.data.augmentation import Augmentation, augmenter
 from keras_fim.data.catalog import Arrays, info, rank_in_class, read
 
 __all__ = ["Splits", "load", "load_splits", "pipeline"]
@@ -138,14 +138,10 @@ def pipeline(
     dataset = tf.data.Dataset.from_tensor_slices((arrays.images, arrays.labels))
     if shuffle_seed is not None:
         dataset = dataset.shuffle(len(arrays.labels), seed=shuffle_seed)
-    dataset = dataset.batch(batch_size)
-    if augmentation is None:
-        dataset = dataset.map(lambda images, labels: (tf.cast(images, tf.float32) / 255.0, labels))
-    else:
-        seeds = tf.data.Dataset.random(shuffle_seed, rerandomize_each_iteration=True).batch(2)
-        dataset = tf.data.Dataset.zip(dataset, seeds).map(
-            lambda batch, seed: (augment(batch[0], seed, augmentation), batch[1]), num_parallel_calls=tf.data.AUTOTUNE
-        )
+    dataset = dataset.batch(batch_size).map(lambda images, labels: (tf.cast(images, tf.float32) / 255.0, labels))
+    if augmentation is not None:
+        augment = augmenter(augmentation, arrays.images.shape[1:], seed=shuffle_seed)
+        dataset = dataset.map(lambda images, labels: (augment(images), labels))
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 

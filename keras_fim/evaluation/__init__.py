@@ -8,11 +8,11 @@ from keras_fim.evaluation.curves import (
     robustness_curve,
     samples,
 )
-from keras_fim.evaluation.distances import DistanceSummary, distance_factor, distance_summary, minimal_distances
+from keras_fim.evaluation.distances import DistanceSummary, distance_summary, minimal_distances
 from keras_fim.evaluation.evaluate import DEFAULT_ATTACKS, Evaluation, evaluate
 from keras_fim.evaluation.intervals import Interval, Ratio, bootstrap, wilson
 from keras_fim.evaluation.masking import MaskingCheck, MaskingReport, masking_report
-from keras_fim.evaluation.report import Report, read_rows
+from keras_fim.evaluation.report import Report
 from keras_fim.evaluation.rows import AttackRow
 from keras_fim.evaluation.spectrum import SpectrumSummary, spectrum_summary
 from keras_fim.evaluation.transfer import Transfer, TransferRow, transfer
@@ -34,13 +34,11 @@ __all__ = [
     "TransferRow",
     "bootstrap",
     "clean_performance",
-    "distance_factor",
     "distance_summary",
     "evaluate",
     "masking_report",
     "minimal_distances",
     "predicted_classes",
-    "read_rows",
     "robustness_curve",
     "samples",
     "spectrum_summary",

@@ -20,7 +20,7 @@ from keras_fim.evaluation.report import Report, Row
 from keras_fim.metrics import in_convention, mean_distance, median_distance, standing_distances
 from keras_fim.typing import AttackResult, Images, Labels, Model
 
-__all__ = ["DistanceSummary", "distance_factor", "distance_summary", "minimal_distances", "searching"]
+__all__ = ["DistanceSummary", "distance_summary", "minimal_distances", "searching"]
 
 _QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
@@ -188,44 +188,6 @@ def distance_summary(attack: Attack, result: AttackResult) -> DistanceSummary:
         distances=tuple(distances.tolist()),
         was_correct=tuple(result.was_correct.tolist()),
     )
-
-
-def distance_factor(
-    ours: DistanceSummary,
-    reference: DistanceSummary,
-    statistic: str = "median",
-    *,
-    convention: str = "norm",
-    **options: Any,
-) -> Interval:
-    """By what factor one model's distances are larger than another's, with a bootstrap interval.
-
-    Args:
-        ours: measured on the same images as ``reference``.
-        reference: what is divided by.
-        statistic: ``"median"`` or ``"mean"``, as in `DistanceSummary.interval`.
-        convention: as there.
-        **options: of `keras_fim.evaluation.bootstrap`, which draws images, the same for both models.
-
-    Returns:
-        `Interval`.
-
-    Raises:
-        ValueError: if the norms or the numbers of samples differ, or an option is not valid.
-    """
-    if (ours.norm, ours.num_samples) != (reference.norm, reference.num_samples):
-        raise ValueError(
-            "`ours` and `reference` should be of one norm and the same images. Received: "
-            f"{ours.norm} of {ours.num_samples} images, {reference.norm} of {reference.num_samples}"
-        )
-    function = _statistic(statistic)
-
-    def factor(*columns: np.ndarray) -> float:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return float(np.float64(function(*columns[:3])) / function(*columns[3:]))
-
-    columns = [(each.in_convention(convention), each.success, each.was_correct) for each in (ours, reference)]
-    return bootstrap(factor, *columns[0], *columns[1], **options)
 
 
 _P = {norm_name(p): p for p in (0.0, 1.0, 2.0, np.inf)}

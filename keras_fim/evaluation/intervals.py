@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -81,15 +80,13 @@ def wilson(count: int, total: int, *, confidence: float = 0.95) -> Ratio:
     """
     if not 0 <= count <= total:
         raise ValueError(f"`count` should be from 0 to total={total}. Received: count={count}")
-    z = statistics.NormalDist().inv_cdf((1 + _checked(confidence)) / 2)
+    confidence = _checked(confidence)
     if total == 0:
         return Ratio(math.nan, 0.0, 1.0, 0, 0)
-    share, scale = count / total, 1 + z * z / total
-    centre = (share + z * z / (2 * total)) / scale
-    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / scale
-    low = 0.0 if count == 0 else centre - half
-    high = 1.0 if count == total else centre + half
-    return Ratio(share, low, high, int(count), int(total))
+    from scipy.stats import binomtest
+
+    interval = binomtest(int(count), int(total)).proportion_ci(confidence, method="wilson")
+    return Ratio(count / total, float(interval.low), float(interval.high), int(count), int(total))
 
 
 def bootstrap(

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from keras_fim.records import read_json, write_json, write_text
 
-__all__ = ["Report", "Row", "decode", "encode", "read_rows", "table"]
+__all__ = ["Report", "Row", "decode", "encode", "table"]
 
 Row: TypeAlias = Mapping[str, Any]
 """A row of a table: values by column; text, numbers, or dataclasses that print."""
@@ -122,19 +122,6 @@ def table(rows: Sequence[Row], *, markdown: bool = False) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
 
 
-def read_rows(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a ``.csv`` file that `Report.save` wrote.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Values by column: numbers where they are numbers, without the columns that a row leaves empty.
-    """
-    with open(path, encoding="utf-8", newline="") as file:
-        return [{key: _parsed(value) for key, value in row.items() if value != ""} for row in csv.DictReader(file)]
-
-
 def encode(value: Any) -> Any:
     """A value of dataclasses, tuples, dicts and numbers as strict JSON knows it; inf and NaN become text."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -182,15 +169,6 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _parsed(text: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return {"True": True, "False": False}.get(text, text)
 
 
 def _text(value: Any) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
-import platform
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,16 +12,18 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.export.runner import EXTRA, REFERENCES, WARM_UP
+from keras_fim.export.runner import EXTRA, REFERENCES
 from keras_fim.export.signatures import Serving
 from keras_fim.fisher import fisher_spectrum
 from keras_fim.logits import LogitsFunction
+from keras_fim.records import versions
 from keras_fim.typing import Images
 from keras_fim.validation import check_images
 
 __all__ = ["write_card", "write_references", "write_warm_up"]
 
 NUM_REFERENCES = 16
+_WARM_UP = "tf_serving_warmup_requests"  # the name that TensorFlow Serving looks for
 _CLEAR = 1e-4  # a class or a verdict that hangs on less than this is not compared
 
 
@@ -82,7 +82,7 @@ def write_warm_up(serving: Serving, path: Path, name: str) -> int:
         )
         return 0
     count = 0
-    with tf.io.TFRecordWriter(str(path / EXTRA / WARM_UP)) as writer:
+    with tf.io.TFRecordWriter(str(path / EXTRA / _WARM_UP)) as writer:
         for signature, argument, values in _requests(serving, path):
             request = predict_pb2.PredictRequest()
             request.model_spec.name, request.model_spec.signature_name = name, signature
@@ -122,7 +122,7 @@ def write_card(
         "model": logits_fn.model.name,
         "version": version,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "versions": _versions(),
+        "versions": versions(),
         "images": {"shape": list(serving.image_shape), "bounds": list(serving.bounds)},
         "signatures": {name: _interface(function) for name, function in signatures.items()},
         "fisher": {"kl": serving.kl, "max_steps": serving.fisher_steps},
@@ -182,8 +182,3 @@ def _interface(function: Any) -> dict[str, dict[str, Any]]:
         kind: {name: {"dtype": spec.dtype.name, "shape": spec.shape.as_list()} for name, spec in sorted(specs.items())}
         for kind, specs in zip(("inputs", "outputs"), described, strict=True)
     }
-
-
-def _versions() -> dict[str, str]:
-    packages = ("keras_fim", "tensorflow", "keras", "numpy")
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}

@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["EXTRA", "REFERENCES", "TOLERANCES", "WARM_UP", "check_model"]
+__all__ = ["EXTRA", "REFERENCES", "TOLERANCES", "check_model"]
 
 EXTRA = "assets.extra"
 REFERENCES = "keras_fim_reference.npz"
-WARM_UP = "tf_serving_warmup_requests"
 
 TOLERANCES = {
     "probabilities": 1e-5,
@@ -60,14 +59,6 @@ def check_model(path: Path) -> list[dict[str, Any]]:
             checks.append(_check(name, "*", "none", float("inf"), 0.0))
             continue
         checks += _check_signature(tf, name, signatures[name], outputs, arrays)
-    served = _in_session(tf, path, arrays, [name for name in expected if name in signatures])
-    for name, found in served.items():
-        for output, values in expected[name].items():
-            clear = arrays.get(f"{name}/{output}/clear", np.ones(len(values), bool))
-            deviation = _deviation(output, found.get(output), values, clear)
-            checks.append(_check(name, output, "session", deviation, TOLERANCES[output]))
-    if (path / EXTRA / WARM_UP).is_file():
-        checks.append(_replayed(tf, signatures, path / EXTRA / WARM_UP))
     return checks
 
 
@@ -98,22 +89,6 @@ def _check_signature(
     yield _check(name, "*", "0", float(shapes != empty), 0.0)
 
 
-def _in_session(
-    tf: Any, path: Path, arrays: dict[str, np.ndarray], names: list[str]
-) -> dict[str, dict[str, np.ndarray]]:
-    """Outputs by signature from a session that restored the variables, which is how the model server does it."""
-    found = {}
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        signatures = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(path)).signature_def
-        for name in names:
-            ((argument, tensor),) = signatures[name].inputs.items()
-            values = arrays[argument]
-            fetches = {output: info.name for output, info in signatures[name].outputs.items()}
-            fed = values.astype(object) if values.dtype.kind == "S" else values
-            found[name] = session.run(fetches, {tensor.name: fed})
-    return found
-
-
 def _deviation(output: str, found: np.ndarray | None, expected: np.ndarray, clear: np.ndarray) -> float:
     """The largest deviation over the images.
 
@@ -139,32 +114,14 @@ def _deviation(output: str, found: np.ndarray | None, expected: np.ndarray, clea
     return float(np.max(np.divide(difference, size, out=difference.copy(), where=size > 0)))
 
 
-def _replayed(tf: Any, signatures: Any, file: Path) -> dict[str, Any]:
-    """The warm-up requests, each answered with finite values."""
-    try:
-        from tensorflow_serving.apis import prediction_log_pb2
-    except ImportError:
-        return {**_check("warm-up", "*", "no tensorflow-serving-api: not replayed", 0.0, 0.0), "skipped": True}
-    total = failed = 0
-    for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
-        request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
-        inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()}
-        outputs = signatures[request.model_spec.signature_name](**inputs)
-        failed += not all(np.isfinite(value.numpy()).all() for value in outputs.values())
-        total += 1
-    return _check("warm-up", "*", f"{total} requests", failed / total if total else float("inf"), 0.0)
-
-
 def _check(signature: str, output: str, inputs: str, deviation: float, tolerance: float) -> dict[str, Any]:
-    passed = bool(deviation <= tolerance)
     return {
         "signature": signature,
         "output": output,
         "inputs": inputs,
         "deviation": deviation,
         "tolerance": tolerance,
-        "passed": passed,
-        "skipped": False,
+        "passed": bool(deviation <= tolerance),
     }
 
 

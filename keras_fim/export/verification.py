@@ -20,14 +20,12 @@ class Check:
     """One comparison.
 
     Attributes:
-        signature: its name, or ``"warm-up"``.
+        signature: its name.
         output: its name; ``"*"`` for all of them.
-        inputs: the batches: ``"16"`` is the whole, ``"1+2+5+8"`` split, ``"0"`` no image; ``"session"`` the whole, in a
-            session that restored the variables, as the model server does it.
-        deviation: the largest one found.
-        tolerance: the largest one allowed.
-        passed: whether it is.
-        skipped: whether it could not be done.
+        inputs: the batches: ``"16"`` is the whole, ``"1+2+5+8"`` split, ``"0"`` no image.
+        deviation: the largest deviation.
+        tolerance: the largest deviation allowed.
+        passed: whether the deviation is allowed.
     """
 
     signature: str
@@ -36,7 +34,6 @@ class Check:
     deviation: float
     tolerance: float
     passed: bool
-    skipped: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,10 +62,9 @@ class Verification:
     def __str__(self) -> str:
         lines = [f"{'signature':16} {'output':15} {'images':>12}  {'deviation':>9}  {'allowed':>7}"]
         for check in self.checks:
-            verdict = "not done" if check.skipped else "ok" if check.passed else "MISMATCH"
             lines.append(
                 f"{check.signature:16} {check.output:15} {check.inputs:>12}  {check.deviation:9.1e}  "
-                f"{check.tolerance:7.0e}  {verdict}"
+                f"{check.tolerance:7.0e}  {'ok' if check.passed else 'MISMATCH'}"
             )
         lines += [self.error] * bool(self.error)
         return "\n".join([*lines, f"{self.path}: {'verified' if self.passed else 'NOT as the trained model'}"])
@@ -78,10 +74,9 @@ def verify(path: str | Path) -> Verification:
     """Run an exported model in a fresh process that cannot import Keras or this package, and compare.
 
     Every signature is given the 16 reference inputs that `keras_fim.export.saved_model` stored: as one batch, split in
-    batches of 1, 2, 5 and 8, none at all, and in a session, which is how TensorFlow Serving runs it. The results are
-    compared with what the trained model returned when it was exported: probabilities to 1e-5; logits (relative to the
-    largest of the image), λ_max, the radius to 1e-4; directions by |cos| >= 0.999; classes and verdicts where they were
-    clear. The warm-up requests are replayed, if ``tensorflow-serving-api`` is installed.
+    batches of 1, 2, 5 and 8, and none at all. The results are compared with what the trained model returned when it was
+    exported: probabilities to 1e-5; logits (relative to the largest of the image), λ_max, the radius to 1e-4;
+    directions by |cos| >= 0.999; classes and verdicts where they were clear.
 
     Args:
         path: of the SavedModel: the folder with the version.

@@ -1,15 +1,7 @@
 """Fisher geometry of classifiers: the mathematics, on logits and on functions from images to logits."""
 
 from keras_fim.geometry.eigen import exact_spectrum
-from keras_fim.geometry.jacobian import (
-    Linearisation,
-    factor,
-    factor_product,
-    factor_transpose_product,
-    fisher_product,
-    linearise,
-    linearised,
-)
+from keras_fim.geometry.jacobian import Linearisation, factor, linearise, linearised
 from keras_fim.geometry.krylov import krylov_direction, krylov_spectrum
 from keras_fim.geometry.label_smoothing import default_mu, label_smoothing_from_mu, mu_from_label_smoothing
 from keras_fim.geometry.penalty import INVERSE_PROBABILITY_CAP, penalised_cross_entropy
@@ -29,9 +21,6 @@ __all__ = [
     "default_mu",
     "exact_spectrum",
     "factor",
-    "factor_product",
-    "factor_transpose_product",
-    "fisher_product",
     "kl_divergence",
     "krylov_direction",
     "krylov_spectrum",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-__all__ = ["NoGradientError", "connected", "gradient"]
+__all__ = ["NoGradientError", "gradient"]
 
 
 class NoGradientError(ValueError):
@@ -30,15 +30,7 @@ def gradient(
     Raises:
         NoGradientError: If no differentiable operations lead from the images to the values.
     """
-    return connected(tape.gradient(values, images, output_gradients=upstream))
-
-
-def connected(derivative: tf.Tensor | tf.IndexedSlices | None) -> tf.Tensor:
-    """A derivative as a tensor.
-
-    Raises:
-        NoGradientError: If it is None.
-    """
-    if derivative is None:
+    found = tape.gradient(values, images, output_gradients=upstream)
+    if found is None:
         raise NoGradientError("`model` has no gradient from its logits to its images")
-    return tf.convert_to_tensor(derivative)
+    return tf.convert_to_tensor(found)

@@ -1,4 +1,4 @@
-r"""The factor B of the Fisher information matrix in the input, :math:`G_x = B^\top B`, and its products with vectors.
+r"""The factor B of the Fisher information matrix in the input, :math:`G_x = B^\top B`, and products with the Jacobian.
 
 Row k of ``B`` (K x D) is :math:`\sqrt{p_k}\,\nabla_x \log p_k`, where D is the number of pixels. With the Jacobian J of
 the logits, :math:`B = \operatorname{diag}(\sqrt p)(J - 1 p^\top J)`: no division, so it is stable for any ``p``.
@@ -15,18 +15,10 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from keras_fim.geometry.gradients import connected, gradient
+from keras_fim.geometry.gradients import gradient
 from keras_fim.typing import LogitsCallable
 
-__all__ = [
-    "Linearisation",
-    "factor",
-    "factor_product",
-    "factor_transpose_product",
-    "fisher_product",
-    "linearise",
-    "linearised",
-]
+__all__ = ["Linearisation", "factor", "linearise", "linearised"]
 
 _UNROLLED_CLASSES = 64  # up to here one gradient per class, unrolled, beats `batch_jacobian` (1.5 times slower)
 
@@ -130,70 +122,3 @@ def linearised(tape: tf.GradientTape, images: tf.Tensor, logits: tf.Tensor) -> L
         return gradient(tape, logits, images, vectors)
 
     return Linearisation(logits, push, pull)
-
-
-def factor_product(logits_fn: LogitsCallable, images: tf.Tensor, vectors: tf.Tensor) -> tf.Tensor:
-    """``B v`` for one input vector per image, at the price of one forward-mode derivative.
-
-    Args:
-        logits_fn: a logits function.
-        images: ``(batch, ...)``, floating.
-        vectors: the v, in the shape and dtype of ``images``.
-
-    Returns:
-        ``(batch, K)``.
-    """
-    with tf.autodiff.ForwardAccumulator(images, vectors) as accumulator:
-        logits = logits_fn(images)
-    return _centred_root(logits, connected(accumulator.jvp(logits)))
-
-
-def factor_transpose_product(logits_fn: LogitsCallable, images: tf.Tensor, vectors: tf.Tensor) -> tf.Tensor:
-    """``Bᵀ u`` for one output vector per image, at the price of one gradient.
-
-    Args:
-        logits_fn: a logits function.
-        images: ``(batch, ...)``, floating.
-        vectors: the u, ``(batch, K)``, in the dtype of the logits.
-
-    Returns:
-        In the shape of ``images``.
-    """
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(images)
-        logits = logits_fn(images)
-    return gradient(tape, logits, images, _centred_root_transpose(logits, vectors))
-
-
-def fisher_product(logits_fn: LogitsCallable, images: tf.Tensor, vectors: tf.Tensor) -> tf.Tensor:
-    """``G_x v = Bᵀ B v`` for one input vector per image; the forward pass is paid once for both products.
-
-    Args:
-        logits_fn: a logits function.
-        images: ``(batch, ...)``, floating.
-        vectors: the v, in the shape and dtype of ``images``.
-
-    Returns:
-        In the shape of ``images``.
-    """
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(images)
-        with tf.autodiff.ForwardAccumulator(images, vectors) as accumulator:
-            logits = logits_fn(images)
-        tangent = connected(accumulator.jvp(logits))
-        with tape.stop_recording():
-            upstream = _centred_root_transpose(logits, _centred_root(logits, tangent))
-    return gradient(tape, logits, images, upstream)
-
-
-def _centred_root(logits: tf.Tensor, vectors: tf.Tensor) -> tf.Tensor:
-    """``diag(√p) (I - 1 pᵀ) w``."""
-    p = tf.nn.softmax(logits)
-    return tf.sqrt(p) * (vectors - tf.reduce_sum(p * vectors, axis=-1, keepdims=True))
-
-
-def _centred_root_transpose(logits: tf.Tensor, vectors: tf.Tensor) -> tf.Tensor:
-    """``(I - p 1ᵀ) diag(√p) u``."""
-    p = tf.nn.softmax(logits)
-    weighted = tf.sqrt(p) * vectors
-    return weighted - p * tf.reduce_sum(weighted, axis=-1, keepdims=True)

@@ -8,7 +8,7 @@ from keras_fim.geometry.eigen import exact_spectrum_and_logits
 from keras_fim.geometry.krylov import MAX_STEPS, RTOL, check_tolerance, krylov_spectrum_and_logits
 from keras_fim.typing import LogitsCallable, Spectrum
 
-__all__ = ["METHODS", "check_method", "chosen_method", "spectrum_and_logits"]
+__all__ = ["METHODS", "check_method", "spectrum_and_logits"]
 
 METHODS = ("auto", "exact", "krylov")
 _CLASSES_PER_PAIR = 4  # up to 4 k classes, K gradients cost no more than the Krylov method's first step
@@ -29,7 +29,7 @@ def spectrum_and_logits(
         logits_fn: a function from images ``(batch, ...)`` to logits ``(batch, K)``, sample by sample.
         images: ``(batch, ...)``, floating.
         k: number of eigenpairs, from 1 to K.
-        method: one of `METHODS`; see `chosen_method`.
+        method: one of `METHODS`; ``"auto"`` is exact up to four classes for each eigenpair, else Krylov.
         rtol: of `krylov_spectrum`.
         max_steps: of `krylov_spectrum`.
 
@@ -42,15 +42,10 @@ def spectrum_and_logits(
     check_method(method, rtol, max_steps)
     images = tf.convert_to_tensor(images)
     if method == "auto":  # only the shape is asked for: compiled, this pass is not executed
-        method = chosen_method(logits_fn(images[:1]).shape[-1], k)
+        method = "exact" if logits_fn(images[:1]).shape[-1] <= _CLASSES_PER_PAIR * k else "krylov"
     if method == "exact":
         return exact_spectrum_and_logits(logits_fn, images, k)
     return krylov_spectrum_and_logits(logits_fn, images, k, rtol=rtol, max_steps=max_steps)
-
-
-def chosen_method(num_classes: int, k: int) -> str:
-    """What ``"auto"`` stands for: ``"exact"`` up to four classes for each eigenpair, else ``"krylov"``."""
-    return "exact" if num_classes <= _CLASSES_PER_PAIR * k else "krylov"
 
 
 def check_method(method: str, rtol: float, max_steps: int) -> None:

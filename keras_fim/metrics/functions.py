@@ -7,9 +7,6 @@ from typing import Any
 import numpy as np
 
 __all__ = [
-    "check_convention",
-    "check_norm",
-    "distances_of",
     "fooling_ratio",
     "in_convention",
     "mean_distance",
@@ -113,31 +110,6 @@ def mean_distance(distances: Any, success: Any, was_correct: Any) -> tuple[float
     return (float(finite.mean()) if len(finite) else float("nan")), fooling_ratio(success, was_correct)
 
 
-def distances_of(images: Any, adversarials: Any, norm: float) -> np.ndarray:
-    """The lp norm of each perturbation; for p = 0 the number of changed values.
-
-    Args:
-        images: ``(batch, ...)``.
-        adversarials: as ``images``.
-        norm: 0, 1, 2 or ``np.inf``.
-
-    Returns:
-        float64 ``(batch,)``.
-
-    Raises:
-        ValueError: if the shapes differ or the norm is another.
-    """
-    images, adversarials = np.asarray(images, np.float64), np.asarray(adversarials, np.float64)
-    if images.shape != adversarials.shape or images.ndim < 2:
-        raise ValueError(
-            "`images` and `adversarials` should have one shape (batch, ...). "
-            f"Received: shapes {images.shape} and {adversarials.shape}"
-        )
-    check_norm(norm)
-    flat = (adversarials - images).reshape(len(images), -1) if len(images) else np.zeros((0, 1))
-    return np.asarray(np.linalg.norm(flat, ord=norm, axis=-1))
-
-
 def in_convention(
     distances: Any, norm: float, size: int, *, convention: str, bounds: tuple[float, float] = (0.0, 1.0)
 ) -> np.ndarray:
@@ -165,8 +137,10 @@ def in_convention(
         >>> in_convention([2.0], 2, 16, convention="foolbox")
         array([0.25])
     """
-    check_norm(norm)
-    check_convention(convention)
+    if norm not in _NORMS:
+        raise ValueError(f"`norm` should be 0, 1, 2 or inf. Received: norm={norm!r}")
+    if convention not in ("norm", "foolbox"):
+        raise ValueError(f"`convention` should be norm or foolbox. Received: convention={convention!r}")
     values = np.asarray(distances, np.float64)
     if convention == "norm" or norm == 0:
         return values
@@ -184,15 +158,3 @@ def _checked(success: Any, was_correct: Any) -> tuple[np.ndarray, np.ndarray]:
     if (success & ~was_correct).any():
         raise ValueError("`success` should hold originally correct samples only. Received: one that was wrong before")
     return success, was_correct
-
-
-def check_norm(norm: float) -> None:
-    """Raise a ValueError unless ``norm`` is 0, 1, 2 or inf."""
-    if norm not in _NORMS:
-        raise ValueError(f"`norm` should be 0, 1, 2 or inf. Received: norm={norm!r}")
-
-
-def check_convention(convention: str) -> None:
-    """Raise a ValueError unless ``convention`` is one that `in_convention` knows."""
-    if convention not in ("norm", "foolbox"):
-        raise ValueError(f"`convention` should be norm or foolbox. Received: convention={convention!r}")

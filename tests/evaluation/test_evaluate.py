@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras_fim import attacks, evaluation
 from keras_fim.attacks import catalog
 from keras_fim.evaluation import evaluate
+from tests.tables import read_csv
 
 IMAGES = np.array([[0.55], [0.65], [0.75], [0.95], [0.2], [0.9]], "float32")
 LABELS = np.array([0, 0, 0, 0, 1, 1])  # the last one is wrong before the attack
@@ -78,7 +79,7 @@ def test_results_are_saved_and_loaded(tmp_path):
     found = evaluate(boundary(), (IMAGES, LABELS), attacks=["fgsm", "deepfool"], epsilons={"fgsm": [0.1]})
     assert evaluation.Evaluation.load(found.save(tmp_path / "evaluation.json")) == found
     json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=pytest.fail)  # no NaN or Infinity
-    rows = evaluation.read_rows(found.save(tmp_path / "evaluation.csv"))
+    rows = read_csv(found.save(tmp_path / "evaluation.csv"))
     assert {row["table"] for row in rows} == set(dict(found._shown()))
     fgsm = next(row for row in rows if row.get("attack") == "fgsm")
     assert fgsm["fooling ratio"] == 0.2 and fgsm["fooling ratio count"] == 1 and fgsm["strongest"] is True

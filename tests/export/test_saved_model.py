@@ -65,14 +65,19 @@ def test_variables_are_saved_once_and_restored_by_a_session(exported, signatures
     names = [name for name, _ in tf.train.list_variables(str(exported.path / "variables" / "variables"))]
     kept = [name for name in names if name.endswith("VARIABLE_VALUE")]
     assert len(kept) == len(exported.model.variables)
-    images = exported.images[:3]
-    expected = {name: each(images=images) for name, each in signatures.items() if name != "image_bytes"}
-    expected = {name: {key: value.numpy() for key, value in outputs.items()} for name, outputs in expected.items()}
+    files = np.array([tf.io.encode_png(np.uint8(255 * image)).numpy() for image in exported.images[:3]], object)
+    given = {name: files if name == "image_bytes" else exported.images[:3] for name in signatures}
+    expected = {}
+    for name, signature in signatures.items():
+        (argument,) = signature.structured_input_signature[1]
+        outputs = signature(**{argument: tf.constant(given[name])})
+        expected[name] = {key: value.numpy() for key, value in outputs.items()}
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         loaded = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(exported.path)).signature_def
         for name, outputs in expected.items():
             fetches = {key: info.name for key, info in loaded[name].outputs.items()}
-            found = session.run(fetches, {loaded[name].inputs["images"].name: images})
+            (argument,) = loaded[name].inputs.values()
+            found = session.run(fetches, {argument.name: given[name]})
             for key, value in outputs.items():
                 np.testing.assert_allclose(found[key], value, rtol=1e-4, atol=1e-5)
 
@@ -158,15 +163,17 @@ def test_without_the_extra_there_are_no_warm_up_requests(model, tmp_path, monkey
     assert [each.name for each in (path / "assets.extra").iterdir()] == ["keras_fim_reference.npz"]
 
 
-def test_warm_up_requests_are_prediction_logs_of_every_signature(exported, signatures):
+def test_warm_up_requests_are_prediction_logs_that_every_signature_answers(exported, signatures):
     logs = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
     file = exported.path / "assets.extra" / "tf_serving_warmup_requests"
     found = set()
     for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
         request = logs.PredictionLog.FromString(record).predict_log.request
         assert request.model_spec.name == "digits"
-        (value,) = request.inputs.values()
-        found.add((request.model_spec.signature_name, tf.make_ndarray(value).shape[0]))
+        inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()}
+        outputs = signatures[request.model_spec.signature_name](**inputs)
+        assert all(np.isfinite(value).all() for value in outputs.values())
+        found.add((request.model_spec.signature_name, *{len(value) for value in outputs.values()}))
     assert found == {(name, count) for name in signatures for count in (1, 16)}
 
 

@@ -18,7 +18,7 @@ def test_an_exported_model_is_verified_in_a_process_without_keras(exported, caps
     assert cli.main(["verify", str(exported.path.parent)]) == 0
     table = capsys.readouterr().out
     assert table.strip().endswith("digits/1: verified")
-    for name in ("serving_default", "logits", "fisher", "detect", "image_bytes", "warm-up"):
+    for name in ("serving_default", "logits", "fisher", "detect", "image_bytes"):
         assert name in table
     assert "MISMATCH" not in table
 

@@ -34,19 +34,6 @@ def test_factor_of_many_classes_takes_the_other_path():
     np.testing.assert_allclose(factor, expected, atol=1e-12)
 
 
-def test_products_with_the_factor(mlp, points):
-    logits_fn = logits_function(mlp)
-    factor, _ = geometry.factor(logits_fn, points)
-    v = tf.constant(np.random.default_rng(2).normal(size=(5, 6)))
-    u = tf.constant(np.random.default_rng(3).normal(size=(5, 4)))
-    forward = tf.linalg.matvec(factor, v)
-    np.testing.assert_allclose(geometry.factor_product(logits_fn, points, v), forward, atol=1e-12)
-    expected = tf.linalg.matvec(factor, u, transpose_a=True)
-    np.testing.assert_allclose(geometry.factor_transpose_product(logits_fn, points, u), expected, atol=1e-12)
-    expected = tf.linalg.matvec(factor, forward, transpose_a=True)
-    np.testing.assert_allclose(geometry.fisher_product(logits_fn, points, v), expected, atol=1e-12)
-
-
 def test_exact_spectrum_is_that_of_the_dense_fim(mlp, points):
     spectrum = geometry.exact_spectrum(logits_function(mlp), points, k=3)
     values, vectors = np.linalg.eigh(dense_fims(mlp, points))

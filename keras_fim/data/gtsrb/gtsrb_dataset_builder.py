@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import hashlib
 import io
 import re
@@ -13,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import requests
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-__all__ = ["CLASS_NAMES", "Builder", "GTSRBConfig", "parse_ppm"]
+__all__ = ["CLASS_NAMES", "Builder"]
 
 SIDE = 32
 URL = "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/"
@@ -33,8 +33,6 @@ MD5 = {
 NUM_TRAIN = 39_209
 
 _AGAIN = "delete that file and, if there is one, the .INFO beside it, and try again"  # TFDS refuses a stale one
-_GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"  # one character or comment at a time: a longer run would backtrack exponentially
-_PPM_HEADER = re.compile(rb"P6" + _GAP + rb"(\d+)" + _GAP + rb"(\d+)" + _GAP + rb"(\d+)\s")
 
 CLASS_NAMES = (
     "Speed limit (20km/h)",
@@ -96,17 +94,6 @@ _CITATION = """\
 """
 
 
-@dataclasses.dataclass(kw_only=True)
-class GTSRBConfig(tfds.core.BuilderConfig):
-    """Variant of the data set.
-
-    Attributes:
-        roi: crop each image to the sign before it is resized, by the region of interest of the annotations.
-    """
-
-    roi: bool = False
-
-
 class Builder(tfds.core.GeneratorBasedBuilder):
     """TFDS builder of GTSRB from its three official archives.
 
@@ -118,10 +105,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "Official final training and test images."}
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"{', '.join(ARCHIVES.values())} from {URL}"
-    BUILDER_CONFIGS = [
-        GTSRBConfig(name="full", description="The whole image."),
-        GTSRBConfig(name="roi", description="The region of interest, the sign itself.", roi=True),
-    ]
+    # one, of the name that data sets prepared before have in their path
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="full", description="The whole image.")]
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
@@ -173,46 +158,16 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _example(
         self, archive: zipfile.ZipFile, member: str, row: dict[str, str], *, track: int, frame: int
     ) -> dict[str, Any]:
-        image = parse_ppm(archive.read(member), member)
-        if self.builder_config.roi:
-            x1, y1, x2, y2 = (int(row[f"Roi.{corner}"]) for corner in ("X1", "Y1", "X2", "Y2"))
-            if not (0 <= x1 < x2 <= image.shape[1] and 0 <= y1 < y2 <= image.shape[0]):
-                raise ValueError(
-                    f"The region of interest of {member} should lie in {image.shape[1]}x{image.shape[0]} pixels. "
-                    f"Received: ({x1}, {y1})-({x2}, {y2})"
-                )
-            image = image[y1:y2, x1:x2]  # the margins around it are only even if the last corner is left out
-        return {"image": _resized(image), "label": int(row["ClassId"]), "track": track, "frame": frame}
+        return {"image": _pixels(archive, member), "label": int(row["ClassId"]), "track": track, "frame": frame}
 
 
-def parse_ppm(content: bytes, name: str) -> np.ndarray:
-    """Pixels of a binary PPM file (``P6``, 8 bits), which TensorFlow cannot decode.
-
-    Args:
-        content: the file.
-        name: what errors call it.
-
-    Returns:
-        uint8 ``(height, width, 3)``.
-
-    Raises:
-        ValueError: if it is another format or shorter than its header says.
-
-    Example:
-        >>> parse_ppm(b"P6 2 1 255 abcdef", "ab.ppm").shape
-        (1, 2, 3)
-    """
-    header = _PPM_HEADER.match(content)
-    if header is None or int(header[3]) != 255:
-        raise ValueError(f"{name} should be a binary PPM file with 8 bits a channel. Received: {content[:16]!r}...")
-    width, height = int(header[1]), int(header[2])
-    pixels = np.frombuffer(content, np.uint8, offset=header.end())
-    if pixels.size < height * width * 3:
-        raise ValueError(f"{name} should hold {height * width * 3} bytes of pixels. Received: {pixels.size}")
-    return pixels[: height * width * 3].reshape(height, width, 3)
-
-
-def _resized(image: np.ndarray) -> np.ndarray:
+def _pixels(archive: zipfile.ZipFile, member: str) -> np.ndarray:
+    """An image, resized to uint8 ``(SIDE, SIDE, 3)``; TensorFlow cannot decode PPM."""
+    try:
+        with archive.open(member) as file:
+            image = np.asarray(PIL.Image.open(file).convert("RGB"))
+    except OSError as error:
+        raise ValueError(f"{member} should be an image. Received: {error}") from error
     if image.shape[:2] == (SIDE, SIDE):
         return image
     resized = tf.image.resize(image, (SIDE, SIDE), method="bilinear", antialias=True)
