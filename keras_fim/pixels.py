@@ -122,6 +122,7 @@ def range_of_model(model: Any, images: Images | None = None) -> PixelRange | Non
     Returns:
         `PixelRange`, or None where they say nothing.
     """
+    model = getattr(model, "_logits_fn", model)  # of a defence
     model = model.model if isinstance(model, LogitsFunction) else model
     if not isinstance(model, keras.Model) or len(getattr(model, "inputs", None) or []) != 1:
         return None
@@ -222,7 +223,7 @@ def _check_scale(images: Images, known: PixelRange) -> None:
 def _leading(model: keras.Model) -> tuple[list[Any], bool]:
     """The scalings that a model begins with, and whether it consists of nothing else."""
     found: list[Any] = []
-    for operation in getattr(model, "_functional", model).operations:
+    for operation in getattr(getattr(model, "_functional", model), "operations", [model]):  # of a subclass itself
         if hasattr(getattr(operation, "_functional", operation), "operations"):
             inner, complete = _leading(operation)
             found += inner
