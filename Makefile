@@ -8,7 +8,7 @@ PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope
 export TF_CPP_MIN_LOG_LEVEL := 3
 
 .NOTPARALLEL:
-.PHONY: help run test check lint clean
+.PHONY: help run test nightly check lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile
@@ -16,11 +16,14 @@ help: ## list the targets
 run: $(VENV)/.demo ## train, attack and export a small defended model: keras-fim demo
 	$(BIN)/keras-fim demo
 
-test: $(VENV)/.dev ## all tests and docstring examples
-	$(PYTEST)
+test: $(VENV)/.dev ## all tests and docstring examples but the nightly ones
+	$(PYTEST) -m "not nightly"
+
+nightly: $(VENV)/.dev ## the tests that take minutes each
+	$(PYTEST) -m nightly
 
 check: lint ## the gate before a commit, under 3 minutes: lint, fast tests, docstring examples
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not nightly"
 
 lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff check

@@ -31,8 +31,8 @@ from attack_rows import ROWS, Row
 from keras_fim import data
 from keras_fim.attacks.lp import norms
 from keras_fim.evaluation import samples
-from keras_fim.experiments import load_model
 from keras_fim.records import read_json, versions, write_json
+from keras_fim.training import load_model
 
 COUNTED = 16
 PEERS = ("foolbox", "adversarial-robustness-toolbox")

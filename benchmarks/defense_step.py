@@ -11,10 +11,10 @@ import argparse
 from pathlib import Path
 
 from keras_fim import data
-from keras_fim.experiments import recipe
-from keras_fim.experiments.cost import step_costs
-from keras_fim.experiments.defending import NAMES
 from keras_fim.records import versions, write_json
+from keras_fim.training import recipe
+from keras_fim.training.cost import step_costs
+from keras_fim.training.defending import NAMES
 
 KRYLOV = {"direction": "krylov"}
 VARIANTS = {

@@ -22,8 +22,8 @@ import tensorflow as tf
 from keras_fim import data, export
 from keras_fim.detection import FisherDetector
 from keras_fim.evaluation import samples
-from keras_fim.experiments.weights import load_model, record_of
 from keras_fim.records import versions, write_json
+from keras_fim.training.trained import load_model, record_of
 
 MODELS = ("mnist-plain", "mnist-fisher", "gtsrb-plain", "gtsrb-fisher")
 

@@ -22,10 +22,10 @@ import tensorflow as tf
 
 import keras_fim
 from keras_fim import data, models
-from keras_fim.experiments.weights import load_model
 from keras_fim.geometry.krylov import MAX_STEPS, RTOL
 from keras_fim.logits import logits_function
 from keras_fim.records import versions, write_json
+from keras_fim.training.trained import load_model
 from keras_fim.typing import Spectrum
 
 BATCH = 128

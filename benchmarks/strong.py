@@ -26,8 +26,8 @@ import numpy as np
 from keras_fim import data
 from keras_fim.attacks import ART, FixedBudgetAttack, Strong
 from keras_fim.evaluation import samples
-from keras_fim.experiments import load_model
 from keras_fim.records import versions, write_json
+from keras_fim.training import load_model
 
 BUDGETS = {"l2": (2.0, 1.5), "linf": (np.inf, 0.1)}
 MODELS = ["mnist-plain", "mnist-fisher"]

@@ -1,39 +1,38 @@
-"""Fisher-information robustness for Keras classifiers: how easily can a model be fooled, and what to change."""
+"""Fisher-information robustness for Keras classifiers: how easily can a model be fooled, and what to change.
 
+Everything below is imported at once, so that `keras.models.load_model` finds what the package registers. Only the
+command line imports each part when it is first used: its help then needs no TensorFlow.
+"""
+
+import importlib as _importlib
+import json as _json
 import os as _os
+import sys as _sys
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-_NEEDS = "keras_fim needs Keras on TensorFlow: set the environment variable KERAS_BACKEND=tensorflow."
-if _os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
-    raise ImportError(f"{_NEEDS} Received: KERAS_BACKEND={_os.environ['KERAS_BACKEND']}")
+from keras_fim._lazy import importer as _importer
 
-try:
-    import keras as _keras
-except ImportError as _error:  # its configuration file may name a backend that is not installed
-    raise ImportError(f"{_NEEDS} Received: {_error}") from _error
-
-if _keras.backend.backend() != "tensorflow":
-    raise ImportError(f"{_NEEDS} Received: the backend {_keras.backend.backend()!r}")
-
-from keras_fim import (
-    attacks,
-    callbacks,
-    data,
-    defenses,
-    detection,
-    evaluation,
-    experiments,
-    export,
-    geometry,
-    layers,
-    logits,
-    losses,
-    metrics,
-    models,
-    plots,
-)
-from keras_fim.fisher import fisher_spectrum
-from keras_fim.geometry.label_smoothing import default_mu, label_smoothing_from_mu, mu_from_label_smoothing
-from keras_fim.losses import FisherEigenvalueLoss, FisherTraceLoss
+if _TYPE_CHECKING:
+    from keras_fim import (
+        attacks,
+        callbacks,
+        data,
+        defenses,
+        detection,
+        evaluation,
+        export,
+        geometry,
+        layers,
+        logits,
+        losses,
+        metrics,
+        models,
+        plots,
+        training,
+    )
+    from keras_fim.fisher import fisher_spectrum
+    from keras_fim.geometry.label_smoothing import default_mu, label_smoothing_from_mu, mu_from_label_smoothing
+    from keras_fim.losses import FisherEigenvalueLoss, FisherTraceLoss
 
 __version__ = "0.1.0"
 
@@ -47,7 +46,6 @@ __all__ = [
     "defenses",
     "detection",
     "evaluation",
-    "experiments",
     "export",
     "fisher_spectrum",
     "geometry",
@@ -59,4 +57,44 @@ __all__ = [
     "models",
     "mu_from_label_smoothing",
     "plots",
+    "training",
 ]
+
+_HOMES = {
+    **{name: f"keras_fim.{name}" for name in __all__},
+    **dict.fromkeys(("FisherEigenvalueLoss", "FisherTraceLoss"), "keras_fim.losses"),
+    **dict.fromkeys(
+        ("default_mu", "label_smoothing_from_mu", "mu_from_label_smoothing"), "keras_fim.geometry.label_smoothing"
+    ),
+    "fisher_spectrum": "keras_fim.fisher",
+}
+__getattr__ = _importer(__name__, _HOMES)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _backend() -> str:
+    """The backend of Keras: of Keras itself if it is imported, else the one that it is going to choose."""
+    if "keras" in _sys.modules:
+        return str(_sys.modules["keras"].backend.backend())
+    if _os.environ.get("KERAS_BACKEND"):
+        return _os.environ["KERAS_BACKEND"]
+    path = _os.path.join(_os.environ.get("KERAS_HOME", _os.path.expanduser("~/.keras")), "keras.json")
+    try:
+        with open(_os.path.expanduser(path), encoding="utf-8") as file:
+            return str(_json.load(file).get("backend", "tensorflow"))
+    except (OSError, ValueError):
+        return "tensorflow"
+
+
+if _backend() != "tensorflow":
+    raise ImportError(
+        "keras_fim needs Keras on TensorFlow: set the environment variable KERAS_BACKEND=tensorflow. "
+        f"Received: the backend {_backend()!r}"
+    )
+
+if _os.path.basename(_sys.argv[0] if _sys.argv else "") not in ("-m", "keras-fim", "keras-fim.exe"):  # -m is ours
+    for _home in dict.fromkeys(_HOMES.values()):
+        _importlib.import_module(_home)

@@ -11,7 +11,7 @@ from keras_fim.evaluation.evaluate import Evaluation
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["defences_figure", "evaluation_figure", "robustness_figure"]
+__all__ = ["defenses_figure", "evaluation_figure", "robustness_figure"]
 
 _NORMS = {"l0": "$l_0$", "l1": "$l_1$", "l2": "$l_2$", "linf": r"$l_\infty$"}
 
@@ -76,13 +76,13 @@ def evaluation_figure(evaluation: Evaluation) -> Figure:
     return figure
 
 
-def defences_figure(
+def defenses_figure(
     panels: Mapping[str, Mapping[str, tuple[float, float, float]]], front: Collection[str] = ()
 ) -> Figure:
-    """Accuracy against robust accuracy: one panel for each attack, one point for each defence; the best is top right.
+    """Accuracy against robust accuracy: one panel for each attack, one point for each defense; the best is top right.
 
     Args:
-        panels: for each attack's name, ``(accuracy, robust accuracy, cost)`` by name of the defence, the first two in
+        panels: for each attack's name, ``(accuracy, robust accuracy, cost)`` by name of the defense, the first two in
             [0, 1], the cost as a multiple of plain training.
         front: names of the Pareto front, whose points are filled.
 
@@ -99,7 +99,7 @@ def defences_figure(
     figure = Figure(figsize=(5.2 * len(panels) + 2.2, 4.6), layout="constrained")
     for axes, (title, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for index, (name, (accuracy, robust, cost)) in enumerate(points.items()):
-            marker = "osD^vP*X"[index // 10 % 8]  # the colours repeat after ten
+            marker = "osD^vP*X"[index // 10 % 8]  # the colors repeat after ten
             fill = "full" if name in front else "none"
             label = f"{name} ({cost:.1f}\u00d7)"
             axes.plot(100 * robust, 100 * accuracy, marker=marker, linestyle="none", fillstyle=fill, label=label)
@@ -109,6 +109,6 @@ def defences_figure(
         *axes.get_legend_handles_labels(),
         loc="outside right upper",
         fontsize="small",
-        title="defence (cost); filled: on the\nPareto front of all three",
+        title="defense (cost); filled: on the\nPareto front of all three",
     )
     return figure

@@ -44,7 +44,7 @@ class Page:
             raise RuntimeError(answer["exceptionDetails"])
         return answer["result"].get("value")
 
-    def wait_for(self, expression, seconds=60):
+    def wait_for(self, expression, seconds=240):
         """Until an expression is true; its value."""
         end = time.monotonic() + seconds
         while not (value := self.evaluate(expression)):

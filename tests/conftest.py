@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores; TensorFlow would start its threads in each
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
@@ -40,6 +41,17 @@ def mlp():
 def points():
     """Five inputs of `mlp`."""
     return tf.constant(np.random.default_rng(1).normal(size=(5, 6)))
+
+
+@pytest.fixture(scope="session")
+def loopback():
+    """127.0.0.1, which a machine without any network may lack."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=60).close()
+    except OSError as error:
+        pytest.skip(f"no loopback interface: {error}")
+    return "127.0.0.1"
 
 
 @pytest.fixture(scope="session")

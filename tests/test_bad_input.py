@@ -10,7 +10,7 @@ import tensorflow as tf
 import keras_fim
 from keras_fim import attacks, data, evaluation, export, models
 from keras_fim.callbacks import MuSchedule
-from keras_fim.experiments import TrainingConfig, load_model, recipe
+from keras_fim.training import TrainingConfig, load_model, recipe
 
 IMAGES, LABELS = np.full((3, 4), 0.5, "float32"), np.array([0, 1, 2])
 LOGITS = np.array([[1.0, 2.0, -3.0]] * 3, "float32")

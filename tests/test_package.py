@@ -19,11 +19,11 @@ import keras_fim
 
 ROOT = Path(keras_fim.__file__).parent
 ORDER = [
-    *("typing", "geometry", "records", "validation", "inspection", "logits", "pixels", "flags", "fisher", "losses"),
-    *("layers", "metrics", "attacks"),
-    *("defenses", "detection", "evaluation", "plots", "callbacks", "export", "experiments", "cli"),
+    *("_lazy", "typing", "geometry", "records", "validation", "inspection", "logits", "pixels", "flags", "fisher"),
+    *("losses", "layers", "metrics", "attacks", "defenses", "detection", "evaluation", "plots", "callbacks", "export"),
+    *("training", "cli", "__main__"),
 ]
-STANDALONE = ("data", "models")  # import none of the others; experiments and cli, and no other, import them
+STANDALONE = ("data", "models")  # import none of the others; training and cli, and no other, import them
 MODULES = sorted(module.name for module in pkgutil.walk_packages([str(ROOT)], "keras_fim."))
 
 
@@ -51,7 +51,7 @@ def test_imports_go_one_way(module):
     for other in {part(name) for name in imported(module) if name.startswith("keras_fim.")} - {own}:
         if own in STANDALONE:
             raise AssertionError(f"{module} imports {other}")
-        allowed = ORDER[: ORDER.index(own)] + (list(STANDALONE) if own in ("experiments", "cli") else [])
+        allowed = ORDER[: ORDER.index(own)] + (list(STANDALONE) if own in ("training", "cli") else [])
         assert other in allowed, f"{module} imports {other}"
 
 
@@ -70,6 +70,21 @@ def test_public_names_exist_and_are_documented(module):
             assert thing.__doc__, f"{module}.{name} has no docstring"
 
 
+def test_the_command_line_imports_a_name_when_it_is_used():
+    program = "import sys; sys.argv = ['bin/keras-fim']; import keras_fim; assert 'keras' not in sys.modules; "
+    assert fresh(program + "print(keras_fim.attacks.PGD().name)").stdout.strip() == "pgd_linf"
+    with pytest.raises(AttributeError, match="module 'keras_fim' has no attribute 'nothing'"):
+        keras_fim.nothing  # noqa: B018
+    assert set(keras_fim.__all__) <= set(dir(keras_fim))
+
+
+@pytest.mark.parametrize("imports", ["import keras_fim, keras", "import keras, keras_fim"])
+def test_what_keras_saves_is_registered_whatever_is_imported_first(imports):
+    program = f"{imports}; print(*[n for n in keras.saving.get_custom_objects() if 'keras_fim>' in n])"
+    registered = {name.removeprefix("keras_fim>") for name in fresh(program).stdout.split()}
+    assert {"FisherTraceLoss", "FisherTraceRegularization", "FoolingRatio", "SpectralDefense", "TRADES"} <= registered
+
+
 def fresh(program, **environment):
     kept = {key: value for key, value in os.environ.items() if key != "KERAS_BACKEND"}
     command = [sys.executable, "-c", program]
@@ -79,7 +94,7 @@ def fresh(program, **environment):
 def test_another_backend_is_refused(tmp_path):
     """In the environment, or in Keras' configuration file."""
     expected = "ImportError: keras_fim needs Keras on TensorFlow: set the environment variable KERAS_BACKEND=tensorflow"
-    assert f"{expected}. Received: KERAS_BACKEND=jax" in fresh("import keras_fim", KERAS_BACKEND="jax").stderr
+    assert f"{expected}. Received: the backend 'jax'" in fresh("import keras_fim", KERAS_BACKEND="jax").stderr
     (tmp_path / "keras.json").write_text('{"backend": "numpy"}')
     assert expected in fresh("import keras_fim", KERAS_HOME=str(tmp_path)).stderr
 

@@ -1,4 +1,13 @@
-"""Show runs in TensorBoard."""
+"""Show runs in TensorBoard.
+
+Start TensorBoard on a run, or on a folder of runs, and say where to open it. Custom Scalars shows
+fooling ratios by epoch, Images curves and adversarial examples, HParams one row for each run. Ctrl-C ends it.
+
+Examples:
+  keras-fim board results/runs/mnist-mu0.02-seed0
+  keras-fim board results/runs --port 6007
+  keras-fim board results/runs/mnist-sweep-seed0 --host 0.0.0.0   to be seen from other machines
+"""
 
 from __future__ import annotations
 
@@ -9,21 +18,12 @@ from pathlib import Path
 
 __all__ = ["add_arguments", "run"]
 
-DESCRIPTION = """Start TensorBoard on a run, or on a folder of runs, and say where to open it. Custom Scalars shows
-fooling ratios by epoch, Images curves and adversarial examples, HParams one row for each run. Ctrl-C ends it.
-
-examples:
-  keras-fim board results/runs/mnist-mu0.02-seed0
-  keras-fim board results/runs --port 6007
-  keras-fim board results/runs/mnist-sweep-seed0 --host 0.0.0.0   to be seen from other machines
-"""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument("folder", type=Path, help="of a run, or of several")
-    parser.add_argument("--port", type=int, help="to listen on; 0 for any (the first free one from 6006)")
-    parser.add_argument("--host", default="localhost", help="to listen on (%(default)s)")
+    parser.add_argument("folder", type=Path, help="Folder of a run, or of several runs.")
+    parser.add_argument("--port", type=int, help="Port to listen on; 0 for any (default: the first free from 6006).")
+    parser.add_argument("--host", default="localhost", help="Host to listen on (default: %(default)s).")
 
 
 def run(arguments: argparse.Namespace) -> None:

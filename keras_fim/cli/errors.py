@@ -1,26 +1,34 @@
-"""What a command does with errors that its user can mend."""
+"""How a command reports errors and warnings that its user can act on."""
 
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 __all__ = ["run_safely"]
 
 
 def run_safely(command: Callable[[], None]) -> int:
-    """Run ``command``; a ValueError, a missing file or package become one line on stderr.
+    """Run ``command``; warnings, and a ValueError or a missing file or package, become one line on stderr.
 
     Returns:
         The exit code: 0, 2 after such an error, 130 after Ctrl-C.
     """
     try:
-        command()
+        with warnings.catch_warnings():
+            warnings.showwarning = _show
+            command()
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        message = "interrupted: what was finished is kept; the same command goes on there (`train` with --resume)"
+        message = "interrupted: finished parts are kept; the same command continues from there (`train` with --resume)"
         print(message, file=sys.stderr)
         return 130
     return 0
+
+
+def _show(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)

@@ -1,75 +1,91 @@
-"""Measure how robust a model is: any Keras classifier."""
+"""Measure how robust a model is: any Keras classifier.
+
+Attack a model and print, with 95 % intervals, how often it is fooled at each budget, how far the
+nearest adversarials are, and how large its Fisher information is. Tables, a figure and every finished cell are written
+to one folder: the same command goes on where an interrupted one stopped.
+
+attacks: ossa, fgsm, fgm, otcm, bim, pgd, mim, apgd_ce, apgd_dlr, square, strong, deepfool, fmn, carlini_wagner, jsma;
+NAME_l1, NAME_l2 and NAME_linf choose the norm of those that have several; cleverhans_NAME is one of CleverHans;
+minimal_NAME looks for the smallest budget of an attack with a budget; an unknown name lists them all
+
+Examples:
+  keras-fim evaluate --model path.keras --data mnist --attacks ossa,fgsm,pgd,deepfool
+  keras-fim evaluate --model mnist-fisher --data mnist --epsilons l2=0.5,1,2 linf=0.05,0.1
+  keras-fim evaluate --model results/runs/mine --data cifar10 --strong --masking --twin cifar10-plain
+"""
 
 from __future__ import annotations
 
 import argparse
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from keras_fim.cli.options import DATASETS, add_data_dir, add_max_samples
 
-from keras_fim import data, plots
-from keras_fim.attacks import Attack, attack_by_name, attack_names
-from keras_fim.attacks.lp import norm_name
-from keras_fim.evaluation import DEFAULT_ATTACKS, evaluate, masking_report, samples
-from keras_fim.experiments import load_model
-from keras_fim.logits import LogitsFunction, logits_function
+if TYPE_CHECKING:
+    import numpy as np
+
+    from keras_fim.attacks import Attack
+    from keras_fim.logits import LogitsFunction
 
 __all__ = ["add_arguments", "run"]
-
-DESCRIPTION = f"""Attack a model and print, with 95 % intervals, how often it is fooled at each budget, how far the
-nearest adversarials are, and how large its Fisher information is. Tables, a figure and every finished cell are written
-to one folder: the same command goes on where an interrupted one stopped.
-
-attacks: {", ".join(attack_names())};
-minimal_NAME looks for the smallest budget of an attack that has one
-
-examples:
-  keras-fim evaluate --model path.keras --data mnist --attacks ossa,fgsm,pgd,deepfool
-  keras-fim evaluate --model mnist-fisher --data mnist --epsilons l2=0.5,1,2 linf=0.05,0.1
-  keras-fim evaluate --model results/runs/mine --data cifar10 --strong --masking --twin cifar10-plain
-"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.add_argument(
-        "--model", required=True, help="a .keras file, SavedModel, run folder, or name of stored weights"
+        "--model", required=True, help="A .keras file, SavedModel, run folder, or name of stored weights."
     )
-    parser.add_argument("--data", required=True, choices=data.names(), help="data set, whose test split is taken")
-    parser.add_argument("--attacks", default=",".join(DEFAULT_ATTACKS), help="names, with commas (%(default)s)")
+    parser.add_argument("--data", required=True, help=f"Dataset whose test images are taken: {DATASETS}.")
+    parser.add_argument(
+        "--attacks",
+        default="ossa,fgsm,pgd_l2,pgd_linf,deepfool_l2",
+        help="Names of attacks, separated by commas (default: %(default)s).",
+    )
     parser.add_argument(
         "--epsilons",
         nargs="+",
         metavar="NORM=LIST",
-        help="budgets by norm or attack, such as l2=0.5,1,2 fgsm=0.1; or one list if all attacks have one norm",
+        help="Budgets by norm or attack, such as l2=0.5,1,2 fgsm=0.1; or one list if all attacks have one norm.",
     )
-    parser.add_argument("--images", type=int, default=1000, help="test images, stratified (%(default)s)")
+    add_max_samples(parser, 1000, "to attack")
     parser.add_argument(
         "--strong",
         nargs="?",
         const="full",
         choices=("full", "quick"),
-        help="add the attack whose robust accuracy may be quoted, in l2 and l∞ as far as other attacks have them",
+        help="Add the attack whose robust accuracy may be quoted, in those of the norms l2 and l∞ that others have.",
     )
-    parser.add_argument("--masking", action="store_true", help="look for signs of masked gradients, on 200 images")
-    parser.add_argument("--twin", metavar="MODEL", help="an undefended model for --strong and --masking, as --model")
-    parser.add_argument("--returns", choices=("logits", "probabilities"), help="what the model returns, if unclear")
+    parser.add_argument("--masking", action="store_true", help="Look for signs of masked gradients on 200 images.")
+    parser.add_argument("--twin", metavar="MODEL", help="An undefended model for --strong and --masking; as --model.")
+    parser.add_argument("--returns", choices=("logits", "probabilities"), help="What the model returns, if unclear.")
     parser.add_argument(
-        "--bounds", nargs=2, type=float, default=(0.0, 1.0), metavar=("LOW", "HIGH"), help="pixels it takes (0 1)"
+        "--bounds",
+        nargs=2,
+        type=float,
+        default=(0.0, 1.0),
+        metavar=("LOW", "HIGH"),
+        help="Range of the pixels that the model takes (default: 0 1).",
     )
-    parser.add_argument("--no-spectrum", action="store_true", help="leave out the Fisher information")
-    parser.add_argument("--data-dir", help="where TensorFlow Datasets keeps its data ($TFDS_DATA_DIR or its default)")
-    parser.add_argument("--out", type=Path, help="folder for tables, figure and cells (results/evaluations/MODEL-DATA)")
+    parser.add_argument("--no-spectrum", action="store_true", help="Leave out the Fisher information.")
+    parser.add_argument(
+        "--out", type=Path, help="Folder for tables, figure and cells (default: results/evaluations/MODEL-DATA)."
+    )
+    add_data_dir(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure, print and write."""
+    from keras_fim import data, plots
+    from keras_fim.attacks import attack_by_name
+    from keras_fim.evaluation import evaluate, samples
+    from keras_fim.logits import logits_function
+
     low, high = arguments.bounds
     model, name = _model(arguments.model, arguments.returns)
     images, labels = samples(
-        data.load(arguments.data, 500, data_dir=arguments.data_dir, test_limit=arguments.images)[1]
+        data.load(arguments.data, 500, data_dir=arguments.data_dir, test_limit=arguments.max_samples)[1]
     )
     images = _fitted(low + (high - low) * images, model)
     twin = logits_function(_model(arguments.twin)[0], images) if arguments.twin else None
@@ -105,7 +121,10 @@ def _masking(
     bounds: tuple[float, float],
     folder: Path,
 ) -> None:
-    norms = [norm for norm in (2.0, np.inf) if norm in {attack.norm for attack in attacks}] or [2.0, np.inf]
+    from keras_fim.attacks.lp import norm_name
+    from keras_fim.evaluation import masking_report
+
+    norms = [norm for norm in (2.0, math.inf) if norm in {attack.norm for attack in attacks}] or [2.0, math.inf]
     for norm in norms:
         report = masking_report(model, dataset, norm=norm, twin=twin, bounds=bounds)
         print(f"{report}\n")
@@ -115,6 +134,9 @@ def _masking(
 
 def _model(source: str, returns: str | None = None) -> tuple[LogitsFunction, str]:
     """A model from a file, a folder or a name, and what to call it."""
+    from keras_fim.logits import logits_function
+    from keras_fim.training import load_model
+
     path = Path(source)
     model: Any = path if (path / "saved_model.pb").is_file() else load_model(source)
     path = path.resolve()
@@ -135,6 +157,9 @@ def _fitted(images: np.ndarray, model: LogitsFunction) -> np.ndarray:
 def _strong(
     attacks: list[Attack], extent: str | None, twin: LogitsFunction | None, bounds: tuple[float, float]
 ) -> list[Attack]:
+    from keras_fim.attacks import attack_by_name
+    from keras_fim.attacks.lp import norm_name
+
     if extent is None:
         return []
     norms = [norm for norm in ("l2", "linf") if norm in {norm_name(attack.norm) for attack in attacks}]

@@ -1,41 +1,48 @@
-"""Send test images to a model server and print its predictions with λ."""
+"""Send test images to a model server and print its predictions with λ.
 
-from __future__ import annotations
-
-import argparse
-
-import numpy as np
-
-from keras_fim import data
-from keras_fim.evaluation import samples
-from keras_fim.export.client import Arrays, predict_grpc, predict_rest
-
-__all__ = ["add_arguments", "run"]
-
-DESCRIPTION = """Send test images to TensorFlow Serving, over REST or gRPC, and print for each the predicted class, its
+Send test images to TensorFlow Serving, over REST or gRPC, and print for each the predicted class, its
 probability, the largest eigenvalue of the Fisher information matrix and the l2 radius that goes with it.
 gRPC needs tensorflow-serving-api (the extra [serving]).
 
-examples:
+Examples:
   keras-fim serve-client --model mnist --data mnist
   keras-fim serve-client --model mnist --data mnist5k --protocol grpc --count 4
 """
 
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from keras_fim.cli.options import DATASETS, add_data_dir
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from keras_fim.export.client import Arrays
+
+__all__ = ["add_arguments", "run"]
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument("--model", required=True, help="name of the model on the server")
-    parser.add_argument("--data", choices=data.names(), required=True, help="data set whose test images are sent")
-    parser.add_argument("--count", type=int, default=8, help="number of images (%(default)s)")
-    parser.add_argument("--protocol", choices=("rest", "grpc"), default="rest", help="(%(default)s)")
-    parser.add_argument("--host", default="localhost", help="of the server (%(default)s)")
-    parser.add_argument("--port", type=int, help="of the server (8501 for REST, 8500 for gRPC)")
-    parser.add_argument("--version", type=int, help="of the model (the newest)")
-    parser.add_argument("--data-dir", help="where TensorFlow Datasets keeps its data ($TFDS_DATA_DIR or its default)")
+    parser.add_argument("--model", required=True, help="Name of the model on the server.")
+    parser.add_argument("--data", required=True, help=f"Dataset whose test images are sent: {DATASETS}.")
+    parser.add_argument("--count", type=int, default=8, help="Number of images (default: %(default)s).")
+    parser.add_argument(
+        "--protocol", choices=("rest", "grpc"), default="rest", help="Protocol of the requests (default: %(default)s)."
+    )
+    parser.add_argument("--host", default="localhost", help="Host of the server (default: %(default)s).")
+    parser.add_argument("--port", type=int, help="Port of the server (default: 8501 for REST, 8500 for gRPC).")
+    parser.add_argument("--version", type=int, help="Version of the model (default: the newest).")
+    add_data_dir(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Send the images and print a table."""
+    from keras_fim import data
+    from keras_fim.evaluation import samples
+
     test = data.load(arguments.data, test_limit=arguments.count, data_dir=arguments.data_dir)[1]
     images, labels = samples(test)
     predictions = _ask(arguments, images, "serving_default")
@@ -48,11 +55,13 @@ def run(arguments: argparse.Namespace) -> None:
             f"{index:5}  {names[label]:24.24} {names[predicted]:24.24} {confidences[index]:6.3f} "
             f"{fisher['lambda_max'][index]:10.3g} {fisher['kl_radius'][index]:8.3f}"
         )
-    right = int(np.sum(predictions["classes"] == labels))
+    right = int((predictions["classes"] == labels).sum())
     print(f"{right} of {len(labels)} as labelled; {arguments.protocol} from {arguments.host}")
 
 
 def _ask(arguments: argparse.Namespace, images: np.ndarray, signature: str) -> Arrays:
+    from keras_fim.export.client import predict_grpc, predict_rest
+
     options = {"signature": signature, "version": arguments.version}
     if arguments.protocol == "grpc":
         address = f"{arguments.host}:{arguments.port or 8500}"

@@ -1,4 +1,20 @@
-"""Train a model of the paper, defended or plain."""
+"""Train a model of the paper, defended or plain.
+
+Train the paper's model of a dataset with the Fisher-trace loss, CE + mu * sum(1/p), or another defense.
+
+Everything is written to one folder: run.json (configuration, versions, test accuracy), model.keras (the weights that
+are best on the validation part), history.csv, tensorboard/, and checkpoints to resume from. Options that are not given
+have the values that suit the dataset.
+
+Examples:
+  keras-fim train --data mnist                          the defended model, with a mu that suits its classes
+  keras-fim train --data mnist --mu 0                   the same model on plain cross-entropy
+  keras-fim train --data mnist --mu 0 0.005 0.01 0.02   one after another, for one table in TensorBoard
+  keras-fim train --data mnist --defense spectral       on the largest eigenvalue of the Fisher information, eq. (2)
+  keras-fim train --data mnist --defense spectral+n-fgm --epsilon 1.5
+  keras-fim train --data cifar10 --out runs/a --resume  continue an interrupted run
+  keras-fim train --data gtsrb --quick                  one epoch on 2,000 images, to see that everything works
+"""
 
 from __future__ import annotations
 
@@ -8,33 +24,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from keras_fim import data
 from keras_fim.cli import export
 from keras_fim.cli.errors import run_safely
-from keras_fim.experiments import TrainingConfig, recipe, train
-from keras_fim.experiments.defending import NAMES, default_options
-from keras_fim.experiments.tables import markdown_table
-from keras_fim.geometry.label_smoothing import label_smoothing_from_mu
+from keras_fim.cli.options import DATASETS, add_data_dir, add_training_options, training_options
 from keras_fim.records import read_json
+from keras_fim.training.config import TrainingConfig, recipe
+from keras_fim.training.defending import NAMES, default_options
 
 __all__ = ["add_arguments", "main", "run"]
-
-_ABOUT = """Train the paper's model of a data set with the Fisher-trace loss, CE + mu * sum(1/p), or another defence.
-
-Everything is written to one folder: run.json (configuration, versions, test accuracy), model.keras (the weights that
-are best on the validation part), history.csv, tensorboard/, and checkpoints to resume from.
-"""
-
-DESCRIPTION = f"""{_ABOUT}
-examples:
-  keras-fim train --data mnist                          the defended model, with a mu that suits its classes
-  keras-fim train --data mnist --mu 0                   the same model on plain cross-entropy
-  keras-fim train --data mnist --mu 0 0.005 0.01 0.02   one after another, for one table in TensorBoard
-  keras-fim train --data mnist --defense spectral       on the largest eigenvalue of the Fisher information, eq. (2)
-  keras-fim train --data mnist --defense spectral+n-fgm --epsilon 1.5
-  keras-fim train --data cifar10 --out runs/a --resume  go on with an interrupted run
-  keras-fim train --data gtsrb --quick                  one epoch on 2,000 images, to see that all works
-"""
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, data_name: str | None = None) -> None:
@@ -44,50 +41,40 @@ def add_arguments(parser: argparse.ArgumentParser, *, data_name: str | None = No
         parser: of the command.
         data_name: default of ``--data``; ``None`` makes it required.
     """
-    parser.add_argument(
-        "--data", choices=data.names(), default=data_name, required=data_name is None, help="data set (%(default)s)"
-    )
-    parser.add_argument("--defense", help=f"{', '.join(NAMES)}, or some joined by + (fisher-trace)")
-    parser.add_argument("--epsilon", type=float, help="budget of adversarial training, in its norm (suits the data)")
+    default = "" if data_name is None else f" (default: {data_name})"
+    parser.add_argument("--data", default=data_name, required=data_name is None, help=f"Dataset{default}: {DATASETS}.")
+    parser.add_argument("--defense", help=f"Defense, or several joined by +: {', '.join(NAMES)}.")
+    parser.add_argument("--epsilon", type=float, help="Budget of adversarial training, in the norm of the defense.")
     parser.add_argument(
         "--option",
         dest="options",
         metavar="KEY=VALUE",
         type=_option,
         action="append",
-        help="another option of the defence, such as step=0.05, noise=1, norm=linf, attack_steps=10",
+        help="Another option of the defense, such as step=0.05, noise=1, norm=linf, attack_steps=10.",
     )
-    help_mu = "weight of the defence's penalty; 0 is none (suits data and classes); of several, one run after another"
-    parser.add_argument("--mu", type=float, nargs="+", help=help_mu)
-    parser.add_argument("--mu-warmup-epochs", type=float, help="epochs over which mu grows from 0")
     parser.add_argument(
-        "--label-smoothing", type=float, help="share of each label spread over the classes (as --defense says)"
+        "--mu",
+        type=float,
+        nargs="+",
+        help="Weight of the defense's penalty; 0 for none. With several values, one run follows another.",
     )
-    parser.add_argument("--epochs", type=int, help="passes over the training data")
-    parser.add_argument("--batch-size", type=int, help="images in a training batch")
-    parser.add_argument("--learning-rate", type=float, help="peak learning rate; a cosine takes it to 0")
-    parser.add_argument("--warmup-epochs", type=float, help="epochs over which the learning rate grows to its peak")
-    parser.add_argument("--validation", type=float, help="share of the training images to choose the best weights on")
-    parser.add_argument("--limit", type=int, help="train on so many images, stratified")
-    parser.add_argument("--test-limit", type=int, help="test on so many images, stratified")
-    parser.add_argument("--seed", type=int, help="of weights, shuffling and augmentation (0)")
-    parser.add_argument("--mixed-precision", choices=("mixed_float16", "mixed_bfloat16"), help="Keras dtype policy")
-    parser.add_argument("--init-from", metavar="RUN", help="start from the weights of a run folder, name or file")
-    parser.add_argument("--data-dir", help="where TensorFlow Datasets keeps its data ($TFDS_DATA_DIR or its default)")
-    parser.add_argument("--out", type=Path, help="folder for everything that the run writes (results/runs/...)")
+    add_training_options(parser)
+    add_data_dir(parser)
+    parser.add_argument("--out", type=Path, help="Folder for everything the run writes (default: results/runs/...).")
     parser.add_argument(
         "--export",
         type=Path,
         nargs="?",
         const=Path("saved_models"),
         metavar="FOLDER",
-        help="export the trained model as the next version in FOLDER (saved_models/DATA) and verify it",
+        help="Export the trained model as the next version in FOLDER (saved_models/DATA if left out) and verify it.",
     )
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out after its last epoch")
+    parser.add_argument("--resume", action="store_true", help="Continue the run in --out after its last epoch.")
     parser.add_argument(
-        "--no-robustness", action="store_true", help="do not attack the model after each epoch, which TensorBoard shows"
+        "--no-robustness", action="store_true", help="Do not attack the model after each epoch for TensorBoard."
     )
-    parser.add_argument("--quick", action="store_true", help="one epoch on 2,000 images, tested on 1,000")
+    parser.add_argument("--quick", action="store_true", help="Train one epoch on 2,000 images and test on 1,000.")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -106,8 +93,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _train(config: TrainingConfig, folder: Path, arguments: argparse.Namespace) -> None:
-    num_classes = data.info(config.data).num_classes
-    print(f"{config.model} on {config.data}: {_why(config, num_classes, chosen=arguments.mu is not None)}")
+    from keras_fim.training.run import train
+
+    print(f"{config.model} on {config.data}: {_why(config, given=arguments.mu is not None)}")
     print(f"writing to {folder}")
     robustness = not arguments.no_robustness
     train(config, folder, resume=arguments.resume, data_dir=arguments.data_dir, robustness=robustness)
@@ -123,14 +111,17 @@ def _train(config: TrainingConfig, folder: Path, arguments: argparse.Namespace) 
 
 def _table(records: list[dict[str, Any]]) -> str:
     """Accuracy and fooling ratios on test images by μ, as Markdown."""
+    from keras_fim.evaluation.report import table
+
     measured = [record["results"].get("robustness") or {} for record in records]
     keys = [key for key in measured[0] if key.startswith("fooling/")]
     rows = []
-    for record, found in zip(records, measured, strict=True):
-        ratios = [record["results"]["test_accuracy"], *(found.get(key) for key in keys)]
-        shown = ("" if ratio is None else f"{100 * ratio:.2f} %" for ratio in ratios)
-        rows.append([f"{record['config']['mu']:g}", *shown])
-    return markdown_table(["mu", "test accuracy", *(key.removeprefix("fooling/") for key in keys)], rows)
+    for record, figures in zip(records, measured, strict=True):
+        ratios = {"test accuracy": record["results"]["test_accuracy"]}
+        ratios |= {key.removeprefix("fooling/"): figures.get(key) for key in keys}
+        shown = {key: "" if ratio is None else f"{100 * ratio:.2f} %" for key, ratio in ratios.items()}
+        rows.append({"mu": f"{record['config']['mu']:g}", **shown})
+    return table(rows, markdown=True)
 
 
 def main(data_name: str, argv: list[str] | None = None) -> None:
@@ -145,8 +136,9 @@ def main(data_name: str, argv: list[str] | None = None) -> None:
     """
     script = f"python training/train_{data_name}.py"
     examples = f"examples:\n  {script} --quick\n  {script} --mu 0 --out runs/plain\n  {script} --resume\n"
+    description = str(__doc__).partition("examples:")[0] + examples
     parser = argparse.ArgumentParser(
-        description=f"{_ABOUT}\n{examples}", formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_arguments(parser, data_name=data_name)
     arguments = parser.parse_args(argv)
@@ -164,9 +156,7 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 def _config(arguments: argparse.Namespace, mu: float | None) -> TrainingConfig:
-    runs = ("command", "data_dir", "export", "out", "resume", "quick", "no_robustness")
-    elsewhere = (*runs, "data", "mu", "epsilon", "options")
-    given = {key: value for key, value in vars(arguments).items() if key not in elsewhere and value is not None}
+    given = training_options(arguments, skip=("data", "mu"))
     quick = {"epochs": 1, "limit": 2000, "test_limit": 1000, "warmup_epochs": 0.0} if arguments.quick else {}
     options = dict(arguments.options or [])
     if arguments.epsilon is not None:
@@ -199,13 +189,17 @@ def _named(config: TrainingConfig) -> list[str]:
     return [f"{'eps' if key == 'epsilon' else key.replace('_', '-')}{value}" for key, value in values.items()]
 
 
-def _why(config: TrainingConfig, num_classes: int, *, chosen: bool) -> str:
+def _why(config: TrainingConfig, *, given: bool) -> str:
+    from keras_fim.data import info
+    from keras_fim.geometry.label_smoothing import label_smoothing_from_mu
+
     if config.defense != TrainingConfig.defense:
         weights = {"mu": config.mu, "label smoothing": config.label_smoothing}
         facts = {**{key: value for key, value in weights.items() if value}, **config.defense_options}
         return ", ".join([config.defense, *(f"{key} = {value}" for key, value in facts.items())])
     if not config.mu:
         return "plain cross-entropy (mu = 0)"
+    num_classes = info(config.data).num_classes
     alpha = label_smoothing_from_mu(config.mu, num_classes)
     effect = f"mu = {config.mu:g} has the optimum of label smoothing {alpha:.3f} at {num_classes} classes"
-    return effect if chosen else f"{effect}, as the paper's 0.02 has at 10; choose with --mu (0 for plain training)"
+    return effect if given else f"{effect}, as the paper's 0.02 has at 10; change it with --mu (0 for plain training)"

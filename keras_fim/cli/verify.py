@@ -1,30 +1,30 @@
-"""Check that an exported model answers as the trained one did."""
+"""Check that an exported model answers as the trained one did.
+
+Run every signature of an exported model in a fresh process without Keras, on the inputs stored with
+it, and compare with what the trained model returned. Exit code 1 means that something does not agree.
+
+Examples:
+  keras-fim verify saved_models/mnist       its newest version
+  keras-fim verify saved_models/mnist/1
+"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from keras_fim.export import verify
-
 __all__ = ["add_arguments", "run"]
-
-DESCRIPTION = """Run every signature of an exported model in a fresh process without Keras, on the inputs stored with
-it, and compare with what the trained model returned. Exit code 1 says that something does not agree.
-
-examples:
-  keras-fim verify saved_models/mnist       its newest version
-  keras-fim verify saved_models/mnist/1
-"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument("path", type=Path, help="an exported version, or the folder of its versions")
+    parser.add_argument("path", type=Path, help="An exported version, or the folder of its versions.")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Verify and print the table."""
+    from keras_fim.export import verify
+
     report = verify(_newest(arguments.path))
     print(report)
     if not report.passed:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -67,19 +66,19 @@ def _layers(how: Augmentation, size: tuple[int, ...], seed: int | None) -> list[
     shifts = [(how.shift + 0.5) / side for side in size]  # rounded to whole pixels, all shifts are equally probable
     contrast = (how.contrast, how.contrast)  # a single number only raises the contrast
     lit, filled = {"value_range": (0.0, 1.0)}, {"fill_mode": "nearest"}
-    layers = keras.layers
-    makers: list[tuple[float, Callable[..., keras.layers.Layer]]] = [
-        (how.mirrored, functools.partial(layers.RandomFlip, "horizontal")),
-        (how.shift, functools.partial(layers.RandomTranslation, *shifts, interpolation="nearest", **filled)),
-        (how.rotation, functools.partial(layers.RandomRotation, how.rotation / 360, **filled)),
-        (how.zoom, functools.partial(layers.RandomZoom, how.zoom, **filled)),
-        (how.contrast, functools.partial(layers.RandomContrast, contrast, **lit)),
-        (how.brightness, functools.partial(layers.RandomBrightness, how.brightness, **lit)),
+    layers: list[tuple[float, type[keras.layers.Layer], Sequence[Any], dict[str, Any]]] = [
+        (how.mirrored, keras.layers.RandomFlip, ["horizontal"], {}),
+        (how.shift, keras.layers.RandomTranslation, shifts, {"interpolation": "nearest", **filled}),
+        (how.rotation, keras.layers.RandomRotation, [how.rotation / 360], filled),
+        (how.zoom, keras.layers.RandomZoom, [how.zoom], filled),
+        (how.contrast, keras.layers.RandomContrast, [contrast], lit),
+        (how.brightness, keras.layers.RandomBrightness, [how.brightness], lit),
     ]
-    # with one seed for all, an image's draws would be the same in each layer
-    seeds = [None if seed is None else seed + 1 + index for index in range(len(makers))]
     return [
-        make(seed=seed, dtype="float32") for (amount, make), seed in zip(makers, seeds, strict=True) if amount
+        # with one seed for all, an image's draws would be the same in each layer
+        layer(*arguments, **options, seed=None if seed is None else seed + index, dtype="float32")
+        for index, (amount, layer, arguments, options) in enumerate(layers, start=1)
+        if amount
     ]
 
 

@@ -61,7 +61,7 @@ def names() -> tuple[str, ...]:
         >>> names()
         ('mnist', 'cifar10', 'gtsrb', 'mnist5k')
     """
-    return tuple(_READERS)
+    return tuple(_DATASETS)
 
 
 def info(name: str) -> DatasetInfo:
@@ -77,8 +77,7 @@ def info(name: str) -> DatasetInfo:
         >>> info("gtsrb").num_classes
         43
     """
-    _check_name(name)
-    return _INFO[name]()
+    return _entry(name)[0]()
 
 
 def read(name: str, data_dir: str | Path | None = None) -> tuple[Arrays, Arrays]:
@@ -95,8 +94,7 @@ def read(name: str, data_dir: str | Path | None = None) -> tuple[Arrays, Arrays]
         ValueError: if there is no data set of that name, or it can neither be found nor downloaded.
         ImportError: if the embedded sample's package is not installed.
     """
-    _check_name(name)
-    return _READERS[name](None if data_dir is None else str(Path(data_dir).expanduser()))
+    return _entry(name)[1](None if data_dir is None else str(Path(data_dir).expanduser()))
 
 
 def rank_in_class(labels: np.ndarray) -> np.ndarray:
@@ -107,16 +105,19 @@ def rank_in_class(labels: np.ndarray) -> np.ndarray:
     return rank
 
 
-def _check_name(name: str) -> None:
-    if name not in _READERS:
-        raise ValueError(f"`name` should be one of {', '.join(_READERS)}. Received: name={name!r}")
+def _entry(name: str) -> tuple[Callable[[], DatasetInfo], Callable[[str | None], tuple[Arrays, Arrays]]]:
+    if name not in _DATASETS:
+        raise ValueError(f"`name` should be one of {', '.join(_DATASETS)}. Received: name={name!r}")
+    return _DATASETS[name]
 
 
 def _read_tfds(name: str) -> Callable[[str | None], tuple[Arrays, Arrays]]:
     def read_splits(data_dir: str | None) -> tuple[Arrays, Arrays]:
         import tensorflow_datasets as tfds
 
-        builder = _builder(name, data_dir)
+        from keras_fim.data.gtsrb import Builder
+
+        builder = Builder(data_dir=data_dir) if name == "gtsrb" else tfds.builder(name, data_dir=data_dir)
         try:
             builder.download_and_prepare()
         except (OSError, RuntimeError, tfds.download.DownloadError) as error:
@@ -128,16 +129,6 @@ def _read_tfds(name: str) -> Callable[[str | None], tuple[Arrays, Arrays]]:
         return train, test
 
     return read_splits
-
-
-def _builder(name: str, data_dir: str | None) -> Any:
-    if name == "gtsrb":
-        from keras_fim.data.gtsrb import Builder
-
-        return Builder(data_dir=data_dir)
-    import tensorflow_datasets as tfds
-
-    return tfds.builder(name, data_dir=data_dir)
 
 
 def _arrays(batch: dict[str, Any]) -> Arrays:
@@ -163,25 +154,20 @@ def _read_mnist5k(data_dir: str | None) -> tuple[Arrays, Arrays]:
 
 
 def _gtsrb_info() -> DatasetInfo:
-    from keras_fim.data.gtsrb.gtsrb_dataset_builder import CLASS_NAMES
-
+    class_names = (Path(__file__).parent / "gtsrb" / "labels.txt").read_text(encoding="utf-8").splitlines()
     distortion = Augmentation(shift=3, rotation=10.0, zoom=0.15, contrast=0.5, brightness=0.2)
-    return DatasetInfo("gtsrb", (32, 32, 3), tuple(CLASS_NAMES), distortion)
+    return DatasetInfo("gtsrb", (32, 32, 3), tuple(class_names), distortion)
 
 
 _DIGITS = tuple("0123456789")
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
-_INFO: dict[str, Callable[[], DatasetInfo]] = {
-    "mnist": lambda: DatasetInfo("mnist", (28, 28, 1), _DIGITS, Augmentation(shift=2)),
-    "cifar10": lambda: DatasetInfo("cifar10", (32, 32, 3), _CIFAR10, Augmentation(shift=4, mirrored=True, cutout=8)),
-    "gtsrb": _gtsrb_info,
-    "mnist5k": lambda: DatasetInfo("mnist5k", (28, 28, 1), _DIGITS, Augmentation(shift=2)),
-}
-
-_READERS: dict[str, Callable[[str | None], tuple[Arrays, Arrays]]] = {
-    "mnist": _read_tfds("mnist"),
-    "cifar10": _read_tfds("cifar10"),
-    "gtsrb": _read_tfds("gtsrb"),
-    "mnist5k": _read_mnist5k,
+_DATASETS: dict[str, tuple[Callable[[], DatasetInfo], Callable[[str | None], tuple[Arrays, Arrays]]]] = {
+    "mnist": (lambda: DatasetInfo("mnist", (28, 28, 1), _DIGITS, Augmentation(shift=2)), _read_tfds("mnist")),
+    "cifar10": (
+        lambda: DatasetInfo("cifar10", (32, 32, 3), _CIFAR10, Augmentation(shift=4, mirrored=True, cutout=8)),
+        _read_tfds("cifar10"),
+    ),
+    "gtsrb": (_gtsrb_info, _read_tfds("gtsrb")),
+    "mnist5k": (lambda: DatasetInfo("mnist5k", (28, 28, 1), _DIGITS, Augmentation(shift=2)), _read_mnist5k),
 }

@@ -65,10 +65,8 @@ def load(
     _check_positive(batch_size=batch_size, limit=limit, test_limit=test_limit)
     train, test = read(name, data_dir)
     augmentation = info(name).augmentation if augment else None
-    return (
-        pipeline(_limited(train, limit), batch_size, shuffle_seed=seed, augmentation=augmentation),
-        pipeline(_limited(test, test_limit), batch_size),
-    )
+    shuffled = pipeline(_limited(train, limit), batch_size, shuffle_seed=seed, augmentation=augmentation)
+    return shuffled, pipeline(_limited(test, test_limit), batch_size)
 
 
 def load_splits(

@@ -18,6 +18,12 @@ from keras_fim.validation import check_bounds, inside
 
 __all__ = ["Defense", "plain"]
 
+EMPTY_BATCH = (
+    "A batch left a device without images, and TensorFlow's oneDNN convolutions cannot train on an empty batch. "
+    "Batch the tf.data.Dataset with `drop_remainder=True`, choose a batch size that leaves each device at least one "
+    "image in the last batch too, or set the environment variable TF_ENABLE_ONEDNN_OPTS=0."
+)
+
 
 class Defense(keras.Model):
     """A classifier that trains differently; otherwise it is the classifier.
@@ -187,8 +193,8 @@ class Defense(keras.Model):
         """As `keras.Model.fit`; it also warns of a penalty that is too small to matter.
 
         Raises:
-            ValueError: In place of TensorFlow's own error where an image or a label is not valid, or the classifier
-                has no gradient.
+            ValueError: In place of TensorFlow's own error where an image or a label is not valid, or a batch left a
+                device without images; and if the classifier has no gradient.
         """
         watches = [watch for part in self._parts() for watch in part.watches()]
         if isinstance(callbacks, keras.callbacks.CallbackList):
@@ -214,6 +220,10 @@ class Defense(keras.Model):
             if refused is None:
                 raise
             raise ValueError(refused[1].strip("b'")) from None
+        except tf.errors.InternalError as error:
+            if not re.search(r"Missing \d+-th output from .*Conv\w*Backprop", error.message):
+                raise
+            raise ValueError(EMPTY_BATCH) from error
 
     def evaluate(self, *args: Any, **options: Any) -> Any:
         """The classifier's, without what only training has."""

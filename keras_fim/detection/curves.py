@@ -34,11 +34,6 @@ class DetectionCurves:
     num_benign: int
     num_attacked: int
 
-    def true_positive_rate_at(self, false_positive_rate: float) -> float:
-        """Largest share of attacked samples found at no more than a share of false alarms."""
-        allowed = np.asarray(self.false_positive_rates) <= false_positive_rate
-        return float(np.asarray(self.true_positive_rates)[allowed].max())
-
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return dataclasses.asdict(self)

@@ -141,7 +141,7 @@ class FisherDetector:
         Raises:
             ValueError: As `keras_fim.fisher_spectrum` of images.
         """
-        return _in_batches(_score, self, model, images, batch_size, bounds)
+        return np.asarray(self.combine(_features(model, images, self.pairs, batch_size, bounds)))
 
     def detect(self, model: Model, images: Images, **options: Any) -> np.ndarray:
         """Whether each image scores above the threshold: bool ``(batch,)``; arguments as of `scores`."""
@@ -152,26 +152,16 @@ class FisherDetector:
         return dataclasses.asdict(self)
 
 
-def _score(detector: FisherDetector, logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
-    return detector.score(logits_fn, images)
-
-
 def _pairs_of_features(pairs: int, logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
     return spectral_features(logits_fn, images, pairs=pairs)
 
 
 def _features(model: Model, images: Images, pairs: int, batch_size: int, bounds: Bounds | None) -> np.ndarray:
-    return _in_batches(_pairs_of_features, pairs, model, images, batch_size, bounds)
-
-
-def _in_batches(
-    function: Any, static: Any, model: Model, images: Images, batch_size: int, bounds: Bounds | None
-) -> np.ndarray:
     if batch_size < 1:
         raise ValueError(f"`batch_size` should be a positive integer. Received: batch_size={batch_size}")
     images = images_in_range(model, images, bounds)
     logits_fn = logits_function(model, images)
-    images, compiled = logits_fn.cast(images), logits_fn.compiled(function, static)
+    images, compiled = logits_fn.cast(images), logits_fn.compiled(_pairs_of_features, pairs)
     return np.concatenate([compiled(images[i : i + batch_size]) for i in range(0, len(images), batch_size)])
 
 

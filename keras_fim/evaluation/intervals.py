@@ -31,7 +31,7 @@ class Interval:
 
 
 @dataclasses.dataclass(frozen=True)
-class Ratio:
+class Ratio(Interval):
     """A share of samples and its confidence interval.
 
     Attributes:
@@ -42,9 +42,6 @@ class Ratio:
         total: samples that could.
     """
 
-    value: float
-    low: float
-    high: float
     count: int
     total: int
 

@@ -21,7 +21,6 @@ def predict_rest(
     *,
     signature: str = "serving_default",
     version: int | None = None,
-    rows: bool = False,
     timeout: float = 60.0,
 ) -> Arrays:
     """Answers of a signature over REST, ``POST <url>/v1/models/<model>:predict``.
@@ -32,7 +31,6 @@ def predict_rest(
         inputs: arrays ``(batch, ...)`` by name; bytes travel in base64.
         signature: its name.
         version: of the model; ``None`` for the newest.
-        rows: send a list of instances (the row format) instead of one list for each input (the column format).
         timeout: seconds.
 
     Returns:
@@ -43,22 +41,16 @@ def predict_rest(
         OSError: if it cannot be reached.
     """
     lists = {name: _encoded(np.asarray(values)) for name, values in inputs.items()}
-    body: dict[str, Any] = {"signature_name": signature}
-    if rows:
-        body["instances"] = [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
-    else:
-        body["inputs"] = lists
+    body: dict[str, Any] = {"signature_name": signature, "inputs": lists}
     address = f"{url}/v1/models/{model}{'' if version is None else f'/versions/{version}'}:predict"
     response = requests.post(address, json=body, timeout=timeout)
     answer = response.json() if "json" in response.headers.get("content-type", "") else {}
     if not response.ok or "error" in answer:
         raise ValueError(f"{address} refuses the request: {answer.get('error', response.text)[:500]}")
-    found = answer["predictions" if rows else "outputs"]
-    if rows and found and isinstance(found[0], dict):
-        return {name: np.array([row[name] for row in found]) for name in found[0]}
-    if isinstance(found, dict):
-        return {name: np.array(values) for name, values in found.items()}
-    return {"output": np.array(found)}  # of a signature with one output the name is not sent
+    outputs = answer["outputs"]
+    if isinstance(outputs, dict):
+        return {name: np.array(values) for name, values in outputs.items()}
+    return {"output": np.array(outputs)}  # of a signature with one output the name is not sent
 
 
 def predict_grpc(

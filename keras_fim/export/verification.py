@@ -21,7 +21,7 @@ class Check:
 
     Attributes:
         signature: its name.
-        output: its name; ``"*"`` for all of them.
+        output: its name.
         inputs: the batches: ``"16"`` is the whole, ``"1+2+5+8"`` split, ``"0"`` no image.
         deviation: the largest deviation.
         tolerance: the largest deviation allowed.

@@ -9,34 +9,12 @@ import keras
 __all__ = ["FoolingRatio", "RobustAccuracy"]
 
 
-class _Ratio(keras.metrics.Metric):
-    """Counts of float32; a subclass says of what."""
-
-    _default_name: str
-
-    def __init__(self, name: str | None = None, dtype: Any = None) -> None:
-        super().__init__(name=name or self._default_name, dtype=dtype)
-        self.hits = self.add_variable((), initializer="zeros", name="hits")
-        self.total = self.add_variable((), initializer="zeros", name="total")
-
-    def update_state(self, success: Any, was_correct: Any) -> None:
-        """Add the samples of a batch.
-
-        Args:
-            success: bool ``(batch,)``, who was classified correctly before the attack and wrongly after.
-            was_correct: bool ``(batch,)``, who was classified correctly before.
-        """
-        success, was_correct = (keras.ops.cast(mask, self.dtype) for mask in (success, was_correct))
-        hits, total = self._counts(success, was_correct)
-        self.hits.assign_add(keras.ops.sum(hits))
-        self.total.assign_add(keras.ops.sum(total))
-
-    def _counts(self, success: Any, was_correct: Any) -> tuple[Any, Any]:
-        raise NotImplementedError
+class _Ratio(keras.metrics.Mean):
+    """A mean that is NaN of nothing, which a ratio of 0 would hide."""
 
     def result(self) -> Any:
         """The ratio; NaN if there is nothing to take it of."""
-        return self.hits / self.total
+        return self.total / self.count
 
 
 @keras.saving.register_keras_serializable("keras_fim")
@@ -50,10 +28,17 @@ class FoolingRatio(_Ratio):
         0.5
     """
 
-    _default_name = "fooling_ratio"
+    def __init__(self, name: str = "fooling_ratio", dtype: Any = None) -> None:
+        super().__init__(name, dtype)
 
-    def _counts(self, success: Any, was_correct: Any) -> tuple[Any, Any]:
-        return success * was_correct, was_correct
+    def update_state(self, success: Any, was_correct: Any) -> None:
+        """Add the samples of a batch.
+
+        Args:
+            success: bool ``(batch,)``, classified correctly before the attack and wrongly after it.
+            was_correct: bool ``(batch,)``, classified correctly before the attack.
+        """
+        super().update_state(success, sample_weight=was_correct)
 
 
 @keras.saving.register_keras_serializable("keras_fim")
@@ -67,7 +52,9 @@ class RobustAccuracy(_Ratio):
         0.5
     """
 
-    _default_name = "robust_accuracy"
+    def __init__(self, name: str = "robust_accuracy", dtype: Any = None) -> None:
+        super().__init__(name, dtype)
 
-    def _counts(self, success: Any, was_correct: Any) -> tuple[Any, Any]:
-        return was_correct * (1 - success), keras.ops.ones_like(was_correct)
+    def update_state(self, success: Any, was_correct: Any) -> None:
+        """Add the samples of a batch; the arguments are those of `FoolingRatio.update_state`."""
+        super().update_state(keras.ops.logical_and(was_correct, keras.ops.logical_not(success)))

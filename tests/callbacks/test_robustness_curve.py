@@ -242,7 +242,7 @@ def test_bad_options(case, patterns):
         RobustnessCurve(patterns, **options)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_memory_is_flat_over_20_epochs(small_model, patterns, tmp_path):
     statm = Path("/proc/self/statm")
     if not statm.exists():

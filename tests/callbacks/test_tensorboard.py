@@ -50,7 +50,7 @@ def served(folder):
         try:
             yield re.search(r"http://localhost:\d+/", process.stdout.readline()).group()
             process.send_signal(signal.SIGINT)
-            assert process.wait(30) == 0
+            assert process.wait(120) == 0
         finally:
             process.kill()
 
@@ -66,15 +66,11 @@ def lines_drawn(title):
     """
 
 
-@pytest.mark.slow
-def test_charts_pictures_and_table_are_on_the_pages(logs, tmp_path):
+@pytest.mark.nightly
+def test_charts_pictures_and_table_are_on_the_pages(logs, loopback):
     browser = find_browser()
     if browser is None:
         pytest.skip("no Chromium or Chrome on PATH (Debian: apt-get install chromium)")
-    try:
-        socket.create_server(("127.0.0.1", 0)).close()
-    except OSError as error:
-        pytest.skip(f"no loopback interface: {error}")
     with served(logs) as url, open_page(browser) as page:
         page.open(f"{url}#custom_scalars")
         assert page.wait_for(f"{lines_drawn('fgsm')} >= 3")
@@ -116,6 +112,9 @@ def test_board_says_what_is_wrong(tmp_path, capsys, logs):
     ):
         assert cli.main(["board", *arguments]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_board_on_a_port_that_is_taken(logs, capsys, loopback):
     with socket.create_server(("localhost", 0)) as taken:
         assert cli.main(["board", str(logs), "--port", str(taken.getsockname()[1])]) == 2
         assert "TensorBoard did not start" in capsys.readouterr().err

@@ -106,7 +106,7 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_weights_and_random_states_are_identical_with_and_without_the_callbacks(program, tmp_path):
     source = COMMON.format(**PROGRAMS[program])

@@ -33,7 +33,7 @@ def saved(tmp_path_factory, digits):
 
 
 def command(model, out, *more):
-    shared = ("--data", "mnist5k", "--images", "40", "--no-spectrum", "--out", str(out))
+    shared = ("--data", "mnist5k", "--max-samples", "40", "--no-spectrum", "--out", str(out))
     return ["evaluate", "--model", str(model), *shared, *more]
 
 
@@ -95,7 +95,7 @@ def test_strong_and_masking(saved, tmp_path, capsys):
         (("--attacks", "fgsm", "--epsilons", "linf=x"), "NORM=NUMBERS, such as l2=0.5,1,2. Received: 'linf=x'"),
         (("--attacks", "fgsm", "--epsilons", "linf=0.1", "0.2"), "or be one list"),
         (("--attacks", "fgsm", "--epsilons", "linf=nan"), "Received: epsilon=nan"),
-        (("--images", "0"), "should be a positive integer"),
+        (("--max-samples", "0"), "should be a positive integer"),
     ],
 )
 def test_bad_input_is_one_line(more, message, saved, tmp_path, capsys):

@@ -14,25 +14,24 @@ import pytest
 import keras_fim
 from keras_fim import cli
 from keras_fim.detection import FisherDetector
-from keras_fim.experiments.weights import store
+from reproduction.storing import store
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def stored(tmp_path, monkeypatch, digit_model):
-    """Stored weights of a small model, named ``tiny``."""
+def stored(tmp_path, digit_model):
+    """The folder of stored weights of a small model."""
     config = {"data": "mnist5k", "mu": 0.02, "label_smoothing": 0.0}
     config |= {"model": "convnet", "model_options": {"filters": [8, 16]}}
     record = {"config": config, "results": {"stored": {"test_accuracy": 0.9}}}
-    monkeypatch.setenv("KERAS_FIM_WEIGHTS", str(tmp_path / "weights"))
     return store(digit_model, "tiny", record, tmp_path / "weights")
 
 
 def test_export_command(stored, tmp_path, capsys):
     detector = tmp_path / "detector.json"
     detector.write_text(json.dumps(FisherDetector(threshold=0.5, false_positive_rate=0.1).as_dict()))
-    command = ["export", "tiny", "--out", str(tmp_path / "m"), "--images", "30", "--direction"]
+    command = ["export", str(stored), "--out", str(tmp_path / "m"), "--max-samples", "30", "--direction"]
     assert cli.main([*command, "--detector", str(detector)]) == 0
     table = capsys.readouterr().out
     assert table.strip().endswith("m/1: verified") and "direction" in table and "is_adversarial" in table
@@ -45,6 +44,14 @@ def test_export_command(stored, tmp_path, capsys):
     assert (tmp_path / "m" / "1" / "assets" / "labels.txt").read_text().splitlines()[7]
 
 
+def test_named_weights_are_exported_without_their_dataset(tmp_path, capsys):
+    assert cli.main(["export", "mnist-plain", "--out", str(tmp_path / "m"), "--data-dir", str(tmp_path / "no")]) == 0
+    printed = capsys.readouterr()
+    assert printed.err.startswith("warning: The dataset 'mnist' is not on this machine")
+    assert printed.out.strip().endswith("m/1: verified")
+    assert "robustness" not in json.loads((tmp_path / "m" / "1" / "model_card.json").read_text())["report"]
+
+
 def test_training_exports_and_verifies(tmp_path, capsys):
     command = ["train", "--data", "mnist5k", "--quick", "--limit", "300", "--test-limit", "60"]
     command += ["--out", str(tmp_path / "run"), "--export", str(tmp_path / "m")]
@@ -54,7 +61,8 @@ def test_training_exports_and_verifies(tmp_path, capsys):
 
 def test_detect_command(stored, tmp_path, capsys):
     pytest.importorskip("sklearn")
-    command = ["detect", "tiny", "--images", "120", "--adaptive-images", "10", "--out", str(tmp_path / "detection")]
+    command = ["detect", str(stored), "--max-samples", "120", "--max-adaptive", "10"]
+    command += ["--out", str(tmp_path / "detection")]
     assert cli.main(command) == 0
     table = capsys.readouterr().out
     for name in ("fgsm", "pgd_linf", "ossa", "deepfool_l2", "carlini_wagner_l2", "adaptive_pgd_linf on lambda"):

@@ -100,7 +100,7 @@ def test_killed_at_any_line_it_leaves_the_old_versions_and_nothing_half(tmp_path
     assert outcomes == {0, 1}  # the last lines come after the renaming
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_killed_at_a_random_moment_every_version_is_whole(tmp_path):
     program = """
 import sys

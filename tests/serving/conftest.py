@@ -35,7 +35,7 @@ class Server:
 
 
 @pytest.fixture(scope="session", params=["loopback", "tensorflow_model_server"])
-def server(request, exported, tmp_path_factory):  # noqa: F811
+def server(request, exported, tmp_path_factory, loopback):  # noqa: F811
     pytest.importorskip("tensorflow_serving", reason="needs the extra [serving]")
     folder = tmp_path_factory.mktemp("server")
     start = _loopback if request.param == "loopback" else _tensorflow_serving
@@ -80,7 +80,7 @@ def _tensorflow_serving(models, folder, log):
     command = [binary, *(f"--{name}={value}" for name, value in options.items())]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
     process = subprocess.Popen(command, text=True, **pipes)
-    for _ in range(120):
+    for _ in range(600):
         time.sleep(0.5)
         try:
             states = requests.get(f"http://127.0.0.1:{ports['rest']}/v1/models/digits", timeout=5).json()

@@ -1,0 +1,10 @@
+"""``python -m keras_fim``."""
+
+import sys
+
+from keras_fim.cli import main
+
+__all__: list[str] = []
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,3 +1,0 @@
-"""The paper's figures and tables, measured again; `reproduce` writes them."""
-
-__all__: list[str] = []

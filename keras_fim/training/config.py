@@ -1,0 +1,167 @@
+"""How a training run is set up: every option in one frozen record, and the recipe of each dataset."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import math
+import re
+from typing import Any
+
+from keras_fim.training.defending import check_defense, default_options, default_weights, takes_mu
+
+__all__ = ["TrainingConfig", "completed", "descriptions", "differences", "recipe"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """A training run. The command line offers the same options, with the descriptions below.
+
+    Attributes:
+        data: The name of the dataset, as in `keras_fim.data.load`.
+        model: The name of the model: ``convnet``, ``vgg11`` or ``resnet14``.
+        model_options: Further arguments of the model.
+        defense: The name of a defense, or several names joined by ``+``.
+        defense_options: Further options of the defense.
+        mu: The weight of the defense's penalty, such as the Fisher trace; 0 trains without it.
+        mu_warmup_epochs: The number of epochs over which mu grows linearly from 0.
+        label_smoothing: The share of each label, in [0, 1), that is spread over all classes.
+        gradient_limit: The largest norm of a sample's gradient with respect to its logits in the Fisher losses.
+        epochs: The number of passes over the training data.
+        batch_size: The number of images in a training batch.
+        optimizer: Either ``adam`` or ``sgd`` (with Nesterov momentum 0.9).
+        learning_rate: The peak of the learning rate, from which a cosine takes it to 0.
+        warmup_epochs: The number of epochs over which the learning rate grows linearly to its peak.
+        weight_decay: The decoupled weight decay of kernels: each step takes ``learning_rate * weight_decay`` of them.
+        augment: Whether to shift training images, and to mirror them where that keeps the class.
+        validation: The share of the training split on which the best weights are chosen.
+        limit: The number of training images, the same number per class as far as possible; all by default.
+        test_limit: The number of test images, the same number per class as far as possible; all by default.
+        seed: The random seed of initial weights, shuffling and augmentation.
+        mixed_precision: The dtype policy of Keras, ``mixed_float16`` or ``mixed_bfloat16``; float32 by default.
+        init_from: The weights to start from: a run folder, a name of stored weights, a .weights.h5 or .keras file.
+    """
+
+    data: str
+    model: str
+    model_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    defense: str = "fisher-trace"
+    defense_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    mu: float = 0.0
+    mu_warmup_epochs: float = 0.0
+    label_smoothing: float = 0.0
+    gradient_limit: float | None = 1.0
+    epochs: int = 10
+    batch_size: int = 128
+    optimizer: str = "adam"
+    learning_rate: float = 2e-3
+    warmup_epochs: float = 0.0
+    weight_decay: float = 0.0
+    augment: bool = False
+    validation: float = 0.05
+    limit: int | None = None
+    test_limit: int | None = None
+    seed: int = 0
+    mixed_precision: str | None = None
+    init_from: str | None = None
+
+    def __post_init__(self) -> None:
+        from keras_fim.data import info
+        from keras_fim.models import MODELS
+
+        info(self.data)
+        _check("model", self.model, self.model in MODELS, f"one of {', '.join(MODELS)}")
+        _check("optimizer", self.optimizer, self.optimizer in ("adam", "sgd"), "adam or sgd")
+        policies = (None, "mixed_float16", "mixed_bfloat16")
+        _check("mixed_precision", self.mixed_precision, self.mixed_precision in policies, f"one of {policies}")
+        _check("validation", self.validation, 0 < self.validation < 1, "in (0, 1)")
+        _check("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "in [0, 1)")
+        for name in ("epochs", "batch_size", "limit", "test_limit"):
+            value = getattr(self, name)
+            _check(name, value, value is None or value >= 1, "a positive integer")
+        for name in ("mu", "mu_warmup_epochs", "warmup_epochs", "weight_decay"):
+            value = getattr(self, name)
+            _check(name, value, 0 <= value < math.inf, "a finite number >= 0")
+        check_defense(self.defense, self.defense_options)
+        _check("mu", self.mu, not self.mu or takes_mu(self.defense), f"0 with the defense {self.defense}")
+        _check("learning_rate", self.learning_rate, 0 < self.learning_rate < math.inf, "a positive number")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The options by name, as JSON gives them back."""
+        return dict(json.loads(json.dumps(dataclasses.asdict(self))))
+
+
+def _check(name: str, value: Any, valid: bool, expected: str) -> None:
+    if not valid:
+        raise ValueError(f"`{name}` should be {expected}. Received: {name}={value!r}")
+
+
+_RECIPES: dict[str, dict[str, Any]] = {
+    "mnist": {"model": "convnet", "epochs": 10},
+    "mnist5k": {"model": "convnet", "epochs": 20, "batch_size": 64, "augment": True},
+    "cifar10": {
+        "model": "vgg11",
+        "model_options": {"width": 0.5},
+        "epochs": 30,
+        "optimizer": "sgd",
+        "learning_rate": 0.05,
+        "warmup_epochs": 1.0,
+        "weight_decay": 1e-2,
+        "augment": True,
+    },
+    "gtsrb": {
+        "model": "resnet14",
+        "epochs": 12,
+        "optimizer": "sgd",
+        "learning_rate": 0.1,
+        "warmup_epochs": 1.0,
+        "weight_decay": 5e-3,
+        "augment": True,
+    },
+}
+
+
+def recipe(data: str, **changes: Any) -> TrainingConfig:
+    """The settings that suit a dataset: the paper's model for it, and its defense with the weight that suits both.
+
+    Args:
+        data: The name of the dataset.
+        **changes: Attributes of `TrainingConfig` that replace those of the recipe.
+
+    Returns:
+        `TrainingConfig`.
+
+    Raises:
+        ValueError: If the dataset or a value is not valid.
+
+    Example:
+        >>> recipe("gtsrb", epochs=3).mu
+        0.0013
+    """
+    if data not in _RECIPES:
+        raise ValueError(f"`data` should be one of {', '.join(_RECIPES)}. Received: data={data!r}")
+    defense = changes.get("defense", TrainingConfig.defense)
+    options = default_options(defense, data, changes.pop("defense_options", {}))
+    suited = {"data": data, **default_weights(defense, data), **_RECIPES[data]}
+    return TrainingConfig(**{**suited, **changes, "defense_options": options})
+
+
+def descriptions() -> dict[str, str]:
+    """The description of each attribute of `TrainingConfig`, from its docstring and without markup."""
+    section = (inspect.getdoc(TrainingConfig) or "").partition("Attributes:\n")[2]
+    texts = re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", section, flags=re.MULTILINE)
+    return {name: " ".join(text.replace("`", "").split()) for name, text in texts}
+
+
+def completed(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration in a ``run.json``, with the defaults of options that were added after it was written."""
+    fields = dataclasses.fields(TrainingConfig)
+    later = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+    return {**later, "model_options": {}, "defense_options": {}, **config}
+
+
+def differences(recorded: dict[str, Any], config: TrainingConfig) -> dict[str, tuple[Any, Any]]:
+    """The options in which a recorded configuration differs from ``config``, as ``(recorded value, other value)``."""
+    theirs, ours = completed(recorded), config.as_dict()
+    return {key: (theirs.get(key), ours[key]) for key in ours if theirs.get(key) != ours[key]}

@@ -1,0 +1,222 @@
+"""The defenses that a training run can name, alone or joined by ``+``, and what suits each dataset."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+__all__ = [
+    "COMPARED",
+    "NAMES",
+    "check_defense",
+    "default_options",
+    "default_weights",
+    "defended",
+    "overfitting_watch",
+    "takes_mu",
+]
+
+_NORMS = {"l2": 2.0, "linf": math.inf}
+_MNIST = ("mnist", "mnist5k")
+_BY_CLASSES = (-1.0, -1.0)
+# The values that an option takes, by the type of its default. A default of None depends on the dataset: a number.
+_NUMBER: tuple[str, tuple[type, ...]] = ("a number", (int, float))
+_KINDS = {float: _NUMBER, type(None): _NUMBER, int: ("an integer", (int,)), str: ("a string", (str,))}
+_SPECTRAL = {"step": 0.1, "difference": "one_sided", "share": 1.0}
+_ADVERSARIAL = {"epsilon": None, "mix": 1.0, "attack_mode": "training"}
+
+
+class _Part(NamedTuple):
+    """A defense.
+
+    Attributes:
+        options: The options with their defaults; an ε of None depends on the dataset.
+        norm: The norm of ε, for a defense without the option ``norm``.
+        mu: The default weight μ on MNIST and on other datasets, `_BY_CLASSES` for `default_mu`; None for a defense
+            without μ.
+        loss_only: Whether the defense only changes the loss, and trains the classifier itself.
+    """
+
+    options: dict[str, Any] = {}  # noqa: RUF012 - never written to
+    norm: str | None = None
+    mu: tuple[float, float] | None = None
+    loss_only: bool = False
+
+
+_PARTS = {
+    "none": _Part(loss_only=True),
+    "fisher-trace": _Part(mu=_BY_CLASSES, loss_only=True),
+    "fisher-eigenvalue": _Part(mu=_BY_CLASSES, loss_only=True),
+    "label-smoothing": _Part(loss_only=True),
+    "adversarial-label-smoothing": _Part({"alpha": 0.3}),
+    "n-fgsm": _Part({**_ADVERSARIAL, "noise": 2.0}, "linf"),
+    "n-fgm": _Part({**_ADVERSARIAL, "noise": 1.0}, "l2"),
+    "pgd": _Part({**_ADVERSARIAL, "norm": "l2", "attack_steps": 7, "step_size": 0.25}),
+    "ossa": _Part({**_ADVERSARIAL, "noise": 0.0}, "l2"),
+    "trades": _Part({"epsilon": None, "norm": "l2", "attack_steps": 1, "beta": 3.0}),
+    "gradient-penalty": _Part({"step": 0.1}, mu=(1.0, 0.1)),
+    "spectral": _Part({**_SPECTRAL, "direction": "gradient", "krylov_steps": 1}, mu=(1.0, 0.02)),
+    "spectral-trace": _Part(_SPECTRAL, mu=(0.3, 0.03)),
+}
+NAMES = tuple(_PARTS)
+COMPARED = ("fisher-trace", "label-smoothing", "n-fgm", "spectral", "pgd")
+"""The defenses that are compared with plain training by default."""
+_EPSILONS = {"l2": (2.0, 0.25), "linf": (0.1, 2 / 255)}  # on MNIST and on other datasets
+
+
+def _ossa_step() -> Any:
+    from keras_fim import attacks
+
+    return attacks.OSSA(method="krylov", max_steps=1)
+
+
+def _builders() -> dict[str, Callable[..., keras.Model]]:
+    """What builds each defense from a classifier or another defense, its options and a seed."""
+    from keras_fim import attacks, defenses
+
+    def pgd(model: keras.Model, *, norm: str, attack_steps: int, step_size: float, **options: Any) -> keras.Model:
+        attack = attacks.PGD(norm=_NORMS[norm], steps=attack_steps, step_size=step_size, keep_best=False)
+        return defenses.AdversarialTraining(model, attack, **options)
+
+    def ossa(model: keras.Model, **options: Any) -> keras.Model:
+        return defenses.AdversarialTraining(model, _ossa_step(), **options)
+
+    def trades(model: keras.Model, *, norm: str, **options: Any) -> keras.Model:
+        return defenses.TRADES(model, norm=_NORMS[norm], **options)
+
+    def spectral_trace(model: keras.Model, **options: Any) -> keras.Model:
+        return defenses.SpectralDefense(model, penalty="trace", **options)
+
+    return {
+        "adversarial-label-smoothing": defenses.AdversarialLabelSmoothing,
+        "n-fgsm": defenses.n_fgsm,
+        "n-fgm": defenses.n_fgm,
+        "pgd": pgd,
+        "ossa": ossa,
+        "trades": trades,
+        "gradient-penalty": defenses.GradientPenalty,
+        "spectral": defenses.SpectralDefense,
+        "spectral-trace": spectral_trace,
+    }
+
+
+def takes_mu(defense: str) -> bool:
+    """Whether one of its parts has a weight μ."""
+    return any(_PARTS[name].mu for name in defense.split("+"))
+
+
+def check_defense(defense: str, options: dict[str, Any]) -> None:
+    """Check a name and its options.
+
+    Raises:
+        ValueError: If a part or an option is unknown, or the parts do not go together.
+    """
+    names = defense.split("+")
+    if any(name not in NAMES for name in names):
+        expected = f"one of {', '.join(NAMES)}, or several joined by +"
+        raise ValueError(f"`defense` should be {expected}. Received: {defense!r}")
+    invalid = len(set(names)) < len(names) or (len(names) > 1 and "none" in names)
+    for one in ([n for n in names if _PARTS[n].mu], [n for n in names if "epsilon" in _PARTS[n].options]):
+        invalid = invalid or len(one) > 1
+    if invalid:
+        raise ValueError(
+            f"`defense` should join at most one part with a mu and one with an epsilon. Received: defense={defense!r}"
+        )
+    known = {key for name in names for key in _PARTS[name].options}
+    if unknown := sorted(set(options) - known):
+        expected = f"some of {', '.join(sorted(known))}" if known else "empty"
+        raise ValueError(f"`defense_options` of {defense} should be {expected}. Received: {', '.join(unknown)}")
+    usual = {key: default for name in names for key, default in _PARTS[name].options.items()}
+    for key, value in options.items():
+        expected, types = _KINDS[type(usual[key])]
+        undecided = value is None and usual[key] is None
+        if not undecided and (not isinstance(value, types) or isinstance(value, bool)):
+            raise ValueError(f"`{key}` should be {expected}. Received: {key}={value!r}")
+    if options.get("norm", "l2") not in _NORMS:
+        raise ValueError(f"`norm` should be l2 or linf. Received: norm={options['norm']!r}")
+
+
+def default_weights(defense: str, data: str) -> dict[str, float]:
+    """The attributes of a training configuration that a defense sets: μ, its warm-up, label smoothing.
+
+    Label smoothing matches the default μ of the Fisher trace. A defense without μ has the weight 0.
+    """
+    from keras_fim.data import info
+    from keras_fim.geometry.label_smoothing import default_mu, label_smoothing_from_mu
+
+    names, num_classes = defense.split("+"), info(data).num_classes
+    weights = {"mu": 0.0}
+    for part in (_PARTS[name] for name in names if name in NAMES):
+        if part.mu:
+            weights["mu"] = default_mu(num_classes) if part.mu is _BY_CLASSES else part.mu[data not in _MNIST]
+            if not part.loss_only and data not in _MNIST:
+                weights["mu_warmup_epochs"] = 3.0
+    if "label-smoothing" in names:
+        weights["label_smoothing"] = round(label_smoothing_from_mu(default_mu(num_classes), num_classes), 3)
+    return weights
+
+
+def default_options(defense: str, data: str, given: dict[str, Any]) -> dict[str, Any]:
+    """All options of a defense: those given, and the others as they suit the dataset."""
+    options: dict[str, Any] = {}
+    for part in (_PARTS[name] for name in defense.split("+") if name in NAMES):
+        mine = {**part.options, **{key: value for key, value in given.items() if key in part.options}}
+        if "epsilon" in mine and mine["epsilon"] is None:
+            norm = part.norm or mine["norm"]
+            mine["epsilon"] = _EPSILONS[norm][data not in _MNIST] if norm in list(_NORMS) else None
+        options.update(mine)
+    return {**options, **given}
+
+
+def defended(model: keras.Model, defense: str, *, mu: float, seed: int, options: dict[str, Any]) -> keras.Model:
+    """A classifier inside the defenses that change more than the loss; the classifier itself if there are none.
+
+    Defenses that choose the images are inside; the one with μ is outermost.
+
+    Args:
+        model: A built classifier.
+        defense: A name of `NAMES`, or several joined by ``+``.
+        mu: The weight μ of the part that has one.
+        seed: The random seed of the defenses.
+        options: All options, as `default_options` returns them.
+
+    Returns:
+        The model to compile and fit.
+    """
+    parts = {name: _PARTS[name] for name in defense.split("+") if not _PARTS[name].loss_only}
+    order = sorted(parts, key=lambda name: ("epsilon" not in parts[name].options, parts[name].mu is not None))
+    for name, part in ((name, parts[name]) for name in order):
+        mine = {key: options[key] for key in part.options}
+        model = _builders()[name](model, **({"mu": mu} if part.mu else {}), **mine, seed=seed)
+    return model
+
+
+def overfitting_watch(
+    defense: str, options: dict[str, Any], images: tf.data.Dataset, history: Sequence[Mapping[str, float]] = ()
+) -> list[keras.callbacks.Callback]:
+    """A watch on catastrophic overfitting with the ε of adversarial training; empty for other defenses.
+
+    Args:
+        defense: A name of `NAMES`, or several joined by ``+``.
+        options: All options, as `default_options` returns them.
+        images: Batches that are not trained on.
+        history: The metrics of earlier epochs, against which a collapse is measured.
+
+    Returns:
+        One callback, or none.
+    """
+    from keras_fim import defenses
+    from keras_fim.evaluation import samples
+
+    lowest = min((row["fooled_iterative"] for row in history if "fooled_iterative" in row), default=math.inf)
+    for name in defense.split("+"):
+        if "epsilon" in _PARTS[name].options:
+            budget = {"epsilon": options["epsilon"], "norm": _NORMS[_PARTS[name].norm or options["norm"]]}
+            budget["one_step"] = _ossa_step() if name == "ossa" else None
+            return [defenses.CatastrophicOverfitting(*samples(images, 256), **budget, lowest=lowest)]
+    return []

@@ -1,0 +1,228 @@
+"""How well the Fisher spectrum detects attacked images, also against an attacker who knows the detector."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_fim import attacks, data
+from keras_fim.detection import AdaptivePGD, FisherDetector, detection_curves
+from keras_fim.evaluation import clean_performance, samples
+from keras_fim.evaluation.report import Report, Row
+from keras_fim.records import versions, write_json, write_text
+from keras_fim.training.budgets import default_epsilons
+from keras_fim.training.trained import load_model, record_of
+from keras_fim.typing import AttackResult
+
+__all__ = ["DetectionReport", "evaluate_detection"]
+
+_CURVES = ("false_positive_rates", "true_positive_rates", "precisions", "recalls")
+_FEWEST = 10  # the AUC of fewer adversarials is meaningless
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionReport(Report):
+    """The figures of detectors on one model.
+
+    Attributes:
+        model: The name of the model.
+        config: The numbers of images, the false-positive rate, the budgets that detectors were fitted at.
+        benign: The accuracy on the images of the evaluation, and the share that each detector calls adversarial.
+        rows: For each attack and ε, how many images were fooled, and the figures of each detector on those.
+        detectors: The fitted detectors, ready for ``FisherDetector(**...)``.
+        versions: The versions of the packages that measured this.
+    """
+
+    model: str
+    config: dict[str, Any]
+    benign: dict[str, Any]
+    rows: list[dict[str, Any]]
+    detectors: dict[str, dict[str, Any]]
+    versions: dict[str, str | None] = dataclasses.field(default_factory=versions)
+
+    def tables(self) -> dict[str, list[Row]]:
+        """One row for benign images, and one for each attack and ε."""
+        alarms = {name: {"detected": share} for name, share in self.benign["detected"].items()}
+        rows: list[Row] = [self._table_row("benign", f"{self.benign['num']} images", alarms)]
+        for row in self.rows:
+            budget = "" if row["epsilon"] is None else f", ε {row['epsilon']:.3g}"
+            title, fooled = f"{row['attack']}{budget}", f"{row['fooled']} of {row['num']}"
+            rows.append(self._table_row(title, fooled, row["detectors"]))
+        return {"": rows}
+
+    def _table_row(self, title: str, fooled: str, figures: dict[str, dict[str, float]]) -> Row:
+        row = {self.model: title, "fooled": fooled}
+        for name in self.detectors:
+            found = figures.get(name, {})
+            row[f"{name}: AUC"] = f"{found['auc']:.3f}" if "auc" in found else "-"
+            row[f"{name}: detected"] = f"{100 * found['detected']:.1f} %" if found else "-"
+        return row
+
+
+def evaluate_detection(
+    name: str,
+    folder: Path,
+    *,
+    data_name: str | None = None,
+    max_samples: int = 400,
+    max_adaptive: int = 100,
+    false_positive_rate: float = 0.05,
+    data_dir: str | None = None,
+) -> DetectionReport:
+    """Fit detectors on half of some test images, and measure them on the other half under other attacks.
+
+    Three detectors: ``lambda``, a threshold on λ_max that needs no attack; ``fgsm`` and ``pgd``, logistic regressions
+    fitted on that attack at one ε. Attacked samples are those that fooled the model. The first two are also
+    attacked by `AdaptivePGD`, which knows them.
+
+    Args:
+        name: The name of stored weights, a run folder, or a ``.keras`` file.
+        folder: The folder for ``<name>.json``, the table ``<name>.md``, the curves ``<name>.curves.jsonl`` and the
+            detectors ``<name>.<detector>.json``.
+        data_name: The dataset whose test images are taken; ``None`` for the one that the model was trained on.
+        max_samples: The number of test images: half to fit and half to evaluate.
+        max_adaptive: The number of the latter that the adaptive attacker gets.
+        false_positive_rate: The false-positive rate of the thresholds on the images that they are fitted on.
+        data_dir: The folder in which TensorFlow Datasets keeps its data.
+
+    Returns:
+        `DetectionReport`.
+
+    Raises:
+        ValueError: If there is no model of that name, or the dataset is neither given nor on record.
+    """
+    model, record = load_model(name), record_of(name)
+    if data_name is None and record is None:
+        raise ValueError(f"`data_name` should be given for a model without the record of its run. Received: {name!r}")
+    source = data_name or str((record or {})["config"]["data"])
+    images, labels = samples(data.load(source, test_limit=max_samples, data_dir=data_dir)[1])
+    budgets = {norm: epsilons[1:] for norm, epsilons in default_epsilons(images.shape[-1]).items()}
+    fit, test = (images[::2], labels[::2]), (images[1::2], labels[1::2])
+    detectors = _fitted(model, *fit, budgets, false_positive_rate)
+    scores = {kind: detector.scores(model, test[0]) for kind, detector in detectors.items()}
+    alarms = {kind: float((scores[kind] > detector.threshold).mean()) for kind, detector in detectors.items()}
+    attacked = _attacked(model, *test, budgets)
+    rows = [_row(model, result, attack, epsilon, detectors, scores) for attack, epsilon, result in attacked]
+    rows += _adaptive(model, test[0][:max_adaptive], test[1][:max_adaptive], budgets, detectors, scores)
+    report = DetectionReport(
+        model=Path(name).name.removesuffix(".keras"),
+        config={
+            "num_fitted": len(fit[0]),
+            "num_evaluated": len(test[0]),
+            "num_adaptive": max_adaptive,
+            "false_positive_rate": false_positive_rate,
+            "fitted_on": {"fgsm": budgets[np.inf][1], "pgd": budgets[np.inf][0]},
+            "adaptive": repr(_adaptive_attack(detectors["lambda"])),
+        },
+        benign={"num": len(test[0]), "accuracy": clean_performance(model, *test).accuracy, "detected": alarms},
+        rows=rows,
+        detectors={kind: detector.as_dict() for kind, detector in detectors.items()},
+    )
+    _write(report, folder)
+    return report
+
+
+def _write(report: DetectionReport, folder: Path) -> None:
+    """Write the figures as JSON and as a table, the detectors, and the curves in a file of their own, a line each."""
+    curves, rows = [], []
+    for row in report.rows:
+        kept = {}
+        for kind, figures in row["detectors"].items():
+            points = {key: figures[key] for key in _CURVES}
+            curves.append(json.dumps({"attack": row["attack"], "epsilon": row["epsilon"], "detector": kind, **points}))
+            kept[kind] = {key: value for key, value in figures.items() if key not in _CURVES}
+        rows.append({**row, "detectors": kept})
+    dataclasses.replace(report, rows=rows).save(folder / f"{report.model}.json")
+    report.save(folder / f"{report.model}.md")
+    write_text(folder / f"{report.model}.curves.jsonl", "\n".join(curves) + "\n")
+    for kind, detector in report.detectors.items():
+        write_json(folder / f"{report.model}.{kind}.json", detector)
+
+
+def _fitted(
+    model: keras.Model, images: np.ndarray, labels: np.ndarray, budgets: dict[float, Any], rate: float
+) -> dict[str, FisherDetector]:
+    plans = {"fgsm": (attacks.FGSM(), budgets[np.inf][1]), "pgd": (attacks.PGD(steps=20), budgets[np.inf][0])}
+    detectors = {"lambda": FisherDetector.fit(model, images, false_positive_rate=rate)}
+    for kind, (attack, epsilon) in plans.items():
+        result = attack(model, images, labels, epsilon=epsilon)
+        attacked = result.adversarials[result.success]
+        if len(attacked) >= _FEWEST:
+            detectors[kind] = FisherDetector.fit(model, images, attacked, false_positive_rate=rate)
+    return detectors
+
+
+def _attacked(
+    model: keras.Model, images: np.ndarray, labels: np.ndarray, budgets: dict[float, Any]
+) -> Iterator[tuple[str, float, AttackResult]]:
+    """Attack, ε and result of attacks that know nothing of a detector."""
+    plans: list[tuple[Any, tuple[float, ...]]] = [
+        (attacks.FGSM(), budgets[np.inf]),
+        (attacks.PGD(steps=20), budgets[np.inf]),
+        (attacks.OSSA(), budgets[2]),
+        (attacks.DeepFool(), (*budgets[2], np.inf)),
+        (attacks.CarliniWagner(steps=100, search_steps=5, learning_rate=0.05), (*budgets[2], np.inf)),
+    ]
+    for attack, epsilons in plans:
+        for epsilon, result in zip(epsilons, attack.sweep(model, images, labels, epsilons), strict=True):
+            yield attack.name, epsilon, result
+
+
+def _adaptive_attack(detector: FisherDetector) -> AdaptivePGD:
+    return AdaptivePGD(detector=detector, steps=20, step_size=0.15, weights=(1.0, 3.0, np.inf))
+
+
+def _adaptive(
+    model: keras.Model,
+    images: np.ndarray,
+    labels: np.ndarray,
+    budgets: dict[float, Any],
+    detectors: dict[str, FisherDetector],
+    scores: dict[str, np.ndarray],
+) -> list[dict[str, Any]]:
+    """The threshold on λ_max and the regression on FGSM, each under the attacker who knows that one."""
+    rows = []
+    for epsilon in budgets[np.inf][1:]:
+        for kind, detector in ((kind, detectors[kind]) for kind in ("lambda", "fgsm") if kind in detectors):
+            attack = _adaptive_attack(detector)
+            result = attack(model, images, labels, epsilon=epsilon)
+            rows.append(_row(model, result, f"{attack.name} on {kind}", epsilon, {kind: detector}, scores))
+    return rows
+
+
+def _row(
+    model: keras.Model,
+    result: AttackResult,
+    attack: str,
+    epsilon: float,
+    detectors: dict[str, FisherDetector],
+    benign: dict[str, np.ndarray],
+) -> dict[str, Any]:
+    """One attack at one ε: how many images it fooled, and the figures of the detectors on those."""
+    fooled = result.adversarials[result.success]
+    row: dict[str, Any] = {
+        "attack": attack,
+        "epsilon": None if np.isinf(epsilon) else epsilon,
+        "num": int(result.was_correct.sum()),
+        "fooled": len(fooled),
+        "detectors": {},
+    }
+    for kind, detector in detectors.items() if len(fooled) >= _FEWEST else ():
+        scores = detector.scores(model, fooled)
+        curves = detection_curves(benign[kind], scores)
+        row["detectors"][kind] = {
+            "detected": float((scores > detector.threshold).mean()),
+            "undetected_of_correct": float((scores <= detector.threshold).sum() / row["num"]),
+            **{key: _rounded(value) for key, value in curves.as_dict().items()},
+        }
+    return row
+
+
+def _rounded(value: Any) -> Any:
+    return [round(each, 4) for each in value] if isinstance(value, tuple) else value

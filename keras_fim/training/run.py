@@ -1,0 +1,227 @@
+"""One training run, in its own folder, from data to test accuracy; it can be killed at any time and resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_fim import data, models
+from keras_fim.callbacks import MuSchedule
+from keras_fim.defenses import plain
+from keras_fim.losses import FisherEigenvalueLoss, FisherTraceLoss
+from keras_fim.records import read_json, versions, write_json
+from keras_fim.training import checkpoint, trained, watching
+from keras_fim.training.config import TrainingConfig, differences
+from keras_fim.training.defending import default_options, defended, overfitting_watch
+
+__all__ = ["build_model", "compile_model", "train"]
+
+
+def train(
+    config: TrainingConfig,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    data_dir: str | None = None,
+    robustness: bool = False,
+) -> Path:
+    """Train, choose the best weights on the validation part, and measure them on the test images.
+
+    The folder then holds ``run.json`` (configuration, versions, results, and as ``init_from_record`` the record of the
+    run whose weights ``config.init_from`` names, None for a bare file), ``model.keras`` (the best weights),
+    ``history.csv``, ``tensorboard/``, ``best.weights.h5`` and ``checkpoints/`` (the last epoch, with the optimizer).
+
+    Args:
+        config: the run.
+        folder: where everything that the run writes goes.
+        resume: go on from the last finished epoch of a run in ``folder``, if there is one.
+        data_dir: where TensorFlow Datasets keeps its data.
+        robustness: attack the model and measure its Fisher spectrum on validation images after each epoch (of small
+            data sets, some), into ``history.csv`` and ``tensorboard/``; and the best model on test images, into
+            ``run.json`` as ``results["robustness"]`` (None for inf and NaN). Takes a few per cent of the time.
+
+    Returns:
+        ``folder``. The global dtype policy is afterwards what it was before.
+
+    Raises:
+        ValueError: if ``folder`` holds a run and ``resume`` is False, or that run was set up otherwise.
+    """
+    folder = Path(folder)
+    with _dtype_policy(config.mixed_precision or "float32"):
+        record = _open_run(config, folder, resume)
+        if record.get("results"):
+            return folder
+        keras.utils.set_random_seed(config.seed)
+        results = _train(config, folder, data_dir, robustness)
+    watching.write_row(config, folder, results)
+    write_json(folder / "run.json", {**record, "results": results})
+    return folder
+
+
+def build_model(config: TrainingConfig, *, fresh: bool = False) -> keras.Model:
+    """The classifier of a run, with new weights or those of ``config.init_from``, unless ``fresh``."""
+    facts = data.info(config.data)
+    model = models.MODELS[config.model](facts.image_shape, facts.num_classes, **config.model_options)
+    if config.init_from and not fresh:
+        trained.load_into(model, config.init_from)
+    return model
+
+
+def compile_model(model: keras.Model, config: TrainingConfig, *, steps_per_epoch: int) -> None:
+    """Compile with the loss, optimizer and learning-rate schedule of a run."""
+    steps = config.epochs * steps_per_epoch
+    warmup = round(config.warmup_epochs * steps_per_epoch)
+    rate: Any = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
+    if warmup:
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0, max(1, steps - warmup), warmup_target=config.learning_rate, warmup_steps=warmup
+        )
+    decay = config.weight_decay or None
+    if config.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=decay)
+    else:
+        optimizer = keras.optimizers.Adam(rate, weight_decay=decay)
+    if decay:
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    kind = FisherEigenvalueLoss if "fisher-eigenvalue" in config.defense else FisherTraceLoss
+    mu = config.mu if "fisher-" in config.defense else 0.0
+    limit = config.gradient_limit if mu else None
+    loss = kind(mu, label_smoothing=config.label_smoothing, gradient_limit=limit)
+    model.compile(optimizer, loss=loss, metrics=["accuracy"])
+
+
+def _train(config: TrainingConfig, folder: Path, data_dir: str | None, robustness: bool) -> dict[str, Any]:
+    """Train from the last finished epoch, keep the best model, and measure it."""
+    splits = data.load_splits(
+        config.data,
+        config.batch_size,
+        validation=config.validation,
+        data_dir=data_dir,
+        seed=config.seed + 1_000_003 * checkpoint.finished_epochs(folder),  # a resumed run sees other orders
+        augment=config.augment,
+        limit=config.limit,
+        test_limit=config.test_limit,
+    )
+    model = _defended(config, build_model(config))
+    compile_model(model, config, steps_per_epoch=len(splits.train))
+    seconds = _fit(model, config, splits, folder, robustness)
+    plain(model).load_weights(folder / "best.weights.h5")
+    measured = model.evaluate(splits.test, return_dict=True, verbose=0)
+    _save_model(plain(model), folder / "model.keras")
+    results = _results(measured, folder, seconds)
+    if robustness:
+        found = watching.robustness_curve(config, splits.test).measure(plain(model))
+        finite = {key: value if math.isfinite(value) else None for key, value in found.items()}
+        results["robustness"] = {key.removeprefix("val_"): value for key, value in finite.items()}
+    return results
+
+
+def _defended(config: TrainingConfig, model: keras.Model) -> keras.Model:
+    options = default_options(config.defense, config.data, config.defense_options)
+    return defended(model, config.defense, mu=config.mu, seed=config.seed, options=options)
+
+
+@contextlib.contextmanager
+def _dtype_policy(name: str) -> Iterator[None]:
+    """Set Keras' global dtype policy, and the previous one again at the end, whatever happened."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _fit(
+    model: keras.Model,
+    config: TrainingConfig,
+    splits: data.Splits,
+    folder: Path,
+    robustness: bool,
+) -> float:
+    history = checkpoint.resume(model, folder)
+    options = default_options(config.defense, config.data, config.defense_options)
+    watch = overfitting_watch(config.defense, options, splits.validation, history)
+    keeper = checkpoint.RunCheckpoint(folder, history=history)
+    callbacks: list[keras.callbacks.Callback] = [_EpochSeconds(), *watch]
+    if config.mu_warmup_epochs and config.mu:
+        target = model.loss if "fisher-" in config.defense else model
+        steps = round(config.mu_warmup_epochs * len(splits.train))
+        callbacks.append(MuSchedule(config.mu, warmup_steps=steps, target=target))
+    logs = folder / "tensorboard"
+    board = keras.callbacks.TensorBoard(logs, profile_batch=0, write_graph=False)
+    callbacks += [keras.callbacks.ProgbarLogger(), board]
+    if robustness:  # behind those two, which would repeat all that it logs
+        every = watching.epochs_between(len(splits.train), config.batch_size)
+        callbacks += [
+            watching.robustness_curve(config, splits.validation, log_dir=logs, every=every),
+            watching.fisher_spectrum(config, splits.validation, log_dir=logs, every=every),
+        ]
+    callbacks.append(keeper)
+    model.fit(
+        splits.train,
+        validation_data=splits.validation,
+        epochs=config.epochs,
+        initial_epoch=len(history),
+        callbacks=callbacks,
+        shuffle=False,  # the pipeline shuffles
+        verbose=1 if sys.stdout.isatty() else 2,
+    )
+    return sum(row["seconds"] for row in keeper.history)
+
+
+class _EpochSeconds(keras.callbacks.Callback):
+    """Logs how long each epoch took, validation included."""
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._start = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if logs is not None:
+            logs["seconds"] = time.perf_counter() - self._start
+
+
+def _open_run(config: TrainingConfig, folder: Path, resume: bool) -> dict[str, Any]:
+    """The content of ``run.json``: that of the run to resume, or a new one."""
+    path = folder / "run.json"
+    if not path.exists():
+        _defended(config, build_model(config, fresh=True))  # raises, if an option is not valid, before there is a file
+        record: dict[str, Any] = {"config": config.as_dict(), "versions": versions()}
+        if config.init_from:  # whose record may hold one itself: the whole history of the weights
+            record["init_from_record"] = trained.record_of(config.init_from)
+        write_json(path, record)
+        return record
+    if not resume:
+        raise ValueError(f"{folder} already holds a run: resume it (--resume) or choose another folder (--out)")
+    record = read_json(path)
+    if changed := differences(record["config"], config):
+        raise ValueError(f"The run in {folder} was set up otherwise; (its value, yours): {changed}")
+    return dict(record)
+
+
+def _results(measured: dict[str, float], folder: Path, seconds: float) -> dict[str, Any]:
+    history = checkpoint.read_history(folder)
+    best = max(history, key=lambda row: (row["val_accuracy"], row["epoch"]))
+    overfitted = [int(row["epoch"]) for row in history if row.get("overfits")]
+    return {
+        **({"catastrophic_overfitting_in_epochs": overfitted} if "overfits" in history[0] else {}),
+        "test_accuracy": float(measured["accuracy"]),
+        "test_loss": float(measured["loss"]),
+        "validation_accuracy": best["val_accuracy"],
+        "best_epoch": int(best["epoch"]),
+        "epochs": len(history),
+        "training_seconds": round(seconds, 1),
+    }
+
+
+def _save_model(model: keras.Model, path: Path) -> None:
+    aside = path.with_name("unfinished.keras")
+    model.save(aside)
+    aside.replace(path)

@@ -1,0 +1,68 @@
+"""What a training run is watched with: the callbacks, and its row in TensorBoard's HParams table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from keras_fim import data
+from keras_fim.attacks.lp import norm_name
+from keras_fim.callbacks import FisherSpectrum, RobustnessCurve
+from keras_fim.callbacks.board import write_hparams
+from keras_fim.training.budgets import default_epsilons
+from keras_fim.training.config import TrainingConfig, recipe
+
+__all__ = ["epochs_between", "fisher_spectrum", "robustness_curve", "write_row"]
+
+_NUM_GRADIENTS = 1000  # in a measurement of the Fisher spectrum; an image takes one for each class
+_IMAGES_BETWEEN = 20_000  # to train on from one measurement to the next: small datasets are not measured each epoch
+_PGD = "cleverhans_projected_gradient_descent_linf"
+
+
+def robustness_curve(config: TrainingConfig, dataset: tf.data.Dataset, **options: Any) -> RobustnessCurve:
+    """The default attacks, at values of ε that suit the dataset."""
+    facts = data.info(config.data)
+    epsilons: dict[Any, Any] | None = None  # the callback's own values suit gray images
+    if facts.image_shape[-1] == 3:
+        epsilons = {norm_name(norm): values for norm, values in default_epsilons(3).items()}
+        epsilons[_PGD] = epsilons["linf"][1]
+    return RobustnessCurve(dataset, epsilons=epsilons, class_names=facts.class_names, **options)
+
+
+def fisher_spectrum(config: TrainingConfig, dataset: tf.data.Dataset, **options: Any) -> FisherSpectrum:
+    """The spectrum of as many images as a few hundred gradients allow."""
+    return FisherSpectrum(dataset, max_samples=_NUM_GRADIENTS // data.info(config.data).num_classes, **options)
+
+
+def epochs_between(num_batches: int, batch_size: int) -> int:
+    """The number of epochs from one measurement to the next."""
+    return max(1, round(_IMAGES_BETWEEN / (num_batches * batch_size)))
+
+
+def write_row(config: TrainingConfig, folder: Path, results: dict[str, Any]) -> None:
+    """Write the run's row in TensorBoard's HParams table to ``tensorboard/hparams``.
+
+    Its columns are the dataset, the defense, μ, the seed, and the options that differ from the recipe; and accuracies,
+    fooling ratios and median distances on test images.
+    """
+    figures = {key: value for key, value in results.items() if key.endswith("_accuracy")}
+    robustness = results.get("robustness") or {}
+    shown = {key: value for key, value in robustness.items() if key.startswith("fooling/") or key.endswith("/q50")}
+    figures.update({f"test_{key}": value for key, value in shown.items() if value is not None})
+    write_hparams(folder / "tensorboard" / "hparams", _options(config), figures, name=_row_name(folder))
+
+
+def _options(config: TrainingConfig) -> dict[str, bool | int | float | str]:
+    usual, options = recipe(config.data).as_dict(), config.as_dict()
+    always = ("data", "model", "mu", "seed")
+    columns = {key: value for key, value in options.items() if key in always or value != usual.get(key)}
+    plain = "label_smoothing" if config.label_smoothing else "none"
+    columns.setdefault("defense", "fisher_trace" if config.mu else plain)
+    return {key: value if isinstance(value, (bool, int, float, str)) else str(value) for key, value in columns.items()}
+
+
+def _row_name(folder: Path) -> str:
+    resolved = folder.resolve()
+    return f"{resolved.parent.name}/{resolved.name}"

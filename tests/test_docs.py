@@ -1,0 +1,145 @@
+"""The code of the README and the docs runs, and their figures are those of the result files."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))}
+README = PAGES["README.md"]
+MODEL = "import keras_fim\nmodel = keras_fim.models.convnet(filters=(2, 2))\n"
+
+
+def blocks(page, language):
+    return re.findall(rf"```{language}\n(.*?)```", PAGES[page], flags=re.DOTALL)
+
+
+def quick(program):
+    """The same program on fewer digits, with fewer epochs."""
+    program = program.replace('data.load("mnist5k")', 'data.load("mnist5k", limit=300, test_limit=60)')
+    program = re.sub(r"RobustnessCurve\(test, ", "RobustnessCurve(test, max_samples=20, ", program)
+    return re.sub(r"epochs=\d+", "epochs=1", program)
+
+
+def test_readme_fits_on_one_screen_and_links_to_what_exists():
+    assert len(README.splitlines()) <= 120
+    for page, text in PAGES.items():
+        folder = ROOT if page == "README.md" else ROOT / "docs"
+        for target in re.findall(r"\]\(([^)#]+)\)", text):
+            assert target.startswith("http") or (folder / target).exists(), f"{page} links to {target}"
+
+
+@pytest.mark.slow
+def test_python_blocks_of_the_readme_run_in_order(tmp_path, monkeypatch):
+    pytest.importorskip("mlxtend")
+    monkeypatch.chdir(tmp_path)
+    program = quick("\n".join(blocks("README.md", "python")))
+    names = {}
+    exec(compile(program, "README.md", "exec"), names)
+    assert Path("model.keras").is_file() and Path("hardened.keras").is_file()
+    assert names["model"] is names["defense"].model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["attacks.md", "detection.md", "fisher.md", "serving.md", "tensorboard.md"])
+def test_python_blocks_of_the_docs_run(page, tmp_path, monkeypatch):
+    pytest.importorskip("mlxtend")
+    monkeypatch.chdir(tmp_path)
+    program = MODEL + "\n".join(blocks(page, "python"))
+    exec(compile(quick(program), page, "exec"), {})
+
+
+@pytest.mark.nightly
+def test_every_block_of_the_readme_runs_as_typed(tmp_path):
+    """Python and shell in order, in one folder, as a newcomer types them; not what needs a clone or a server."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    program = []
+    for language, block in re.findall(r"```(python|bash)\n(.*?)```", README, flags=re.DOTALL):
+        if language == "python":
+            program.append(block)
+            script = "\n".join(program)  # later blocks use what earlier ones defined
+            subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True)
+            continue
+        for line in block.splitlines():
+            command = line.partition("#")[0].strip()
+            if command.startswith("keras-fim") and not command.startswith("keras-fim board"):
+                subprocess.run(command, shell=True, cwd=tmp_path, env=environment, check=True)
+
+
+def test_demo_table_is_the_stored_one():
+    assert (RESULTS / "demo" / "table.md").read_text(encoding="utf-8").strip() in PAGES["training.md"]
+
+
+NAMED = sorted((ROOT / "keras_fim" / "training" / "weights").glob("*/run.json"))
+
+
+@pytest.mark.parametrize("record", NAMED, ids=lambda path: path.parent.name)
+def test_accuracies_of_the_stored_weights_are_those_of_their_records(record):
+    stored = json.loads(record.read_text())["results"]["stored"]
+    row = next(line for line in PAGES["training.md"].splitlines() if f"`{record.parent.name}`" in line)
+    assert f"{100 * stored['test_accuracy']:.2f} %" in row
+    assert stored["bytes"] == (record.parent / "weights.npz").stat().st_size <= 5e6
+
+
+def test_six_models_are_named():
+    assert len(NAMED) == 6
+
+
+def test_front_door_figures_are_the_stored_ones():
+    result = json.loads((RESULTS / "front_door" / "mnist.json").read_text())
+    assert f"{100 * result['mean']:.2f} %" in PAGES["fisher.md"]
+    assert all(f"{100 * run['test_accuracy']:.2f}" in PAGES["fisher.md"] for run in result["runs"])
+
+
+def test_serving_figures_are_the_stored_ones():
+    cases = json.loads((RESULTS / "benchmarks" / "serving.json").read_text())["cases"]
+    assert all(case["ratio"]["fisher"] <= 8 for case in cases.values())
+    assert f"{cases['mnist-plain']['ratio']['fisher']:.1f} times the time of `serving_default`" in PAGES["serving.md"]
+    assert f"{cases['gtsrb-fisher']['ratio']['fisher']:.1f} times on ResNet-14" in PAGES["serving.md"]
+
+
+DETECTION = {
+    "FGSM, largest ε": ("fgsm", 2),
+    "PGD l∞, smallest ε": ("pgd_linf", 0),
+    "PGD l∞, largest ε": ("pgd_linf", 2),
+    "OSSA, largest ε": ("ossa", 2),
+    "DeepFool l2": ("deepfool_l2", 3),
+    "Carlini-Wagner l2": ("carlini_wagner_l2", 3),
+    "attacker who knows the detector, largest ε": ("adaptive_pgd_linf on {}", 1),
+}
+
+
+@pytest.mark.parametrize("label", DETECTION)
+def test_detection_figures_are_the_stored_ones(label):
+    attack, index = DETECTION[label]
+    cells = []
+    for model in ("mnist-plain", "mnist-fisher", "gtsrb-plain", "gtsrb-fisher"):
+        rows = json.loads((RESULTS / "detection" / f"{model}.json").read_text())["rows"]
+        areas = []
+        for kind in ("lambda", "fgsm"):
+            row = [row for row in rows if row["attack"] == attack.format(kind)][index]
+            areas.append(f"{row['detectors'][kind]['auc']:.2f}")
+        cells.append(" / ".join(areas))
+    assert f"| {label} | {' | '.join(cells)} |" in PAGES["detection.md"]
+
+
+def tables(text):
+    return [table.strip() for table in re.findall(r"(?:^\|.*\n?)+", text, flags=re.MULTILINE)]
+
+
+@pytest.mark.parametrize("data", ["mnist", "gtsrb", "cifar10"])
+def test_comparisons_are_the_stored_ones(data):
+    (stored,) = tables((RESULTS / "defences" / data / "comparison.md").read_text(encoding="utf-8"))
+    assert stored in PAGES["defenses.md"]
+
+
+def test_table_of_the_readme_is_that_of_the_comparison():
+    assert (RESULTS / "defences" / "mnist" / "front.md").read_text(encoding="utf-8").strip() in README

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import tensorflow as tf
+
+from keras_fim import cli
+from keras_fim.training import demo
+
+
+@pytest.mark.nightly
+def test_demo_ends_with_table_plot_logs_results_and_saved_model(tmp_path, capsys):
+    command = ["demo", "--epochs", "1", "--out", str(tmp_path / "demo"), "--export", str(tmp_path / "exported")]
+    assert cli.main(command) == 0
+    printed = capsys.readouterr().out
+    for word in ("| accuracy", "| mean confidence", "FGSM, linf 0.1", "OSSA, l2 2", "STRONG, l2 1.5", "SavedModel"):
+        assert word in printed
+    results = json.loads((tmp_path / "demo" / "results.json").read_text())
+    assert set(results["clean"]) == {"plain", "Fisher trace, μ=0.02", "N-FGM"} and results["versions"]["tensorflow"]
+    assert all(curve["num_correct"] > 0 for curves in results["curves"].values() for curve in curves)
+    assert [curve["num_samples"] for curve in results["curves"]["N-FGM"]] == [1000, 1000, 300]
+    assert (tmp_path / "demo" / "robustness.png").stat().st_size > 10_000
+    assert list((tmp_path / "demo").glob("*/tensorboard/*/events.out.*"))
+    assert "serving_default" in tf.saved_model.load(str(tmp_path / "exported" / "1")).signatures
+
+
+def test_second_demo_starts_afresh_and_touches_nothing_else(tmp_path, monkeypatch):
+    (tmp_path / "plain").mkdir()
+    for name in ("plain/run.json", "results.json", "precious.txt"):
+        (tmp_path / name).write_text("{}")
+
+    def stop(config, folder, resume):
+        raise InterruptedError(str(folder))
+
+    monkeypatch.setattr(demo, "train", stop)
+    with pytest.raises(InterruptedError):
+        demo.run_demo(tmp_path, tmp_path / "exported")
+    assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "mine").touch()
+    with pytest.raises(ValueError, match="Received: a folder without run.json"):
+        demo.run_demo(tmp_path, tmp_path / "exported")
+
+
+def test_demo_without_a_defence_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="`mu` should be positive"):
+        demo.run_demo(tmp_path, tmp_path, mu=0.0)

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from keras_fim import cli
+from keras_fim.training import checkpoint, load_model, recipe, train, trained
+from keras_fim.training import run as running
+from keras_fim.training.run import build_model, compile_model
+from reproduction.storing import store_run
+
+SCRIPT = Path(__file__).parents[2] / "training" / "train_mnist.py"
+SMALL = {"limit": 300, "test_limit": 100, "model_options": {"filters": (2, 4)}, "augment": False}
+
+
+def small(**changes):
+    return recipe("mnist5k", **{**SMALL, "epochs": 2, **changes})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run of two epochs."""
+    return train(small(mu_warmup_epochs=1.0), tmp_path_factory.mktemp("runs") / "run")
+
+
+@pytest.mark.slow
+def test_run_folder_holds_everything(run):
+    record = json.loads((run / "run.json").read_text())
+    assert record["config"] == {**small(mu_warmup_epochs=1.0).as_dict()}
+    assert record["versions"]["keras"] == keras.__version__ and record["versions"]["git"]
+    assert record["results"]["epochs"] == 2 and 0 < record["results"]["test_accuracy"] <= 1
+    names = {path.name for path in run.iterdir()}
+    assert names == {"run.json", "model.keras", "best.weights.h5", "history.csv", "checkpoints", "tensorboard"}
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["epoch-0002.weights.h5"]
+    assert [row["epoch"] for row in checkpoint.read_history(run)] == [1, 2]
+
+
+def test_quoted_accuracy_is_that_of_the_saved_model(run):
+    from keras_fim import data
+
+    model = load_model(run)
+    test = data.load_splits("mnist5k", limit=300, test_limit=100, validation=0.05).test
+    accuracy = model.evaluate(test, return_dict=True, verbose=0)["accuracy"]
+    assert accuracy == pytest.approx(json.loads((run / "run.json").read_text())["results"]["test_accuracy"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt, ValueError])
+def test_global_dtype_policy_is_restored(error, tmp_path, monkeypatch):
+    seen = []
+
+    def build(config, fresh=False):
+        seen.append(keras.config.dtype_policy().name)
+        if error:
+            raise error
+        return build_model(config, fresh=fresh)
+
+    monkeypatch.setattr(running, "build_model", build)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    with pytest.raises(error) if error else contextlib.nullcontext():
+        train(small(epochs=1), tmp_path / "run")
+    assert set(seen) == {"float32"} and keras.config.dtype_policy().name == "mixed_bfloat16"
+
+
+def test_finished_run_is_not_trained_again(run):
+    before = (run / "model.keras").stat().st_mtime_ns
+    train(small(mu_warmup_epochs=1.0), run, resume=True)
+    assert (run / "model.keras").stat().st_mtime_ns == before
+
+
+def test_folder_with_a_run_is_not_overwritten(run):
+    with pytest.raises(ValueError, match="already holds a run: resume it .--resume. or choose another"):
+        train(small(), run)
+    with pytest.raises(ValueError, match=r"set up otherwise.*'mu_warmup_epochs': \(1.0, 0.0\)"):
+        train(small(), run, resume=True)
+
+
+@pytest.mark.slow
+def test_resumed_model_has_the_weights_the_optimizer_and_the_metrics_of_the_interrupted_one(tmp_path):
+    images, labels = np.random.default_rng(0).uniform(size=(20, 28, 28, 1)), np.arange(20) % 10
+
+    def compiled():
+        config = small(epochs=3)
+        model = build_model(config)
+        compile_model(model, config, steps_per_epoch=5)
+        return model
+
+    first, second = compiled(), compiled()
+    keeper = checkpoint.RunCheckpoint(tmp_path)
+    first.fit(images, labels, 4, validation_data=(images, labels), epochs=2, callbacks=[keeper], verbose=0)
+    (tmp_path / "best.weights.h5").unlink(missing_ok=True)
+    if keeper.history[-1]["val_accuracy"] < keeper.history[0]["val_accuracy"]:
+        (tmp_path / "best.weights.h5").touch()  # nothing to mend
+    rows = checkpoint.resume(second, tmp_path)
+    assert (tmp_path / "best.weights.h5").exists() and checkpoint.finished_epochs(tmp_path) == 2
+    assert rows == keeper.history and [row["epoch"] for row in rows] == [1, 2]
+    assert int(second.optimizer.iterations.numpy()) == 10 and len(second.optimizer.variables) > 10
+    states = (model.variables + model.optimizer.variables for model in (second, first))
+    for ours, theirs in zip(*states, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), err_msg=theirs.path)
+
+
+@pytest.mark.slow
+def test_interrupted_run_in_float16_goes_on_with_its_loss_scale(tmp_path, monkeypatch):
+    def note(model):
+        states.append([variable.numpy() for variable in (*model.variables, *model.optimizer.variables)])
+        scales.append((float(model.optimizer.dynamic_scale.numpy()), int(model.optimizer.step_counter.numpy())))
+
+    class Interrupted(checkpoint.RunCheckpoint):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.optimizer.dynamic_scale.assign(512.0)  # not what a new one starts from
+            self.model.optimizer.step_counter.assign(3)
+            super().on_epoch_end(epoch, logs)
+            note(self.model)
+            raise KeyboardInterrupt
+
+    def resume(model, folder):
+        rows = going_on(model, folder)
+        note(model)
+        return rows
+
+    states, scales, going_on = [], [], checkpoint.resume
+    config = small(mixed_precision="mixed_float16", mu_warmup_epochs=1.0)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(checkpoint, "RunCheckpoint", Interrupted)
+        train(config, tmp_path)
+    monkeypatch.setattr(checkpoint, "resume", resume)
+    record = json.loads((train(config, tmp_path, resume=True) / "run.json").read_text())
+    assert scales == [(512, 3), (512, 3)] and record["results"]["epochs"] == 2
+    for before, after in zip(*states, strict=True):
+        np.testing.assert_array_equal(after, before)
+    assert [row["epoch"] for row in checkpoint.read_history(tmp_path)] == [1, 2]
+
+
+@pytest.mark.nightly
+def test_killed_in_the_middle_of_an_epoch_and_resumed(tmp_path):
+    command = [sys.executable, str(SCRIPT), "--data", "mnist5k", "--epochs", "4", "--out", str(tmp_path / "run")]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list((tmp_path / "run").glob("checkpoints/epoch-0002*")):
+        assert process.poll() is None and time.monotonic() < deadline, "ended before its second epoch"
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = len(checkpoint.read_history(tmp_path / "run"))
+    assert 2 <= finished < 4
+    output = subprocess.run([*command, "--resume"], env=environment, capture_output=True, text=True, check=True).stdout
+    assert f"Epoch {finished + 1}/4" in output and f"Epoch {finished}/4" not in output
+    assert [row["epoch"] for row in checkpoint.read_history(tmp_path / "run")] == [1, 2, 3, 4]
+    assert "test accuracy" in output
+
+
+def test_starting_from_other_weights(run, tmp_path):
+    finished = load_model(run)
+    for source in (run, run / "model.keras", run / "best.weights.h5"):
+        model = keras.models.clone_model(finished)
+        trained.load_into(model, source)
+        for ours, theirs in zip(model.get_weights(), finished.get_weights(), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.slow
+def test_record_holds_the_whole_history_of_the_weights(run, tmp_path):
+    def record_of(folder):
+        return json.loads((folder / "run.json").read_text())
+
+    child = train(small(epochs=1, init_from=str(run)), tmp_path / "child")
+    stored = store_run(child, "child", models=tmp_path / "models")
+    grandchild = train(small(epochs=1, init_from=str(tmp_path / "models" / "child")), tmp_path / "grandchild")
+    assert "init_from_record" not in record_of(run)
+    assert stored["init_from_record"] == record_of(child)["init_from_record"] == record_of(run)
+    assert record_of(grandchild)["init_from_record"] == record_of(tmp_path / "models" / "child") == stored
+    assert stored["results"]["stored"] and record_of(run)["results"] and record_of(run)["versions"]
+
+
+def test_bare_weights_have_no_record_and_missing_ones_leave_no_run(run, tmp_path, monkeypatch):
+    def stop(*arguments):
+        raise InterruptedError
+
+    monkeypatch.setattr(running, "_train", stop)
+    for name in ("best.weights.h5", "model.keras"):
+        config = small(init_from=str(run / name))
+        with pytest.raises(InterruptedError):
+            train(config, tmp_path / name)
+        record = json.loads((tmp_path / name / "run.json").read_text())
+        assert record == {"config": config.as_dict(), "versions": record["versions"], "init_from_record": None}
+    with pytest.raises(ValueError, match="Received: 'nothing'"):
+        train(small(init_from="nothing"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_run_without_the_record_of_its_parent_is_resumed(run, tmp_path):
+    config = small(epochs=1, init_from=str(run))
+    (tmp_path / "run.json").write_text(json.dumps({"config": config.as_dict(), "versions": {}}))
+    record = json.loads((train(config, tmp_path, resume=True) / "run.json").read_text())
+    assert record["results"]["epochs"] == 1 and "init_from_record" not in record
+
+
+def test_named_weights_come_with_the_package():
+    datasets = ("cifar10", "gtsrb", "mnist")
+    assert trained.stored_names() == tuple(f"{name}-{kind}" for name in datasets for kind in ("fisher", "plain"))
+    assert load_model("mnist-fisher").count_params() > 50_000
+    assert trained.record_of("mnist-fisher")["config"]["mu"] == 0.02
+
+
+def test_schedule_ends_at_a_learning_rate_of_zero():
+    config = small(epochs=3, warmup_epochs=1.0, optimizer="sgd", learning_rate=0.5, weight_decay=1e-3)
+    model = build_model(config)
+    compile_model(model, config, steps_per_epoch=10)
+    rates = [float(model.optimizer._learning_rate(step)) for step in (0, 5, 10, 20, 30)]
+    assert rates == pytest.approx([0.0, 0.25, 0.5, 0.25, 0.0], abs=1e-6)
+
+
+def test_command_line_turns_errors_into_one_line(capsys, tmp_path):
+    assert cli.main(["train", "--data", "mnist5k", "--mu", "-1", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.strip() == "error: `mu` should be a finite number >= 0. Received: mu=-1.0"
+
+
+def test_bare_command_says_why_this_mu(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def finish(config, folder, **options):
+        record = {"results": {"test_accuracy": 0.9, "best_epoch": 1, "epochs": 1, "training_seconds": 1.0}}
+        Path(folder).mkdir(parents=True)
+        (Path(folder) / "run.json").write_text(json.dumps(record))
+
+    monkeypatch.setattr(running, "train", finish)
+    assert cli.main(["train", "--data", "mnist"]) == 0
+    output = capsys.readouterr().out
+    assert "mu = 0.02 has the optimum of label smoothing 0.765 at 10 classes" in output
+    assert str(Path("results/runs/mnist-mu0.02-seed0")) in output
