@@ -19,7 +19,7 @@ Images: TypeAlias = Any
 Labels: TypeAlias = Any
 """Array-like class indices ``(batch,)`` or one-hot rows ``(batch, K)``."""
 
-Bounds: TypeAlias = tuple[float, float] | tuple[tuple[float, ...], tuple[float, ...]]
+Bounds: TypeAlias = tuple[Any, Any]
 """The smallest and the largest pixel value: two numbers, or two tuples with one number for each channel."""
 
 LogitsCallable: TypeAlias = Callable[[tf.Tensor], tf.Tensor]

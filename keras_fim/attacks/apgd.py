@@ -185,7 +185,8 @@ class APGD(FixedBudgetAttack):
             return best.improved_at(climb.index, Best.of(point, logits_fn(point), climb.task.labels, self.loss))
 
         step, best, climb = tf.while_loop(going, body, (tf.constant(0), best, climb))
-        return tf.cond(tf.size(climb.index) > 0, last, lambda: best)
+        best = tf.cond(tf.size(climb.index) > 0, last, lambda: best)
+        return best
 
     def _move(self, climb: _Climb, step: tf.Tensor) -> _Climb:
         """One step; the first has no momentum."""

@@ -215,7 +215,7 @@ class Attack(abc.ABC):
 
     def _essence(self: _A) -> _A:
         """The attack without what its compiled functions do not depend on."""
-        plain = {field.name: field.default for field in dataclasses.fields(Attack)}
+        plain: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Attack)}
         return dataclasses.replace(self, **plain)
 
     def _check_counts(self, *options: str) -> None:

@@ -24,6 +24,7 @@ from keras_fim.attacks.one_step import FGM, FGSM, OTCM
 from keras_fim.attacks.ossa import OSSA
 from keras_fim.attacks.square import Square
 from keras_fim.attacks.strong import Strong
+from keras_fim.attacks.units import Units
 
 __all__ = ["DEFAULT_EPSILONS", "Epsilons", "attack_by_name", "attack_names", "full_name", "resolve_epsilons"]
 
@@ -192,7 +193,7 @@ def _budgets(values: float | Sequence[float]) -> tuple[float, ...]:
 
 
 def _default(attack: Attack) -> tuple[float, ...]:
-    scale = 1.0 if attack.norm == 0 else attack.bounds[1] - attack.bounds[0]
+    scale = 1.0 if attack.norm == 0 else Units(attack.bounds).scale
     if math.isclose(scale, 1.0):
         return DEFAULT_EPSILONS[attack.norm]
     return tuple(scale * epsilon for epsilon in DEFAULT_EPSILONS[attack.norm])

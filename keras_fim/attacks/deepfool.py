@@ -104,7 +104,7 @@ class DeepFool(SearchAttack):
         flat = tf.reshape(gradients, [-1, len(columns), points.shape[1:].num_elements()])
         lengths = tf.norm(flat, ord=1 if self.norm == np.inf else 2, axis=-1)
         # a rival that this image cannot be pushed to is infinitely far
-        beyond = tf.maximum(_BEYOND, 0.5 * _BEYOND * tf.abs(own))[:, None]
+        beyond = tf.maximum(0.5 * _BEYOND * tf.abs(own), _BEYOND)[:, None]
         distances = tf.where(lengths > 0, (tf.abs(gaps) + beyond) / lengths, np.inf)
         nearest = tf.argmin(distances, axis=-1)
         gradient, length, distance = (

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
 from keras_fim.attacks.losses import LOSSES, loss_gradient, others, targeted_margin_gradient
-from keras_fim.attacks.lp import by_image, check_norm, norm_name, project_inside, steepest
+from keras_fim.attacks.lp import check_norm, norm_name, project_inside, step
 from keras_fim.attacks.samples import Best, Task, keep, put, random_start
 from keras_fim.logits import LogitsFunction
 
@@ -37,7 +37,8 @@ class IterativeAttack(FixedBudgetAttack):
     Args:
         norm: 1, 2 or inf.
         steps: number of steps.
-        step_size: length of a step in its norm, as a share of ε.
+        step_size: length of a step in its norm, as a share of ε. In l1 it is the mean length: steps fall linearly,
+            because the projection takes from all changed values what a step has given to few.
         loss: ``"cross_entropy"``; ``"margin"``, the largest wrong logit minus the true one; ``"dlr"``, the same in
             units of the logits' spread; or ``"targeted_margin"``, the margin of one wrong class, with each restart for
             the next most probable one (Gowal et al. 2019).
@@ -47,7 +48,7 @@ class IterativeAttack(FixedBudgetAttack):
         keep_best: return the best point of the way (fooling, then of the largest loss) instead of the last.
         stop_early: a sample leaves the batch as soon as it is fooled: faster where only fooled-or-not is asked.
         clip_first: clip each step to the pixel bounds before the projection, too, as CleverHans does.
-        sparsity: for l1, the share of the pixels that a step is spread over; at least one pixel.
+        sparsity: for l1, the share of the values that a step is spread over at least; one value at least.
     """
 
     norm: float = np.inf
@@ -124,7 +125,7 @@ class IterativeAttack(FixedBudgetAttack):
             return (index < self.steps) & (tf.size(climb.index) > 0)  # no model is called on an empty batch
 
         def body(index: tf.Tensor, best: Best, climb: _Climb) -> tuple[tf.Tensor, Best, _Climb]:
-            climb = tf.cond(index > 0, lambda: self._move(climb), lambda: climb)
+            climb = tf.cond(index > 0, lambda: self._move(climb, index), lambda: climb)
             if self.loss == "targeted_margin":
                 found = targeted_margin_gradient(logits_fn, climb.point, climb.task.labels, climb.task.target)
             else:
@@ -135,24 +136,25 @@ class IterativeAttack(FixedBudgetAttack):
             return index + 1, best, climb
 
         def last() -> Best:  # the end of the last step needs no gradient
-            end = self._move(climb)
+            end = self._move(climb, index)
             return self._keep(best, end, logits_fn(end.point))
 
-        _, best, climb = tf.while_loop(going, body, (tf.constant(1 if with_gradient else 0), best, climb))
-        return tf.cond(tf.size(climb.index) > 0, last, lambda: best)
+        index, best, climb = tf.while_loop(going, body, (tf.constant(1 if with_gradient else 0), best, climb))
+        best = tf.cond(tf.size(climb.index) > 0, last, lambda: best)
+        return best
 
-    def _move(self, climb: _Climb) -> _Climb:
+    def _move(self, climb: _Climb, index: tf.Tensor) -> _Climb:
+        """The step of an index, from 1 on."""
         gradient, task = climb.gradient, climb.task
         if self.decay:
             axes = tuple(range(1, gradient.shape.rank))
             mean = tf.reduce_mean(tf.abs(gradient), axis=axes, keepdims=True)
             gradient = self.decay * climb.momentum + tf.math.divide_no_nan(gradient, mean)
             climb = climb._replace(momentum=gradient)
-        if self.norm == 1:  # a pixel at its bound cannot go on
-            stuck = ((climb.point >= 1) & (gradient > 0)) | ((climb.point <= 0) & (gradient < 0))
-            gradient = tf.where(stuck, tf.zeros_like(gradient), gradient)
-        length = by_image(self.step_size * task.epsilon, climb.point)
-        point = climb.point + length * steepest(gradient, self.norm, sparsity=self.sparsity)
+        length = self.step_size * task.epsilon
+        if self.norm == 1:
+            length *= 2 - (2 * tf.cast(index, length.dtype) - 1) / self.steps
+        point = step(climb.point, gradient, length, self.norm, sparsity=self.sparsity)
         if self.clip_first:
             point = tf.clip_by_value(point, 0, 1)
         return climb._replace(point=project_inside(point, task.images, task.epsilon, self.norm))

@@ -71,7 +71,7 @@ class SearchAttack(MinimalDistanceAttack):
     def nearest(self, problem: Problem, correct: np.ndarray) -> Found:
         """`search` in batches, of the samples that are correct."""
         search = self._function(type(self).search, problem.unit_fn)
-        points, details = problem.task.images.numpy().copy(), {}
+        points, details = problem.task.images.numpy().copy(), dict[str, np.ndarray]()
         for batch in self._batches(len(correct)):
             rows = np.arange(len(correct))[batch][correct[batch]]
             if not len(rows):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import tensorflow as tf
@@ -65,23 +66,27 @@ class Best(NamedTuple):
 
 def take(parts: _T, index: Any) -> _T:
     """The entries at ``index``: positions or a slice."""
-    pick = (lambda t: t[index]) if isinstance(index, slice) else (lambda t: tf.gather(t, index))
-    return tf.nest.map_structure(pick, parts)
+    return _each(lambda t: t[index] if isinstance(index, slice) else tf.gather(t, index), parts)
 
 
 def keep(parts: _T, mask: tf.Tensor) -> _T:
     """The entries of the samples that ``mask``, bool ``(n,)``, marks."""
-    return tf.nest.map_structure(lambda t: tf.boolean_mask(t, mask), parts)
+    return _each(lambda t: tf.boolean_mask(t, mask), parts)
 
 
 def put(parts: _T, index: tf.Tensor, new: _T) -> _T:
     """The same with ``new`` entries at the positions ``index``."""
-    return tf.nest.map_structure(lambda t, n: tf.tensor_scatter_nd_update(t, index[:, None], n), parts, new)
+    return _each(lambda t, n: tf.tensor_scatter_nd_update(t, index[:, None], n), parts, new)
 
 
 def choose(mask: tf.Tensor, yes: _T, no: _T) -> _T:
     """``yes`` where ``mask``, bool ``(n,)``, says so, ``no`` elsewhere."""
-    return tf.nest.map_structure(lambda y, n: tf.where(by_image(mask, y), y, n), yes, no)
+    return _each(lambda y, n: tf.where(by_image(mask, y), y, n), yes, no)
+
+
+def _each(function: Callable[..., tf.Tensor], parts: _T, *others: _T) -> _T:
+    mapped: _T = tf.nest.map_structure(function, parts, *others)
+    return mapped
 
 
 def random_start(task: Task, norm: float, restart: int | tf.Tensor = 0) -> tf.Tensor:

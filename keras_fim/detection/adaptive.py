@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
 from keras_fim.attacks.losses import margin_against
-from keras_fim.attacks.lp import by_image, check_norm, norm_name, project_inside, steepest, unit
+from keras_fim.attacks.lp import by_image, check_norm, norm_name, project_inside, step, unit
 from keras_fim.attacks.samples import Task, choose, random_start
 from keras_fim.attacks.units import in_pixels
 from keras_fim.detection.detector import FisherDetector
@@ -98,17 +98,17 @@ class AdaptivePGD(FixedBudgetAttack):
     def _climb(self, logits_fn: LogitsFunction, task: Task, start: tf.Tensor, weight: tf.Tensor) -> _Best:
         """The best point of all steps with one weight."""
 
-        def body(step: tf.Tensor, point: tf.Tensor, along: tf.Tensor, best: _Best) -> tuple[Any, ...]:
-            along = tf.cond(step % self.refresh == 0, lambda: self._directions(logits_fn, point), lambda: along)
+        def body(index: tf.Tensor, point: tf.Tensor, along: tf.Tensor, best: _Best) -> tuple[Any, ...]:
+            along = tf.cond(index % self.refresh == 0, lambda: self._directions(logits_fn, point), lambda: along)
             climb, here = self._look(logits_fn, point, along, task.labels, weight)
-            moved = point + by_image(self.step_size * task.epsilon, point) * steepest(climb, self.norm)
+            moved = step(point, climb, self.step_size * task.epsilon, self.norm)
             moved = project_inside(moved, task.images, task.epsilon, self.norm)
-            return step + 1, moved, along, best.better(here)
+            return index + 1, moved, along, best.better(here)
 
         along = self._directions(logits_fn, start)
         best = self._look(logits_fn, start, along, task.labels, weight)[1]
         first = (tf.constant(0), start, along, best)
-        _, point, along, best = tf.while_loop(lambda step, *_: step < self.steps, body, first)
+        _, point, along, best = tf.while_loop(lambda index, *_: index < self.steps, body, first)
         last = self._look(logits_fn, point, along, task.labels, weight)[1]
         return _Best(*best).better(last)
 

@@ -51,7 +51,7 @@ class _Object(Method):
     attack: Any
 
     @property
-    def norm(self) -> float:  # type: ignore[override]
+    def norm(self) -> float:
         """That of the attack's distance."""
         return float(self.attack.distance.p)
 
