@@ -13,7 +13,7 @@ from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.typing import Bounds, Images, Labels, Model
 from keras_fim.validation import check_bounds, check_images, check_labels, clipped
 
-__all__ = ["PixelRange", "find_range", "images_in_range", "range_of_model"]
+__all__ = ["PixelRange", "check_contradiction", "find_range", "images_in_range", "range_of_model"]
 
 _USUAL = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
 _CLOSE = 0.01  # of the range: 255/256 is 1
@@ -140,6 +140,13 @@ def range_of_model(model: Any, images: Images | None = None) -> PixelRange | Non
     if names and np.ndim(scale) == 0 and not np.any(offset) and scale > 0:  # such as of 16 bits
         return PixelRange(0.0, float(1 / scale), f"found from {_formula(names, scale, offset)}")
     return None
+
+
+def check_contradiction(model: Model, images: Images, bounds: Bounds) -> None:
+    """Raise a ValueError if a model says that it takes another range of pixel values than ``bounds``."""
+    stated = range_of_model(model, images)
+    if stated is not None and not np.allclose(bounds, stated.bounds, rtol=0.01):
+        raise ValueError(f"`bounds` should be those of the model: {stated}. Received: bounds={bounds}")
 
 
 def images_in_range(model: Model, images: Images, bounds: Bounds | PixelRange | None = None) -> tf.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from keras_fim.evaluation.evaluate import Evaluation
+from keras_fim.evaluation.result import Evaluation
 from keras_fim.evaluation.rows import RobustnessCurve
 
 if TYPE_CHECKING:

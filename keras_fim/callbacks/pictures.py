@@ -97,7 +97,7 @@ def _titles(examples: Examples, row: int, class_names: Sequence[str] | None) -> 
 
 def _tiles(examples: Examples) -> np.ndarray:
     """The three pictures of each example, ``(n, 3, height, width, channels)`` in [0, 1]."""
-    low, high = examples.bounds
+    low, high = map(np.asarray, examples.bounds)
     changes = examples.adversarials - examples.images
     largest = np.abs(changes).max(axis=(1, 2, 3), keepdims=True)
     shown = 0.5 + changes / (2 * np.where(largest > 0, largest, 1))

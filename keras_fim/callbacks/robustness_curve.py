@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,16 +12,21 @@ import keras
 from keras_fim.attacks import FGSM, OSSA, CleverHans
 from keras_fim.attacks.base import Attack
 from keras_fim.attacks.catalog import Epsilons
+from keras_fim.attacks.units import Units
 from keras_fim.callbacks.board import Board
 from keras_fim.callbacks.measurement import Examples, logs, measure_attack
 from keras_fim.callbacks.measuring import MeasuringCallback, training_untouched
 from keras_fim.callbacks.options import budgets, named, sample_counts
 from keras_fim.callbacks.pictures import curves_picture, examples_picture
 from keras_fim.evaluation import rows
+from keras_fim.evaluation.flags import one_class
 from keras_fim.evaluation.measurement import probabilities
+from keras_fim.evaluation.plans import bounded
 from keras_fim.evaluation.report import Row, table
 from keras_fim.evaluation.sources import Dataset
-from keras_fim.validation import check_images
+from keras_fim.pixels import check_contradiction
+from keras_fim.typing import Bounds
+from keras_fim.validation import check_bounds, check_images
 
 __all__ = ["RobustnessCurve"]
 
@@ -34,6 +40,7 @@ _DEFAULT_EPSILONS = {
 _DEFAULT_SAMPLES = {_ITERATIVE.name: 25}  # ten gradients an image: 150 would cost more than the other two attacks
 _NUM_SAMPLES = 500
 _RUN = "robustness"
+_RATIOS = ("val_fooling/", "val_distance/")  # of samples that are classified correctly
 
 
 class RobustnessCurve(MeasuringCallback):
@@ -42,9 +49,11 @@ class RobustnessCurve(MeasuringCallback):
     ``logs`` gets, for each attack and ε, ``val_fooling/ossa/eps_0p5`` (of the originally correct samples, the paper's
     definition) and ``val_robust_accuracy/ossa/eps_0p5`` (of all); ``val_distance/ossa/q25``, ``q50``, ``q75``, the
     quantiles of the smallest ε that fools (inf where it is beyond the largest; none of a single ε);
-    ``robustness_seconds/ossa``; and ``val_clean/accuracy`` and ``val_clean/confidence`` of the same samples. So
-    callbacks after this one can use them: ``ModelCheckpoint(path, monitor="val_fooling/ossa/eps_2", mode="min")``. It
-    belongs behind ``keras.callbacks.TensorBoard``, which would write them once more, and behind a
+    ``robustness_seconds/ossa``; and ``val_clean/accuracy`` and ``val_clean/confidence`` of the same samples. Callbacks
+    after this one can use them: ``ModelCheckpoint(path, monitor="val_robust_accuracy/ossa/eps_2", mode="max")``.
+    Fooling ratios and distances are left out of ``logs`` while no sample is classified correctly, or all get one class.
+
+    It belongs behind ``keras.callbacks.TensorBoard``, which would write them once more, and behind a
     ``keras.callbacks.ProgbarLogger()`` where `fit` should not print them all.
 
     TensorBoard shows them as *Custom Scalars*, a chart for each attack with a line for each ε; as *Time Series* of the
@@ -66,6 +75,8 @@ class RobustnessCurve(MeasuringCallback):
         seed: The seed of the selection of samples.
         class_names: what to call the classes in pictures.
         num_examples: adversarial examples of each attack in its picture.
+        bounds: Smallest and largest pixel value, for all attacks, whose default budgets follow the range; ``None`` for
+            the attacks' own, 0 and 1. A model that says otherwise ends the measurement.
         from_logits: as in `keras_fim.logits.logits_function`, for models of which it cannot tell.
         strict: raise what goes wrong in a measurement; otherwise it becomes a warning and training goes on.
 
@@ -93,6 +104,7 @@ class RobustnessCurve(MeasuringCallback):
         seed: int = 0,
         class_names: Sequence[str] | None = None,
         num_examples: int = 3,
+        bounds: Bounds | None = None,
         from_logits: bool | None = None,
         strict: bool = False,
     ) -> None:
@@ -100,8 +112,10 @@ class RobustnessCurve(MeasuringCallback):
             attacks = _DEFAULT_ATTACKS
             max_samples = _with_defaults(max_samples)
             if epsilons is None or isinstance(epsilons, Mapping):
-                epsilons = {**_DEFAULT_EPSILONS, **(epsilons or {})}
-        self.attacks = named(attacks)
+                scale = 1.0 if bounds is None else Units(check_bounds(bounds)).scale
+                usual = {key: tuple(scale * epsilon for epsilon in row) for key, row in _DEFAULT_EPSILONS.items()}
+                epsilons = {**usual, **(epsilons or {})}
+        self.attacks = {name: bounded(attack, bounds) for name, attack in named(attacks).items()}
         self.epsilons = budgets(self.attacks, epsilons)
         counts = sample_counts(self.attacks, max_samples, default=_NUM_SAMPLES)
         super().__init__(
@@ -145,6 +159,8 @@ class RobustnessCurve(MeasuringCallback):
         figures: dict[str, float] = {}
         with attempt("predicting"):
             logits_fn = self._logits(model)
+            for attack in self.attacks.values():
+                check_contradiction(logits_fn, self.images, attack.bounds)
             p = probabilities(logits_fn, self.images)
             figures["val_clean/accuracy"] = float((p.argmax(axis=-1) == self.labels).mean())
             figures["val_clean/confidence"] = float(p.max(axis=-1).mean())
@@ -154,6 +170,8 @@ class RobustnessCurve(MeasuringCallback):
                     found = measure_attack(logits_fn, *part, name=name, num_examples=self.num_examples)
                     self._measured.append(found)
                     figures.update(logs(found[0]))
+            undefined = _RATIOS if one_class(p.argmax(axis=-1), self.labels) else ()
+            figures = {key: v for key, v in figures.items() if not (math.isnan(v) or key.startswith(undefined))}
         return figures
 
     def _write(self, epoch: int, figures: Mapping[str, float], board: Board) -> None:

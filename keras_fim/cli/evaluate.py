@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from keras_fim.attacks import Attack
     from keras_fim.logits import LogitsFunction
+    from keras_fim.pixels import PixelRange
 
 __all__ = ["add_arguments", "run"]
 
@@ -59,9 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bounds",
         nargs=2,
         type=float,
-        default=(0.0, 1.0),
         metavar=("LOW", "HIGH"),
-        help="Range of the pixels that the model takes (default: 0 1).",
+        help="Range of the pixels that the model takes (default: found from the model or by its accuracy).",
+    )
+    parser.add_argument(
+        "--black-box", action="store_true", help="Only a search without gradients, for models that have none."
     )
     parser.add_argument("--no-spectrum", action="store_true", help="Leave out the Fisher information.")
     parser.add_argument(
@@ -75,11 +78,10 @@ def run(arguments: argparse.Namespace) -> None:
     from keras_fim import plots
     from keras_fim.evaluation import evaluate
 
-    low, high = arguments.bounds
     model, name = _model(arguments.model, arguments.returns)
     twin = _model(arguments.twin)[0] if arguments.twin else None
     attacks = _attacks(arguments, twin)
-    dataset = _dataset(arguments, model)
+    bounds, dataset = _dataset(arguments, model)
     folder = arguments.out or Path("results/evaluations") / f"{name}-{arguments.data}"
     evaluation = evaluate(
         model,
@@ -87,7 +89,8 @@ def run(arguments: argparse.Namespace) -> None:
         attacks=attacks,
         epsilons=_epsilons(arguments.epsilons),
         max_samples=arguments.max_samples,
-        bounds=(low, high),
+        bounds=bounds,
+        black_box=arguments.black_box,
         spectrum=not arguments.no_spectrum,
         name=name,
         folder=folder / "cells",
@@ -98,7 +101,7 @@ def run(arguments: argparse.Namespace) -> None:
         evaluation.save(folder / f"evaluation{suffix}")
     plots.evaluation_figure(evaluation).savefig(folder / "fooling.png", dpi=120)
     if arguments.masking:
-        _masking(model, dataset, attacks, twin, (low, high), folder)
+        _masking(model, dataset, attacks, twin, bounds, folder)
     print(f"written to {folder}: evaluation.json, .csv, .md, fooling.png{', masking.*' if arguments.masking else ''}")
 
 
@@ -107,7 +110,7 @@ def _masking(
     dataset: tf.data.Dataset,
     attacks: list[Attack],
     twin: LogitsFunction | None,
-    bounds: tuple[float, float],
+    bounds: PixelRange,
     folder: Path,
 ) -> None:
     from keras_fim.attacks.lp import norm_name
@@ -133,20 +136,25 @@ def _model(source: str, returns: str | None = None) -> tuple[LogitsFunction, str
     return logits_function(model, from_logits=None if returns is None else returns == "logits"), name
 
 
-def _dataset(arguments: argparse.Namespace, model: LogitsFunction) -> tf.data.Dataset:
-    """The test images, in the range of ``--bounds`` and in the shape that the model takes."""
+def _dataset(arguments: argparse.Namespace, model: LogitsFunction) -> tuple[PixelRange, tf.data.Dataset]:
+    """The range of the pixels, and the test images in it and in the shape that the model takes."""
     import tensorflow as tf
 
     from keras_fim import data
+    from keras_fim.pixels import find_range, range_of_model
 
-    low, high = arguments.bounds
     test = data.load(arguments.data, 256, data_dir=arguments.data_dir)[1]
     shape, wanted = tuple(test.element_spec[0].shape[1:]), getattr(model.model, "input_shape", None)
     if not isinstance(wanted, tuple) or None in wanted[1:]:
         wanted = (None, *shape)
     if math.prod(wanted[1:]) != math.prod(shape):
         raise ValueError(f"`--model` should take images {shape}. Received: a model for {wanted[1:]}")
-    return test.map(lambda images, labels: (tf.reshape(low + (high - low) * images, (-1, *wanted[1:])), labels))
+    test = test.map(lambda images, labels: (tf.reshape(images, (-1, *wanted[1:])), labels))
+    bounds = arguments.bounds or range_of_model(model)
+    images, labels = next(iter(test.unbatch().batch(512)))
+    pixels = find_range(model, images, labels, bounds)
+    low, high = pixels.bounds
+    return pixels, test.map(lambda images, labels: (low + (high - low) * images, labels))
 
 
 def _attacks(arguments: argparse.Namespace, twin: LogitsFunction | None) -> list[Attack]:
@@ -156,7 +164,7 @@ def _attacks(arguments: argparse.Namespace, twin: LogitsFunction | None) -> list
 
     options: dict[str, Any] = {"twin": twin, "quick": arguments.quick}
     if arguments.attacks is None:
-        return default_attacks(_epsilons(arguments.epsilons), **options)
+        return default_attacks(_epsilons(arguments.epsilons), black_box=arguments.black_box, **options)
     named = [attack_by_name(name.strip()) for name in arguments.attacks.split(",") if name.strip()]
     return [dataclasses.replace(attack, **options) if isinstance(attack, Strong) else attack for attack in named]
 

@@ -2,11 +2,12 @@
 
 from keras_fim.evaluation.curves import Confidence, clean_performance, predicted_classes, robustness_curve
 from keras_fim.evaluation.distances import DistanceSummary, minimal_distances
-from keras_fim.evaluation.evaluate import Evaluation, evaluate
+from keras_fim.evaluation.evaluate import evaluate
 from keras_fim.evaluation.intervals import Interval, Ratio, bootstrap, wilson
 from keras_fim.evaluation.masking import MaskingCheck, MaskingReport, masking_report
 from keras_fim.evaluation.plans import default_attacks
 from keras_fim.evaluation.report import Report
+from keras_fim.evaluation.result import Evaluation
 from keras_fim.evaluation.rows import AttackRow, RobustnessCurve
 from keras_fim.evaluation.sources import Chunk, Dataset, chunks, samples
 from keras_fim.evaluation.spectrum import SpectrumSummary, spectrum_summary

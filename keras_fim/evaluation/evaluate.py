@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import sys
@@ -12,107 +11,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from keras_fim.attacks.base import Attack
 from keras_fim.attacks.catalog import Epsilons
 from keras_fim.attacks.nearest import MinimalDistanceAttack
 from keras_fim.evaluation.cells import Cells, attack_settings, digest, model_digest, packed, unpacked
-from keras_fim.evaluation.distances import DistanceSummary, distance_summary
-from keras_fim.evaluation.intervals import Ratio, wilson
+from keras_fim.evaluation.distances import distance_summary
+from keras_fim.evaluation.flags import BLACK_BOX, one_class, outputs_flags
+from keras_fim.evaluation.intervals import wilson
 from keras_fim.evaluation.measurement import Outcome, measure, probabilities
-from keras_fim.evaluation.plans import Plan, estimate, planned
-from keras_fim.evaluation.report import Report, Row
-from keras_fim.evaluation.rows import AttackRow, attack_rows, marked
+from keras_fim.evaluation.plans import Plan, estimate, pixel_range, planned
+from keras_fim.evaluation.result import Evaluation
+from keras_fim.evaluation.rows import attack_rows, marked
 from keras_fim.evaluation.sources import Chunk, Dataset, check_max_samples, chunks
 from keras_fim.evaluation.spectrum import QUANTITIES, SpectrumSummary, information
+from keras_fim.inspection import gradient_stop
 from keras_fim.logits import LogitsFunction, logits_function
+from keras_fim.pixels import PixelRange
 from keras_fim.records import versions
-from keras_fim.typing import Model
+from keras_fim.typing import Bounds, Model
 from keras_fim.validation import check_images, check_labels
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["evaluate"]
 
 _FIGURES = tuple(name for name in Outcome._fields if name != "seen")
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation(Report):
-    """How robust a model is; prints as tables that end in a verdict.
-
-    Attributes:
-        model: The model's name.
-        accuracy: The accuracy on the images as they are.
-        mean_confidence: The mean of the largest predicted probability.
-        rows: One for each attack and ε.
-        distances: One for each attack that looks for the nearest adversarial.
-        spectrum: The Fisher information, or None if it was not asked for.
-        digests: Of the model and of the data: equal ones are the same.
-        versions: Of the packages that measured.
-    """
-
-    model: str
-    accuracy: Ratio
-    mean_confidence: float
-    rows: tuple[AttackRow, ...]
-    distances: tuple[DistanceSummary, ...]
-    spectrum: SpectrumSummary | None
-    digests: dict[str, str]
-    versions: dict[str, str | None] = dataclasses.field(repr=False)
-
-    def row(self, attack: str, epsilon: float) -> AttackRow:
-        """The row of an attack, by name, at an ε.
-
-        Raises:
-            ValueError: If there is none.
-        """
-        for row in self.rows:
-            if row.attack == attack and np.isclose(row.epsilon, epsilon, rtol=1e-6, atol=0):
-                return row
-        known = ", ".join(f"{row.attack} at {row.epsilon:g}" for row in self.rows)
-        raise ValueError(f"`attack` and `epsilon` should be of {known}. Received: {attack} at {epsilon:g}")
-
-    @property
-    def verdict(self) -> str:
-        """The robust accuracy that may be quoted: for each norm and ε that of the attack here that fools most."""
-        strongest = {(row.norm, row.epsilon): row for row in reversed(self.rows) if row.strongest}
-        lines = [
-            f"{norm} {epsilon:g}: robust accuracy {row.robust} under {row.attack}"
-            + (", a preview" if "quick=True" in row.options else "")
-            for (norm, epsilon), row in sorted(strongest.items())
-        ]
-        return "\n".join(["Verdict", *lines])
-
-    def tables(self) -> dict[str, list[Row]]:
-        """Accuracy; attacks; distances; spectrum."""
-        clean: Row = {"model": self.model, "accuracy": self.accuracy, "mean confidence": self.mean_confidence}
-        unique = len({row.options for row in self.rows}) == len({row.attack for row in self.rows})
-        attacks: list[Row] = [
-            {
-                "attack": row.attack if unique else row.options,
-                "norm": row.norm,
-                "ε": row.epsilon,
-                "fooling ratio": row.fooling,
-                "robust accuracy": row.robust,
-                "strongest": row.strongest,
-                "unconfirmed": row.num_unconfirmed,
-            }
-            for row in self.rows
-        ]
-        stages: list[Row] = [
-            {"attack": row.attack, "ε": row.epsilon, **{key: wilson(round(v * n), n) for key, v in row.stages.items()}}
-            for row in self.rows
-            if row.stages and (n := row.fooling.total)
-        ]
-        return {
-            f"On {self.accuracy.total} images, with 95 % intervals": [clean],
-            "Within ε": attacks,
-            "Fooled by each stage": stages,
-            "Nearest adversarials": [summary.row() for summary in self.distances],
-            "Fisher information": [] if self.spectrum is None else self.spectrum.tables()[""],
-        }
-
-    def __str__(self) -> str:
-        return f"{super().__str__()}\n\n{self.verdict}"
 
 
 def say(line: str) -> None:
@@ -127,7 +50,8 @@ def evaluate(
     attacks: Sequence[Attack | str] | None = None,
     epsilons: Epsilons = None,
     max_samples: int | None = 1000,
-    bounds: tuple[float, float] | None = None,
+    bounds: Bounds | PixelRange | None = None,
+    black_box: bool = False,
     spectrum: bool = True,
     name: str | None = None,
     folder: str | Path | None = None,
@@ -147,7 +71,10 @@ def evaluate(
             `keras_fim.attacks.resolve_epsilons`. An attack that looks for the nearest adversarial searches once.
         max_samples: The largest number of samples, of each class as many as possible, always the same; ``None`` for
             all.
-        bounds: Smallest and largest pixel value, for all attacks; ``None`` for their own, which are 0 and 1.
+        bounds: Smallest and largest pixel value, for all attacks, or a tuple of them for each channel. ``None`` for
+            those of the attacks if all are attack objects, and otherwise for what `keras_fim.pixels.find_range` finds.
+        black_box: Whether to measure a model without gradients, with `keras_fim.attacks.Square` alone. The result is
+            flagged as an upper bound on robustness.
         spectrum: Whether to measure the Fisher information, too (`keras_fim.evaluation.spectrum.information`).
         name: The model's name in the table; ``None`` for its own.
         folder: The folder where each finished cell (an attack on a chunk) is written at once. A measurement that was
@@ -158,30 +85,33 @@ def evaluate(
         `Evaluation`. Ratios have Wilson's 95 % intervals, distances bootstrap intervals.
 
     Raises:
-        ValueError: If there is no sample or no attack, or as the attacks and `keras_fim.attacks.resolve_epsilons`.
+        ValueError: If there is no sample or no attack, images are outside the range of the pixels or the range cannot
+            be found, the model has no gradient, or as the attacks and `keras_fim.attacks.resolve_epsilons`.
 
     Example:
         >>> from keras_fim import models
         >>> data = np.full((4, 28, 28, 1), 0.5), [0, 1, 2, 3]
-        >>> found = evaluate(models.convnet(), data, attacks=["fgsm"], progress=None)
+        >>> found = evaluate(models.convnet(), data, attacks=["fgsm"], bounds=(0, 1), progress=None)
         >>> [row.epsilon for row in found.rows]
         [0.03, 0.1, 0.2, 0.3]
     """
     if max_samples is not None:
         check_max_samples(max_samples)
-    plans = planned(attacks, epsilons, bounds)
     parts = chunks(dataset, max_samples)
     first = next(parts)
     following = list(itertools.islice(parts, 1))
     logits_fn = logits_function(model, check_images(first.images))
-    run = _Run(logits_fn, first, folder, progress or (lambda line: None))
+    pixels = pixel_range(logits_fn, first, attacks, bounds)
+    plans = planned(attacks, epsilons, pixels, black_box=black_box)
+    run = _Run(logits_fn, first, pixels, folder, progress or (lambda line: None))
+    run.look(first, black_box)
     if progress is not None:
         run.say(estimate(logits_fn, plans, first, max_samples if following else len(first.labels)))
     for chunk in itertools.chain([first], following, parts):
         run.clean(chunk)
         for index, plan in enumerate(plans):
             run.attack(index, plan, chunk)
-        if spectrum:
+        if spectrum and not black_box:
             run.spectrum(chunk)
     return run.evaluation(plans, name or str(getattr(logits_fn.model, "name", type(logits_fn.model).__name__)))
 
@@ -190,9 +120,17 @@ class _Run:
     """What is known so far: figures by chunk."""
 
     def __init__(
-        self, logits_fn: LogitsFunction, first: Chunk, folder: str | Path | None, progress: Callable[[str], None]
+        self,
+        logits_fn: LogitsFunction,
+        first: Chunk,
+        pixels: PixelRange | None,
+        folder: str | Path | None,
+        progress: Callable[[str], None],
     ) -> None:
         self.logits_fn, self.cells, self.progress = logits_fn, Cells(folder), progress
+        self.pixels, self.flags, self.num_clipped = pixels, list[str](), 0
+        self.predictions: list[np.ndarray] = []
+        self.labels: list[np.ndarray] = []
         self.shape = first.images.shape[1:]
         self.model = model_digest(logits_fn, first.images)
         self.data: list[str] = []
@@ -207,11 +145,21 @@ class _Run:
         if line:
             self.progress(line)
 
+    def look(self, chunk: Chunk, black_box: bool) -> None:
+        """The range of the pixels, and flags of the model's outputs."""
+        self.say("" if self.pixels is None else str(self.pixels))
+        if black_box and "Embedding" in (gradient_stop(self.logits_fn.model) or ""):
+            raise ValueError("`model` should take continuous values with black_box=True. Received: token ids")
+        self.flags += outputs_flags(self.logits_fn, self._images(chunk), chunk.labels, gradients=not black_box)
+        self.flags += [BLACK_BOX] if black_box else []
+
     def clean(self, chunk: Chunk) -> None:
         """Predictions of untouched images."""
         self.data.append(digest(*chunk))
-        p = probabilities(self.logits_fn, check_images(chunk.images))
-        self.correct.append(p.argmax(axis=-1) == check_labels(chunk.labels, *p.shape))
+        p = probabilities(self.logits_fn, self._images(chunk, count=True))
+        self.predictions.append(p.argmax(axis=-1))
+        self.labels.append(check_labels(chunk.labels, *p.shape))
+        self.correct.append(self.predictions[-1] == self.labels[-1])
         self.confidences.append(p.max(axis=-1))
 
     def attack(self, index: int, plan: Plan, chunk: Chunk) -> None:
@@ -234,7 +182,7 @@ class _Run:
     def spectrum(self, chunk: Chunk) -> None:
         """The Fisher information of a chunk."""
         settings = {"attack": "spectrum", "revision": 1}
-        images = check_images(chunk.images)
+        images = self._images(chunk)
         columns, took = self._cell("spectrum", settings, QUANTITIES, lambda: information(self.logits_fn, images))
         self.information.append(columns)
         median = self._summary().quantile("λ_max(G_x)", 0.5)
@@ -247,6 +195,8 @@ class _Run:
         pairs = list(zip(plans, outcomes, strict=True))
         return Evaluation(
             model=name,
+            pixels=self._pixels(),
+            flags=(*self.flags, *one_class(np.concatenate(self.predictions), np.concatenate(self.labels))),
             accuracy=wilson(int(correct.sum()), len(correct)),
             mean_confidence=float(confidences.mean(dtype=np.float64)),
             rows=marked([row for plan, outcome in pairs for row in attack_rows(*plan, outcome)]),
@@ -259,6 +209,18 @@ class _Run:
             digests={"model": self.model, "data": digest(*self.data)},
             versions=versions(),
         )
+
+    def _images(self, chunk: Chunk, *, count: bool = False) -> tf.Tensor:
+        """The images of a chunk, within the range of the pixels."""
+        if self.pixels is None:
+            return check_images(chunk.images)
+        images, num_clipped = self.pixels.clip(chunk.images)
+        self.num_clipped += num_clipped if count else 0
+        return images
+
+    def _pixels(self) -> str:
+        text = "pixels within the bounds of each attack" if self.pixels is None else str(self.pixels)
+        return f"{text}; {self.num_clipped} images clipped by a rounding error" if self.num_clipped else text
 
     def _summary(self) -> SpectrumSummary:
         columns = {key: np.concatenate([part[key] for part in self.information]) for key in self.information[0]}

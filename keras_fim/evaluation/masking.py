@@ -12,13 +12,15 @@ import tensorflow as tf
 from keras_fim.attacks.catalog import resolve_epsilons
 from keras_fim.attacks.iterative import PGD
 from keras_fim.attacks.lp import check_norm, norm_name
+from keras_fim.evaluation.flags import one_class, outputs_flags
 from keras_fim.evaluation.measurement import probabilities
 from keras_fim.evaluation.report import Report, Row
 from keras_fim.evaluation.sources import Dataset, samples
 from keras_fim.evaluation.symptoms import Probe
 from keras_fim.logits import logits_function
-from keras_fim.typing import Model
-from keras_fim.validation import check_bounds, check_images, check_labels
+from keras_fim.pixels import PixelRange, find_range
+from keras_fim.typing import Bounds, Model
+from keras_fim.validation import check_images, check_labels
 
 __all__ = ["MaskingCheck", "MaskingReport", "masking_report"]
 
@@ -66,6 +68,7 @@ class MaskingReport(Report):
         epsilons: the budgets tried.
         fooling_ratios: of the white-box attack at each of them.
         num_correct: number of originally correct samples, which all shares are of.
+        flags: Other reasons not to trust a robust accuracy, such as random outputs; they explain the checks.
     """
 
     checks: tuple[MaskingCheck, ...]
@@ -75,6 +78,7 @@ class MaskingReport(Report):
     epsilons: tuple[float, ...]
     fooling_ratios: tuple[float, ...]
     num_correct: int
+    flags: tuple[str, ...] = ()
 
     @property
     def suspect(self) -> bool:
@@ -98,6 +102,7 @@ class MaskingReport(Report):
             for check in self.checks
         ]
         verdict = "masked gradients are suspected" if self.suspect else "no sign of masked gradients"
+        verdict = "; ".join(self.flags) or verdict
         return {f"{verdict}: {self.norm}, ε = {self.epsilon:g}, {self.num_correct} originally correct images": rows}
 
 
@@ -111,7 +116,7 @@ def masking_report(
     max_samples: int | None = 200,
     steps: int = 40,
     queries: int = 500,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds | PixelRange | None = None,
     seed: int = 0,
 ) -> MaskingReport:
     """Look for signs that a model's gradients mislead attacks, so that it seems more robust than it is.
@@ -134,7 +139,7 @@ def masking_report(
             a hundred, a single one counts a lot.
         steps: of the white-box attack.
         queries: of the Square attack, which needs images ``(batch, height, width, channels)``.
-        bounds: smallest and largest pixel value.
+        bounds: Smallest and largest pixel value; ``None`` for what `keras_fim.pixels.find_range` finds.
         seed: of all that is drawn at random.
 
     Returns:
@@ -145,11 +150,11 @@ def masking_report(
 
     Example:
         >>> x = np.linspace(0.05, 0.95, 10)[:, None]
-        >>> def masked(images):  # rounded images have no gradient
-        ...     images = tf.round(images * 5) / 5
+        >>> def masked(images):  # saturated sigmoids have no gradient
+        ...     images = tf.sigmoid(1e4 * (images - 0.5))
         ...     return tf.concat([images - 0.5, 0.5 - images], axis=-1)
         >>> model = logits_function(masked, from_logits=True)
-        >>> report = masking_report(model, (x, x[:, 0] < 0.5), steps=2, epsilons=[0.1])
+        >>> report = masking_report(model, (x, x[:, 0] < 0.5), steps=2, epsilons=[0.1], bounds=(0, 1))
         >>> report.suspect, report.check("zero gradients").figure
         (True, 1.0)
 
@@ -158,10 +163,12 @@ def masking_report(
         evaluating adversarial robustness (2019).
     """
     images, labels = samples(dataset, max_samples)
-    images = check_images(images, check_bounds(bounds))
-    logits_fn = logits_function(model, images)
+    logits_fn = logits_function(model, check_images(images))
+    pixels = find_range(logits_fn, images, labels, bounds)
+    images = pixels.clip(images)[0]
     p = probabilities(logits_fn, images)
     right = p.argmax(axis=-1) == check_labels(labels, *p.shape)
+    flags = outputs_flags(logits_fn, images, labels, gradients=True) + one_class(p.argmax(axis=-1), labels)
     if not right.any():
         raise ValueError("`model` should have at least one of the samples right. Received: accuracy 0")
     step_size = min(1.0, 5 / max(1, steps))  # from one end of the ball to the other and back
@@ -172,7 +179,7 @@ def masking_report(
         random_start=False,
         restarts=2,
         stop_early=True,
-        bounds=bounds,
+        bounds=pixels.bounds,
         seed=seed,
     )
     (budgets,) = resolve_epsilons([white], epsilons)
@@ -189,6 +196,7 @@ def masking_report(
         epsilons=budgets,
         fooling_ratios=tuple(ratios),
         num_correct=len(probe.labels),
+        flags=tuple(flags),
     )
 
 

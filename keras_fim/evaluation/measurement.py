@@ -81,7 +81,7 @@ def measure(
     begin = time.perf_counter()
     searching = isinstance(attack, MinimalDistanceAttack)
     asked = [np.inf] if searching else list(epsilons)
-    results = attack.sweep(logits_fn, chunk.images, chunk.labels, asked)
+    results = attack.sweep(logits_fn, chunk.images, chunk.labels, asked, indices=chunk.indices)
     confirmed = [_confirmed(logits_fn, result, chunk.labels) for result in results]
     near = [np.where(kept, result.distances, np.inf) for kept, result in zip(confirmed, results, strict=True)]
     distances = np.where(results[0].was_correct, np.min(near, axis=0), 0.0)

@@ -16,11 +16,14 @@ from keras_fim.attacks.losses import loss_gradient
 from keras_fim.attacks.lp import norm_name
 from keras_fim.attacks.minimal import MinimalDistance
 from keras_fim.attacks.one_step import FGM, FGSM
+from keras_fim.attacks.square import Square
 from keras_fim.attacks.strong import Strong
 from keras_fim.evaluation.sources import Chunk
 from keras_fim.logits import LogitsFunction
+from keras_fim.pixels import PixelRange, check_contradiction, find_range
+from keras_fim.typing import Bounds
 
-__all__ = ["Plan", "bounded", "default_attacks", "estimate", "planned", "stated_gradients"]
+__all__ = ["Plan", "bounded", "default_attacks", "estimate", "pixel_range", "planned", "stated_gradients"]
 
 _PREVIEW = 8  # images whose gradients are timed
 _FEW = 10_000  # gradients, which take seconds at most
@@ -33,15 +36,48 @@ class Plan(NamedTuple):
     epsilons: tuple[float, ...]
 
 
+def pixel_range(
+    logits_fn: LogitsFunction,
+    chunk: Chunk,
+    attacks: Sequence[Attack | str] | None,
+    bounds: Bounds | PixelRange | None,
+) -> PixelRange | None:
+    """The range of the pixels of an evaluation.
+
+    Args:
+        logits_fn: The classifier.
+        chunk: The first samples.
+        attacks: As for `planned`. Attack objects bring their own bounds, which should not contradict the model.
+        bounds: What the caller says, or ``None``.
+
+    Returns:
+        The range, or None if attack objects bring different ones.
+
+    Raises:
+        ValueError: As `keras_fim.pixels.find_range`, or if the bounds of the attacks contradict the model.
+    """
+    if bounds is not None or not attacks or any(isinstance(attack, str) for attack in attacks):
+        return find_range(logits_fn, chunk.images, chunk.labels, bounds)
+    own = list(dict.fromkeys(attack.bounds for attack in attacks if isinstance(attack, Attack)))
+    for each in own:
+        check_contradiction(logits_fn, chunk.images, each)
+    return PixelRange(*own[0], "the bounds of the attacks") if len(own) == 1 else None
+
+
 def planned(
-    attacks: Sequence[Attack | str] | None, epsilons: Epsilons, bounds: tuple[float, float] | None
+    attacks: Sequence[Attack | str] | None,
+    epsilons: Epsilons,
+    pixels: PixelRange | None,
+    *,
+    black_box: bool = False,
 ) -> list[Plan]:
     """The attacks of an evaluation with their budgets.
 
     Args:
         attacks: Attacks or their names; ``None`` for `default_attacks`.
         epsilons: As for `keras_fim.attacks.resolve_epsilons`.
-        bounds: Smallest and largest pixel value, or ``None``, as for `bounded`.
+        pixels: The range of the pixels, or ``None`` to leave the attacks' own bounds.
+        black_box: Whether only `Square` may run.
 
     Returns:
         `Plan` for each attack.
@@ -49,18 +85,21 @@ def planned(
     Raises:
         ValueError: If there is no attack, or one twice, or as `keras_fim.attacks.resolve_epsilons`.
     """
-    several = default_attacks(epsilons) if attacks is None else attacks
-    chosen = [bounded(attack_by_name(attack), bounds) for attack in several]
+    several: Sequence[Attack | str] = default_attacks(epsilons, black_box=black_box) if attacks is None else attacks
+    chosen = [bounded(attack_by_name(attack), pixels.bounds if pixels else None) for attack in several]
+    if black_box and not all(isinstance(attack, Square) for attack in chosen):
+        raise ValueError(f"`attacks` should be Square alone with black_box=True. Received: {[a.name for a in chosen]}")
     if not chosen or len({repr(attack) for attack in chosen}) < len(chosen):
         raise ValueError(f"`attacks` should be different attacks, at least one. Received: {[a.name for a in chosen]}")
     return [Plan(*pair) for pair in zip(chosen, resolve_epsilons(chosen, epsilons), strict=True)]
 
 
-def default_attacks(epsilons: Epsilons = None, **options: Any) -> list[Attack]:
+def default_attacks(epsilons: Epsilons = None, *, black_box: bool = False, **options: Any) -> list[Attack]:
     """The strong attack and one of one step, in the norms of the keys of ``epsilons``, or else in l∞.
 
     Args:
         epsilons: As for `keras_fim.attacks.resolve_epsilons`.
+        black_box: Whether to return `Square`, which needs no gradient, in place of both.
         **options: Of `Strong`.
 
     Returns:
@@ -68,10 +107,12 @@ def default_attacks(epsilons: Epsilons = None, **options: Any) -> list[Attack]:
     """
     keys = {norm_name(key) if isinstance(key, (int, float)) else str(key) for key in _keys(epsilons)}
     norms = [norm for norm in (2, np.inf) if norm_name(norm) in keys] or [np.inf]
+    if black_box:
+        return [Square(norm=norm, queries=5000) for norm in norms]
     return [attack for norm in norms for attack in (FGM() if norm == 2 else FGSM(), Strong(norm=norm, **options))]
 
 
-def bounded(attack: Attack, bounds: tuple[float, float] | None) -> Attack:
+def bounded(attack: Attack, bounds: Bounds | None) -> Attack:
     """The attack with other bounds on the pixels; ``None`` leaves its own. The place where a range enters."""
     if bounds is None:
         return attack

@@ -1,0 +1,111 @@
+"""A model that nothing was measured on is never called robust."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_fim.evaluation import evaluate, masking_report
+from keras_fim.logits import logits_function
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.uniform(size=(40, 6, 6, 1)).astype("float32")
+LABELS = (IMAGES.mean(axis=(1, 2, 3)) > 0.5).astype(int)
+
+
+def linear(before=None, after=None):
+    """Two classes by the mean of the pixels, with functions before and after."""
+
+    def logits(images):
+        images = before(images) if before else images
+        margin = 20 * (tf.reduce_mean(images, axis=(1, 2, 3)) - 0.5)
+        rows = tf.stack([-margin, margin], axis=-1)
+        return after(rows) if after else rows
+
+    return logits_function(logits, from_logits=True)
+
+
+def measured(model, **options):
+    return evaluate(model, (IMAGES, LABELS), **{"bounds": (0, 1), "spectrum": False, "progress": None, **options})
+
+
+def test_a_sound_model_has_no_flag():
+    report = measured(linear(), attacks=["fgsm"])
+    assert report.flags == () and report.rows[-1].fooling.value == 1
+    assert "pixels 0..1, as given" in str(report)
+
+
+def test_random_outputs_are_flagged():
+    model = linear(before=lambda images: images + tf.random.normal(tf.shape(images), stddev=0.2))
+    assert measured(model, attacks=["fgsm"]).flags[0].startswith("random outputs")
+    report = masking_report(model, (IMAGES, LABELS), steps=2, queries=5, epsilons=[0.02], bounds=(0, 1))
+    assert "random outputs" in str(report)
+
+
+def test_one_class_is_flagged():
+    model = linear(after=lambda rows: rows + tf.constant([100.0, 0.0]))
+    assert any(flag.startswith("one class") for flag in measured(model, attacks=["fgsm"]).flags)
+    report = masking_report(model, (IMAGES, LABELS), steps=2, queries=5, epsilons=[0.02], bounds=(0, 1))
+    assert "one class" in str(report)
+
+
+def test_zero_gradients_are_flagged():
+    model = linear(before=lambda images: tf.sigmoid(1e5 * (images - 0.5)))
+    assert any(flag.startswith("zero gradients") for flag in measured(model, attacks=["fgsm"]).flags)
+
+
+def test_logits_that_are_not_finite_are_flagged():
+    model = linear(after=lambda rows: tf.where(rows[:, :1] > 0, np.nan, rows))
+    assert measured(model, attacks=["fgsm"]).flags[0].startswith("not finite")
+
+
+def test_rounding_has_no_gradient_and_a_black_box_measures_it():
+    model = linear(before=lambda images: tf.round(images * 5) / 5)
+    with pytest.raises(ValueError, match="no gradient.*black_box=True"):
+        measured(model, attacks=["fgsm"])
+    report = measured(model, black_box=True, epsilons={"linf": [0.0, 0.4]}, max_samples=20)
+    assert [row.fooling.value for row in report.rows] == [0, 1]
+    assert report.flags[-1].startswith("black box") and report.rows[0].attack == "square_linf"
+    with pytest.raises(ValueError, match="Square alone"):
+        measured(model, black_box=True, attacks=["fgsm"])
+
+
+def test_tokens_are_refused_also_for_a_black_box():
+    model = keras.Sequential([keras.Input((5,), dtype="int32"), keras.layers.Embedding(9, 4)])
+    model.add(keras.layers.Flatten())
+    model.add(keras.layers.Dense(2, activation="softmax"))
+    tokens = RNG.integers(0, 9, (12, 5)), np.arange(12) % 2
+    with pytest.raises(ValueError, match="no gradient.*Embedding"):
+        evaluate(model, tokens, bounds=(0, 8), attacks=["fgsm"], spectrum=False, progress=None)
+    with pytest.raises(ValueError, match="token ids"):
+        evaluate(model, tokens, bounds=(0, 8), black_box=True, progress=None)
+
+
+def scaled_model(scale):
+    layers = [keras.Input((6, 6, 1))]
+    layers += [keras.layers.Rescaling(scale)] if scale != 1 else []
+    model = keras.Sequential([*layers, keras.layers.Flatten(), keras.layers.Dense(2)])
+    weights = np.stack([-np.ones(36), np.ones(36)], axis=-1).astype("float32")
+    model.set_weights([20 / 36 * weights, np.array([10.0, -10.0], "float32")])
+    return model
+
+
+def test_the_same_model_behind_a_rescaling_has_the_same_figures():
+    plain = evaluate(scaled_model(1), (IMAGES, LABELS), attacks=["fgsm", "fmn_l2"], progress=None)
+    scaled = evaluate(scaled_model(1 / 255), (255 * IMAGES, LABELS), attacks=["fgsm", "fmn_l2"], progress=None)
+    assert "found from the images: accuracy 100 %" in plain.pixels
+    assert scaled.pixels == "pixels 0..255, found from Rescaling(1/255)"
+    assert [row.fooling for row in plain.rows] == [row.fooling for row in scaled.rows]
+    np.testing.assert_allclose([row.epsilon for row in scaled.rows], [255 * row.epsilon for row in plain.rows])
+    np.testing.assert_allclose(scaled.distances[0].median, 255 * plain.distances[0].median, rtol=1e-4)
+
+
+def test_images_of_another_range_are_refused():
+    with pytest.raises(ValueError, match="found from Rescaling"):
+        evaluate(scaled_model(1 / 255), (IMAGES, LABELS), attacks=["fgsm"], progress=None)
+    with pytest.raises(ValueError, match="accuracy does not confirm"):
+        evaluate(scaled_model(1), (255 * IMAGES, LABELS), attacks=["fgsm"], progress=None)
+    with pytest.raises(ValueError, match="within the bounds"):
+        evaluate(scaled_model(1), (255 * IMAGES, LABELS), attacks=["fgsm"], bounds=(0, 1), progress=None)
