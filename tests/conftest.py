@@ -14,6 +14,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+SLOW_EXAMPLES = ("keras_fim.evaluation.masking.masking_report",)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Examples in docstrings cannot be marked where they stand."""
+    for item in items:
+        if item.name in SLOW_EXAMPLES:
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(autouse=True)
 def _reproducible():

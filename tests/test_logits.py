@@ -168,7 +168,7 @@ keras.backend.clear_session()
 gc.collect()
 assert reference() is None, gc.get_referrers(reference())
 """
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=600)
 
 
 def test_changed_sequential_gives_another_function():

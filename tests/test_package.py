@@ -78,6 +78,7 @@ def test_the_command_line_imports_a_name_when_it_is_used():
     assert set(keras_fim.__all__) <= set(dir(keras_fim))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("imports", ["import keras_fim, keras", "import keras, keras_fim"])
 def test_what_keras_saves_is_registered_whatever_is_imported_first(imports):
     program = f"{imports}; print(*[n for n in keras.saving.get_custom_objects() if 'keras_fim>' in n])"
@@ -88,7 +89,7 @@ def test_what_keras_saves_is_registered_whatever_is_imported_first(imports):
 def fresh(program, **environment):
     kept = {key: value for key, value in os.environ.items() if key != "KERAS_BACKEND"}
     command = [sys.executable, "-c", program]
-    return subprocess.run(command, env={**kept, **environment}, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env={**kept, **environment}, capture_output=True, text=True, timeout=600)
 
 
 def test_another_backend_is_refused(tmp_path):

@@ -32,7 +32,8 @@ def suspects(report):
     return {check.name for check in report.checks if check.verdict == "suspect"}
 
 
-@pytest.mark.parametrize("norm", [pytest.param(2, marks=pytest.mark.slow), np.inf])
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", [2, np.inf])
 def test_quiet_on_an_honest_linear_model(norm):
     report = evaluation.masking_report(
         nearest_centre(), (IMAGES, LABELS), norm=norm, twin=nearest_centre(20.0), queries=100
@@ -55,9 +56,8 @@ MASKS = {
 }
 
 
-@pytest.mark.parametrize(
-    "mask", [pytest.param(name, marks=() if "softmax" in name else pytest.mark.slow) for name in MASKS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("mask", MASKS)
 def test_fires_on_a_masked_model(mask):
     hide, symptoms = MASKS[mask]
     honest = logits_function(nearest_centre())
@@ -95,7 +95,7 @@ def test_bad_input(options, message):
         evaluation.masking_report(nearest_centre(), dataset, **options)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_quiet_on_a_trained_convnet_and_fires_on_it_quantised(digit_model, digits):
     images, labels = digits[2][:150], digits[3][:150]
     honest = evaluation.masking_report(digit_model, (images, labels), twin=digit_model)

