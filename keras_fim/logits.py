@@ -36,6 +36,7 @@ class LogitsFunction:
         self.model, self.form = model, form
         self.outputs = getattr(model, "outputs", None)  # a Sequential that changes gets others
         self._compiled: dict[Any, Any] = {}
+        self.views: dict[Hashable, LogitsFunction] = {}  # this classifier on other coordinates, by their name
 
     def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Logits of images.
@@ -49,7 +50,11 @@ class LogitsFunction:
         """
         if self.form == "method":
             return _at_least_float32(self.model.logits(images, training=training))
-        return self.of(_call(self.model, images, training))
+        return self.of(self.called(images, training))
+
+    def called(self, images: tf.Tensor, training: bool = False) -> Any:
+        """What the model itself returns, as it does for its user; arguments as of the call."""
+        return _call(self.model, images, training)
 
     def of(self, outputs: Any) -> tf.Tensor:
         """Logits behind what the model returned, of any form but ``"method"``.
@@ -86,15 +91,16 @@ class LogitsFunction:
         the model goes.
 
         Args:
-            function: what to compile; tensors of rank >= 1 come with a batch axis of unknown length.
+            function: what to compile; tensors of rank >= 1 come with a batch axis of unknown length. They may be
+                nested in tuples.
             *static: hashable arguments before this logits function.
 
         Returns:
             A function of the remaining, tensor arguments.
         """
 
-        def call(*tensors: tf.Tensor) -> Any:
-            specs = tuple(tf.TensorSpec([None, *t.shape[1:]] if t.shape.rank else [], t.dtype) for t in tensors)
+        def call(*tensors: Any) -> Any:
+            specs = tf.nest.map_structure(_spec, tensors)
             key = (function, static, specs)
             if key not in self._compiled:
                 bound = functools.partial(function, *static, self)
@@ -102,6 +108,26 @@ class LogitsFunction:
             return self._compiled[key](*tensors)
 
         return call
+
+    def in_batches(
+        self, function: Callable[..., Any], images: Any, *static: Hashable, batch_size: int = 256
+    ) -> Any:
+        """``function(*static, self, images)``, compiled, a batch at a time.
+
+        Args:
+            function: Returns a tensor with a batch axis, or a structure of them.
+            images: ``(n, ...)``, at least one.
+            *static: The hashable arguments before this logits function.
+            batch_size: The number of images worked on at a time.
+
+        Returns:
+            The same structure of arrays with ``n`` entries.
+        """
+        call, parts = self.compiled(function, *static), []
+        for start in range(0, len(images), batch_size):
+            batch = self.cast(tf.convert_to_tensor(images[start : start + batch_size]))
+            parts.append(tf.nest.map_structure(lambda tensor: tensor.numpy(), call(batch)))
+        return tf.nest.map_structure(lambda *columns: np.concatenate(columns), *parts)
 
     def __repr__(self) -> str:
         return f"LogitsFunction({getattr(self.model, 'name', self.model)!r}, form={self.form!r})"
@@ -234,6 +260,10 @@ class _SavedModel:
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
         return self.signature(**{self.argument: images})[self.output]
+
+
+def _spec(tensor: tf.Tensor) -> tf.TensorSpec:
+    return tf.TensorSpec([None, *tensor.shape[1:]] if tensor.shape.rank else [], tensor.dtype)
 
 
 def _at_least_float32(tensor: tf.Tensor) -> tf.Tensor:

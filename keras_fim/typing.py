@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["AttackResult", "Images", "Labels", "LogitsCallable", "Model", "Spectrum"]
+__all__ = ["AttackResult", "Bounds", "Images", "Labels", "LogitsCallable", "Model", "Spectrum"]
 
 Model: TypeAlias = Any
 """What `keras_fim.logits.logits_function` takes: a Keras model, a callable on images, the path of a saved one."""
@@ -18,6 +18,9 @@ Images: TypeAlias = Any
 
 Labels: TypeAlias = Any
 """Array-like class indices ``(batch,)`` or one-hot rows ``(batch, K)``."""
+
+Bounds: TypeAlias = tuple[Any, Any]
+"""The smallest and the largest pixel value: two numbers, or two tuples with one number for each channel."""
 
 LogitsCallable: TypeAlias = Callable[[tf.Tensor], tf.Tensor]
 """A function from images ``(batch, ...)`` to logits ``(batch, K)`` that treats each image by itself."""

@@ -7,17 +7,17 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.typing import Images, Labels
+from keras_fim.typing import Bounds, Images, Labels
 
 __all__ = ["check_bounds", "check_images", "check_labels", "inside", "refuse"]
 
 
-def check_images(images: Images, bounds: tuple[float, float] | None = None) -> tf.Tensor:
+def check_images(images: Images, bounds: Bounds | None = None) -> tf.Tensor:
     """Images as a float32 tensor (float64 stays).
 
     Args:
         images: array-like ``(batch, ...)`` of numbers.
-        bounds: smallest and largest pixel allowed; ``None`` for any.
+        bounds: smallest and largest pixel allowed, or one pair of tuples by channel; ``None`` for any.
 
     Returns:
         The images, a tensor.
@@ -32,6 +32,10 @@ def check_images(images: Images, bounds: tuple[float, float] | None = None) -> t
         raise ValueError("`images` should not be empty. Received: 0 images")
     if bounds is not None and images.dtype.is_integer and bounds == (0.0, 1.0):
         raise ValueError(f"`images` should be in [0, 1]. Received: {images.dtype.name} images; divide them by 255")
+    if bounds is not None and isinstance(bounds[0], tuple) and len(bounds[0]) != images.shape[-1]:
+        raise ValueError(
+            f"`bounds` should have {images.shape[-1]} values for the last axis of the images. Received: bounds={bounds}"
+        )
     if images.dtype != tf.float64:
         images = tf.cast(images, tf.float32)
     low, high = float(tf.reduce_min(images)), float(tf.reduce_max(images))
@@ -39,10 +43,9 @@ def check_images(images: Images, bounds: tuple[float, float] | None = None) -> t
         raise ValueError("`images` should be finite. Received: NaN or infinite values")
     if bounds is None:
         return images
-    lowest, highest = _slackened(bounds)
-    if not (lowest <= low and high <= highest):
+    if not _all_inside(images, bounds):
         raise ValueError(f"`images` should be within the bounds {bounds}. Received: values from {low:g} to {high:g}")
-    return tf.clip_by_value(images, *bounds)
+    return tf.clip_by_value(images, *(tf.constant(np.asarray(end), images.dtype) for end in bounds))
 
 
 def check_labels(labels: Labels, num_images: int, num_classes: int) -> np.ndarray:
@@ -78,27 +81,26 @@ def check_labels(labels: Labels, num_images: int, num_classes: int) -> np.ndarra
     return indices
 
 
-def check_bounds(bounds: tuple[float, float]) -> tuple[float, float]:
-    """Pixel bounds as two floats.
+def check_bounds(bounds: Bounds) -> Bounds:
+    """Pixel bounds as two floats, or as two tuples of floats by channel.
 
     Raises:
-        ValueError: if they are not two finite numbers, the first below the second.
+        ValueError: if they are not finite numbers, or not all of the first below those of the second.
     """
-    low, high = (float(bound) for bound in bounds)
-    if not -np.inf < low < high < np.inf:
+    low, high = (np.asarray(bound, np.float64) for bound in bounds)
+    if low.shape != high.shape or low.ndim > 1 or not (np.isfinite(low) & np.isfinite(high) & (low < high)).all():
         raise ValueError(f"`bounds` should be (lowest, highest) pixel value. Received: bounds={bounds}")
-    return low, high
+    return (float(low), float(high)) if low.ndim == 0 else (tuple(low.tolist()), tuple(high.tolist()))
 
 
-def inside(images: tf.Tensor, bounds: tuple[float, float]) -> tf.Tensor:
+def inside(images: tf.Tensor, bounds: Bounds) -> tf.Tensor:
     """The images, as they are; `refuse` of those that are not within the bounds, for a compiled step.
 
     Raises:
         ValueError: as `refuse` does.
     """
-    lowest, highest = _slackened(bounds)
     message = f"Images should be within the bounds {bounds}. Received values outside: rescale them, or pass `bounds`."
-    return refuse(~tf.reduce_all((images >= lowest) & (images <= highest)), message, images)  # NaN is not inside
+    return refuse(~_all_inside(images, bounds), message, images)  # NaN is not inside
 
 
 def refuse(invalid: tf.Tensor, message: str, tensor: tf.Tensor) -> tf.Tensor:
@@ -114,7 +116,9 @@ def refuse(invalid: tf.Tensor, message: str, tensor: tf.Tensor) -> tf.Tensor:
         return tf.where(invalid, tf.cast(math.nan, tensor.dtype), tensor)
 
 
-def _slackened(bounds: tuple[float, float]) -> tuple[float, float]:
-    """Bounds that a float32 pixel rounded beyond a float64 bound still keeps."""
-    slack = 1e-6 * (bounds[1] - bounds[0])
-    return bounds[0] - slack, bounds[1] + slack
+def _all_inside(images: tf.Tensor, bounds: Bounds) -> tf.Tensor:
+    """Whether all pixels keep the bounds; a float32 pixel rounded beyond a float64 bound does."""
+    low, high = (np.asarray(bound, np.float64) for bound in bounds)
+    slack = 1e-6 * (high - low)
+    lowest, highest = (tf.constant(end, images.dtype) for end in (low - slack, high + slack))
+    return tf.reduce_all((images >= lowest) & (images <= highest))

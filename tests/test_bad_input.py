@@ -101,11 +101,6 @@ CASES = {
     "epsilon is NaN": (lambda m: fgsm(m, epsilon=float("nan")), "`epsilon` should be .* Received: epsilon=nan"),
     "bounds the wrong way": (lambda m: attacks.OSSA(bounds=(1, 0)), r"`bounds` should be \(lowest, highest\)"),
     "attack with batch size 0": (lambda m: attacks.OSSA(batch_size=0), "`batch_size` should be a positive integer"),
-    "Square on vectors": (
-        lambda m: attacks.Square()(m, IMAGES, LABELS, epsilon=0.1),
-        r"`images` should have shape \(batch, height, width, channels\). Received: shape=\(batch, 4\)",
-    ),
-    "Strong on vectors": (lambda m: attacks.Strong()(m, IMAGES, LABELS, epsilon=0.1), "height, width, channels"),
     "APGD in l1": (lambda m: attacks.APGD(norm=1), "`norm` should be one of 2, np.inf. Received: norm=1"),
     "APGD with an unknown loss": (lambda m: attacks.APGD(loss="hinge"), "`loss` should be one of .*loss='hinge'"),
     "APGD with rho 2": (lambda m: attacks.APGD(rho=2.0), r"`rho` should be in \[0, 1\]"),

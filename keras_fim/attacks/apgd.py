@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks.best import Best
 from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
 from keras_fim.attacks.losses import LOSSES, loss_gradient
-from keras_fim.attacks.lp import by_image, check_norm, norm_name, project, random_in_ball, steepest
+from keras_fim.attacks.lp import by_image, check_norm, norm_name, project_inside, steepest
+from keras_fim.attacks.samples import Best, Task, choose, keep, random_start
 from keras_fim.logits import LogitsFunction
 
 __all__ = ["APGD", "checkpoints"]
@@ -37,65 +37,53 @@ def checkpoints(steps: int) -> list[int]:
     return sorted(found)
 
 
+class _Place(NamedTuple):
+    """Points of some samples, and what is known there."""
+
+    point: tf.Tensor
+    gradient: tf.Tensor
+    loss: tf.Tensor
+
+
 class _Climb(NamedTuple):
     """Samples on their way, ``(active, ...)`` each.
 
-    Who they are, where they stand and stood before, what is known there; the length of their steps, how many steps
-    raised the loss since the last checkpoint, whether that halved them; the point of the largest loss, and what that
-    loss was at the last checkpoint.
+    Who they are, where they stand and stood before; the length of their steps, how many steps raised the loss since the
+    last checkpoint, whether that halved them; the place of the largest loss, and that loss at the last checkpoint.
     """
 
     index: tf.Tensor
-    origin: tf.Tensor
-    labels: tf.Tensor
-    epsilon: tf.Tensor
-    point: tf.Tensor
+    task: Task
+    here: _Place
     previous: tf.Tensor
-    gradient: tf.Tensor
-    loss: tf.Tensor
     length: tf.Tensor
     rises: tf.Tensor
     halved: tf.Tensor
-    peak: tf.Tensor
-    peak_gradient: tf.Tensor
-    peak_loss: tf.Tensor
+    peak: _Place
     checked_loss: tf.Tensor
 
     @classmethod
-    def start(cls, images: tf.Tensor, labels: tf.Tensor, epsilon: tf.Tensor, points: tf.Tensor) -> _Climb:
-        index, low = tf.range(tf.shape(images)[0]), tf.fill(tf.shape(epsilon), tf.cast(-np.inf, epsilon.dtype))
-        zero, rises = tf.zeros_like(images), tf.zeros_like(labels)
-        where = (points, points, zero, -low)  # the first look is not a rise
-        return cls(index, images, labels, epsilon, *where, 2 * epsilon, rises, rises > 0, points, zero, low, low)
-
-    def keep(self, chosen: tf.Tensor) -> _Climb:
-        return _Climb(*[tf.boolean_mask(each, chosen) for each in self])
+    def start(cls, task: Task, points: tf.Tensor) -> _Climb:
+        index, low = tf.range(tf.shape(points)[0]), tf.fill(tf.shape(task.epsilon), tf.cast(-np.inf, points.dtype))
+        here = _Place(points, tf.zeros_like(points), -low)  # the first look is not a rise
+        rises = tf.zeros_like(task.labels)
+        return cls(index, task, here, points, 2 * task.epsilon, rises, rises > 0, here._replace(loss=low), low)
 
     def with_look(self, gradient: tf.Tensor, loss: tf.Tensor) -> _Climb:
         """What was found at the present points."""
-        higher = loss > self.peak_loss
-        wide = by_image(higher, self.point)
-        return self._replace(
-            gradient=gradient,
-            loss=loss,
-            rises=self.rises + tf.cast(loss > self.loss, self.rises.dtype),
-            peak=tf.where(wide, self.point, self.peak),
-            peak_gradient=tf.where(wide, gradient, self.peak_gradient),
-            peak_loss=tf.where(higher, loss, self.peak_loss),
-        )
+        here = _Place(self.here.point, gradient, loss)
+        rises = self.rises + tf.cast(loss > self.here.loss, self.rises.dtype)
+        return self._replace(here=here, rises=rises, peak=choose(loss > self.peak.loss, here, self.peak))
 
     def checked(self, enough: tf.Tensor) -> _Climb:
         """Half as long steps from the best point, of those that rose too seldom or not at all at this length."""
-        halve = (tf.cast(self.rises, enough.dtype) < enough) | (~self.halved & (self.peak_loss <= self.checked_loss))
-        wide = by_image(halve, self.point)
+        halve = (tf.cast(self.rises, enough.dtype) < enough) | (~self.halved & (self.peak.loss <= self.checked_loss))
         return self._replace(
             length=tf.where(halve, self.length / 2, self.length),
             rises=tf.zeros_like(self.rises),
             halved=halve,
-            point=tf.where(wide, self.peak, self.point),
-            gradient=tf.where(wide, self.peak_gradient, self.gradient),
-            loss=tf.where(halve, self.peak_loss, self.loss),
-            checked_loss=self.peak_loss,
+            here=choose(halve, self.peak, self.here),
+            checked_loss=self.peak.loss,
         )
 
 
@@ -164,30 +152,13 @@ class APGD(FixedBudgetAttack):
         """With `stop_early`."""
         return dataclasses.replace(self, stop_early=True)
 
-    def prepare(
-        self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[tf.Tensor, ...]:
-        """Logits."""
-        return (logits_fn(images),)
-
-    def perturb(
-        self,
-        logits_fn: LogitsFunction,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        epsilon: tf.Tensor,
-        seed: tf.Tensor,
-        logits: tf.Tensor,
-        *state: Any,
-    ) -> Perturbed:
+    def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> Perturbed:
         """The steps, restart by restart."""
-        best = Best.of(images, logits, labels, self.loss)
+        best = Best.of(task.images, state[0], task.labels, self.loss)
         for restart in range(self.restarts):
-            start = random_in_ball(images, epsilon, self.norm, tf.stack([seed, restart]))
-            start = tf.clip_by_value(images + start, *self.bounds)
-            climb = _Climb.start(images, labels, epsilon, start)
+            climb = _Climb.start(task, random_start(task, self.norm, restart))
             if restart or self.stop_early:
-                climb = climb.keep(~best.fooled)
+                climb = keep(climb, ~best.fooled)
             best = self._climb(logits_fn, best, climb)
         return Perturbed(best.points, best.logits)
 
@@ -201,40 +172,30 @@ class APGD(FixedBudgetAttack):
             return (step < self.steps) & (tf.size(climb.index) > 0)  # no model is called on an empty batch
 
         def body(step: tf.Tensor, best: Best, climb: _Climb) -> tuple[tf.Tensor, Best, _Climb]:
-            moved = tf.cond(step > 0, lambda: self._move(climb, step), lambda: climb)
-            best, looked, fooled = self._look(logits_fn, best, moved)
-            needed = tf.gather(tf.constant(enough, climb.epsilon.dtype), step)
+            climb = tf.cond(step > 0, lambda: self._move(climb, step), lambda: climb)
+            gradient, logits = loss_gradient(logits_fn, climb.here.point, climb.task.labels, loss=self.loss)
+            new = Best.of(climb.here.point, logits, climb.task.labels, self.loss)
+            best, looked = best.improved_at(climb.index, new), climb.with_look(gradient, new.loss)
+            needed = tf.gather(tf.constant(enough, new.loss.dtype), step)
             looked = tf.cond(needed >= 0, lambda: looked.checked(needed), lambda: looked)
-            return step + 1, best, looked.keep(~fooled) if self.stop_early else looked
+            return step + 1, best, keep(looked, ~new.fooled) if self.stop_early else looked
+
+        def last() -> Best:  # the end of the last step needs no gradient
+            point = self._move(climb, step).here.point
+            return best.improved_at(climb.index, Best.of(point, logits_fn(point), climb.task.labels, self.loss))
 
         step, best, climb = tf.while_loop(going, body, (tf.constant(0), best, climb))
-        anyone = tf.size(climb.index) > 0
-        best = tf.cond(anyone, lambda: self._last(logits_fn, best, climb, step), lambda: best)
+        best = tf.cond(tf.size(climb.index) > 0, last, lambda: best)
         return best
-
-    def _look(self, logits_fn: LogitsFunction, best: Best, climb: _Climb) -> tuple[Best, _Climb, tf.Tensor]:
-        """The gradient at the new points; what is good there is kept; and who is fooled there."""
-        gradient, logits = loss_gradient(logits_fn, climb.point, climb.labels, loss=self.loss)
-        new = Best.of(climb.point, logits, climb.labels, self.loss)
-        best = best.with_at(climb.index, new.unless_worse_than(best.at(climb.index)))
-        return best, climb.with_look(gradient, new.loss), new.fooled
-
-    def _last(self, logits_fn: LogitsFunction, best: Best, climb: _Climb, step: tf.Tensor) -> Best:
-        """The last step, whose end needs no gradient."""
-        climb = self._move(climb, step)
-        new = Best.of(climb.point, logits_fn(climb.point), climb.labels, self.loss)
-        return best.with_at(climb.index, new.unless_worse_than(best.at(climb.index)))
 
     def _move(self, climb: _Climb, step: tf.Tensor) -> _Climb:
         """One step; the first has no momentum."""
-        length = by_image(climb.length, climb.point)
-        aim = self._inside(climb, climb.point + length * steepest(climb.gradient, self.norm))
+        point, length = climb.here.point, by_image(climb.length, climb.previous)
+        aim = self._inside(climb.task, point + length * steepest(climb.here.gradient, self.norm))
         share = tf.where(step > 1, tf.cast(0.75, length.dtype), tf.cast(1, length.dtype))
-        point = climb.point + share * (aim - climb.point) + (1 - share) * (climb.point - climb.previous)
-        return climb._replace(point=self._inside(climb, point), previous=climb.point)
+        moved = point + share * (aim - point) + (1 - share) * (point - climb.previous)
+        return climb._replace(here=climb.here._replace(point=self._inside(climb.task, moved)), previous=point)
 
-    def _inside(self, climb: _Climb, points: tf.Tensor) -> tf.Tensor:
-        """P; the last clip is for what rounding adds."""
-        points = tf.clip_by_value(points, *self.bounds)
-        points = climb.origin + project(points - climb.origin, climb.epsilon, self.norm)
-        return tf.clip_by_value(points, *self.bounds)
+    def _inside(self, task: Task, points: tf.Tensor) -> tf.Tensor:
+        """P; the last clip, in `project_inside`, is for what rounding adds."""
+        return project_inside(tf.clip_by_value(points, 0, 1), task.images, task.epsilon, self.norm)

@@ -1,7 +1,8 @@
 """The contract of attacks: options in the constructor, data in the call, one result type.
 
 An attack is a frozen dataclass. There are two kinds: with a budget ε, the lp norm of its perturbation on the scale of
-the images (`fixed_budget.py`), and those that look for the nearest adversarial and need no ε (`nearest.py`).
+the images (`fixed_budget.py`), and those that look for the nearest adversarial and need no ε (`nearest.py`). Here is
+what both share: from what the user passes in to a `Task` in unit coordinates, and from points there to the result.
 """
 
 from __future__ import annotations
@@ -11,57 +12,92 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, TypeVar, overload
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.attacks import draws
+from keras_fim.attacks.lp import norms
+from keras_fim.attacks.samples import Task
+from keras_fim.attacks.targets import check_targets
+from keras_fim.attacks.units import Units
 from keras_fim.logits import LogitsFunction, logits_function
-from keras_fim.typing import AttackResult, Images, Labels, Model
+from keras_fim.typing import AttackResult, Bounds, Images, Labels, Model
 from keras_fim.validation import check_bounds, check_images, check_labels
 
-__all__ = ["Attack", "Problem", "check_epsilons", "concatenate", "predict_logits"]
+__all__ = ["Attack", "Problem", "check_epsilons", "predict_logits"]
+
+_A = TypeVar("_A", bound="Attack")
 
 
-class Problem(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Problem:
     """What an attack is called on, checked.
 
     Attributes:
-        logits_fn: the classifier.
-        images: ``(n, ...)`` in the dtype that it works in, within the bounds.
-        labels: int64 ``(n,)``.
-        num_classes: K.
+        logits_fn: The classifier, on pixels.
+        images: The pixels ``(n, ...)``, in the dtype that it works in and within the bounds.
+        units: From pixels to unit coordinates and back.
+        task: The same images in unit coordinates, with labels and keys; its ε is 0.
     """
 
     logits_fn: LogitsFunction
     images: tf.Tensor
-    labels: tf.Tensor
-    num_classes: int
+    units: Units
+    task: Task
+
+    @property
+    def labels(self) -> tf.Tensor:
+        """The true classes, int64 ``(n,)``."""
+        return self.task.labels
+
+    @property
+    def unit_fn(self) -> LogitsFunction:
+        """The classifier, on unit coordinates."""
+        return self.units.logits_fn(self.logits_fn)
+
+    def budgets(self, epsilon: float) -> tf.Tensor:
+        """ε in unit coordinates for each sample, ``(n,)``."""
+        return tf.fill([len(self.images)], tf.constant(epsilon / self.units.scale, self.images.dtype))
+
+    def distances(self, points: tf.Tensor, pixels: np.ndarray, norm: float) -> np.ndarray:
+        """Norms of the perturbations in pixels, float64 ``(n,)``; in unit coordinates with bounds for each channel."""
+        if norm and isinstance(self.units.bounds[0], tuple):
+            return norms(np.asarray(points, np.float64) - self.task.images.numpy(), norm)
+        return norms(pixels.astype(np.float64) - self.images.numpy(), norm)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Attack(abc.ABC):
     """What every attack has.
 
+    All lengths among the options of an attack are shares of the range of the pixels: attacks run in unit coordinates.
+
     Args:
-        bounds: smallest and largest pixel value; adversarials stay inside exactly.
-        batch_size: images worked on at a time; bounds the memory.
-        seed: of whatever the attack draws at random; the same seed and data give the same adversarials.
-        progress: show a progress bar of the images done.
+        bounds: The smallest and the largest pixel value; adversarials stay inside exactly. Or two tuples with one
+            value for each channel: ε and distances are then in units of ``(x - low) / (high - low)``.
+        batch_size: The number of images worked on at a time, which bounds the memory.
+        seed: The seed of all random draws. They depend on it, on the index of a sample in its data set, and on
+            nothing else: the same seed and data give the same adversarials.
+        progress: Whether to show a progress bar of the images done.
     """
 
-    bounds: tuple[float, float] = (0.0, 1.0)
+    bounds: Bounds = (0.0, 1.0)
     batch_size: int = 128
     seed: int = 0
     compiled: ClassVar[bool] = True
     """Whether `FixedBudgetAttack.perturb` and its like can be compiled; those of other libraries cannot."""
+    revision: ClassVar[int] = 1
+    """Grows whenever the attack's results change, so that figures that were kept are known to be out of date."""
 
     progress: bool = dataclasses.field(default=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bounds", check_bounds(self.bounds))
         self._check_counts("batch_size")
+        self._check(isinstance(self.seed, Integral), "seed", "an integer")
 
     @property
     @abc.abstractmethod
@@ -73,14 +109,114 @@ class Attack(abc.ABC):
     def norm(self) -> float:
         """The p of the lp norm that ε and the distances are in: 0, 1, 2 or inf."""
 
-    @abc.abstractmethod
-    def sweep(self, model: Model, images: Images, labels: Labels, epsilons: Sequence[float]) -> list[AttackResult]:
-        """One `AttackResult` for each ε."""
+    @overload
+    def __call__(
+        self, model: Model, images: tf.data.Dataset, *, epsilon: float | None = None
+    ) -> Iterator[AttackResult]: ...
 
-    def _run(self, logits_fn: LogitsFunction, method: str) -> Callable[..., Any]:
-        """One of the attack's methods as a function of tensors, compiled if the attack can be."""
-        function = getattr(type(self), method)
-        return logits_fn.compiled(function, self) if self.compiled else functools.partial(function, self, logits_fn)
+    @overload
+    def __call__(
+        self,
+        model: Model,
+        images: Images,
+        labels: Labels,
+        *,
+        epsilon: float | None = None,
+        indices: Any = None,
+        targets: Labels | None = None,
+    ) -> AttackResult: ...
+
+    def __call__(
+        self, model: Model, images: Images, labels: Labels = None, *, epsilon: float | None = None, **options: Any
+    ) -> Any:
+        """Attack each image.
+
+        Args:
+            model: Any classifier that `keras_fim.logits.logits_function` takes.
+            images: ``(batch, ...)``, within `bounds`; or a ``tf.data.Dataset`` of batches of images and labels.
+            labels: The true classes: indices ``(batch,)`` or one-hot rows ``(batch, K)``.
+            epsilon: The budget >= 0 in the attack's norm, on the scale of the images. An attack that looks for the
+                nearest adversarial counts those within it, and all of them without.
+            **options: ``indices`` and ``targets`` as in `sweep`.
+
+        Returns:
+            `AttackResult`; of a data set, an iterator of one for each of its batches. A sample that was wrong before
+            never counts as a success.
+
+        Raises:
+            ValueError: If an argument is not valid; see `keras_fim.validation`.
+        """
+        if isinstance(images, tf.data.Dataset):
+            return self._stream(model, images, epsilon)
+        return self.sweep(model, images, labels, [epsilon], **options)[0]
+
+    def sweep(
+        self,
+        model: Model,
+        images: Images,
+        labels: Labels,
+        epsilons: Sequence[float | None],
+        *,
+        indices: Any = None,
+        targets: Labels | None = None,
+    ) -> list[AttackResult]:
+        """One result for each ε, paying what does not depend on it once.
+
+        Args:
+            model: As in the call.
+            images: As in the call.
+            labels: As in the call.
+            epsilons: The budgets, each >= 0.
+            indices: Each sample's index in its data set, integers ``(batch,)``, on which its random draws depend;
+                ``None`` for 0, 1, 2, ...
+            targets: The classes aimed at, as ``labels``, for an attack with ``target="given"`` and only then.
+
+        Returns:
+            `AttackResult` by ε.
+
+        Raises:
+            ValueError: As the call.
+        """
+        return self._sweep(self._problem(model, images, labels, indices, targets), epsilons)
+
+    @abc.abstractmethod
+    def _sweep(self, problem: Problem, epsilons: Sequence[float | None]) -> list[AttackResult]:
+        """`sweep`, of what was checked."""
+
+    def _stream(self, model: Model, dataset: tf.data.Dataset, epsilon: float | None) -> Iterator[AttackResult]:
+        start = 0
+        for images, labels in dataset:
+            model, stop = logits_function(model, images), start + len(images)
+            yield self(model, images, labels, epsilon=epsilon, indices=np.arange(start, stop))
+            start = stop
+
+    def _problem(
+        self, model: Model, images: Images, labels: Labels, indices: Any = None, targets: Labels | None = None
+    ) -> Problem:
+        images = check_images(images, self.bounds)
+        logits_fn, count, units = logits_function(model, images), len(images), Units(self.bounds)
+        images = logits_fn.cast(images)
+        num_classes = logits_fn.compiled(predict_logits)(images[:1]).shape[-1]
+        classes = check_labels(labels, count, num_classes)
+        aims = check_targets(targets, getattr(self, "target", ""), classes, num_classes)
+        indices = np.arange(count) if indices is None else np.asarray(indices)
+        if indices.shape != (count,) or not np.issubdtype(indices.dtype, np.integer):
+            raise ValueError(f"`indices` should be {count} integers. Received: shape={indices.shape}, {indices.dtype}")
+        keys = draws.keys_of(self.seed, tf.constant(indices, tf.int64))
+        zero = tf.zeros([count], images.dtype)
+        task = Task(units.to_units(images), tf.constant(classes), zero, keys, tf.constant(aims))
+        return Problem(logits_fn, images, units, task)
+
+    def _function(self, method: Callable[..., Any], logits_fn: LogitsFunction) -> Callable[..., Any]:
+        """``method(self, logits_fn, ...)`` as a function of tensors, compiled if the attack can be."""
+        if not self.compiled:
+            return functools.partial(method, self, logits_fn)
+        return logits_fn.compiled(method, self._essence())
+
+    def _essence(self: _A) -> _A:
+        """The attack without what its compiled functions do not depend on."""
+        plain: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Attack)}
+        return dataclasses.replace(self, **plain)
 
     def _check_counts(self, *options: str) -> None:
         for option in options:
@@ -91,46 +227,31 @@ class Attack(abc.ABC):
         if not valid:
             raise ValueError(f"`{option}` should be {expected}. Received: {option}={getattr(self, option)!r}")
 
-    def _problem(self, model: Model, images: Images, labels: Labels) -> Problem:
-        images = check_images(images, self.bounds)
-        logits_fn = logits_function(model, images)
-        images = logits_fn.cast(images)
-        num_classes = logits_fn.compiled(predict_logits)(images[:1]).shape[-1]
-        indices = tf.constant(check_labels(labels, len(images), num_classes))
-        return Problem(logits_fn, images, indices, num_classes)
-
-    def _batches(self, count: int) -> Iterator[tuple[slice, tf.Tensor]]:
-        """Slices of ``batch_size`` samples and a seed for each."""
+    def _batches(self, count: int) -> Iterator[slice]:
+        """Slices of ``batch_size`` samples."""
         bar = keras.utils.Progbar(count, unit_name="image") if self.progress else None
-        for index, start in enumerate(range(0, count, self.batch_size)):
-            yield slice(start, start + self.batch_size), tf.constant(self.seed + 1_000_003 * index, tf.int32)
+        for start in range(0, count, self.batch_size):
+            yield slice(start, start + self.batch_size)
             if bar:
                 bar.update(min(start + self.batch_size, count))
 
+    def _predictions(self, logits_fn: LogitsFunction, images: tf.Tensor) -> np.ndarray:
+        """The predicted classes of images, int64 ``(n,)``."""
+        predict, size = logits_fn.compiled(predict_logits), self.batch_size
+        parts = [np.argmax(predict(images[i : i + size]), axis=-1) for i in range(0, len(images), size)]
+        return np.concatenate([np.zeros(0, np.int64), *parts])
 
-def check_epsilons(epsilons: Sequence[float], *, infinite: bool = False) -> None:
-    """Check budgets.
+
+def check_epsilons(epsilons: Sequence[float | None], *, infinite: bool = False) -> list[float]:
+    """Budgets as floats.
 
     Raises:
-        ValueError: if one is negative, NaN or (unless allowed) infinite.
+        ValueError: if one is missing, negative, NaN or (unless allowed) infinite.
     """
     for epsilon in epsilons:
-        if not (0 <= epsilon < np.inf or (infinite and epsilon == np.inf)):
+        if epsilon is None or not (0 <= epsilon < np.inf or (infinite and epsilon == np.inf)):
             raise ValueError(f"`epsilon` should be a finite number >= 0. Received: epsilon={epsilon}")
-
-
-def concatenate(parts: Sequence[AttackResult]) -> AttackResult:
-    """Results of several batches as one."""
-    *columns, details = zip(*parts, strict=True)
-    known = {key: value[:0] for each in details for key, value in each.items()}  # a batch nobody searched in has none
-    joined = {
-        key: np.concatenate(
-            [part.details.get(key, np.zeros((len(part.success), *empty.shape[1:]), empty.dtype)) for part in parts]
-        )
-        for key, empty in known.items()
-    }
-    arrays = [np.concatenate(column) for column in columns]
-    return AttackResult(arrays[0], arrays[1], arrays[2], arrays[3], arrays[4], joined)
+    return [float(epsilon) for epsilon in epsilons if epsilon is not None]
 
 
 def predict_logits(logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:

@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras_fim.attacks.losses import others
 from keras_fim.attacks.lp import by_image, check_norm, norm_name
 from keras_fim.attacks.nearest import Found, SearchAttack
+from keras_fim.attacks.samples import Task, keep, put
 from keras_fim.logits import LogitsFunction
 
 __all__ = ["DeepFool"]
@@ -20,13 +21,9 @@ class _Walk(NamedTuple):
     """Samples that are not fooled yet, ``(active, ...)`` each."""
 
     index: tf.Tensor
-    origin: tf.Tensor
-    labels: tf.Tensor
+    task: Task
     rivals: tf.Tensor
     shift: tf.Tensor
-
-    def keep(self, chosen: tf.Tensor) -> _Walk:
-        return _Walk(*[tf.boolean_mask(part, chosen) for part in self])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,11 +69,11 @@ class DeepFool(SearchAttack):
         """``deepfool_l2`` or ``deepfool_linf``."""
         return f"deepfool_{norm_name(self.norm)}"
 
-    def search(self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> Found:
+    def search(self, logits_fn: LogitsFunction, task: Task) -> Found:
         """The steps."""
-        logits = others(logits_fn(images), labels)
+        images, logits = task.images, others(logits_fn(task.images), task.labels)
         rivals = tf.math.top_k(logits, min(self.num_rivals, logits.shape[-1] - 1)).indices
-        walk = _Walk(tf.range(tf.shape(images)[0]), images, labels, rivals, tf.zeros_like(images))
+        walk = _Walk(tf.range(tf.shape(images)[0]), task, rivals, tf.zeros_like(images))
 
         def going(step: tf.Tensor, adversarials: tf.Tensor, walk: _Walk) -> tf.Tensor:
             return (step < self.steps) & (tf.size(walk.index) > 0)
@@ -84,22 +81,22 @@ class DeepFool(SearchAttack):
         def body(step: tf.Tensor, adversarials: tf.Tensor, walk: _Walk) -> tuple[tf.Tensor, tf.Tensor, _Walk]:
             walk = walk._replace(shift=walk.shift + self._step(logits_fn, walk))
             points = self._points(walk)
-            adversarials = tf.tensor_scatter_nd_update(adversarials, walk.index[:, None], points)
+            adversarials = put(adversarials, walk.index, points)
             # a forward pass to see who is fooled costs far less than their gradients in the next step
-            return step + 1, adversarials, walk.keep(tf.argmax(logits_fn(points), axis=-1) == walk.labels)
+            return step + 1, adversarials, keep(walk, tf.argmax(logits_fn(points), axis=-1) == walk.task.labels)
 
         _, adversarials, _ = tf.while_loop(going, body, (tf.constant(0), images, walk))
         return Found(adversarials)
 
     def _points(self, walk: _Walk) -> tf.Tensor:
-        return tf.clip_by_value(walk.origin + (1 + self.overshoot) * walk.shift, *self.bounds)
+        return tf.clip_by_value(walk.task.images + (1 + self.overshoot) * walk.shift, 0, 1)
 
     def _step(self, logits_fn: LogitsFunction, walk: _Walk) -> tf.Tensor:
         points = self._points(walk)
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch(points)
             logits = logits_fn(points)
-            own = tf.gather(logits, walk.labels, batch_dims=1)
+            own = tf.gather(logits, walk.task.labels, batch_dims=1)
             gaps = tf.gather(logits, walk.rivals, batch_dims=1) - own[:, None]
             columns = tf.unstack(gaps, axis=-1)
         zero = tf.UnconnectedGradients.ZERO
@@ -107,7 +104,7 @@ class DeepFool(SearchAttack):
         flat = tf.reshape(gradients, [-1, len(columns), points.shape[1:].num_elements()])
         lengths = tf.norm(flat, ord=1 if self.norm == np.inf else 2, axis=-1)
         # a rival that this image cannot be pushed to is infinitely far
-        beyond = tf.maximum(_BEYOND, 0.5 * _BEYOND * tf.abs(own))[:, None]
+        beyond = tf.maximum(0.5 * _BEYOND * tf.abs(own), _BEYOND)[:, None]
         distances = tf.where(lengths > 0, (tf.abs(gaps) + beyond) / lengths, np.inf)
         nearest = tf.argmin(distances, axis=-1)
         gradient, length, distance = (
@@ -117,6 +114,6 @@ class DeepFool(SearchAttack):
         return unit * by_image(tf.where(tf.math.is_finite(distance), distance, tf.zeros_like(distance)), gradient)
 
 
-# added to the gap, as the authors do, lest the last steps become ever smaller; half of it relative to the logit, whose
-# rounding would else decide whether a point beyond the boundary is still beyond in another batch
+# Added to the gap, as the authors do, so that the last steps do not become ever smaller. Half of it is relative to the
+# logit, whose rounding would otherwise decide whether a point beyond the boundary is still beyond in another batch.
 _BEYOND = 1e-4

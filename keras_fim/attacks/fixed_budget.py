@@ -12,19 +12,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks.base import Attack, Problem, check_epsilons, concatenate
-from keras_fim.attacks.lp import norms
+from keras_fim.attacks.base import Attack, Problem, check_epsilons
+from keras_fim.attacks.samples import Task, take
 from keras_fim.logits import LogitsFunction
-from keras_fim.typing import AttackResult, Images, Labels, Model
+from keras_fim.typing import AttackResult
 
-__all__ = ["FixedBudgetAttack", "Perturbed"]
+__all__ = ["FixedBudgetAttack", "Perturbed", "concatenated"]
 
 
 class Perturbed(NamedTuple):
     """What `FixedBudgetAttack.perturb` returns.
 
     Attributes:
-        adversarials: ``(batch, ...)``, within ε and the bounds.
+        adversarials: ``(batch, ...)``, within ε and the unit cube.
         logits: ``(batch, K)``, theirs.
         details: tensors ``(batch, ...)`` for `AttackResult.details`.
     """
@@ -37,61 +37,32 @@ class Perturbed(NamedTuple):
 class FixedBudgetAttack(Attack):
     """An attack that perturbs each image by at most ε."""
 
-    def __call__(self, model: Model, images: Images, labels: Labels, *, epsilon: float) -> AttackResult:
-        """Perturb each image by at most ``epsilon``.
+    def _sweep(self, problem: Problem, epsilons: Sequence[float | None]) -> list[AttackResult]:
+        budgets = [problem.budgets(epsilon) for epsilon in check_epsilons(epsilons)]
+        unit_fn, parts = problem.unit_fn, []
+        prepare, perturb = (self._function(half, unit_fn) for half in (type(self).prepare, type(self).perturb))
+        for batch in self._batches(len(problem.images)):
+            state = prepare(take(problem.task, batch))
+            tasks = [take(problem.task._replace(epsilon=budget), batch) for budget in budgets]
+            parts.append([(state[0], perturb(task, state)) for task in tasks])
+        columns = zip(*parts, strict=True)
+        return [self._result(problem, *concatenated(column)) for column in columns]
 
-        Args:
-            model: any classifier that `keras_fim.logits.logits_function` takes.
-            images: ``(batch, ...)``, within `bounds`.
-            labels: the true classes: indices ``(batch,)`` or one-hot rows ``(batch, K)``.
-            epsilon: budget >= 0 in the attack's norm, on the scale of the images.
-
-        Returns:
-            `AttackResult`. Samples that were wrong before are perturbed like the others but never count as success.
-
-        Raises:
-            ValueError: if an argument is not valid; see `keras_fim.validation`.
-        """
-        return self.sweep(model, images, labels, [epsilon])[0]
-
-    def sweep(self, model: Model, images: Images, labels: Labels, epsilons: Sequence[float]) -> list[AttackResult]:
-        """One result for each ε, paying what does not depend on it once.
-
-        Args:
-            model: as in the call.
-            images: as in the call.
-            labels: as in the call.
-            epsilons: budgets, each >= 0.
-
-        Returns:
-            `AttackResult` by ε.
-
-        Raises:
-            ValueError: as the call.
-        """
-        return self._sweep(self._problem(model, images, labels), epsilons)
-
-    def _sweep(self, problem: Problem, epsilons: Sequence[float], *extras: tf.Tensor) -> list[AttackResult]:
-        """`sweep` with further arguments of `prepare`, one entry per image."""
-        check_epsilons(epsilons)
-        parts, ascending = [], np.argsort(epsilons, kind="stable")
-        for batch, seed in self._batches(len(problem.images)):
-            images, labels = problem.images[batch], problem.labels[batch]
-            arguments = (images, labels, seed, *(extra[batch] for extra in extras))
-            logits, *state = self._run(problem.logits_fn, "prepare")(*arguments)
-            perturb = self._run(problem.logits_fn, "perturb")
-            results = {}
-            for position in ascending:
-                budget = tf.fill([len(images)], tf.constant(epsilons[position], images.dtype))
-                found = perturb(images, labels, budget, seed, logits, *state)
-                results[position] = _result(images, labels, logits, *found, norm=self.norm)
-                state = self._carry(state, found)
-            parts.append([results[position] for position in range(len(epsilons))])
-        return [concatenate(column) for column in zip(*parts, strict=True)]
-
-    def _carry(self, state: list[tf.Tensor], found: Perturbed) -> list[tf.Tensor]:
-        """What `perturb` gets at the next larger ε of a sweep, after what was found at this one."""
-        return state
+    def _result(self, problem: Problem, logits: tf.Tensor, found: Perturbed) -> AttackResult:
+        """An `AttackResult` from the logits of the images and what was found, in unit coordinates."""
+        labels = problem.labels.numpy()
+        points = problem.units.returned(found.adversarials, problem.task.images, problem.images)
+        was_correct, predictions = np.argmax(logits, axis=-1) == labels, np.argmax(found.logits, axis=-1)
+        if not problem.units.identity:  # the way back to pixels rounds
+            predictions = self._predictions(problem.logits_fn, points)
+        return AttackResult(
+            adversarials=points.numpy(),
+            success=was_correct & (predictions != labels),
+            distances=problem.distances(found.adversarials, points.numpy(), self.norm),
+            predictions=predictions,
+            was_correct=was_correct,
+            details={key: value.numpy() for key, value in found.details.items()},
+        )
 
     @property
     def one_step(self) -> bool:
@@ -107,40 +78,15 @@ class FixedBudgetAttack(Attack):
         """The same attack, as fast as it can be where only fooled-or-not is asked."""
         return self
 
-    @abc.abstractmethod
-    def prepare(
-        self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[tf.Tensor, ...]:
-        """What does not depend on ε: the logits of ``images``, then whatever `perturb` wants, by sample. Compiled."""
+    def prepare(self, logits_fn: LogitsFunction, task: Task) -> tuple[tf.Tensor, ...]:
+        """What does not depend on ε: the logits of the images, then whatever `perturb` wants, by sample. Compiled."""
+        return (logits_fn(task.images),)
 
     @abc.abstractmethod
-    def perturb(
-        self,
-        logits_fn: LogitsFunction,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        epsilon: tf.Tensor,
-        seed: tf.Tensor,
-        logits: tf.Tensor,
-        *state: Any,
-    ) -> Perturbed:
-        """Adversarials within ε and the bounds. Compiled; ``epsilon`` is ``(batch,)``, what follows is of `prepare`."""
+    def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> Perturbed:
+        """Adversarials within ε and the unit cube. Compiled; ``state`` is what `prepare` returned."""
 
 
-def _result(
-    images: tf.Tensor,
-    labels: tf.Tensor,
-    logits: tf.Tensor,
-    adversarials: tf.Tensor,
-    attacked: tf.Tensor,
-    details: dict[str, tf.Tensor],
-    *,
-    norm: float,
-) -> AttackResult:
-    """An `AttackResult` from tensors: images, labels, logits, adversarials and their logits."""
-    was_correct = np.argmax(logits, axis=-1) == labels.numpy()
-    predictions = np.argmax(attacked, axis=-1).astype(np.int64)
-    distances = norms(adversarials.numpy().astype(np.float64) - images.numpy(), norm)
-    success = was_correct & (predictions != labels.numpy())
-    arrays = {key: value.numpy() for key, value in details.items()}
-    return AttackResult(adversarials.numpy(), success, distances, predictions, was_correct, arrays)
+def concatenated(parts: Sequence[Any]) -> Any:
+    """Structures of tensors of several batches as one."""
+    return tf.nest.map_structure(lambda *tensors: tf.concat(tensors, axis=0), *parts)

@@ -10,8 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.attacks.losses import loss_gradient, margin_against
-from keras_fim.attacks.lp import by_image, check_norm, norm_name, norms_of, project, unit
+from keras_fim.attacks.lp import check_norm, norm_name, norms_of, project, unit
 from keras_fim.attacks.nearest import Found, SearchAttack
+from keras_fim.attacks.samples import Task, choose
 from keras_fim.logits import LogitsFunction
 
 __all__ = ["FMN"]
@@ -40,8 +41,8 @@ class FMN(SearchAttack):
     Args:
         norm: 1, 2 or inf.
         steps: number of gradients.
-        step_size: l2 length of the first step; the last is a hundredth. ``None`` for 1 (10 for l∞) on images whose
-            pixels range over 1, and in proportion to the range.
+        step_size: The l2 length of the first step, in units of the range of the pixels; the last is a hundredth of it.
+            ``None`` for 1 (10 for l∞).
         gamma: first share γ; the last is 1e-4.
 
     Example:
@@ -71,23 +72,22 @@ class FMN(SearchAttack):
         """``fmn_l1``, ``fmn_l2`` or ``fmn_linf``."""
         return f"fmn_{norm_name(self.norm)}"
 
-    def search(self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> Found:
+    def search(self, logits_fn: LogitsFunction, task: Task) -> Found:
         """The steps, then a last look."""
-        infinite = tf.fill(tf.shape(images)[:1], tf.cast(np.inf, images.dtype))
-        state = _State(images, infinite, images, infinite)
+        infinite = tf.fill(tf.shape(task.labels), tf.cast(np.inf, task.images.dtype))
+        state = _State(task.images, infinite, task.images, infinite)
 
         def body(step: tf.Tensor, state: _State) -> tuple[tf.Tensor, _State]:
-            return step + 1, self._step(logits_fn, images, labels, step, state)
+            return step + 1, self._step(logits_fn, task, step, state)
 
         _, state = tf.while_loop(lambda step, _: step < self.steps, body, (tf.constant(0), state))
-        fooled = margin_against(logits_fn(state.points), labels) > 0
-        return Found(self._with_nearer(images, state, fooled).nearest)
+        fooled = margin_against(logits_fn(state.points), task.labels) > 0
+        return Found(self._with_nearer(task.images, state, fooled).nearest)
 
-    def _step(
-        self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, step: tf.Tensor, state: _State
-    ) -> _State:
-        gradient, logits = loss_gradient(logits_fn, state.points, labels, loss="margin")
-        margin = margin_against(logits, labels)
+    def _step(self, logits_fn: LogitsFunction, task: Task, step: tf.Tensor, state: _State) -> _State:
+        images = task.images
+        gradient, logits = loss_gradient(logits_fn, state.points, task.labels, loss="margin")
+        margin = margin_against(logits, task.labels)
         found_before, fooled = tf.math.is_finite(state.distance), margin > 0
         state = self._with_nearer(images, state, fooled)
         cosine = (1 + tf.cos(math.pi * tf.cast(step, images.dtype) / self.steps)) / 2
@@ -97,16 +97,13 @@ class FMN(SearchAttack):
         grown = tf.where(tf.math.is_finite(state.radius) & ~found_before, tf.maximum(state.radius, boundary), boundary)
         outside = (1 + gamma) * tf.where(found_before, state.radius, grown)  # past the boundary, not onto it
         radius = tf.where(fooled, tf.minimum(state.radius * (1 - gamma), state.distance), outside)
-        first = self.step_size or (10.0 if self.norm == np.inf else 1.0) * (self.bounds[1] - self.bounds[0])
-        length = first * (0.01 + 0.99 * cosine)
+        length = (self.step_size or (10.0 if self.norm == np.inf else 1.0)) * (0.01 + 0.99 * cosine)
         shift = project(state.points + length * unit(gradient) - images, radius, self.norm)
-        return state._replace(points=tf.clip_by_value(images + shift, *self.bounds), radius=radius)
+        return state._replace(points=tf.clip_by_value(images + shift, 0, 1), radius=radius)
 
     def _with_nearer(self, images: tf.Tensor, state: _State, fooled: tf.Tensor) -> _State:
         """With the present points where they are the nearest adversarials."""
         distance = norms_of(state.points - images, self.norm)
-        nearer = fooled & (distance < state.distance)
-        return state._replace(
-            nearest=tf.where(by_image(nearer, images), state.points, state.nearest),
-            distance=tf.where(nearer, distance, state.distance),
-        )
+        old, new = (state.nearest, state.distance), (state.points, distance)
+        nearest, distance = choose(fooled & (distance < state.distance), new, old)
+        return state._replace(nearest=nearest, distance=distance)

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks.best import Best
 from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
-from keras_fim.attacks.losses import LOSSES, loss_gradient, others, targeted_margin_gradient
-from keras_fim.attacks.lp import by_image, check_norm, norm_name, project, random_in_ball, steepest
+from keras_fim.attacks.losses import LOSSES, loss_gradient, others
+from keras_fim.attacks.lp import check_norm, norm_name, project_inside, step
+from keras_fim.attacks.samples import Best, Task, keep, put, random_start
 from keras_fim.logits import LogitsFunction
 
 __all__ = ["BIM", "MIM", "PGD", "IterativeAttack"]
@@ -21,16 +21,10 @@ class _Climb(NamedTuple):
     """Samples on their way, ``(active, ...)`` each: where they are among all, and what their next step needs."""
 
     index: tf.Tensor
-    origin: tf.Tensor
-    labels: tf.Tensor
-    epsilon: tf.Tensor
-    target: tf.Tensor
+    task: Task
     point: tf.Tensor
     gradient: tf.Tensor
     momentum: tf.Tensor
-
-    def keep(self, chosen: tf.Tensor) -> _Climb:
-        return _Climb(*[tf.boolean_mask(each, chosen) for each in self])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +37,8 @@ class IterativeAttack(FixedBudgetAttack):
     Args:
         norm: 1, 2 or inf.
         steps: number of steps.
-        step_size: length of a step in its norm, as a share of ε.
+        step_size: length of a step in its norm, as a share of ε. In l1 it is the mean length: steps fall linearly,
+            because the projection takes from all changed values what a step has given to few.
         loss: ``"cross_entropy"``; ``"margin"``, the largest wrong logit minus the true one; ``"dlr"``, the same in
             units of the logits' spread; or ``"targeted_margin"``, the margin of one wrong class, with each restart for
             the next most probable one (Gowal et al. 2019).
@@ -53,7 +48,7 @@ class IterativeAttack(FixedBudgetAttack):
         keep_best: return the best point of the way (fooling, then of the largest loss) instead of the last.
         stop_early: a sample leaves the batch as soon as it is fooled: faster where only fooled-or-not is asked.
         clip_first: clip each step to the pixel bounds before the projection, too, as CleverHans does.
-        sparsity: for l1, the share of the pixels that a step is spread over; at least one pixel.
+        sparsity: for l1, the share of the values that a step is spread over at least; one value at least.
     """
 
     norm: float = np.inf
@@ -94,47 +89,34 @@ class IterativeAttack(FixedBudgetAttack):
         """With `stop_early`, unless the last point was asked for."""
         return dataclasses.replace(self, stop_early=self.keep_best)
 
-    def prepare(
-        self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[tf.Tensor, ...]:
+    def prepare(self, logits_fn: LogitsFunction, task: Task) -> tuple[tf.Tensor, ...]:
         """Logits, and the gradient at the images if that is where the steps start."""
         if self.random_start or self.loss == "targeted_margin":
-            return (logits_fn(images),)
-        gradient, logits = loss_gradient(logits_fn, images, labels, loss=self.loss)
+            return (logits_fn(task.images),)
+        gradient, logits = loss_gradient(logits_fn, task.images, task.labels, loss=self.loss)
         return logits, gradient
 
-    def perturb(
-        self,
-        logits_fn: LogitsFunction,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        epsilon: tf.Tensor,
-        seed: tf.Tensor,
-        logits: tf.Tensor,
-        *state: Any,
-    ) -> Perturbed:
+    def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> Perturbed:
         """The steps, restart by restart."""
-        best = Best.of(images, logits, labels, self._scored)  # which any other point replaces if the start is random
-        epsilon = self._before_rounding(epsilon, images)
+        images, (logits, *gradient) = task.images, state
+        best = Best.of(images, logits, task.labels, self._scored)  # any other point replaces it after a random start
+        task = task._replace(epsilon=self._before_rounding(task))
         for restart in range(self.restarts):
-            target, zero = self._target(logits, labels, restart), tf.zeros_like(images)
-            index = tf.range(tf.shape(images)[0])
-            climb = _Climb(index, images, labels, epsilon, target, images, state[0] if state else zero, zero)
+            aimed, zero = task._replace(target=self._target(logits, task, restart)), tf.zeros_like(images)
+            climb = _Climb(tf.range(tf.shape(images)[0]), aimed, images, gradient[0] if gradient else zero, zero)
             if restart or self.stop_early:
-                climb = climb.keep(~best.fooled)
+                climb = keep(climb, ~best.fooled)
             if restart or self.random_start:
-                start = random_in_ball(images, epsilon, self.norm, tf.stack([seed, restart]))
-                start = tf.gather(start, climb.index)  # the same for a sample, whoever has left
-                climb = climb._replace(point=tf.clip_by_value(climb.origin + start, *self.bounds))
-            best = self._climb(logits_fn, best, climb, with_gradient=bool(state) and not restart)
+                climb = climb._replace(point=random_start(climb.task, self.norm, restart))
+            best = self._climb(logits_fn, best, climb, with_gradient=bool(gradient) and not restart)
         return Perturbed(best.points, best.logits)
 
-    def _before_rounding(self, epsilon: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+    def _before_rounding(self, task: Task) -> tf.Tensor:
         """For l1, a little less: many small components are each rounded when they are added to their pixels."""
         if self.norm != 1:
-            return epsilon
-        size, largest = images.shape[1:].num_elements(), max(map(abs, self.bounds))
-        return tf.maximum(epsilon - size * largest * np.finfo(images.dtype.as_numpy_dtype).eps / 4, 0)
+            return task.epsilon
+        size, dtype = task.images.shape[1:].num_elements(), task.images.dtype
+        return tf.maximum(task.epsilon - size * np.finfo(dtype.as_numpy_dtype).eps / 4, 0)
 
     def _climb(self, logits_fn: LogitsFunction, best: Best, climb: _Climb, *, with_gradient: bool) -> Best:
         """All steps of one restart; ``with_gradient`` says that the gradient at the start is known."""
@@ -143,69 +125,53 @@ class IterativeAttack(FixedBudgetAttack):
             return (index < self.steps) & (tf.size(climb.index) > 0)  # no model is called on an empty batch
 
         def body(index: tf.Tensor, best: Best, climb: _Climb) -> tuple[tf.Tensor, Best, _Climb]:
-            moved = tf.cond(index > 0, lambda: self._move(climb), lambda: climb)
-            return index + 1, *self._look(logits_fn, best, moved)
+            climb = tf.cond(index > 0, lambda: self._move(climb, index), lambda: climb)
+            labels, targets = climb.task.labels, climb.task.target
+            gradient, logits = loss_gradient(logits_fn, climb.point, labels, loss=self.loss, targets=targets)
+            best, climb = self._keep(best, climb, logits), climb._replace(gradient=gradient)
+            if self.stop_early:
+                climb = keep(climb, tf.argmax(logits, axis=-1) == labels)
+            return index + 1, best, climb
 
-        _, best, climb = tf.while_loop(going, body, (tf.constant(1 if with_gradient else 0), best, climb))
-        anyone = tf.size(climb.index) > 0
-        best = tf.cond(anyone, lambda: self._last(logits_fn, best, climb), lambda: best)
+        def last() -> Best:  # the end of the last step needs no gradient
+            end = self._move(climb, index)
+            return self._keep(best, end, logits_fn(end.point))
+
+        index, best, climb = tf.while_loop(going, body, (tf.constant(1 if with_gradient else 0), best, climb))
+        best = tf.cond(tf.size(climb.index) > 0, last, lambda: best)
         return best
 
-    def _look(self, logits_fn: LogitsFunction, best: Best, climb: _Climb) -> tuple[Best, _Climb]:
-        """The gradient at the new points; what is good there is kept, and who is done leaves."""
-        gradient, logits = self._gradient(logits_fn, climb.point, climb.labels, climb.target)
-        best, climb = self._keep(best, climb, logits), climb._replace(gradient=gradient)
-        if self.stop_early:
-            climb = climb.keep(tf.argmax(logits, axis=-1) == climb.labels)
-        return best, climb
-
-    def _last(self, logits_fn: LogitsFunction, best: Best, climb: _Climb) -> Best:
-        """The last step, whose end needs no gradient."""
-        climb = self._move(climb)
-        return self._keep(best, climb, logits_fn(climb.point))
-
-    def _move(self, climb: _Climb) -> _Climb:
-        gradient = climb.gradient
+    def _move(self, climb: _Climb, index: tf.Tensor) -> _Climb:
+        """The step of an index, from 1 on."""
+        gradient, task = climb.gradient, climb.task
         if self.decay:
             axes = tuple(range(1, gradient.shape.rank))
             mean = tf.reduce_mean(tf.abs(gradient), axis=axes, keepdims=True)
             gradient = self.decay * climb.momentum + tf.math.divide_no_nan(gradient, mean)
             climb = climb._replace(momentum=gradient)
-        if self.norm == 1:  # a pixel at its bound cannot go on
-            low, high = self.bounds
-            stuck = ((climb.point >= high) & (gradient > 0)) | ((climb.point <= low) & (gradient < 0))
-            gradient = tf.where(stuck, tf.zeros_like(gradient), gradient)
-        length = by_image(self.step_size * climb.epsilon, climb.point)
-        point = climb.point + length * steepest(gradient, self.norm, sparsity=self.sparsity)
+        length = self.step_size * task.epsilon
+        if self.norm == 1:
+            length *= 2 - (2 * tf.cast(index, length.dtype) - 1) / self.steps
+        point = step(climb.point, gradient, length, self.norm, sparsity=self.sparsity)
         if self.clip_first:
-            point = tf.clip_by_value(point, *self.bounds)
-        point = climb.origin + project(point - climb.origin, climb.epsilon, self.norm)
-        return climb._replace(point=tf.clip_by_value(point, *self.bounds))
+            point = tf.clip_by_value(point, 0, 1)
+        return climb._replace(point=project_inside(point, task.images, task.epsilon, self.norm))
 
     def _keep(self, best: Best, climb: _Climb, logits: tf.Tensor) -> Best:
-        new = Best.of(climb.point, logits, climb.labels, self._scored)
-        if self.keep_best:
-            new = new.unless_worse_than(best.at(climb.index))
-        return best.with_at(climb.index, new)
+        new = Best.of(climb.point, logits, climb.task.labels, self._scored)
+        return best.improved_at(climb.index, new) if self.keep_best else put(best, climb.index, new)
 
     @property
     def _scored(self) -> str:
         """The loss by which points are compared."""
         return "margin" if self.loss == "targeted_margin" else self.loss
 
-    def _gradient(
-        self, logits_fn: LogitsFunction, points: tf.Tensor, labels: tf.Tensor, target: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        if self.loss == "targeted_margin":
-            return targeted_margin_gradient(logits_fn, points, labels, target)
-        return loss_gradient(logits_fn, points, labels, loss=self.loss)
-
-    def _target(self, logits: tf.Tensor, labels: tf.Tensor, restart: int) -> tf.Tensor:
+    def _target(self, logits: tf.Tensor, task: Task, restart: int) -> tf.Tensor:
         """The class that a restart aims at with ``"targeted_margin"``; any for the other losses."""
         if self.loss != "targeted_margin":
-            return labels
-        order = tf.argsort(others(logits, labels), axis=-1, direction="DESCENDING")
-        return tf.cast(order[:, restart % (logits.shape[-1] - 1)], labels.dtype)
+            return task.target
+        order = tf.argsort(others(logits, task.labels), axis=-1, direction="DESCENDING")
+        return tf.cast(order[:, restart % (logits.shape[-1] - 1)], task.labels.dtype)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

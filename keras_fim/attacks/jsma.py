@@ -5,18 +5,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from keras_fim.attacks.losses import log_odds_against, others
 from keras_fim.attacks.nearest import Found, SearchAttack
 from keras_fim.attacks.pairs import best_pairs
-from keras_fim.attacks.targets import TARGETS, check_targets, choose_targets
+from keras_fim.attacks.samples import Task, keep, put
+from keras_fim.attacks.targets import TARGETS, choose_targets
 from keras_fim.logits import LogitsFunction
-from keras_fim.typing import AttackResult, Images, Labels, LogitsCallable, Model
+from keras_fim.typing import LogitsCallable
 
 __all__ = ["JSMA"]
 
@@ -30,20 +29,12 @@ class _Walk(NamedTuple):
     point: tf.Tensor
     pair: tf.Tensor
 
-    def keep(self, chosen: tf.Tensor) -> _Walk:
-        return _Walk(*[tf.boolean_mask(each, chosen) for each in self])
-
 
 class _Arrived(NamedTuple):
     """All samples: the adversarial of those that have one, the image of others, and the pair that was changed last."""
 
     points: tf.Tensor
     pairs: tf.Tensor
-
-    def add(self, walk: _Walk) -> _Arrived:
-        where = walk.index[:, None]
-        points = tf.tensor_scatter_nd_update(self.points, where, walk.point)
-        return _Arrived(points, tf.tensor_scatter_nd_update(self.pairs, where, walk.pair))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,8 +61,8 @@ class JSMA(SearchAttack):
             go to the bound at once. If it is negative, α and β change their signs.
         gamma: largest share of the values that may be changed. All of them by default, as in ART; the
             paper's experiments used 0.145. A small one saves time on samples that resist.
-        target: ``"none"``, or the class aimed at: ``"given"`` with each call, ``"second"`` (the most probable wrong
-            one), ``"least_likely"`` or ``"random"`` (any wrong one).
+        target: ``"none"``, or the class aimed at: ``"given"`` with each call as ``targets``, ``"second"`` (the most
+            probable wrong one), ``"least_likely"`` or ``"random"`` (any wrong one).
         saliency: the outputs f. ``"probabilities"``: as they sum to 1, β is -α, and one backward pass is enough; the
             slopes are those of the log odds, which do not vanish on confident samples. ``"logits"``, as in the paper's
             experiments; without a target α is that of the largest wrong logit and β that of the true one. With a
@@ -110,52 +101,13 @@ class JSMA(SearchAttack):
         self._check(self.target in ("none", *TARGETS), "target", f"one of none, {', '.join(TARGETS)}")
         self._check(self.saliency in ("logits", "probabilities"), "saliency", "logits or probabilities")
 
-    def __call__(
-        self,
-        model: Model,
-        images: Images,
-        labels: Labels,
-        *,
-        epsilon: float | None = None,
-        targets: Labels | None = None,
-    ) -> AttackResult:
-        """Look for an adversarial of each image; as `MinimalDistanceAttack.__call__`.
-
-        Args:
-            model: as there.
-            images: as there.
-            labels: as there.
-            epsilon: as there, a number of values.
-            targets: the classes aimed at, as ``labels``, with ``target="given"`` and only then.
-
-        Returns:
-            `AttackResult`.
-
-        Raises:
-            ValueError: as there, and if ``targets`` are missing, superfluous or the true labels.
-        """
-        return self.sweep(model, images, labels, [np.inf if epsilon is None else epsilon], targets=targets)[0]
-
-    def sweep(
-        self,
-        model: Model,
-        images: Images,
-        labels: Labels,
-        epsilons: Sequence[float],
-        *,
-        targets: Labels | None = None,
-    ) -> list[AttackResult]:
-        """One result for each ε, of one search; as `MinimalDistanceAttack.sweep`, with the ``targets`` of the call."""
-        problem = self._problem(model, images, labels)
-        return self._sweep(problem, epsilons, *check_targets(targets, self.target, problem))
-
-    def search(
-        self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, *extras: tf.Tensor
-    ) -> Found:
+    def search(self, logits_fn: LogitsFunction, task: Task) -> Found:
         """Moves until all samples have arrived or cannot move, and a look at the last one."""
-        shape = [-1, *images.shape[1:]]
-        origin = tf.reshape(images, [-1, images.shape[1:].num_elements()])
-        classes = self._classes(logits_fn, images, labels, seed, *extras)
+        shape = [-1, *task.images.shape[1:]]
+        origin = tf.reshape(task.images, [-1, task.images.shape[1:].num_elements()])
+        classes = {"none": task.labels, "given": task.target}.get(self.target)
+        if classes is None:
+            classes = choose_targets(self.target, task, logits_fn(task.images))
 
         def flat_logits(points: tf.Tensor) -> tf.Tensor:
             return logits_fn(tf.reshape(points, shape))
@@ -170,25 +122,17 @@ class JSMA(SearchAttack):
         points = self._put_back(flat_logits, arrived, origin, classes)
         return Found(tf.reshape(points, shape), {} if self.target == "none" else {"targets": classes})
 
-    def _classes(
-        self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, *extras: tf.Tensor
-    ) -> tf.Tensor:
-        """The class t of each sample."""
-        if self.target == "none":
-            return labels
-        return extras[0] if extras else choose_targets(self.target, logits_fn(images), labels, seed)
-
     def _move(self, logits_fn: LogitsCallable, walk: _Walk, arrived: _Arrived) -> tuple[_Walk, _Arrived]:
         """Samples that have arrived leave; the others change their best pair, or leave if there is none."""
         rise, fall, logits = self._slopes(logits_fn, walk)
         done = self._done(logits, walk.classes)
-        arrived = arrived.add(walk.keep(done))
-        walk, rise, fall = walk.keep(~done), tf.boolean_mask(rise, ~done), tf.boolean_mask(fall, ~done)
-        low, high = self.bounds
-        moved = tf.clip_by_value(walk.point + self.theta * (high - low), low, high)
+        there = keep(walk, done)
+        arrived = put(arrived, there.index, _Arrived(there.point, there.pair))
+        walk, rise, fall = keep((walk, rise, fall), ~done)
+        moved = tf.clip_by_value(walk.point + self.theta, 0, 1)
         pair, exists = best_pairs(rise, fall, self._free(walk, moved))
         point = tf.where(_marks(pair, moved), moved, walk.point)
-        return walk._replace(point=point, pair=pair).keep(exists), arrived
+        return keep(walk._replace(point=point, pair=pair), exists), arrived
 
     def _slopes(self, logits_fn: LogitsCallable, walk: _Walk) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Slopes, in the direction of a move, of what should rise and of minus what should fall; and the logits."""

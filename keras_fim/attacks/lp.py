@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["by_image", "check_norm", "norm_name", "norms", "norms_of", "project", "random_in_ball", "steepest", "unit"]
+from keras_fim.attacks import draws
+
+__all__ = [
+    "by_image",
+    "check_norm",
+    "norm_name",
+    "norms",
+    "norms_of",
+    "project",
+    "project_inside",
+    "random_in_ball",
+    "steepest",
+    "step",
+    "unit",
+]
 
 
 def norms(perturbations: np.ndarray, p: float) -> np.ndarray:
@@ -63,29 +78,43 @@ def unit(vectors: tf.Tensor) -> tf.Tensor:
     return tf.math.divide_no_nan(vectors, tf.sqrt(tf.reduce_sum(vectors**2, axis=axes, keepdims=True)))
 
 
-def steepest(gradients: tf.Tensor, p: float, *, sparsity: float = 0.0) -> tf.Tensor:
+def steepest(gradients: tf.Tensor, p: float) -> tf.Tensor:
     r"""The direction of lp norm 1 along which a linear function grows fastest, :math:`\arg\max_{\|v\|_p=1} v^\top g`.
 
     Args:
         gradients: ``(batch, ...)``.
-        p: 1, 2 or inf.
-        sparsity: for p = 1, the share of the largest components that divide the step among them, at least one. More
-            than one component makes way while pixel bounds stop single ones (Tramèr & Boneh 2019).
+        p: 2 or inf.
 
     Returns:
         As ``gradients``; zero where they are.
     """
-    if p == np.inf:
-        return tf.sign(gradients)
-    if p == 2:
-        return unit(gradients)
-    flat = _flat(gradients)
-    count = max(1, math.ceil(sparsity * flat.shape[-1]))
-    threshold = tf.math.top_k(tf.abs(flat), count).values[:, -1:]
-    chosen = tf.where(tf.abs(flat) >= threshold, tf.sign(flat), 0)
-    return tf.reshape(
-        tf.math.divide_no_nan(chosen, tf.reduce_sum(tf.abs(chosen), axis=-1, keepdims=True)), tf.shape(gradients)
-    )
+    return tf.sign(gradients) if p == np.inf else unit(gradients)
+
+
+def step(points: tf.Tensor, gradients: tf.Tensor, length: tf.Tensor, p: float, *, sparsity: float = 0.0) -> tf.Tensor:
+    """Points moved in the direction in which a linear function grows fastest.
+
+    For l1 the step stays in the unit cube: the values of the largest slopes come first, each as far as it has room.
+
+    Args:
+        points: ``(batch, ...)``.
+        gradients: as ``points``.
+        length: of the step in the lp norm, ``(batch,)``.
+        p: 1, 2 or inf.
+        sparsity: for p = 1, the share of the values that the step is divided among at least; one value at least.
+
+    Returns:
+        As ``points``.
+    """
+    if p != 1:
+        return points + by_image(length, points) * steepest(gradients, p)
+    flat, budget = _flat(gradients), length[:, None]
+    room = tf.where(flat > 0, 1 - _flat(points), _flat(points))
+    most = tf.minimum(room, budget / max(1, math.ceil(sparsity * flat.shape[-1])))
+    slopes = tf.abs(flat)
+    top = tf.reduce_max(slopes, axis=-1, keepdims=True)
+    moves = _least(lambda least: tf.where(slopes > least, most, tf.zeros_like(most)), top, budget)
+    return points + tf.reshape(tf.sign(flat) * moves, tf.shape(points))
 
 
 def project(perturbations: tf.Tensor, epsilon: tf.Tensor, p: float) -> tf.Tensor:
@@ -105,47 +134,103 @@ def project(perturbations: tf.Tensor, epsilon: tf.Tensor, p: float) -> tf.Tensor
     if p == 2:
         length = tf.sqrt(tf.reduce_sum(perturbations**2, axis=_axes(perturbations), keepdims=True))
         return perturbations * tf.minimum(tf.cast(1, radius.dtype), tf.math.divide_no_nan(radius, length))
-    flat = _flat(perturbations)
-    return tf.reshape(tf.sign(flat) * _onto_simplex(tf.abs(flat), epsilon[:, None]), tf.shape(perturbations))
+    return tf.sign(perturbations) * _capped(tf.abs(perturbations), tf.abs(perturbations), epsilon, p)
 
 
-def random_in_ball(like: tf.Tensor, epsilon: tf.Tensor, p: float, seed: tf.Tensor) -> tf.Tensor:
+def project_inside(points: tf.Tensor, origin: tf.Tensor, epsilon: tf.Tensor, p: float) -> tf.Tensor:
+    """The nearest point (in l2) of the intersection of the lp ball about ``origin`` and the unit cube.
+
+    Args:
+        points: ``(batch, ...)``.
+        origin: As ``points``, in the unit cube.
+        epsilon: radii ``(batch,)``.
+        p: 1, 2 or inf.
+
+    Returns:
+        As ``points``.
+
+    Source:
+        For l1: Croce & Hein, Mind the box: l1-APGD for sparse adversarial attacks on image classifiers (ICML 2021),
+        proposition 2.1. In l2 a point in the cube is scaled, as `project` does.
+    """
+    shift = points - origin
+    if p == np.inf:
+        shift = project(shift, epsilon, p)
+    else:
+        room = tf.where(shift > 0, 1 - origin, origin)
+        shift = tf.sign(shift) * _capped(tf.abs(shift), room, epsilon, p)
+    return tf.clip_by_value(origin + shift, 0, 1)
+
+
+def random_in_ball(like: tf.Tensor, epsilon: tf.Tensor, p: float, keys: tf.Tensor) -> tf.Tensor:
     """Points drawn uniformly from the lp ball about zero.
 
     Args:
         like: ``(batch, ...)``, whose shape and dtype the points have.
         epsilon: radii ``(batch,)``.
         p: 1, 2 or inf.
-        seed: int32 ``(2,)``.
+        keys: for `keras_fim.attacks.draws`, int64 ``(batch,)``.
 
     Returns:
         As ``like``.
     """
-    radius = by_image(epsilon, like)
-    shape = tf.shape(like)
+    radius, shape, dtype = by_image(epsilon, like), like.shape[1:], like.dtype
     if p == np.inf:
-        return radius * tf.random.stateless_uniform(shape, seed, -1, 1, dtype=like.dtype)
-    size = like.shape[1:].num_elements()
+        return radius * (2 * draws.uniform(keys, shape, dtype) - 1)
+    size = shape.num_elements()
     if p == 2:
-        share = tf.random.stateless_uniform(shape[:1], seed + 1, dtype=like.dtype) ** (1 / size)
-        return radius * by_image(share, like) * unit(tf.random.stateless_normal(shape, seed, dtype=like.dtype))
+        share = draws.uniform(draws.fold(keys, 1), (), dtype) ** (1 / size)
+        return radius * by_image(share, like) * unit(draws.normal(keys, shape, dtype))
     # uniform in the simplex: exponentials over their sum, with one more than there are components
-    draws = -tf.math.log1p(-tf.random.stateless_uniform([shape[0], size + 1], seed, dtype=like.dtype))
-    draws = (draws / tf.reduce_sum(draws, axis=-1, keepdims=True))[:, :-1]
-    signs = tf.cast(2 * tf.random.stateless_uniform([shape[0], size], seed + 1, 0, 2, tf.int32) - 1, like.dtype)
-    return radius * tf.reshape(signs * draws, shape)
+    weights = -tf.math.log(draws.uniform(keys, (size + 1,), dtype))
+    weights = (weights / tf.reduce_sum(weights, axis=-1, keepdims=True))[:, :-1]
+    return radius * tf.reshape(weights, tf.shape(like)) * draws.signs(draws.fold(keys, 1), shape, dtype)
 
 
-def _onto_simplex(values: tf.Tensor, radius: tf.Tensor) -> tf.Tensor:
-    """Projection of rows >= 0 onto ``{v >= 0, Σv <= radius}`` (Duchi et al. 2008)."""
-    ordered = tf.sort(values, axis=-1, direction="DESCENDING")
-    counts = tf.cast(tf.range(1, values.shape[-1] + 1), values.dtype)
-    excess = (tf.cumsum(ordered, axis=-1) - radius) / counts
-    kept = tf.maximum(tf.reduce_sum(tf.cast(ordered > excess, tf.int32), axis=-1, keepdims=True), 1)
-    shift = tf.gather(excess, kept - 1, batch_dims=1)
-    inside = tf.maximum(values - tf.maximum(shift, 0), 0)
-    # the cumulative sum rounds
-    return inside * tf.minimum(tf.math.divide_no_nan(radius, tf.reduce_sum(inside, axis=-1, keepdims=True)), 1)
+def _capped(lengths: tf.Tensor, room: tf.Tensor, epsilon: tf.Tensor, p: float) -> tf.Tensor:
+    """The nearest to ``lengths`` >= 0 of the values from 0 to ``room`` whose l1 or l2 norm is at most ε.
+
+    With a multiplier they are ``clip(lengths - λ, 0, room)`` in l1, ``min((1 - λ) lengths, room)`` in l2.
+    """
+    values, caps, radius = _flat(lengths), _flat(room), epsilon[:, None]
+    if p == 1:
+        top = tf.reduce_max(values, axis=-1, keepdims=True)
+        inside = _least(lambda shift: tf.clip_by_value(values - shift, 0, caps), top, radius)
+    else:
+        squared = _least(lambda part: tf.minimum((1 - part) * values, caps) ** 2, tf.ones_like(radius), radius**2)
+        inside = tf.sqrt(squared)
+    return tf.reshape(inside, tf.shape(lengths))
+
+
+def _least(rows: Callable[[tf.Tensor], tf.Tensor], top: tf.Tensor, limit: tf.Tensor) -> tf.Tensor:
+    """``rows(λ)`` at the least λ >= 0 for which their sum is at most ``limit``.
+
+    Halving the interval of λ until it is as short as rounding takes a fifth of the time of sorting where the sum bends.
+    Between the ends of the last interval, which may be a jump, it is interpolated.
+
+    Args:
+        rows: From ``(batch, 1)`` to values >= 0, ``(batch, D)``, which fall along λ.
+        top: Where they are 0, ``(batch, 1)``.
+        limit: ``(batch, 1)``.
+    """
+
+    def total(values: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(values, axis=-1, keepdims=True)
+
+    def body(low: tf.Tensor, high: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        middle = (low + high) / 2
+        above = total(rows(middle)) > limit
+        return tf.where(above, middle, low), tf.where(above, high, middle)
+
+    low = tf.zeros_like(top)
+    high = tf.where(total(rows(low)) > limit, top, low)
+    low, high = tf.while_loop(
+        lambda *_: True, body, (low, high), maximum_iterations=54 if top.dtype == tf.float64 else 26
+    )
+    more, less = rows(low), rows(high)
+    share = tf.math.divide_no_nan(total(more) - limit, total(more) - total(less))
+    inside = more + tf.clip_by_value(share, 0, 1) * (less - more)
+    return inside * tf.minimum(tf.math.divide_no_nan(limit, total(inside)), 1)  # the sums round
 
 
 def _axes(tensor: tf.Tensor) -> tuple[int, ...]:

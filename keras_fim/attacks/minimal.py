@@ -9,10 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.attacks.base import Problem
-from keras_fim.attacks.fixed_budget import FixedBudgetAttack
+from keras_fim.attacks.fixed_budget import FixedBudgetAttack, concatenated
 from keras_fim.attacks.lp import norms
-from keras_fim.attacks.nearest import MinimalDistanceAttack
-from keras_fim.typing import AttackResult
+from keras_fim.attacks.nearest import Found, MinimalDistanceAttack
+from keras_fim.attacks.samples import take
 
 __all__ = ["MinimalDistance"]
 
@@ -71,15 +71,21 @@ class MinimalDistance(MinimalDistanceAttack):
         """That of the attack."""
         return self.attack.norm
 
-    def nearest(self, problem: Problem, *extras: tf.Tensor) -> AttackResult:
-        """The smallest ε by growth and halvings; ``extras`` are those of the attack."""
-        search = _Search(self.attack.fooling_only(), problem, extras)
+    @property
+    def target(self) -> str:
+        """That of the attack, if it has one."""
+        return getattr(self.attack, "target", "")
+
+    def nearest(self, problem: Problem, correct: np.ndarray) -> Found:
+        """The smallest ε by growth and halvings."""
+        search, scale = _Search(self.attack.fooling_only(), problem, correct), problem.units.scale
         one_step = self.attack.one_step
         growth = self.growth or (1.2 if one_step else 2.0)
-        largest = self.largest or self._range_norm(problem.images)
-        start = self.start or largest / (1000 if one_step else 100)
-        low, high = np.zeros(len(problem.images)), np.full(len(problem.images), np.inf)
-        going = search.was_correct.copy()
+        farthest = norms(np.ones((1, *problem.images.shape[1:])), self.norm)[0]
+        largest = self.largest / scale if self.largest else farthest
+        start = self.start / scale if self.start else largest / (1000 if one_step else 100)
+        low, high = np.zeros(len(correct)), np.full(len(correct), np.inf)
+        going = correct.copy()
         bar = keras.utils.Progbar(int(going.sum()), unit_name="image") if self.progress else None
         while going.any():
             with np.errstate(invalid="ignore"):  # 0 * inf of those that have neither yet
@@ -91,60 +97,33 @@ class MinimalDistance(MinimalDistanceAttack):
             low = np.where(going & ~fooled, epsilon, low)
             going &= (high > low * (1 + self.rtol)) & (low < largest) & (high > largest * _VANISHING)
             if bar:
-                bar.update(int((search.was_correct & ~going).sum()))
-        return search.result()
-
-    def _range_norm(self, images: tf.Tensor) -> float:
-        return float(norms(np.full((1, *images.shape[1:]), self.bounds[1] - self.bounds[0]), self.norm)[0])
+                bar.update(int((correct & ~going).sum()))
+        return Found(tf.constant(search.points))
 
 
 class _Search:
-    """The samples of a search over ε, and the best found of each."""
+    """The samples of a search over ε, and the nearest adversarial of each so far, all in unit coordinates."""
 
-    def __init__(self, attack: FixedBudgetAttack, problem: Problem, extras: tuple[tf.Tensor, ...]) -> None:
-        self.attack, self.problem = attack, problem
-        prepare = attack._run(problem.logits_fn, "prepare")
-        parts = [
-            prepare(problem.images[batch], problem.labels[batch], seed, *(extra[batch] for extra in extras))
-            for batch, seed in attack._batches(len(problem.images))
-        ]
-        self.state = [tf.concat(column, axis=0) for column in zip(*parts, strict=True)]
-        self.images, self.labels = problem.images.numpy(), problem.labels.numpy()
-        self.predictions = np.argmax(self.state[0], axis=-1).astype(np.int64)
-        self.was_correct = self.predictions == self.labels
-        self.adversarials = self.images.copy()
-        self.distances = np.where(self.was_correct, np.inf, 0.0)
+    def __init__(self, attack: FixedBudgetAttack, problem: Problem, correct: np.ndarray) -> None:
+        self.attack, self.task = attack, problem.task
+        self.labels, self.points = problem.labels.numpy(), problem.task.images.numpy().copy()
+        self.distances = np.where(correct, np.inf, 0.0)
+        prepare, self.perturb = (
+            attack._function(half, problem.unit_fn) for half in (type(attack).prepare, type(attack).perturb)
+        )
+        self.state = concatenated([prepare(take(self.task, batch)) for batch in attack._batches(len(correct))])
 
-    @property
-    def success(self) -> np.ndarray:
-        return np.asarray(self.was_correct & np.isfinite(self.distances))
-
-    def attempt(self, who: np.ndarray, epsilons: np.ndarray) -> np.ndarray:
-        """Attack those that ``who`` marks, each at its ε; returns who was fooled."""
-        fooled = np.zeros_like(who)
-        perturb = self.attack._run(self.problem.logits_fn, "perturb")
-        (indices,) = np.nonzero(who)
-        for batch, seed in self.attack._batches(len(indices)):
-            chosen = indices[batch]
-            arguments = [tf.gather(each, chosen) for each in (self.problem.images, self.problem.labels)]
-            budget = tf.constant(epsilons[chosen], arguments[0].dtype)
-            state = [tf.gather(each, chosen) for each in self.state]
-            found = perturb(*arguments, budget, seed, *state)
-            predictions = np.argmax(found.logits, axis=-1)
-            hit = predictions != self.labels[chosen]
-            self._keep(chosen[hit], found.adversarials.numpy()[hit], predictions[hit])
-            fooled[chosen] = hit
+    def attempt(self, going: np.ndarray, epsilons: np.ndarray) -> np.ndarray:
+        """Attack the samples that ``going`` marks, each at its ε; returns who was fooled."""
+        fooled = np.zeros_like(going)
+        (indices,) = np.nonzero(going)
+        for batch in self.attack._batches(len(indices)):
+            rows = indices[batch]
+            task, state = take((self.task, self.state), rows)
+            found = self.perturb(task._replace(epsilon=tf.constant(epsilons[rows], task.images.dtype)), state)
+            points = found.adversarials.numpy()
+            hit = fooled[rows] = np.argmax(found.logits, axis=-1) != self.labels[rows]
+            distances = norms(points.astype(np.float64) - task.images.numpy(), self.attack.norm)
+            nearer = hit & (distances < self.distances[rows])
+            self.points[rows[nearer]], self.distances[rows[nearer]] = points[nearer], distances[nearer]
         return fooled
-
-    def _keep(self, indices: np.ndarray, adversarials: np.ndarray, predictions: np.ndarray) -> None:
-        distances = norms(adversarials.astype(np.float64) - self.images[indices], self.attack.norm)
-        nearer = distances < self.distances[indices]
-        self.adversarials[indices[nearer]] = adversarials[nearer]
-        self.distances[indices[nearer]] = distances[nearer]
-        self.predictions[indices[nearer]] = predictions[nearer]
-
-    def result(self) -> AttackResult:
-        return AttackResult(
-            self.adversarials, self.success, np.where(self.success, self.distances, 0.0), self.predictions,
-            self.was_correct, {},
-        )  # fmt: skip

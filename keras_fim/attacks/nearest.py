@@ -9,20 +9,20 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks.base import Attack, Problem, check_epsilons, concatenate, predict_logits
-from keras_fim.attacks.lp import norms
+from keras_fim.attacks.base import Attack, Problem, check_epsilons
+from keras_fim.attacks.samples import Task, take
 from keras_fim.logits import LogitsFunction
-from keras_fim.typing import AttackResult, Images, Labels, Model
+from keras_fim.typing import AttackResult
 
 __all__ = ["Found", "MinimalDistanceAttack", "SearchAttack"]
 
 
 class Found(NamedTuple):
-    """What `SearchAttack.search` returns.
+    """What `SearchAttack.search` and `MinimalDistanceAttack.nearest` return.
 
     Attributes:
-        adversarials: ``(batch, ...)``, within the bounds; of samples that were not fooled, anything.
-        details: tensors ``(batch, ...)`` for `AttackResult.details`.
+        adversarials: ``(batch, ...)``, within the unit cube; of samples that were not fooled, anything.
+        details: ``(batch, ...)`` each, for `AttackResult.details`.
     """
 
     adversarials: tf.Tensor
@@ -30,98 +30,58 @@ class Found(NamedTuple):
 
 
 class MinimalDistanceAttack(Attack):
-    """An attack that looks for the nearest adversarial of each image."""
+    """An attack that looks for the nearest adversarial of each image.
 
-    def __call__(self, model: Model, images: Images, labels: Labels, *, epsilon: float | None = None) -> AttackResult:
-        """Look for the nearest adversarial of each image.
+    A sample that could not be fooled (within ``epsilon``, if it is given) comes back unchanged with distance inf; one
+    that was wrong before comes back unchanged with distance 0. Neither is a success.
+    """
 
-        Args:
-            model: any classifier that `keras_fim.logits.logits_function` takes.
-            images: ``(batch, ...)``, within `bounds`.
-            labels: the true classes: indices ``(batch,)`` or one-hot rows ``(batch, K)``.
-            epsilon: if given, success means an adversarial within this distance.
-
-        Returns:
-            `AttackResult`. A sample that could not be fooled (within ``epsilon``) comes back unchanged with distance
-            inf; one that was wrong before comes back unchanged with distance 0. Neither is a success.
-
-        Raises:
-            ValueError: if an argument is not valid; see `keras_fim.validation`.
-        """
-        return self.sweep(model, images, labels, [np.inf if epsilon is None else epsilon])[0]
-
-    def sweep(self, model: Model, images: Images, labels: Labels, epsilons: Sequence[float]) -> list[AttackResult]:
-        """One result for each ε, of one search.
-
-        Args:
-            model: as in the call.
-            images: as in the call.
-            labels: as in the call.
-            epsilons: distances >= 0, inf for any.
-
-        Returns:
-            `AttackResult` by ε.
-
-        Raises:
-            ValueError: as the call.
-        """
-        return self._sweep(self._problem(model, images, labels), epsilons)
-
-    def _sweep(self, problem: Problem, epsilons: Sequence[float], *extras: tf.Tensor) -> list[AttackResult]:
-        check_epsilons(epsilons, infinite=True)
-        nearest = self.nearest(problem, *extras)
-        return [_within(nearest, problem, epsilon) for epsilon in epsilons]
+    def _sweep(self, problem: Problem, epsilons: Sequence[float | None]) -> list[AttackResult]:
+        limits = check_epsilons([np.inf if epsilon is None else epsilon for epsilon in epsilons], infinite=True)
+        labels, images = problem.labels.numpy(), problem.images.numpy()
+        predictions = self._predictions(problem.logits_fn, problem.images)
+        correct = predictions == labels
+        found = self.nearest(problem, correct)
+        points = problem.units.returned(found.adversarials, problem.task.images, problem.images)
+        predictions[correct] = self._predictions(problem.logits_fn, tf.boolean_mask(points, correct))
+        distances = problem.distances(found.adversarials, points.numpy(), self.norm)
+        results = []
+        for limit in limits:
+            success = correct & (predictions != labels) & (distances <= limit)
+            results.append(
+                AttackResult(
+                    adversarials=np.where(success.reshape(-1, *[1] * (images.ndim - 1)), points, images),
+                    success=success,
+                    distances=np.where(success, distances, np.where(correct, np.inf, 0.0)),
+                    predictions=np.where(correct & ~success, labels, predictions),
+                    was_correct=correct,
+                    details={key: np.asarray(value) for key, value in found.details.items()},
+                )
+            )
+        return results
 
     @abc.abstractmethod
-    def nearest(self, problem: Problem, *extras: tf.Tensor) -> AttackResult:
-        """The nearest adversarials at any distance; samples that were wrong before, or stand, come back unchanged."""
+    def nearest(self, problem: Problem, correct: np.ndarray) -> Found:
+        """The nearest adversarials at any distance of all samples; ``correct`` marks those that are asked for."""
 
 
 class SearchAttack(MinimalDistanceAttack):
     """A minimal-distance attack that searches batch by batch, in `search`."""
 
-    def nearest(self, problem: Problem, *extras: tf.Tensor) -> AttackResult:
-        """`search` in batches, of the samples that are correct, and another look at what it returns."""
-        parts = []
-        for batch, seed in self._batches(len(problem.images)):
-            part = problem._replace(images=problem.images[batch], labels=problem.labels[batch])
-            parts.append(self._search(part, seed, *(extra[batch] for extra in extras)))
-        return concatenate(parts)
-
-    def _search(self, problem: Problem, seed: tf.Tensor, *extras: tf.Tensor) -> AttackResult:
-        logits_fn, images, labels, _ = problem
-        predict = logits_fn.compiled(predict_logits)
-        predictions = np.argmax(predict(images), axis=-1).astype(np.int64)
-        correct = predictions == labels.numpy()
-        adversarials, success, details = images.numpy().copy(), np.zeros_like(correct), {}
-        if correct.any():
-            chosen = [tf.boolean_mask(each, correct) for each in (images, labels, *extras)]
-            found = self._run(logits_fn, "search")(*chosen[:2], seed, *chosen[2:])
-            predictions[correct] = np.argmax(predict(found.adversarials), axis=-1)
-            success = correct & (predictions != labels.numpy())
-            adversarials[correct] = found.adversarials.numpy()
-            details = {key: _spread(value.numpy(), correct) for key, value in found.details.items()}
-        distances = norms(adversarials.astype(np.float64) - images.numpy(), self.norm)
-        return AttackResult(adversarials, success, distances, predictions, correct, details)
+    def nearest(self, problem: Problem, correct: np.ndarray) -> Found:
+        """`search` in batches, of the samples that are correct."""
+        search = self._function(type(self).search, problem.unit_fn)
+        points, details = problem.task.images.numpy().copy(), dict[str, np.ndarray]()
+        for batch in self._batches(len(correct)):
+            rows = np.arange(len(correct))[batch][correct[batch]]
+            if not len(rows):
+                continue
+            found = search(take(problem.task, tf.constant(rows)))
+            points[rows] = found.adversarials.numpy()
+            for key, value in found.details.items():
+                details.setdefault(key, np.zeros((len(correct), *value.shape[1:]), value.numpy().dtype))[rows] = value
+        return Found(tf.constant(points), details)
 
     @abc.abstractmethod
-    def search(self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> Found:
-        """The nearest adversarials that can be found. Compiled; ``seed`` is an int32 scalar."""
-
-
-def _within(nearest: AttackResult, problem: Problem, epsilon: float) -> AttackResult:
-    """What remains of a result if only adversarials within ε count."""
-    images, success = problem.images.numpy(), nearest.success & (nearest.distances <= epsilon)
-    return nearest._replace(
-        adversarials=np.where(success.reshape(-1, *[1] * (images.ndim - 1)), nearest.adversarials, images),
-        success=success,
-        distances=np.where(success, nearest.distances, np.where(nearest.was_correct, np.inf, 0.0)),
-        predictions=np.where(nearest.was_correct & ~success, problem.labels.numpy(), nearest.predictions),
-    )
-
-
-def _spread(values: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """``values`` of the samples that ``where`` marks, zero for the others."""
-    spread = np.zeros((len(where), *values.shape[1:]), values.dtype)
-    spread[where] = values
-    return spread
+    def search(self, logits_fn: LogitsFunction, task: Task) -> Found:
+        """The nearest adversarials that can be found. Compiled."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,9 @@ import tensorflow as tf
 from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
 from keras_fim.attacks.losses import log_odds_against, loss_gradient
 from keras_fim.attacks.lp import by_image, check_norm, norm_name, steepest
-from keras_fim.attacks.targets import TARGETS, check_targets, choose_targets
+from keras_fim.attacks.samples import Task
+from keras_fim.attacks.targets import TARGETS, choose_targets
 from keras_fim.logits import LogitsFunction
-from keras_fim.typing import AttackResult, Images, Labels, Model
 
 __all__ = ["FGM", "FGSM", "OTCM", "OneStep"]
 
@@ -28,31 +27,14 @@ class OneStep(FixedBudgetAttack):
         """True."""
         return True
 
-    def prepare(
-        self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, *extras: tf.Tensor
-    ) -> tuple[tf.Tensor, ...]:
-        """Logits and directions."""
-        return self.direction(logits_fn, images, labels, seed, *extras)
-
-    def perturb(
-        self,
-        logits_fn: LogitsFunction,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        epsilon: tf.Tensor,
-        seed: tf.Tensor,
-        logits: tf.Tensor,
-        *state: Any,
-    ) -> Perturbed:
-        """The step."""
-        adversarials = tf.clip_by_value(images + by_image(epsilon, images) * state[0], *self.bounds)
-        return Perturbed(adversarials, logits_fn(adversarials))
-
     @abc.abstractmethod
-    def direction(
-        self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, *extras: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def prepare(self, logits_fn: LogitsFunction, task: Task) -> tuple[tf.Tensor, ...]:
         """Logits of the images, and directions of norm 1."""
+
+    def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> Perturbed:
+        """The step."""
+        adversarials = tf.clip_by_value(task.images + by_image(task.epsilon, task.images) * state[1], 0, 1)
+        return Perturbed(adversarials, logits_fn(adversarials))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,11 +54,9 @@ class FGSM(OneStep):
     name = "fgsm"
     norm = np.inf
 
-    def direction(
-        self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, *extras: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Signs of the gradient."""
-        gradients, logits = loss_gradient(logits_fn, images, labels)
+    def prepare(self, logits_fn: LogitsFunction, task: Task) -> tuple[tf.Tensor, ...]:
+        """Logits, and signs of the gradient."""
+        gradients, logits = loss_gradient(logits_fn, task.images, task.labels)
         return logits, steepest(gradients, np.inf)
 
 
@@ -97,11 +77,9 @@ class FGM(OneStep):
     name = "fgm"
     norm = 2.0
 
-    def direction(
-        self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, *extras: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The gradient, normalised."""
-        gradients, logits = loss_gradient(logits_fn, images, labels)
+    def prepare(self, logits_fn: LogitsFunction, task: Task) -> tuple[tf.Tensor, ...]:
+        """Logits, and the normalized gradient."""
+        gradients, logits = loss_gradient(logits_fn, task.images, task.labels)
         return logits, steepest(gradients, 2)
 
 
@@ -113,7 +91,7 @@ class OTCM(OneStep):
 
     Args:
         target: which class is aimed at: ``"least_likely"``, ``"second"`` (the most probable wrong one), ``"random"``
-            (any wrong one), or ``"given"`` with each call.
+            (any wrong one), or ``"given"`` with each call, as ``targets``.
         norm: inf takes the sign of the gradient, 2 the normalised gradient.
 
     Example:
@@ -141,48 +119,13 @@ class OTCM(OneStep):
         """``otcm``, with the norm if it is not the default."""
         return "otcm" if self.norm == np.inf else f"otcm_{norm_name(self.norm)}"
 
-    def __call__(
-        self, model: Model, images: Images, labels: Labels, *, epsilon: float, targets: Labels | None = None
-    ) -> AttackResult:
-        """Perturb each image by at most ``epsilon``; as `FixedBudgetAttack.__call__`.
-
-        Args:
-            model: as there.
-            images: as there.
-            labels: as there.
-            epsilon: as there.
-            targets: the classes aimed at, as ``labels``, with ``target="given"`` and only then.
-
-        Returns:
-            `AttackResult`.
-
-        Raises:
-            ValueError: as there, and if ``targets`` are missing, superfluous or the true labels.
-        """
-        return self.sweep(model, images, labels, [epsilon], targets=targets)[0]
-
-    def sweep(
-        self,
-        model: Model,
-        images: Images,
-        labels: Labels,
-        epsilons: Sequence[float],
-        *,
-        targets: Labels | None = None,
-    ) -> list[AttackResult]:
-        """One result for each ε; as `FixedBudgetAttack.sweep`, with the ``targets`` of the call."""
-        problem = self._problem(model, images, labels)
-        return self._sweep(problem, epsilons, *check_targets(targets, self.target, problem))
-
-    def direction(
-        self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, *extras: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Down the loss of the target."""
+    def prepare(self, logits_fn: LogitsFunction, task: Task) -> tuple[tf.Tensor, ...]:
+        """Logits, and the direction down the loss of the target."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(images)
-            logits = logits_fn(images)
+            tape.watch(task.images)
+            logits = logits_fn(task.images)
             with tape.stop_recording():
-                targets = extras[0] if extras else choose_targets(self.target, logits, labels, seed)
+                targets = choose_targets(self.target, task, logits)
             loss = log_odds_against(logits, targets)
-        gradients = tape.gradient(loss, images, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        gradients = tape.gradient(loss, task.images, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return logits, -steepest(gradients, self.norm)

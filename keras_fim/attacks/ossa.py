@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
 from keras_fim.attacks.losses import log_odds_against, loss_gradient
 from keras_fim.attacks.lp import by_image, unit
+from keras_fim.attacks.samples import Task, choose
 from keras_fim.geometry.krylov import MAX_STEPS, RTOL
 from keras_fim.geometry.spectrum import check_method, spectrum_and_logits
 from keras_fim.logits import LogitsFunction
@@ -74,67 +75,48 @@ class OSSA(FixedBudgetAttack):
         """Whether no image takes more Krylov steps than the others."""
         return self.method == "exact" or self.max_steps == 1
 
-    def prepare(
-        self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[tf.Tensor, ...]:
+    def prepare(self, logits_fn: LogitsFunction, task: Task) -> tuple[tf.Tensor, ...]:
         """Logits, unit directions, and the details."""
         found, logits = spectrum_and_logits(
-            logits_fn, images, method=self.method, rtol=self.rtol, max_steps=self.max_steps
+            logits_fn, task.images, method=self.method, rtol=self.rtol, max_steps=self.max_steps
         )
         saturated = found.eigenvalues[:, 0] <= 0
         margins = tf.cond(
             tf.reduce_any(saturated),
-            lambda: unit(loss_gradient(logits_fn, images, labels, loss="margin")[0]),
-            lambda: tf.zeros_like(images),
+            lambda: unit(loss_gradient(logits_fn, task.images, task.labels, loss="margin")[0]),
+            lambda: tf.zeros_like(task.images),
         )
-        directions = tf.where(by_image(saturated, images), margins, found.directions[:, 0])
+        directions = choose(saturated, margins, found.directions[:, 0])
         return logits, directions, saturated, found.converged, found.num_steps
 
-    def perturb(
-        self,
-        logits_fn: LogitsFunction,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        epsilon: tf.Tensor,
-        seed: tf.Tensor,
-        logits: tf.Tensor,
-        *state: Any,
-    ) -> Perturbed:
+    def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> Perturbed:
         """The best point of all steps, each to the better side."""
-        directions, *details = state
-        length = epsilon / self.steps
-        points, logits = self._better_side(logits_fn, images, labels, length, directions)
 
         def body(best: Perturbed, points: tf.Tensor) -> tuple[Perturbed, tf.Tensor]:
-            _, directions, saturated, converged, num_steps = self.prepare(logits_fn, points, labels, seed)
-            points, logits = self._better_side(logits_fn, points, labels, length, directions)
-            worse = log_odds_against(logits, labels) < log_odds_against(best.logits, labels)
-            known = best.details
+            moved = task._replace(images=points)
+            _, directions, saturated, converged, num_steps = self.prepare(logits_fn, moved)
+            points, logits = self._better_side(logits_fn, moved, directions)
+            worse = log_odds_against(logits, task.labels) < log_odds_against(best.logits, task.labels)
+            old = best.details
             details = {
-                "saturated": known["saturated"] | saturated,
-                "converged": known["converged"] & converged,
-                "num_steps": known["num_steps"] + num_steps,
+                "saturated": old["saturated"] | saturated,
+                "converged": old["converged"] & converged,
+                "num_steps": old["num_steps"] + num_steps,
             }
-            kept = tf.where(by_image(worse, images), best.adversarials, points)
-            return Perturbed(kept, tf.where(worse[:, None], best.logits, logits), details), points
+            return Perturbed(*choose(worse, (best.adversarials, best.logits), (points, logits)), details), points
 
-        best = Perturbed(points, logits, dict(zip(("saturated", "converged", "num_steps"), details, strict=True)))
+        details = dict(zip(("saturated", "converged", "num_steps"), state[2:], strict=True))
+        best = Perturbed(*self._better_side(logits_fn, task, state[1]), details)
         if self.steps == 1:
             return best
-        best, _ = tf.while_loop(lambda *_: True, body, (best, points), maximum_iterations=self.steps - 1)
+        loop = (best, best.adversarials)
+        best, _ = tf.while_loop(lambda *_: True, body, loop, maximum_iterations=self.steps - 1)
         return Perturbed(*best)
 
-    def _better_side(
-        self,
-        logits_fn: LogitsFunction,
-        points: tf.Tensor,
-        labels: tf.Tensor,
-        length: tf.Tensor,
-        directions: tf.Tensor,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """A step along or against ``directions``, within the bounds, to where the loss is larger; the logits there."""
-        step = by_image(length, points) * directions
-        forward, backward = (tf.clip_by_value(points + s * step, *self.bounds) for s in (1, -1))
+    def _better_side(self, logits_fn: LogitsFunction, task: Task, directions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """A step along or against ``directions``, in the unit cube, to where the loss is larger; the logits there."""
+        step = by_image(task.epsilon / self.steps, task.images) * directions
+        forward, backward = (tf.clip_by_value(task.images + s * step, 0, 1) for s in (1, -1))
         attacked, other = logits_fn(forward), logits_fn(backward)
-        better = log_odds_against(attacked, labels) >= log_odds_against(other, labels)
-        return tf.where(by_image(better, points), forward, backward), tf.where(better[:, None], attacked, other)
+        better = log_odds_against(attacked, task.labels) >= log_odds_against(other, task.labels)
+        return choose(better, (forward, attacked), (backward, other))

@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks.best import Best
+from keras_fim.attacks import draws
 from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
 from keras_fim.attacks.lp import by_image, check_norm, norm_name, unit
+from keras_fim.attacks.samples import Best, Task, put, take
 from keras_fim.logits import LogitsFunction
 
-__all__ = ["Square", "check_image_shape", "eta", "sides"]
+__all__ = ["Square", "eta", "grid_shape", "sides"]
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries, those after which p is halved
 
 
-def check_image_shape(images: tf.Tensor) -> None:
-    """Check that images are images.
+def grid_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Height, width and channels as which a sample is searched: values without two spatial axes are laid out in rows.
 
-    Raises:
-        ValueError: if they are not ``(batch, height, width, channels)``.
+    Args:
+        shape: The shape of a sample.
+
+    Example:
+        >>> grid_shape((32, 32, 3)), grid_shape((28, 28)), grid_shape((30,))
+        ((32, 32, 3), (28, 28, 1), (5, 6, 1))
     """
-    if images.shape.rank != 4:
-        shape = f"({', '.join(['batch', *map(str, images.shape[1:])])})"
-        raise ValueError(f"`images` should have shape (batch, height, width, channels). Received: shape={shape}")
+    if len(shape) == 3:
+        return shape
+    if len(shape) == 2:
+        return (*shape, 1)
+    size = math.prod(shape)
+    height = max(rows for rows in range(1, math.isqrt(size) + 1) if size % rows == 0)
+    return height, size // height, 1
 
 
 def sides(queries: int, p_init: float, height: int, width: int, *, smallest: int = 1) -> np.ndarray:
@@ -82,7 +92,8 @@ class Square(FixedBudgetAttack):
     It asks for logits only: no gradient can mislead it. Each sample has squares of its own, and leaves when it is
     fooled. l∞: every pixel of the image goes to one of its two ends (vertical stripes at first), then a square's
     channels go to one end each. l2: from a grid of the patterns `eta`, each query moves the budget of one window, and
-    what is unspent, into another one, to which it adds a pattern.
+    what is unspent, into another one, to which it adds a pattern. Values that are no image (`grid_shape`) are laid out
+    in rows, so that a square is a block of a few stretches.
 
     Samples that it could not fool come back at the point of the largest margin, those that were wrong before unchanged.
 
@@ -123,49 +134,40 @@ class Square(FixedBudgetAttack):
         """False: a sample leaves when it is fooled."""
         return False
 
-    def prepare(
-        self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[tf.Tensor, ...]:
-        """Logits, of images with three axes."""
-        check_image_shape(images)
-        return (logits_fn(images),)
-
-    def perturb(
-        self,
-        logits_fn: LogitsFunction,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        epsilon: tf.Tensor,
-        seed: tf.Tensor,
-        logits: tf.Tensor,
-        *state: Any,
-    ) -> Perturbed:
+    def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> Perturbed:
         """The queries."""
-        check_image_shape(images)
-        image = Best.of(images, logits, labels, "margin")
+        shape = grid_shape(tuple(task.images.shape[1:]))
+        image = Best.of(tf.reshape(task.images, [-1, *shape]), state[0], task.labels, "margin")
         unknown = tf.fill(tf.shape(image.loss), tf.cast(-np.inf, image.loss.dtype))  # the first query always counts
-        (standing,) = tf.unstack(tf.where(~image.fooled & (epsilon > 0)), axis=-1)
+        (standing,) = tf.unstack(tf.where(~image.fooled & (task.epsilon > 0)), axis=-1)
+        options = {"smallest": 3} if self.norm == 2 else {}
+        schedule = sides(self.queries, self.p_init, *shape[:2], **options)
 
         def going(query: tf.Tensor, index: tf.Tensor, best: Best) -> tf.Tensor:
             return (query < self.queries) & (tf.size(index) > 0)  # no model is called on an empty batch
 
         def body(query: tf.Tensor, index: tf.Tensor, best: Best) -> tuple[tf.Tensor, tf.Tensor, Best]:
-            old, origin, budget = best.at(index), tf.gather(images, index), tf.gather(epsilon, index)
-            points = self._propose(origin, old.points, by_image(budget, origin), query, seed)
-            found = Best.of(points, logits_fn(points), tf.gather(labels, index), "margin").unless_worse_than(old)
-            return query + 1, tf.boolean_mask(index, ~found.fooled), best.with_at(index, found)
+            old, origin, here = take(best, index), tf.gather(image.points, index), take(task, index)
+            draw, epsilon = _Draw(draws.fold(here.keys, query), origin.dtype), by_image(here.epsilon, origin)
+            points = self._propose(origin, old.points, epsilon, query, schedule, draw)
+            logits = logits_fn(tf.reshape(points, [-1, *task.images.shape[1:]]))
+            found = Best.of(points, logits, here.labels, "margin").unless_worse_than(old)
+            return query + 1, tf.boolean_mask(index, ~found.fooled), put(best, index, found)
 
         start = (tf.constant(0), standing, image._replace(loss=unknown))
         best = tf.while_loop(going, body, start)[2].unless_worse_than(image)
-        return Perturbed(best.points, best.logits)
+        return Perturbed(tf.reshape(best.points, tf.shape(task.images)), best.logits)
 
     def _propose(
-        self, origin: tf.Tensor, points: tf.Tensor, epsilon: tf.Tensor, query: tf.Tensor, seed: tf.Tensor
+        self,
+        origin: tf.Tensor,
+        points: tf.Tensor,
+        epsilon: tf.Tensor,
+        query: tf.Tensor,
+        schedule: np.ndarray,
+        draw: _Draw,
     ) -> tf.Tensor:
         """What to ask for next."""
-        draw = _Draw(seed, query, tf.shape(origin)[0], origin.dtype)
-        options = {"smallest": 3} if self.norm == 2 else {}
-        schedule = sides(self.queries, self.p_init, origin.shape[1], origin.shape[2], **options)
         side, delta = tf.gather(tf.constant(schedule), query), points - origin
         if self.norm == 2:
             first, later = lambda: _grid(delta, draw), lambda: _windows(delta, epsilon, side, schedule, draw)
@@ -173,28 +175,24 @@ class Square(FixedBudgetAttack):
         else:
             first, later = lambda: _stripes(delta, epsilon, draw), lambda: _square(delta, epsilon, side, draw)
             delta = tf.cond(query == 0, first, later)
-        return tf.clip_by_value(origin + delta, *self.bounds)
+        return tf.clip_by_value(origin + delta, 0, 1)
 
 
-class _Draw:
+class _Draw(NamedTuple):
     """Random numbers of one query, for each sample; ``stream`` tells draws of one query apart."""
 
-    def __init__(self, seed: tf.Tensor, query: tf.Tensor, count: tf.Tensor, dtype: tf.DType) -> None:
-        self.seed, self.query, self.count, self.dtype = seed, query, count, dtype
-
-    def integers(self, stream: int, *shape: int) -> tf.Tensor:
-        """int32 ``(n, *shape)``, from 0 to 2³¹ - 2."""
-        seed = tf.stack([self.seed, 8 * self.query + stream])
-        return tf.random.stateless_uniform([self.count, *shape], seed, 0, 2**31 - 1, tf.int32)
+    keys: tf.Tensor
+    dtype: tf.DType
 
     def signs(self, stream: int, *shape: int) -> tf.Tensor:
         """1 or -1, ``(n, *shape)``."""
-        return tf.cast(2 * (self.integers(stream, *shape) % 2) - 1, self.dtype)
+        return draws.signs(draws.fold(self.keys, stream), shape, self.dtype)
 
     def window(self, stream: int, side: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Rows and columns from the upper left corner of a square on, ``(n, height)`` and ``(n, width)``."""
         height, width = images.shape[1:3]
-        corner = self.integers(stream, 2) % (tf.constant([height, width]) - side + 1)
+        corner = draws.integers(draws.fold(self.keys, stream), (2,), tf.constant([height, width]) - side + 1)
+        corner = tf.cast(corner, tf.int32)
         return tf.range(height) - corner[:, :1], tf.range(width) - corner[:, 1:]
 
 
@@ -220,7 +218,7 @@ def _grid(delta: tf.Tensor, draw: _Draw) -> tf.Tensor:
     height, width, channels = delta.shape[1:]
     side = max(min(height, width) // 5, 1)
     down, across = height // side, width // side
-    signs, turned = draw.signs(0, down, across, channels), draw.integers(1, down, across, 1) % 2 == 1
+    signs, turned = draw.signs(0, down, across, channels), draw.signs(1, down, across, 1) > 0
     signs, turned = (tf.repeat(tf.repeat(each, side, axis=1), side, axis=2) for each in (signs, turned))
     tiles = (np.tile(each, (down, across))[:, :, None] for each in (eta(side), eta(side).T))
     upright, lying = (tf.constant(each, delta.dtype) for each in tiles)
@@ -250,7 +248,7 @@ def _patterns(window: tuple[tf.Tensor, tf.Tensor], side: tf.Tensor, schedule: np
     rows, columns = (tf.clip_by_value(each, 0, largest - 1) for each in window)
     zero = tf.zeros_like(rows[:, :, None] + columns[:, None])
     places = tf.stack([rows[:, :, None] + zero, columns[:, None] + zero], axis=-1)
-    turned = draw.integers(3, 1, 1, 1) % 2 == 1
+    turned = draw.signs(3, 1, 1, 1) > 0
     return tf.gather_nd(pattern, tf.where(turned, places[..., ::-1], places))[..., None]
 
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.attacks import draws
 from keras_fim.attacks.apgd import APGD
-from keras_fim.attacks.base import predict_logits
-from keras_fim.attacks.best import Best
+from keras_fim.attacks.base import Problem, check_epsilons, predict_logits
 from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
 from keras_fim.attacks.iterative import PGD
 from keras_fim.attacks.lp import check_norm, norm_name
-from keras_fim.attacks.square import Square, check_image_shape
+from keras_fim.attacks.samples import Best, Task, take
+from keras_fim.attacks.square import Square
+from keras_fim.attacks.units import Units
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.typing import AttackResult, Model
 
@@ -106,40 +108,37 @@ class Strong(FixedBudgetAttack):
             for number, name in enumerate(self.stages)
         }
 
-    def prepare(
-        self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[tf.Tensor, ...]:
-        """Logits; the best points known, their logits, and the stages that they are of."""
-        check_image_shape(images)
-        predict = logits_fn.compiled(predict_logits)
-        logits = tf.concat([predict(images[batch]) for batch in self._slices(len(images))], axis=0)
-        return logits, images, logits, tf.fill([len(images)], -1)
+    def _sweep(self, problem: Problem, epsilons: Sequence[float | None]) -> list[AttackResult]:
+        """From the smallest ε to the largest: what was fooled stays fooled, by the same point."""
+        budgets, results = check_epsilons(epsilons), {}
+        state = (logits, *_) = self.prepare(problem.unit_fn, problem.task)
+        for epsilon in sorted(set(budgets)):
+            task = problem.task._replace(epsilon=problem.budgets(epsilon))
+            found = self.perturb(problem.unit_fn, task, state)
+            state = (logits, found.adversarials, found.logits, found.details["stage"])
+            results[epsilon] = self._result(problem, logits, found)
+        return [results[epsilon] for epsilon in budgets]
 
-    def perturb(
-        self,
-        logits_fn: LogitsFunction,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        epsilon: tf.Tensor,
-        seed: tf.Tensor,
-        logits: tf.Tensor,
-        *state: Any,
-    ) -> Perturbed:
-        """Stage by stage; only ``logits`` is of the images, ``state`` is of the best points known, within ε."""
-        points, attacked, stage = state
-        best = Best.of(points, attacked, labels, "margin")
-        rounds = self._rounds()
+    def prepare(self, logits_fn: LogitsFunction, task: Task) -> tuple[tf.Tensor, ...]:
+        """Logits; then the best points so far, their logits, and the stages that they are of."""
+        predict, count = logits_fn.compiled(predict_logits), len(task.images)
+        size = self.batch_size
+        logits = tf.concat([predict(task.images[start : start + size]) for start in range(0, count, size)], axis=0)
+        return logits, task.images, logits, tf.fill([count], -1)
+
+    def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> Perturbed:
+        """Stage by stage, each on full batches of the samples that stand."""
+        logits, points, attacked, stage = state
+        best, rounds = Best.of(points, attacked, task.labels, "margin"), self._rounds()
         bar = keras.utils.Progbar(len(rounds), unit_name="round") if self.progress else None
         for turn, (number, attack) in enumerate(rounds):
-            (standing,) = np.nonzero(~best.fooled.numpy() & (epsilon.numpy() > 0))
-            for batch in self._slices(len(standing)):
-                index = tf.constant(standing[batch])
-                chosen = [tf.gather(each, index) for each in (images, labels, epsilon, logits)]
-                draw = seed + 16 * batch.start + turn  # there are at most 9 rounds
-                run = self._run_stage if number else self._transfer
-                points, attacked = run(attack, logits_fn, draw, *chosen)
-                new = Best.of(points, attacked, chosen[1], "margin").unless_worse_than(best.at(index))
-                best = best.with_at(index, new)
+            (standing,) = np.nonzero(~best.fooled.numpy() & (task.epsilon.numpy() > 0))
+            for start in range(0, len(standing), self.batch_size):
+                index = tf.constant(standing[start : start + self.batch_size])
+                part = take(task._replace(keys=draws.fold(task.keys, turn)), index)
+                attacker = self._transferred if number == 0 else self._attacked
+                new = attacker(attack, logits_fn, part, tf.gather(logits, index))
+                best = best.improved_at(index, new)
                 stage = tf.tensor_scatter_nd_update(stage, index[:, None], tf.where(new.fooled, number, -1))
             if bar:
                 bar.update(turn + 1)
@@ -147,56 +146,29 @@ class Strong(FixedBudgetAttack):
 
     def _rounds(self) -> list[tuple[int, FixedBudgetAttack]]:
         """Stages and attacks in order; restarts one by one, since they share what is compiled, and batches are full."""
-        found: list[tuple[int, FixedBudgetAttack]] = []
+        rounds: list[tuple[int, FixedBudgetAttack]] = []
         for number, attack in enumerate(self.attacks().values()):
             if isinstance(attack, PGD):
-                found += [(number, dataclasses.replace(attack, restarts=1))] * attack.restarts
+                rounds += [(number, dataclasses.replace(attack, restarts=1))] * attack.restarts
             else:
-                found.append((number, attack))
-        return found if self.twin is not None else found[1:]
+                rounds.append((number, attack))
+        return rounds if self.twin is not None else rounds[1:]
 
-    def _run_stage(
-        self,
-        attack: FixedBudgetAttack,
-        logits_fn: LogitsFunction,
-        seed: tf.Tensor,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        epsilon: tf.Tensor,
-        logits: tf.Tensor,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """What an attack finds, and the logits of it."""
-        found = attack._run(logits_fn, "perturb")(images, labels, epsilon, seed, logits)
-        return found.adversarials, found.logits
+    def _attacked(self, attack: FixedBudgetAttack, logits_fn: LogitsFunction, task: Task, logits: tf.Tensor) -> Best:
+        """What an attack finds."""
+        found = attack._function(type(attack).perturb, logits_fn)(task, (logits,))
+        return Best.of(found.adversarials, found.logits, task.labels, "margin")
 
-    def _transfer(
-        self,
-        attack: FixedBudgetAttack,
-        logits_fn: LogitsFunction,
-        seed: tf.Tensor,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        epsilon: tf.Tensor,
-        logits: tf.Tensor,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """What an attack finds on the twin, and the model's logits of it."""
-        twin = logits_function(self.twin, images)
-        cast = twin.cast(images)
-        known = twin.compiled(predict_logits)(cast)
+    def _transferred(self, attack: FixedBudgetAttack, logits_fn: LogitsFunction, task: Task, logits: tf.Tensor) -> Best:
+        """What the model makes of what an attack finds on the twin."""
+        units = Units(self.bounds)
+        twin = logits_function(self.twin, units.to_pixels(task.images))
+        theirs = task._replace(images=twin.cast(task.images))
+        theirs, twin = theirs._replace(epsilon=tf.cast(task.epsilon, theirs.images.dtype)), units.logits_fn(twin)
+        known = twin.compiled(predict_logits)(theirs.images)
         if known.shape[-1] != logits.shape[-1]:
             raise ValueError(
                 f"`twin` should have {logits.shape[-1]} classes like the model. Received: {known.shape[-1]} classes"
             )
-        points, _ = self._run_stage(attack, twin, seed, cast, labels, tf.cast(epsilon, cast.dtype), known)
-        points = tf.clip_by_value(tf.cast(points, images.dtype), *self.bounds)
-        return points, logits_fn.compiled(predict_logits)(points)
-
-    def _carry(self, state: list[tf.Tensor], found: Perturbed) -> list[tf.Tensor]:
-        return [found.adversarials, found.logits, found.details["stage"]]
-
-    def _batches(self, count: int) -> Iterator[tuple[slice, tf.Tensor]]:
-        """All samples at once: they are divided anew for each stage."""
-        yield slice(0, count), tf.constant(self.seed, tf.int32)
-
-    def _slices(self, count: int) -> Iterator[slice]:
-        return (slice(start, start + self.batch_size) for start in range(0, count, self.batch_size))
+        points = tf.cast(self._attacked(attack, twin, theirs, known).points, task.images.dtype)
+        return Best.of(points, logits_fn.compiled(predict_logits)(points), task.labels, "margin")

@@ -10,8 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim import attacks
+from keras_fim.attacks import draws
 from keras_fim.attacks.base import check_epsilons
-from keras_fim.attacks.lp import random_in_ball
+from keras_fim.attacks.samples import Task, random_start
+from keras_fim.attacks.units import Units
 from keras_fim.defenses.base import Defense
 from keras_fim.defenses.batch import Batch, SameState
 from keras_fim.defenses.spectral import check_choice
@@ -97,14 +99,15 @@ class AdversarialTraining(Defense):
 
     def adversarials(self, images: tf.Tensor, labels: tf.Tensor, again: SameState, seed: tf.Tensor) -> tf.Tensor:
         """Perturbed images, inside the attack's bounds."""
-        images = inside(images, self.attack.bounds)
-        budget = tf.fill(tf.shape(images)[:1], tf.cast(self.epsilon, images.dtype))
+        images, units = inside(images, self.attack.bounds), Units(self.attack.bounds)
+        start, count = units.to_units(images), tf.shape(images)[0]
+        budget = tf.fill([count], tf.cast(self.epsilon / units.scale, images.dtype))
+        task = Task(start, labels, budget, draws.keys_of(seed, tf.range(count)), labels)
         if self.noise:
-            images += random_in_ball(images, self.noise * budget, self.attack.norm, tf.stack([seed, 2]))
-            images = tf.clip_by_value(images, *self.attack.bounds)
-        attacked = again if self.attack_mode == "training" else self._logits_fn
-        logits, *state = self.attack.prepare(attacked, images, labels, seed)
-        return self.attack.perturb(attacked, images, labels, budget, seed, logits, *state).adversarials
+            task = task._replace(images=random_start(task._replace(epsilon=self.noise * budget), self.attack.norm, 2))
+        attacked = units.logits_fn(again if self.attack_mode == "training" else self._logits_fn)
+        found = self.attack.perturb(attacked, task, self.attack.prepare(attacked, task))
+        return units.returned(found.adversarials, start, images)
 
     def perturb(self, images: tf.Tensor, labels: tf.Tensor, again: SameState, seed: tf.Tensor) -> tf.Tensor:
         """Adversarial images, if it is trained on nothing else."""

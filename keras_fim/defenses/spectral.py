@@ -8,7 +8,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_fim.attacks import draws
 from keras_fim.attacks.base import check_epsilons
+from keras_fim.attacks.lp import unit
 from keras_fim.defenses.base import Penalized
 from keras_fim.defenses.batch import Batch
 from keras_fim.geometry import krylov_direction, linearised, logit_fim_form
@@ -109,10 +111,8 @@ class SpectralDefense(Penalized):
         """A vector of norm 1 for each image."""
         images = batch.images
         if self.options["penalty"] == "trace":
-            key = tf.stack([batch.seed, 1])
-            draws = tf.random.stateless_normal(tf.shape(images), key, dtype=images.dtype)
-            axes = tuple(range(1, images.shape.rank))
-            return draws * tf.math.rsqrt(tf.reduce_sum(draws**2, axis=axes, keepdims=True))
+            keys = draws.keys_of(batch.seed, tf.range(tf.shape(images)[0]))
+            return unit(draws.normal(draws.fold(keys, 1), images.shape[1:], images.dtype))
         steps = self.options["krylov_steps"] if self.options["direction"] == "krylov" else 0
         return krylov_direction(linearised(batch.tape, images, batch.logits), images, steps)
 

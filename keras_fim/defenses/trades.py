@@ -8,10 +8,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.attacks import draws
 from keras_fim.attacks.base import check_epsilons
-from keras_fim.attacks.lp import by_image, check_norm, project, random_in_ball, steepest
+from keras_fim.attacks.lp import by_image, check_norm, project_inside, steepest
+from keras_fim.attacks.samples import Task, random_start
+from keras_fim.attacks.units import Units
 from keras_fim.defenses.base import Penalized
-from keras_fim.defenses.batch import Batch, SameState
+from keras_fim.defenses.batch import Batch
 from keras_fim.geometry import kl_divergence
 from keras_fim.losses import mu_value
 from keras_fim.validation import check_bounds, inside
@@ -78,28 +81,27 @@ class TRADES(Penalized):
     def measure(self, batch: Batch) -> tf.Tensor:
         """Mean divergence."""
         clean = tf.stop_gradient(batch.logits)
-        points = tf.stop_gradient(self._neighbours(batch.images, clean, batch.again, batch.seed))
+        points = tf.stop_gradient(self._neighbours(batch, clean))
         return batch.mean(kl_divergence(batch.logits, batch.again(points)))
 
-    def _neighbours(self, images: tf.Tensor, clean: tf.Tensor, again: SameState, seed: tf.Tensor) -> tf.Tensor:
-        images = inside(images, self.bounds)
-        radius = tf.fill(tf.shape(images)[:1], tf.cast(self.epsilon, images.dtype))
-        points = images + random_in_ball(images, radius, self.norm, tf.stack([seed, 3]))
-        length = by_image(self.step_size * radius, images)
+    def _neighbours(self, batch: Batch, clean: tf.Tensor) -> tf.Tensor:
+        images, units = inside(batch.images, self.bounds), Units(self.bounds)
+        start, count = units.to_units(images), tf.shape(images)[0]
+        radius = tf.fill([count], tf.cast(self.epsilon / units.scale, images.dtype))
+        task = Task(start, batch.labels, radius, draws.keys_of(batch.seed, tf.range(count)), batch.labels)
+        length, again = by_image(self.step_size * radius, start), units.logits_fn(batch.again)
 
         def body(points: tf.Tensor) -> tuple[tf.Tensor]:
-            points = tf.clip_by_value(points, *self.bounds)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(points)
                 divergence = kl_divergence(clean, again(points))
             points += length * steepest(tape.gradient(divergence, points), self.norm)
-            return (images + project(points - images, radius, self.norm),)
+            return (project_inside(points, start, radius, self.norm),)
 
-        if self.attack_steps == 1:
-            (points,) = body(points)
-        else:
-            (points,) = tf.while_loop(lambda _: True, body, (points,), maximum_iterations=self.attack_steps)
-        return tf.clip_by_value(points, *self.bounds)
+        (points,) = body(random_start(task, self.norm, 3))
+        if self.attack_steps > 1:
+            (points,) = tf.while_loop(lambda _: True, body, (points,), maximum_iterations=self.attack_steps - 1)
+        return units.returned(points, start, images)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments; ``beta`` as the number that it is now."""

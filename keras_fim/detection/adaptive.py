@@ -10,7 +10,9 @@ import tensorflow as tf
 
 from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
 from keras_fim.attacks.losses import margin_against
-from keras_fim.attacks.lp import by_image, check_norm, norm_name, project, random_in_ball, steepest, unit
+from keras_fim.attacks.lp import by_image, check_norm, norm_name, project_inside, step, unit
+from keras_fim.attacks.samples import Task, choose, random_start
+from keras_fim.attacks.units import in_pixels
 from keras_fim.detection.detector import FisherDetector
 from keras_fim.detection.features import features_of
 from keras_fim.geometry.spectrum import spectrum_and_logits
@@ -31,9 +33,7 @@ class _Best(NamedTuple):
 
     def better(self, other: _Best) -> _Best:
         """The better of both, sample by sample; of equals this one."""
-        chosen = other.value < self.value
-        pairs = zip(self, other, strict=True)
-        return _Best(*[tf.where(by_image(chosen, mine), theirs, mine) for mine, theirs in pairs])
+        return choose(other.value < self.value, other, self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,63 +82,38 @@ class AdaptivePGD(FixedBudgetAttack):
         """``adaptive_pgd`` and the norm."""
         return f"adaptive_pgd_{norm_name(self.norm)}"
 
-    def prepare(
-        self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[tf.Tensor, ...]:
-        """Logits alone: the steps start anywhere."""
-        return (logits_fn(images),)
-
-    def perturb(
-        self,
-        logits_fn: LogitsFunction,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        epsilon: tf.Tensor,
-        seed: tf.Tensor,
-        logits: tf.Tensor,
-        *state: Any,
-    ) -> Perturbed:
+    def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> Perturbed:
         """One climb for each weight."""
 
         def body(index: tf.Tensor, best: _Best) -> tuple[tf.Tensor, _Best]:
-            start = random_in_ball(images, epsilon, self.norm, tf.stack([seed, index]))
-            start = tf.clip_by_value(images + start, *self.bounds)
-            found = self._climb(logits_fn, images, labels, epsilon, start, tf.gather(weights, index))
-            return index + 1, best.better(self._truly(logits_fn, found, labels))
+            found = self._climb(logits_fn, task, random_start(task, self.norm, index), tf.gather(weights, index))
+            return index + 1, best.better(self._truly(logits_fn, found, task.labels))
 
-        weights = tf.constant(self.weights, images.dtype)
-        best = self._truly(logits_fn, _Best(images, logits, logits[:, 0]), labels)
+        weights, logits = tf.constant(self.weights, task.images.dtype), state[0]
+        best = self._truly(logits_fn, _Best(task.images, logits, logits[:, 0]), task.labels)
         _, best = tf.while_loop(lambda index, _: index < len(self.weights), body, (tf.constant(0), best))
-        return Perturbed(best.points, best.logits, {"score": self.detector.score(logits_fn, best.points)})
+        return Perturbed(best.points, best.logits, {"score": self.detector.score(*in_pixels(logits_fn, best.points))})
 
-    def _climb(
-        self,
-        logits_fn: LogitsFunction,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        epsilon: tf.Tensor,
-        start: tf.Tensor,
-        weight: tf.Tensor,
-    ) -> _Best:
+    def _climb(self, logits_fn: LogitsFunction, task: Task, start: tf.Tensor, weight: tf.Tensor) -> _Best:
         """The best point of all steps with one weight."""
 
-        def body(step: tf.Tensor, point: tf.Tensor, along: tf.Tensor, best: _Best) -> tuple[Any, ...]:
-            along = tf.cond(step % self.refresh == 0, lambda: self._directions(logits_fn, point), lambda: along)
-            climb, here = self._look(logits_fn, point, along, labels, weight)
-            moved = point + by_image(self.step_size * epsilon, point) * steepest(climb, self.norm)
-            moved = tf.clip_by_value(images + project(moved - images, epsilon, self.norm), *self.bounds)
-            return step + 1, moved, along, best.better(here)
+        def body(index: tf.Tensor, point: tf.Tensor, along: tf.Tensor, best: _Best) -> tuple[Any, ...]:
+            along = tf.cond(index % self.refresh == 0, lambda: self._directions(logits_fn, point), lambda: along)
+            climb, here = self._look(logits_fn, point, along, task.labels, weight)
+            moved = step(point, climb, self.step_size * task.epsilon, self.norm)
+            moved = project_inside(moved, task.images, task.epsilon, self.norm)
+            return index + 1, moved, along, best.better(here)
 
         along = self._directions(logits_fn, start)
-        best = self._look(logits_fn, start, along, labels, weight)[1]
+        best = self._look(logits_fn, start, along, task.labels, weight)[1]
         first = (tf.constant(0), start, along, best)
-        _, point, along, best = tf.while_loop(lambda step, *_: step < self.steps, body, first)
-        last = self._look(logits_fn, point, along, labels, weight)[1]
+        _, point, along, best = tf.while_loop(lambda index, *_: index < self.steps, body, first)
+        last = self._look(logits_fn, point, along, task.labels, weight)[1]
         return _Best(*best).better(last)
 
     def _directions(self, logits_fn: LogitsFunction, points: tf.Tensor) -> tf.Tensor:
-        """Eigenvectors ``(batch, pairs, ...)``."""
-        return spectrum_and_logits(logits_fn, points, self.detector.pairs, max_steps=2)[0].directions
+        """Eigenvectors ``(batch, pairs, ...)``, in the coordinates that the detector knows."""
+        return spectrum_and_logits(*in_pixels(logits_fn, points), self.detector.pairs, max_steps=2)[0].directions
 
     def _look(
         self, logits_fn: LogitsFunction, points: tf.Tensor, along: tf.Tensor, labels: tf.Tensor, weight: tf.Tensor
@@ -162,6 +137,7 @@ class AdaptivePGD(FixedBudgetAttack):
         self, logits_fn: LogitsFunction, points: tf.Tensor, along: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Logits and a score that can be differentiated: of the eigenvalues along given directions."""
+        logits_fn, points = in_pixels(logits_fn, points)
         steps = [_PROBE * along[:, index] for index in range(along.shape[1])]
         shifted = [points, *(points + step for step in steps), *(points - step for step in steps)]
         logits, *others = tf.split(logits_fn(tf.concat(shifted, axis=0)), len(shifted))
@@ -172,7 +148,7 @@ class AdaptivePGD(FixedBudgetAttack):
         return logits, self.detector.combine(features_of(logits, values))
 
     def _truly(self, logits_fn: LogitsFunction, found: _Best, labels: tf.Tensor) -> _Best:
-        return _valued(found.points, found.logits, labels, self.detector.score(logits_fn, found.points))
+        return _valued(found.points, found.logits, labels, self.detector.score(*in_pixels(logits_fn, found.points)))
 
 
 def _variance(logits: tf.Tensor, slopes: tf.Tensor) -> tf.Tensor:

@@ -65,7 +65,7 @@ def export_model(
             stacklevel=2,
         )
     elif max_samples:
-        images, labels = samples(data.load(config["data"], test_limit=max_samples, data_dir=data_dir)[1])
+        images, labels = samples(data.load(config["data"], data_dir=data_dir)[1], max_samples)
         report["robustness"] = _robustness(model, images, labels)
         options["images"] = images
     return saved_model(model, folder, labels=data.info(config["data"]).class_names, report=report, **options)

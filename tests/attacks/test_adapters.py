@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from keras_fim import attacks, models
 from keras_fim.attacks import CleverHans
-from keras_fim.attacks.adapters import repairs
+from keras_fim.attacks.adapters import common, repairs
 from keras_fim.logits import logits_function
 
 pytestmark = pytest.mark.slow  # the other libraries run eagerly
@@ -262,10 +262,10 @@ def test_a_missing_library_says_how_to_install_it(monkeypatch):
         attacks.Foolbox(None)
 
 
-class _Outside(attacks.adapters.common.ForeignAttack):
+class _Outside(common.Method):
     """A library that goes twice as far as it may, and has no answer for the first image."""
 
-    name, norm = "outside", 2.0
+    name, norm, call = "outside", 2.0, "Outside("
 
     def generate(self, classifier, images, labels, epsilon, seed):
         points = images.numpy() + 2 * epsilon / np.sqrt(images[0].shape.num_elements())
@@ -275,7 +275,7 @@ class _Outside(attacks.adapters.common.ForeignAttack):
 
 def test_what_leaves_the_ball_is_projected_and_marked(digit_model, digits):
     images = np.full((3, 28, 28, 1), 0.2, "float32")
-    result = _Outside()(digit_model, images, digits[3][:3], epsilon=1.0)
+    result = common.wrapped(_Outside(), minimal=False)(digit_model, images, digits[3][:3], epsilon=1.0)
     np.testing.assert_allclose(result.distances, [0, 1, 1], rtol=1e-5)
     np.testing.assert_array_equal(result.details["projected"], [False, True, True])
 
@@ -296,7 +296,7 @@ def test_foolbox_attacks_of_both_kinds(digit_model, digits):
     fgsm = attacks.Foolbox(library.LinfFastGradientAttack())
     theirs, ours = (each(digit_model, images, labels, epsilon=0.1) for each in (fgsm, attacks.FGSM()))
     assert (np.abs(theirs.adversarials - ours.adversarials) < 1e-5).mean() > 0.99  # signs of gradients next to 0 differ
-    assert fgsm == attacks.Foolbox(fgsm.attack) and hash(fgsm) == hash(attacks.Foolbox(fgsm.attack))
+    assert fgsm == attacks.Foolbox(fgsm.method.attack) and hash(fgsm) == hash(attacks.Foolbox(fgsm.method.attack))
 
 
 def test_foolbox_takes_standardised_images(digit_model, digits):

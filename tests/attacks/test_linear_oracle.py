@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from keras_fim import attacks
+from keras_fim.logits import logits_function
 
 WIDE = (-100.0, 100.0)
 DUAL = {1: np.inf, 2: 2, np.inf: 1}
@@ -58,7 +59,7 @@ def test_carlini_wagner_is_at_the_optimum(num_classes):
 def test_fast_minimum_norm_is_at_the_optimum(num_classes, norm):
     """The margin leads to the nearest boundary where it is the class ahead; hence the two classes' tighter bound."""
     model, images, labels, optimum = linear(num_classes)
-    result = attacks.FMN(norm=norm, bounds=WIDE, step_size=1.0, steps=200)(model, images, labels)
+    result = attacks.FMN(norm=norm, bounds=WIDE, step_size=1 / 200, steps=200)(model, images, labels)
     assert result.success.all()
     np.testing.assert_array_less(optimum(norm) * 0.9999, result.distances)
     ratio = result.distances / optimum(norm)
@@ -121,3 +122,32 @@ def test_square_comes_near_the_optimum_of_two_classes():
     assert result.success.all()
     np.testing.assert_array_less(optimum(np.inf) * 0.9999, result.distances)
     np.testing.assert_array_less(result.distances, optimum(np.inf) * 1.05)
+
+
+@pytest.mark.parametrize(("norm", "epsilon", "worst"), [(1, 1.5, 0.99), (2, 2.0, 0.99), (np.inf, 0.3, 0.999)])
+def test_pgd_spends_the_budget_near_the_bounds(norm, epsilon, worst):
+    """On two linear classes, with a third of the pixels next to a bound, by how much the margin could rise at most."""
+    rng = np.random.default_rng(0)
+    images, weights = rng.beta(0.4, 0.4, size=(100, 36)), rng.normal(size=(36, 2))
+    fn = logits_function(lambda x: x @ weights, from_logits=True)
+    labels = (images @ weights).argmax(axis=-1)
+    slopes = (weights[:, 1] - weights[:, 0]) * np.where(labels == 0, 1, -1)[:, None]
+    room, steep = np.where(slopes > 0, 1 - images, images), np.abs(slopes)
+    if norm == 1:  # a knapsack: the steepest values first
+        order = np.argsort(-steep, axis=1)
+        sorted_room = np.take_along_axis(room, order, 1)
+        spent = np.clip(epsilon - (np.cumsum(sorted_room, axis=1) - sorted_room), 0, sorted_room)
+        optimum = (spent * np.take_along_axis(steep, order, 1)).sum(axis=1)
+    elif norm == 2:
+        low, high = np.zeros((100, 1)), np.full((100, 1), 1e3)
+        for _ in range(60):
+            middle = (low + high) / 2
+            long = np.linalg.norm(np.minimum(middle * steep, room), axis=1, keepdims=True) > epsilon
+            low, high = np.where(long, low, middle), np.where(long, middle, high)
+        optimum = (np.minimum(low * steep, room) * steep).sum(axis=1)
+    else:
+        optimum = (np.minimum(epsilon, room) * steep).sum(axis=1)
+    result = attacks.PGD(norm=norm)(fn, images, labels, epsilon=epsilon)
+    share = ((result.adversarials - images) * slopes).sum(axis=1) / optimum
+    print(f"l{norm}: {np.median(share):.4f} of the optimum in the median, {share.min():.4f} at least")
+    assert worst <= share.min() <= share.max() <= 1 + 1e-9

@@ -44,11 +44,11 @@ class Greedy(attacks.FixedBudgetAttack):
 
     name, norm, compiled = "greedy", 2.0, False
 
-    def prepare(self, logits_fn, images, labels, seed):
+    def prepare(self, logits_fn, task):
         random.random(), np.random.rand(), tf.random.uniform([])
-        return (logits_fn(images),)
+        return (logits_fn(task.images),)
 
-    def perturb(self, logits_fn, images, labels, epsilon, seed, logits):
+    def perturb(self, logits_fn, task, state):
         raise RuntimeError("and then fails")
 
 

@@ -11,10 +11,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks.adapters.common import Classifier, ForeignAttack, ForeignSearch, library
+from keras_fim.attacks.adapters.common import Classifier, ForeignAttack, ForeignSearch, Method, library, wrapped
 from keras_fim.attacks.lp import check_norm, norm_name
 
-__all__ = ["ART", "ARTAttack", "ARTSearch"]
+__all__ = ["ART"]
 
 
 def ART(  # noqa: N802 - reads as the classes beside it
@@ -23,25 +23,20 @@ def ART(  # noqa: N802 - reads as the classes beside it
     norm: float,
     minimal: bool = False,
     label: str | None = None,
-    bounds: tuple[float, float] = (0.0, 1.0),
-    batch_size: int = 128,
-    seed: int = 0,
-    progress: bool = False,
-) -> ARTAttack | ARTSearch:
+    **options: Any,
+) -> ForeignAttack | ForeignSearch:
     """An evasion attack of ART.
 
     Args:
         attack_factory: makes the attack, untargeted, once a model is known: called as
             ``attack_factory(classifier, epsilon=...)``, or ``attack_factory(classifier)`` with ``minimal``. Give it
-            ART's own ``batch_size``, which is often 1.
+            ART's own ``batch_size``, which is often 1. Whatever the bounds, it sees images in [0, 1], and ε in these
+            units.
         norm: the p of the lp norm that ε and the distances are in; 1, 2 or inf, and 0 with ``minimal``.
         minimal: whether it is an attack that looks for the smallest distance, and takes no ε.
         label: the middle of the attack's name; ``None`` for the name of the factory.
-        bounds: as with every attack.
-        batch_size: as with every attack.
-        seed: has no effect: ART draws from the global generators of TensorFlow and NumPy, which
-            ``keras.utils.set_random_seed`` seeds.
-        progress: show ART's own progress bars, too.
+        **options: ``bounds``, ``batch_size`` and ``progress`` as with every attack. ``seed`` has no effect: ART draws
+            from the global generators of TensorFlow and NumPy, which ``keras.utils.set_random_seed`` seeds.
 
     Returns:
         A fixed-budget attack, or a minimal-distance attack with ``minimal``. The detail ``projected`` of a fixed-budget
@@ -63,33 +58,21 @@ def ART(  # noqa: N802 - reads as the classes beside it
     Source:
         Nicolae et al., Adversarial Robustness Toolbox v1.0.0 (arXiv 1807.01069).
     """
-    kind = ARTSearch if minimal else ARTAttack
-    return kind(
-        attack_factory=attack_factory,
-        norm=norm,
-        label=label,
-        bounds=bounds,
-        batch_size=batch_size,
-        seed=seed,
-        progress=progress,
-    )
+    norm = check_norm(norm, (0, 1, 2, np.inf) if minimal else (1, 2, np.inf))
+    if not callable(attack_factory):
+        expected = "a function of a classifier that makes an attack of ART"
+        raise ValueError(f"`attack_factory` should be {expected}. Received: {attack_factory!r}")
+    return wrapped(_Made(attack_factory, norm, minimal, label), minimal, **options)
 
 
-class _Made:
-    """What both kinds have."""
+@dataclasses.dataclass(frozen=True)
+class _Made(Method):
+    """What a factory makes."""
 
     attack_factory: Callable[..., Any]
     norm: float
+    minimal: bool
     label: str | None
-    bounds: tuple[float, float]
-    batch_size: int
-    progress: bool
-
-    def _check_factory(self, norms: tuple[float, ...]) -> None:
-        object.__setattr__(self, "norm", check_norm(self.norm, norms))
-        if not callable(self.attack_factory):
-            expected = "a function of a classifier that makes an attack of ART"
-            raise ValueError(f"`attack_factory` should be {expected}. Received: {self.attack_factory!r}")
 
     @property
     def name(self) -> str:
@@ -98,12 +81,16 @@ class _Made:
         label = str(self.label or getattr(factory, "__name__", type(factory).__name__))
         return f"art_{re.sub('[^a-z0-9]+', '_', label.lower()).strip('_')}_{norm_name(self.norm)}"
 
-    def __repr__(self) -> str:
-        minimal = ", minimal=True" if isinstance(self, ARTSearch) else ""
-        options = f"bounds={self.bounds}, batch_size={self.batch_size}"
-        return f"ART({self.attack_factory!r}, norm={self.norm}{minimal}, label={self.label!r}, {options})"
+    @property
+    def call(self) -> str:
+        """The arguments of `ART`."""
+        minimal = ", minimal=True" if self.minimal else ""
+        return f"ART({self.attack_factory!r}, norm={self.norm}{minimal}, label={self.label!r}"
 
-    def _answer(self, classifier: Classifier, images: tf.Tensor, labels: tf.Tensor, **epsilon: float) -> np.ndarray:
+    def generate(
+        self, classifier: Classifier, images: tf.Tensor, labels: tf.Tensor, epsilon: float | None, seed: int
+    ) -> np.ndarray:
+        """ART's answer."""
         num_classes = classifier(images[:1]).shape[-1]
         estimator = _art("art.estimators.classification").TensorFlowV2Classifier(
             model=lambda points, training=False: classifier(tf.cast(points, tf.float32)),
@@ -111,54 +98,16 @@ class _Made:
             input_shape=tuple(images.shape[1:]),
             # of the mean over the batch, gradients would fall under ART's tolerance sooner
             loss_object=keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum"),
-            clip_values=self.bounds,
+            clip_values=(0.0, 1.0),
         )
-        attack = self.attack_factory(estimator, **epsilon)
+        attack = self.attack_factory(estimator, **({} if epsilon is None else {"epsilon": epsilon}))
         if getattr(attack, "targeted", False):
             raise ValueError(f"`attack_factory` should make an untargeted attack. Received: {attack!r}")
         if "verbose" in getattr(attack, "attack_params", ()):
-            attack.set_params(verbose=self.progress)
+            attack.set_params(verbose=False)
         if isinstance(attack, _art("art.attacks.evasion").SaliencyMapMethod):
             return np.asarray(attack.generate(images.numpy()))
         return np.asarray(attack.generate(images.numpy(), y=np.eye(num_classes, dtype=np.float32)[labels.numpy()]))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class ARTAttack(_Made, ForeignAttack):
-    """A fixed-budget attack of ART; made by `ART`."""
-
-    attack_factory: Any = None
-    norm: float = np.inf
-    label: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_factory((1, 2, np.inf))
-
-    def generate(
-        self, classifier: Classifier, images: tf.Tensor, labels: tf.Tensor, epsilon: float, seed: int
-    ) -> np.ndarray:
-        """ART's answer."""
-        return self._answer(classifier, images, labels, epsilon=epsilon)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class ARTSearch(_Made, ForeignSearch):
-    """A minimal-distance attack of ART; made by `ART`."""
-
-    attack_factory: Any = None
-    norm: float = 2.0
-    label: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_factory((0, 1, 2, np.inf))
-
-    def generate(
-        self, classifier: Classifier, images: tf.Tensor, labels: tf.Tensor, epsilon: None, seed: int
-    ) -> np.ndarray:
-        """ART's answer."""
-        return self._answer(classifier, images, labels)
 
 
 def _art(module: str) -> Any:

@@ -10,13 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.attacks.adapters import repairs
-from keras_fim.attacks.adapters.common import Classifier, ForeignAttack, ForeignSearch
+from keras_fim.attacks.adapters.common import Classifier, ForeignAttack, ForeignSearch, Method, wrapped
 from keras_fim.attacks.lp import check_norm, norm_name
 
-__all__ = ["CleverHans", "CleverHansAttack", "CleverHansSearch", "cleverhans_attacks"]
+__all__ = ["CleverHans", "cleverhans_attacks"]
 
 
-class _Method(NamedTuple):
+class _Known(NamedTuple):
     """What an attack of CleverHans takes: norms (the first is the default), and parameters with the defaults here.
 
     A default of None leaves the choice to CleverHans or, for the length of a step, to `_step`.
@@ -30,21 +30,21 @@ class _Method(NamedTuple):
 
 _STEPS = {"eps_iter": None, "step_size": None}
 _METHODS = {
-    "fast_gradient_method": _Method((np.inf, 1, 2), {"loss_fn": None}),
-    "projected_gradient_descent": _Method(
+    "fast_gradient_method": _Known((np.inf, 1, 2), {"loss_fn": None}),
+    "projected_gradient_descent": _Known(
         (np.inf, 2), {"nb_iter": 40, **_STEPS, "loss_fn": None, "rand_init": False, "rand_minmax": None}, 2.5
     ),
-    "basic_iterative_method": _Method((np.inf, 2), {"nb_iter": 10, **_STEPS}, 2.0),
-    "momentum_iterative_method": _Method((np.inf, 2), {"nb_iter": 10, **_STEPS, "decay_factor": 1.0}, 1.0),
-    "madry_et_al": _Method((np.inf, 2), {"nb_iter": 40, **_STEPS, "rand_minmax": None}, 2.5),
-    "carlini_wagner_l2": _Method(
+    "basic_iterative_method": _Known((np.inf, 2), {"nb_iter": 10, **_STEPS}, 2.0),
+    "momentum_iterative_method": _Known((np.inf, 2), {"nb_iter": 10, **_STEPS, "decay_factor": 1.0}, 1.0),
+    "madry_et_al": _Known((np.inf, 2), {"nb_iter": 40, **_STEPS, "rand_minmax": None}, 2.5),
+    "carlini_wagner_l2": _Known(
         (2,),
         {
             **{"binary_search_steps": 5, "max_iterations": 1000, "abort_early": True, "confidence": 0.0},
             **{"initial_const": 1e-2, "learning_rate": 5e-3},
         },
     ),
-    "spsa": _Method(
+    "spsa": _Known(
         (np.inf,),
         {
             **{"nb_iter": 40, "learning_rate": 0.01, "delta": 0.01, "spsa_samples": 128, "spsa_iters": 1},
@@ -65,7 +65,7 @@ def CleverHans(  # noqa: N802 - reads as the classes beside it
     seed: int = 0,
     progress: bool = False,
     **parameters: Any,
-) -> CleverHansAttack | CleverHansSearch:
+) -> ForeignAttack | ForeignSearch:
     """An attack of CleverHans 4.0, by its name there.
 
     Args:
@@ -79,7 +79,8 @@ def CleverHans(  # noqa: N802 - reads as the classes beside it
         progress: as with every attack.
         **parameters: what the attack takes there, without images, labels, ε and bounds. The length of a step is
             ``eps_iter`` as it stands or ``step_size`` as a share of ε, by default 2.5 (BIM 2, MIM 1) over
-            ``nb_iter``; none is longer than ε.
+            ``nb_iter``; none is longer than ε. Whatever the bounds, CleverHans sees images in [0, 1], and all lengths
+            are in these units.
 
     Returns:
         A fixed-budget attack, or a minimal-distance attack for ``carlini_wagner_l2``. Labels are true labels. The
@@ -101,16 +102,10 @@ def CleverHans(  # noqa: N802 - reads as the classes beside it
     """
     if attack not in _METHODS:
         raise ValueError(f"`attack` should be one of {', '.join(_METHODS)}. Received: attack={attack!r}")
-    kind = CleverHansSearch if attack == "carlini_wagner_l2" else CleverHansAttack
-    return kind(
-        attack=attack,
-        norm=_METHODS[attack].norms[0] if norm is None else norm,
-        parameters=tuple(sorted(parameters.items())),
-        bounds=bounds,
-        batch_size=batch_size,
-        seed=seed,
-        progress=progress,
-    )
+    norm = check_norm(_METHODS[attack].norms[0] if norm is None else norm, _METHODS[attack].norms)
+    _check_parameters(attack, parameters)
+    options = {"bounds": bounds, "batch_size": batch_size, "seed": seed, "progress": progress}
+    return wrapped(_Named(attack, norm, tuple(sorted(parameters.items()))), attack == "carlini_wagner_l2", **options)
 
 
 def cleverhans_attacks() -> list[tuple[str, float]]:
@@ -118,35 +113,28 @@ def cleverhans_attacks() -> list[tuple[str, float]]:
     return [(attack, norm) for attack, method in _METHODS.items() for norm in method.norms]
 
 
-class _Parameters:
-    """What both kinds have: checks, a name, and the call that makes them as their repr."""
+def _check_parameters(attack: str, given: dict[str, Any]) -> None:
+    known = _METHODS[attack].parameters
+    for name, value in given.items():
+        if name not in known:
+            raise ValueError(f"`{attack}` takes the parameters {', '.join(known)}. Received: {name}={value!r}")
+        if name in _COUNTS and not (isinstance(value, int) and value >= 1):
+            raise ValueError(f"`{name}` should be a positive integer. Received: {name}={value!r}")
+        if name in _POSITIVE and not (value is None or 0 < value < np.inf):
+            raise ValueError(f"`{name}` should be a positive number. Received: {name}={value!r}")
+    if given.get("eps_iter") is not None and given.get("step_size") is not None:
+        raise ValueError("`eps_iter` and `step_size` exclude each other. Received: both")
+    if given.get("spsa_samples", 2) % 2:
+        raise ValueError(f"`spsa_samples` should be even. Received: spsa_samples={given['spsa_samples']}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Named(Method):
+    """An attack of CleverHans by its name there."""
 
     attack: str
-    parameters: tuple[tuple[str, Any], ...]
     norm: float
-    bounds: tuple[float, float]
-    batch_size: int
-    seed: int
-
-    def _check_parameters(self) -> None:
-        method, given = _METHODS[self.attack], dict(self.parameters)
-        object.__setattr__(self, "norm", check_norm(self.norm, method.norms))
-        for name, value in given.items():
-            if name not in method.parameters:
-                known = ", ".join(method.parameters)
-                raise ValueError(f"`{self.attack}` takes the parameters {known}. Received: {name}={value!r}")
-            if name in _COUNTS and not (isinstance(value, int) and value >= 1):
-                raise ValueError(f"`{name}` should be a positive integer. Received: {name}={value!r}")
-            if name in _POSITIVE and not (value is None or 0 < value < np.inf):
-                raise ValueError(f"`{name}` should be a positive number. Received: {name}={value!r}")
-        if given.get("eps_iter") is not None and given.get("step_size") is not None:
-            raise ValueError("`eps_iter` and `step_size` exclude each other. Received: both")
-        if given.get("spsa_samples", 2) % 2:
-            raise ValueError(f"`spsa_samples` should be even. Received: spsa_samples={given['spsa_samples']}")
-
-    @property
-    def _all_parameters(self) -> dict[str, Any]:
-        return {**_METHODS[self.attack].parameters, **dict(self.parameters)}
+    parameters: tuple[tuple[str, Any], ...]
 
     @property
     def name(self) -> str:
@@ -154,61 +142,27 @@ class _Parameters:
         norm = norm_name(self.norm)
         return f"cleverhans_{self.attack}" if self.attack.endswith(norm) else f"cleverhans_{self.attack}_{norm}"
 
-    def __repr__(self) -> str:
+    @property
+    def call(self) -> str:
+        """The arguments of `CleverHans`."""
         options = {"norm": self.norm, **dict(self.parameters)}
-        options |= {"bounds": self.bounds, "batch_size": self.batch_size, "seed": self.seed}
-        return f"CleverHans({self.attack!r}, {', '.join(f'{key}={value!r}' for key, value in options.items())})"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class CleverHansAttack(_Parameters, ForeignAttack):
-    """A fixed-budget attack of CleverHans; made by `CleverHans`."""
-
-    attack: str = "fast_gradient_method"
-    norm: float = np.inf
-    parameters: tuple[tuple[str, Any], ...] = ()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_parameters()
+        return f"CleverHans({self.attack!r}, {', '.join(f'{key}={value!r}' for key, value in options.items())}"
 
     def generate(
-        self, classifier: Classifier, images: tf.Tensor, labels: tf.Tensor, epsilon: float, seed: int
+        self, classifier: Classifier, images: tf.Tensor, labels: tf.Tensor, epsilon: float | None, seed: int
     ) -> tf.Tensor:
         """CleverHans' answer."""
-        low, high = self.bounds
-        options = {"eps": epsilon, "clip_min": low, "clip_max": high, **self._all_parameters}
+        options = {"clip_min": 0.0, "clip_max": 1.0, **_METHODS[self.attack].parameters, **dict(self.parameters)}
+        if epsilon is None:
+            return repairs.carlini_wagner(classifier, images, labels, **options)
+        options["eps"] = epsilon
         if self.attack == "spsa":
             attack = functools.partial(repairs.spsa(seed), classifier, **options)
             ones = [(images[i : i + 1], labels[i : i + 1]) for i in range(len(images))]
             return tf.concat([attack(image, label) for image, label in ones], axis=0)
         loss_fn = options.pop("loss_fn", None) or repairs.cross_entropy
         if self.attack != "fast_gradient_method":
-            options["eps_iter"] = self._step(options.pop("eps_iter"), options.pop("step_size"), epsilon)
+            share = options.pop("step_size") or _METHODS[self.attack].travel / options["nb_iter"]
+            options["eps_iter"] = min(options["eps_iter"] or share * epsilon, epsilon)
         method = repairs.gradient_method(self.attack, classifier, loss_fn, seed)
         return method(classifier, images, y=labels, norm=self.norm, sanity_checks=False, **options)
-
-    def _step(self, eps_iter: float | None, step_size: float | None, epsilon: float) -> float:
-        """Length of a step, at most ε."""
-        share = step_size or _METHODS[self.attack].travel / self._all_parameters["nb_iter"]
-        return min(eps_iter or share * epsilon, epsilon)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class CleverHansSearch(_Parameters, ForeignSearch):
-    """The Carlini-Wagner attack of CleverHans; made by `CleverHans`."""
-
-    attack: str = "carlini_wagner_l2"
-    norm: float = 2.0
-    parameters: tuple[tuple[str, Any], ...] = ()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_parameters()
-
-    def generate(
-        self, classifier: Classifier, images: tf.Tensor, labels: tf.Tensor, epsilon: None, seed: int
-    ) -> tf.Tensor:
-        """CleverHans' answer."""
-        low, high = self.bounds
-        return repairs.carlini_wagner(classifier, images, labels, clip_min=low, clip_max=high, **self._all_parameters)

@@ -1,8 +1,12 @@
-"""What the adapters share: the classifier that the libraries see, and their answers brought into ball and bounds."""
+"""An attack of another library as one of ours: what the library sees of the classifier, and what becomes of its answer.
+
+A library's part is a frozen dataclass derived from `Method`; `wrapped` makes an attack of it.
+"""
 
 from __future__ import annotations
 
 import abc
+import dataclasses
 import importlib
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
@@ -10,12 +14,14 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.attacks.base import predict_logits
 from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
-from keras_fim.attacks.lp import norms, project
+from keras_fim.attacks.lp import norms, project_inside
 from keras_fim.attacks.nearest import Found, SearchAttack
+from keras_fim.attacks.samples import Task, choose, put, take
 from keras_fim.logits import LogitsFunction
 
-__all__ = ["Classifier", "ForeignAttack", "ForeignSearch", "library"]
+__all__ = ["Classifier", "ForeignAttack", "ForeignSearch", "Method", "library", "wrapped"]
 
 
 def library(module: str, adapter: str, install: str) -> Any:
@@ -58,83 +64,102 @@ class Classifier(NamedTuple):
         return self.logits_fn.compiled(_gradient, self.dtype, loss_fn)(images, labels)
 
 
-class ForeignAttack(FixedBudgetAttack):
-    """A fixed-budget attack of another library, which knows one ε at a time."""
+class Method(abc.ABC):
+    """An attack of another library, on images in [0, 1]: the lengths among its own options are in these units, too."""
+
+    @property
+    @abc.abstractmethod
+    def name(self) -> str:
+        """The library, the attack and the norm."""
+
+    norm: Any
+    """The p of the lp norm that ε and the distances are in."""
+
+    @property
+    @abc.abstractmethod
+    def call(self) -> str:
+        """The call that makes it, without the options of every attack and the last bracket."""
+
+    @abc.abstractmethod
+    def generate(
+        self, classifier: Classifier, images: tf.Tensor, labels: tf.Tensor, epsilon: float | None, seed: int
+    ) -> Any:
+        """The library's answer for float32 images: points ``(batch, ...)``; ε is None for the smallest distance."""
+
+    def points(self, logits_fn: LogitsFunction, task: Task, epsilon: float | None) -> tf.Tensor:
+        """What it generates, in the dtype and the range of the images, which stay where it has no finite answer."""
+        classifier, seed = Classifier(logits_fn, task.images.dtype), int(task.keys[0]) % 2**31
+        answer = self.generate(classifier, tf.cast(task.images, tf.float32), task.labels, epsilon, seed)
+        points = tf.cast(tf.convert_to_tensor(np.asarray(answer)), task.images.dtype)
+        finite = tf.reduce_all(tf.math.is_finite(points), axis=tuple(range(1, points.shape.rank)))
+        return tf.clip_by_value(choose(finite, points, task.images), 0, 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class _Wrapped:
+    """What both kinds have; made by `wrapped`."""
+
+    method: Method
 
     compiled: ClassVar[bool] = False
 
-    def prepare(
-        self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[tf.Tensor, ...]:
+    @property
+    def name(self) -> str:
+        """That of the method."""
+        return self.method.name
+
+    @property
+    def norm(self) -> float:
+        """That of the method."""
+        return float(self.method.norm)
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{option}={getattr(self, option)!r}" for option in ("bounds", "batch_size", "seed"))
+        return f"{self.method.call}, {options})"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class ForeignAttack(_Wrapped, FixedBudgetAttack):
+    """A fixed-budget attack of another library, which knows one ε at a time.
+
+    The detail ``projected`` of a result marks samples for which the library left the ball by more than rounding, so
+    that they were projected.
+    """
+
+    def prepare(self, logits_fn: LogitsFunction, task: Task) -> tuple[tf.Tensor, ...]:
         """Logits."""
-        return (_predict(logits_fn, images),)
+        return (logits_fn.compiled(predict_logits)(task.images),)
 
-    def perturb(
-        self,
-        logits_fn: LogitsFunction,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        epsilon: tf.Tensor,
-        seed: tf.Tensor,
-        logits: tf.Tensor,
-        *state: Any,
-    ) -> Perturbed:
-        """`generate` for each ε that occurs, in the ball and the bounds; an ε of 0 returns the image."""
-        found = images.numpy().copy()
-        budgets = epsilon.numpy()
+    def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> Perturbed:
+        """The method's answer for each ε that occurs, in the ball and the unit cube; an ε of 0 returns the image."""
+        points, budgets = tf.identity(task.images), task.epsilon.numpy()
         for budget in np.unique(budgets[budgets > 0]):
-            (chosen,) = np.nonzero(budgets == budget)
-            part = [tf.gather(each, chosen) for each in (images, labels)]
-            found[chosen] = _ask(self, logits_fn, *part, float(budget), int(seed))
-        adversarials, projected = self._into_ball(images, tf.constant(found), epsilon)
-        return Perturbed(adversarials, _predict(logits_fn, adversarials), {"projected": projected})
-
-    def _into_ball(self, images: tf.Tensor, points: tf.Tensor, epsilon: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Points within the bounds and, but for rounding, ε; and which had to be projected."""
-        points = tf.clip_by_value(points, *self.bounds)
-        slack = 1e-6 * np.maximum(epsilon.numpy(), max(1.0, *map(abs, self.bounds)))
-        outside = norms(points.numpy() - images.numpy(), self.norm) > epsilon.numpy() + slack
-        if outside.any():
-            inside = images + project(points - images, epsilon, self.norm)
-            points = tf.where(_by_image(outside, images), tf.clip_by_value(inside, *self.bounds), points)
-        return points, tf.constant(outside)
-
-    @abc.abstractmethod
-    def generate(self, classifier: Classifier, images: tf.Tensor, labels: tf.Tensor, epsilon: float, seed: int) -> Any:
-        """The library's answer for float32 images: points ``(batch, ...)``."""
+            rows = tf.constant(np.flatnonzero(budgets == budget))
+            points = put(points, rows, self.method.points(logits_fn, take(task, rows), float(budget)))
+        slack = 1e-6 * np.maximum(budgets, 1.0)
+        outside = norms(points.numpy().astype(np.float64) - task.images.numpy(), self.norm) > budgets + slack
+        points = choose(tf.constant(outside), project_inside(points, task.images, task.epsilon, self.norm), points)
+        return Perturbed(points, logits_fn.compiled(predict_logits)(points), {"projected": tf.constant(outside)})
 
 
-class ForeignSearch(SearchAttack):
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class ForeignSearch(_Wrapped, SearchAttack):
     """A minimal-distance attack of another library."""
 
-    compiled: ClassVar[bool] = False
-
-    def search(self, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> Found:
-        """`generate`, in the bounds."""
-        points = _ask(self, logits_fn, images, labels, None, int(seed))
-        return Found(tf.clip_by_value(tf.constant(points), *self.bounds))
-
-    @abc.abstractmethod
-    def generate(self, classifier: Classifier, images: tf.Tensor, labels: tf.Tensor, epsilon: None, seed: int) -> Any:
-        """The library's answer for float32 images: points ``(batch, ...)``."""
+    def search(self, logits_fn: LogitsFunction, task: Task) -> Found:
+        """The method's answer."""
+        return Found(self.method.points(logits_fn, task, None))
 
 
-def _ask(
-    attack: ForeignAttack | ForeignSearch, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, *rest: Any
-) -> np.ndarray:
-    """What ``attack`` generates, in the dtype of the images, which stay where it has no finite answer."""
-    classifier = Classifier(logits_fn, images.dtype)
-    points = np.asarray(attack.generate(classifier, tf.cast(images, tf.float32), labels, *rest))
-    finite = np.isfinite(points).reshape(len(points), -1).all(axis=-1)
-    return np.where(_by_image(finite, images), points, images.numpy()).astype(images.dtype.as_numpy_dtype)
+def wrapped(method: Method, minimal: bool, **options: Any) -> ForeignAttack | ForeignSearch:
+    """A method as one of our attacks.
 
-
-def _by_image(values: np.ndarray, images: tf.Tensor) -> np.ndarray:
-    return values.reshape(-1, *[1] * (images.shape.rank - 1))
-
-
-def _predict(logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
-    return logits_fn.compiled(LogitsFunction.__call__)(images)
+    Args:
+        method: the method.
+        minimal: whether it looks for the smallest distance, and takes no ε.
+        **options: ``bounds``, ``batch_size``, ``seed`` and ``progress``, as with every attack.
+    """
+    return (ForeignSearch if minimal else ForeignAttack)(method=method, **options)
 
 
 def _logits(dtype: tf.DType, logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:

@@ -1,0 +1,95 @@
+"""Tuples of tensors that have one entry for each sample: what an attack is called on, and what it keeps on its way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import tensorflow as tf
+
+from keras_fim.attacks import draws
+from keras_fim.attacks.losses import LOSSES
+from keras_fim.attacks.lp import by_image, random_in_ball
+
+__all__ = ["Best", "Task", "choose", "keep", "put", "random_start", "take"]
+
+_T = TypeVar("_T")
+
+
+class Task(NamedTuple):
+    """What an attack is called on, a batch of it.
+
+    Attributes:
+        images: ``(batch, ...)`` in unit coordinates: 0 is the smallest pixel value, 1 the largest.
+        labels: The true classes, int64 ``(batch,)``.
+        epsilon: The budgets ``(batch,)``, in the attack's norm and in unit coordinates.
+        keys: For random draws (`keras_fim.attacks.draws`), int64 ``(batch,)``.
+        target: The classes to aim at, int64 ``(batch,)``; the labels where none were given.
+    """
+
+    images: tf.Tensor
+    labels: tf.Tensor
+    epsilon: tf.Tensor
+    keys: tf.Tensor
+    target: tf.Tensor
+
+
+class Best(NamedTuple):
+    """The best point seen of each sample: a fooling one if there was one, the one of the largest loss among equals.
+
+    Attributes:
+        points: ``(n, ...)``.
+        logits: ``(n, K)``, theirs.
+        loss: ``(n,)``, theirs.
+        fooled: bool ``(n,)``, whether another class than the label is predicted.
+    """
+
+    points: tf.Tensor
+    logits: tf.Tensor
+    loss: tf.Tensor
+    fooled: tf.Tensor
+
+    @classmethod
+    def of(cls, points: tf.Tensor, logits: tf.Tensor, labels: tf.Tensor, loss: str) -> Best:
+        """Points that were looked at; ``loss`` is a key of `LOSSES`."""
+        return cls(points, logits, LOSSES[loss](logits, labels), tf.argmax(logits, axis=-1) != labels)
+
+    def unless_worse_than(self, old: Best) -> Best:
+        """The better ones of two, sample by sample; of equals the old."""
+        better = (self.fooled & ~old.fooled) | ((self.fooled == old.fooled) & (self.loss > old.loss))
+        return choose(better, self, old)
+
+    def improved_at(self, index: tf.Tensor, new: Best) -> Best:
+        """The same with the ``new`` points of some samples where they are better."""
+        return put(self, index, new.unless_worse_than(take(self, index)))
+
+
+def take(parts: _T, index: Any) -> _T:
+    """The entries at ``index``: positions or a slice."""
+    return _each(lambda t: t[index] if isinstance(index, slice) else tf.gather(t, index), parts)
+
+
+def keep(parts: _T, mask: tf.Tensor) -> _T:
+    """The entries of the samples that ``mask``, bool ``(n,)``, marks."""
+    return _each(lambda t: tf.boolean_mask(t, mask), parts)
+
+
+def put(parts: _T, index: tf.Tensor, new: _T) -> _T:
+    """The same with ``new`` entries at the positions ``index``."""
+    return _each(lambda t, n: tf.tensor_scatter_nd_update(t, index[:, None], n), parts, new)
+
+
+def choose(mask: tf.Tensor, yes: _T, no: _T) -> _T:
+    """``yes`` where ``mask``, bool ``(n,)``, says so, ``no`` elsewhere."""
+    return _each(lambda y, n: tf.where(by_image(mask, y), y, n), yes, no)
+
+
+def _each(function: Callable[..., tf.Tensor], parts: _T, *others: _T) -> _T:
+    mapped: _T = tf.nest.map_structure(function, parts, *others)
+    return mapped
+
+
+def random_start(task: Task, norm: float, restart: int | tf.Tensor = 0) -> tf.Tensor:
+    """Where a restart begins, as the images: uniform in the ball, then clipped to the unit cube."""
+    shift = random_in_ball(task.images, task.epsilon, norm, draws.fold(task.keys, restart))
+    return tf.clip_by_value(task.images + shift, 0, 1)
