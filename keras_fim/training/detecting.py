@@ -199,9 +199,9 @@ def _rows(
     rows, num = [], int(outcome.was_correct.sum())
     for position, epsilon in enumerate(epsilons):
         scores = outcome.seen_at(position)[outcome.fooled[position]]
-        known = dict(zip(detectors, scores.T, strict=True)) if len(scores) >= _FEWEST else {}
+        by_kind = dict(zip(detectors, scores.T, strict=True)) if len(scores) >= _FEWEST else {}
         row = {"attack": attack.name, "epsilon": None if np.isinf(epsilon) else epsilon, "num": num}
-        figures = {kind: _figures(detectors[kind], benign[kind], values, num) for kind, values in known.items()}
+        figures = {kind: _figures(detectors[kind], benign[kind], values, num) for kind, values in by_kind.items()}
         rows.append({**row, "fooled": len(scores), "detectors": figures})
     return rows
 

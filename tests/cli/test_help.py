@@ -16,6 +16,7 @@ from keras_fim.training.config import descriptions
 def test_help_and_wrong_names_need_no_tensorflow():
     program = """
 import sys
+sys.argv[0] = "keras-fim"
 from keras_fim.cli import main, _COMMANDS
 for arguments in (["--help"], ["nothing"], *([name, "--help"] for name in _COMMANDS)):
     try:
