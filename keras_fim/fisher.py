@@ -7,8 +7,8 @@ import tensorflow as tf
 from keras_fim.geometry.krylov import MAX_STEPS, RTOL
 from keras_fim.geometry.spectrum import check_method, spectrum_and_logits
 from keras_fim.logits import LogitsFunction, logits_function
-from keras_fim.typing import Images, Model, Spectrum
-from keras_fim.validation import check_images
+from keras_fim.pixels import images_in_range
+from keras_fim.typing import Bounds, Images, Model, Spectrum
 
 __all__ = ["fisher_spectrum"]
 
@@ -22,6 +22,7 @@ def fisher_spectrum(
     rtol: float = RTOL,
     max_steps: int = MAX_STEPS,
     batch_size: int = 128,
+    bounds: Bounds | None = None,
 ) -> Spectrum:
     r"""The k largest eigenpairs of the Fisher information matrix :math:`G_x` of a model, image by image.
 
@@ -37,12 +38,15 @@ def fisher_spectrum(
         rtol: tolerance of the Krylov method on the sine of the angle to the eigenvector, as it estimates it.
         max_steps: largest number of its steps; an image that needs more is marked in ``converged``.
         batch_size: images that are worked on at a time; bounds the memory (exact: ``batch_size * K`` images).
+        bounds: The smallest and the largest pixel value that the model takes; ``None`` for what its leading rescaling
+            says, if it has one. The eigenvalues are those in the pixels as they are.
 
     Returns:
         `Spectrum` of float32 tensors (float64 for a float64 model).
 
     Raises:
-        ValueError: if images are empty, not finite or without a batch axis, or an option is out of range.
+        ValueError: if images are empty, not finite, without a batch axis, outside of the range, or bytes that nothing
+            says the model takes; if the model has no gradient; or if an option is out of range.
 
     Example:
         >>> from keras_fim import models
@@ -50,7 +54,7 @@ def fisher_spectrum(
         >>> spectrum.eigenvalues.shape, spectrum.directions.shape
         (TensorShape([3, 2]), TensorShape([3, 2, 28, 28, 1]))
     """
-    images = check_images(images)
+    images = images_in_range(model, images, bounds)
     if batch_size < 1:
         raise ValueError(f"`batch_size` should be a positive integer. Received: batch_size={batch_size}")
     check_method(method, rtol, max_steps)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,20 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.geometry.gradients import NoGradientError
+from keras_fim.geometry.simplex import two_classes
+from keras_fim.inspection import call_model, float_twin, gradient_stop, output_form
 from keras_fim.typing import Images, Model
 
 __all__ = ["LogitsFunction", "logits_function"]
 
-_CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
-_WEIGHTED = (keras.layers.Dense, keras.layers.EinsumDense, *_CONVOLUTIONS)
-_PASSED_THROUGH = (keras.layers.Dropout, keras.layers.ActivityRegularization)
 _ATTRIBUTE = "_keras_fim_logits_function"
-_HELP = "pass keras_fim.logits.logits_function(model, from_logits=True) in its place if the model returns logits"
+_NO_GRADIENT = (
+    "`model` has no gradient from its logits to its images{}. Integer inputs, embeddings, rounding and stop_gradient "
+    "have none, and attacks or spectra by gradients would find nothing. Pass "
+    "keras_fim.logits.logits_function(model, backward=twin) in its place, where `twin` is a smooth model with the "
+    "same weights; or measure with black_box=True"
+)
 
 
 class LogitsFunction:
@@ -29,14 +35,21 @@ class LogitsFunction:
     Attributes:
         model: what it calls.
         form: what ``model`` returns: ``"logits"``, ``"softmax"`` (a Keras softmax, whose logits Keras keeps),
-            ``"probabilities"`` (of which the logarithm is taken) or ``"method"`` (it has a method ``logits``).
+            ``"probabilities"`` (of which the logarithm is taken), ``"sigmoid"`` (one Keras sigmoid) or ``"method"`` (it
+            has a method ``logits``). One unit z, of any form, is the classifier of two classes with logits (0, z).
+        backward: another logits function, whose gradient in the images takes the place of this one's; or None.
     """
 
-    def __init__(self, model: Any, form: str) -> None:
-        self.model, self.form = model, form
+    def __init__(self, model: Any, form: str, backward: LogitsFunction | None = None) -> None:
+        self.model, self.form, self.backward = model, form, backward
         self.outputs = getattr(model, "outputs", None)  # a Sequential that changes gets others
         self._compiled: dict[Any, Any] = {}
         self.views: dict[Hashable, LogitsFunction] = {}  # this classifier on other coordinates, by their name
+
+    @functools.cached_property
+    def forward(self) -> Any:
+        """``model``, or its twin on floats if it has an integer input (`keras_fim.inspection.float_twin`)."""
+        return float_twin(self.model)
 
     def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Logits of images.
@@ -48,13 +61,18 @@ class LogitsFunction:
         Returns:
             ``(batch, K)``, float32 (float64 from a float64 model).
         """
+        images = tf.convert_to_tensor(images)
         if self.form == "method":
-            return _at_least_float32(self.model.logits(images, training=training))
-        return self.of(self.called(images, training))
+            logits = _at_least_float32(self.model.logits(images, training=training))
+        else:
+            logits = self.of(call_model(self.forward, images, training))
+        if images.dtype.is_floating:
+            logits = tf.cast(logits, self._dtype(images))
+        return logits if self.backward is None else _straight(logits, self.backward(images, training=training))
 
     def called(self, images: tf.Tensor, training: bool = False) -> Any:
         """What the model itself returns, as it does for its user; arguments as of the call."""
-        return _call(self.model, images, training)
+        return call_model(self.model, images, training)
 
     def of(self, outputs: Any) -> tf.Tensor:
         """Logits behind what the model returned, of any form but ``"method"``.
@@ -63,26 +81,30 @@ class LogitsFunction:
             outputs: ``(batch, K)``, untouched.
 
         Returns:
-            As the call.
+            As the call; in the dtype of ``outputs``, at least float32.
         """
-        if self.form == "softmax":
-            return _at_least_float32(outputs._keras_logits)
-        outputs = _at_least_float32(outputs)
-        if self.form == "probabilities":
-            return tf.math.log(tf.maximum(outputs, np.finfo(outputs.dtype.as_numpy_dtype).tiny))
-        return outputs
+        behind = None if self.form == "logits" else getattr(outputs, "_keras_logits", None)
+        logits = _at_least_float32(outputs if behind is None else behind)
+        if behind is None and self.form != "logits":
+            tiny = np.finfo(logits.dtype.as_numpy_dtype).tiny
+            rest = tf.math.log(tf.maximum(1 - logits, tiny)) if logits.shape[-1] == 1 else 0.0
+            logits = tf.math.log(tf.maximum(logits, tiny)) - rest
+        return two_classes(logits) if logits.shape[-1] == 1 else logits
 
     def cast(self, images: tf.Tensor) -> tf.Tensor:
         """Images in the dtype that the model works on: float64 for a float64 Keras model, float32 for others.
 
         Of a callable that is not a Keras layer nothing is known: float64 images stay float64.
         """
+        return tf.cast(images, self._dtype(images))
+
+    def _dtype(self, images: tf.Tensor) -> tf.DType:
         if isinstance(self.model, keras.layers.Layer):
             inputs = getattr(self.model, "inputs", None)
             double = (inputs[0].dtype if inputs else self.model.compute_dtype) == "float64"
         else:
             double = images.dtype == tf.float64
-        return tf.cast(images, tf.float64 if double else tf.float32)
+        return tf.float64 if double else tf.float32
 
     def compiled(self, function: Callable[..., Any], *static: Hashable) -> Callable[..., Any]:
         """``function(*static, self, *tensors)`` as a compiled function of tensors.
@@ -96,7 +118,8 @@ class LogitsFunction:
             *static: hashable arguments before this logits function.
 
         Returns:
-            A function of the remaining, tensor arguments.
+            A function of the remaining, tensor arguments. It raises a ValueError if it needs gradients and the model
+            has none.
         """
 
         def call(*tensors: Any) -> Any:
@@ -105,7 +128,8 @@ class LogitsFunction:
             if key not in self._compiled:
                 bound = functools.partial(function, *static, self)
                 self._compiled[key] = tf.function(bound, input_signature=specs)
-            return self._compiled[key](*tensors)
+            with self.explained():
+                return self._compiled[key](*tensors)
 
         return call
 
@@ -129,16 +153,29 @@ class LogitsFunction:
             parts.append(tf.nest.map_structure(lambda tensor: tensor.numpy(), call(batch)))
         return tf.nest.map_structure(lambda *columns: np.concatenate(columns), *parts)
 
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        """In it, an error about a missing gradient says where the gradient stops and what to do."""
+        try:
+            yield
+        except NoGradientError:
+            place = gradient_stop(self.forward)
+            raise NoGradientError(_NO_GRADIENT.format(f": it stops at the layer {place}" if place else "")) from None
+
     def __repr__(self) -> str:
         return f"LogitsFunction({getattr(self.model, 'name', self.model)!r}, form={self.form!r})"
 
 
-def logits_function(model: Model, images: Images | None = None, *, from_logits: bool | None = None) -> LogitsFunction:
+def logits_function(
+    model: Model, images: Images | None = None, *, from_logits: bool | None = None, backward: Model | None = None
+) -> LogitsFunction:
     """The logits function of a classifier.
 
     A model with a method ``logits(images, training)`` is asked for them. Behind a Keras softmax (an activation or a
     layer) the logits are found without loss. A dense or convolutional last layer without activation returns logits.
     Of anything else one batch is tried: rows >= 0 that sum to 1 are probabilities, whose logarithm serves as logits.
+    One Keras sigmoid with logit z is the classifier of two classes with logits (0, z). A Keras model with an integer
+    input is called through a twin of the same layers that takes floats, because a cast to integers has no gradient.
 
     The result keeps what is compiled for the model. A Keras model keeps its result, too; a plain callable, a path, or
     a call with ``from_logits`` gets a new one each time. Call this once for such a model and pass the result on in its
@@ -149,88 +186,39 @@ def logits_function(model: Model, images: Images | None = None, *, from_logits: 
             `LogitsFunction`, which is returned as it is.
         images: a batch of images to try the model on; ``None`` makes one where the model states its input shape.
         from_logits: True says that the model returns logits, False that it returns probabilities, ``None`` finds out.
+        backward: A smooth model whose gradient in the images is taken in place of this one's, as in backward pass
+            differentiable approximation (Athalye, Carlini & Wagner, ICML 2018); it shares the weights. ``None`` for
+            the model's own gradient.
 
     Returns:
-        `LogitsFunction`; the same one each time for the same Keras model, unless ``from_logits`` is given.
+        `LogitsFunction`; the same one each time for the same Keras model, unless ``from_logits`` or ``backward`` is
+        given.
 
     Raises:
-        ValueError: if it does not exist, does not return one row per image, or what it returns cannot be told.
+        ValueError: if it does not exist, has several inputs or outputs, does not return one row per image, ends in a
+            softmax over one unit or in several sigmoids, or what it returns cannot be told.
 
     Example:
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, activation="softmax")])
         >>> logits_function(model).form
         'softmax'
     """
+    if backward is not None:
+        given = logits_function(model, images, from_logits=from_logits)
+        return LogitsFunction(given.model, given.form, logits_function(backward, images, from_logits=from_logits))
     if isinstance(model, LogitsFunction):
         return model
     if isinstance(model, (str, os.PathLike)):
         model = _load(Path(model))
     if from_logits is not None:
-        return LogitsFunction(model, "logits" if from_logits else "probabilities")
+        return LogitsFunction(model, output_form(model, images, from_logits))
     known = vars(model).get(_ATTRIBUTE) if hasattr(model, "__dict__") else None
     if isinstance(known, LogitsFunction) and known.outputs is getattr(model, "outputs", None):
         return known
-    found = LogitsFunction(model, _form(model, images))
+    found = LogitsFunction(model, output_form(model, images, None))
     if isinstance(model, keras.Model):
         object.__setattr__(model, _ATTRIBUTE, found)  # not tracked by Keras; goes with the model
     return found
-
-
-def _form(model: Any, images: Images | None) -> str:
-    method = getattr(model, "logits", None)
-    if callable(method) and not isinstance(method, keras.layers.Layer):  # a layer of that name is not a method
-        return "method"
-    outputs = _call(model, _probe(model, images), training=False)
-    if not tf.is_tensor(outputs) or outputs.shape.rank != 2 or outputs.shape[-1] < 2:
-        shape = tuple(outputs.shape) if tf.is_tensor(outputs) else type(outputs).__name__
-        raise ValueError(f"`model` should return one row of 2 or more classes per image. Received: {shape}")
-    last = _last_layer(model)
-    if isinstance(last, _WEIGHTED) and last.activation is keras.activations.linear:
-        return "logits"
-    if getattr(model, "output", None) == "logits":  # a SavedModel's signature
-        return "logits"
-    rows = outputs.numpy().astype(np.float64)
-    if (rows >= 0).all() and np.allclose(rows.sum(axis=-1), 1, atol=1e-2):
-        # Keras keeps the logits behind a sigmoid, too: hence the look at the rows first
-        return "probabilities" if getattr(outputs, "_keras_logits", None) is None else "softmax"
-    raise ValueError(
-        f"`model` should return probabilities (rows >= 0 that sum to 1); {_HELP}. "
-        f"Received: a first row from {rows[0].min():.3g} to {rows[0].max():.3g} with sum {rows[0].sum():.3g}"
-    )
-
-
-def _probe(model: Any, images: Images | None) -> tf.Tensor:
-    if images is not None:
-        return tf.cast(tf.convert_to_tensor(images)[:4], getattr(model, "input_dtype", None) or tf.float32)
-    shape = getattr(model, "input_shape", None)
-    if not isinstance(shape, tuple) or None in shape[1:]:
-        raise ValueError(f"`model` does not state its input shape: pass `images`, a batch to try it on, or {_HELP}")
-    return tf.random.stateless_uniform((4, *shape[1:]), seed=(0, 0))
-
-
-def _last_layer(model: Any) -> Any:
-    """The layer whose output is the model's, if that is certain; looks into nested models."""
-    while isinstance(model, keras.Model):
-        outputs = getattr(model, "outputs", None)
-        if not outputs or len(outputs) != 1 or not type(model).__module__.startswith("keras."):
-            return None
-        model = outputs[0]._keras_history.operation
-        while _passes_through(model):
-            model = model.input._keras_history.operation
-    return model
-
-
-def _passes_through(layer: Any) -> bool:
-    """Whether a layer returns what it is given, but for dropout in training."""
-    if isinstance(layer, keras.layers.Activation):  # such as the float32 one at the end of a mixed-precision model
-        return layer.activation is keras.activations.linear
-    return isinstance(layer, _PASSED_THROUGH) or type(layer).__name__ == "FisherTraceRegularization"
-
-
-def _call(model: Any, images: tf.Tensor, training: bool) -> Any:
-    if isinstance(model, keras.layers.Layer):
-        return model(images, training=training)
-    return model(images)
 
 
 def _load(path: Path) -> Any:
@@ -251,7 +239,8 @@ class _SavedModel:
         if name not in signatures:
             raise ValueError(f"The SavedModel {path} has no signature `logits` or `serving_default`")
         self.signature = signatures[name]
-        (self.argument,) = self.signature.structured_input_signature[1]
+        ((self.argument, spec),) = self.signature.structured_input_signature[1].items()
+        self.dtype = spec.dtype
         outputs = self.signature.structured_outputs
         preferred = [key for key in ("logits", "probabilities") if key in outputs]
         if not preferred and len(outputs) != 1:
@@ -259,12 +248,18 @@ class _SavedModel:
         self.output = (preferred or list(outputs))[0]
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
-        return self.signature(**{self.argument: images})[self.output]
+        return self.signature(**{self.argument: tf.cast(images, self.dtype)})[self.output]
+
+
+def _at_least_float32(tensor: tf.Tensor) -> tf.Tensor:
+    return tensor if tensor.dtype == tf.float64 else tf.cast(tensor, tf.float32)
 
 
 def _spec(tensor: tf.Tensor) -> tf.TensorSpec:
     return tf.TensorSpec([None, *tensor.shape[1:]] if tensor.shape.rank else [], tensor.dtype)
 
 
-def _at_least_float32(tensor: tf.Tensor) -> tf.Tensor:
-    return tensor if tensor.dtype == tf.float64 else tf.cast(tensor, tf.float32)
+@tf.custom_gradient
+def _straight(values: tf.Tensor, smooth: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    """The ``values``, with the gradient of ``smooth``."""
+    return tf.identity(values), lambda upstream: (None, upstream)

@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from keras_fim.geometry.penalty import penalised_cross_entropy
+from keras_fim.geometry.simplex import two_classes
 from keras_fim.validation import refuse
 
 __all__ = [
@@ -26,6 +27,11 @@ _NOT_PROBABILITIES = (
     "`y_pred` should hold probabilities: no negative entries, rows that sum to 1. Pass from_logits=True to the loss if "
     "the model returns logits."
 )
+_NOT_A_SIGMOID = (
+    "`y_pred` should hold probabilities of class 1, from 0 to 1, as of one sigmoid unit. A softmax over one unit is "
+    "always 1. Pass from_logits=True to the loss if the model returns logits."
+)
+_NOT_OF_CLASS_1 = "`y_true` should hold classes 0 and 1 for one unit. Received one outside."
 _TINY = 1e-37  # a probability that underflowed to 0 counts as this one: log p = -85.2
 
 
@@ -67,7 +73,8 @@ def _one_hot(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
             f"Received: y_true of shape {labels.shape}, y_pred of shape {logits.shape}"
         )
     num_classes = logits.shape[-1]
-    invalid = tf.reduce_any((labels < 0) | (labels >= num_classes))
+    whole = tf.cast(tf.cast(labels, tf.int32), labels.dtype)
+    invalid = ~tf.reduce_all((labels >= 0) & (labels < num_classes) & (labels == whole))  # NaN is no class
     message = f"`y_true` should hold class indices from 0 to {num_classes - 1}. Received one outside."
     return refuse(invalid, message, tf.one_hot(tf.cast(labels, tf.int32), num_classes, dtype=logits.dtype))
 
@@ -116,19 +123,23 @@ class _FisherLoss(keras.losses.Loss):
         """The loss of each sample.
 
         Args:
-            y_true: class indices ``(batch, ...)`` or class probabilities ``(batch, ..., K)``.
-            y_pred: predictions ``(batch, ..., K)``: probabilities, or logits with ``from_logits=True``.
+            y_true: class indices ``(batch, ...)`` or class probabilities ``(batch, ..., K)``; with one unit,
+                probabilities of class 1, ``(batch, ...)`` or ``(batch, ..., 1)``.
+            y_pred: predictions ``(batch, ..., K)``: probabilities, or logits with ``from_logits=True``. One sigmoid
+                unit, ``(batch, ..., 1)``, is the classifier of two classes with logits (0, z).
 
         Returns:
             ``(batch, ...)``, in nats.
 
         Raises:
-            ValueError: if shapes do not match, K < 2, or labels or probabilities are not valid. In a compiled training
-                step TensorFlow reports the latter as its own error; under XLA, which knows none, the loss is NaN.
+            ValueError: if shapes do not match, or labels or probabilities are not valid (NaN is no label). In a
+                compiled training step TensorFlow reports the latter as its own error; under XLA, which knows none,
+                the loss is NaN.
         """
+        y_pred = tf.convert_to_tensor(y_pred)
         logits = self._logits(y_pred)
         return penalised_cross_entropy(
-            self._targets(y_true, logits),
+            self._targets(y_true, logits, one_unit=y_pred.shape[-1] == 1),
             logits,
             tf.cast(self.mu, logits.dtype),
             penalty=self._penalty,
@@ -144,19 +155,27 @@ class _FisherLoss(keras.losses.Loss):
         y_pred = tf.cast(y_pred, self.dtype)
         if y_pred.shape.rank is not None and y_pred.shape.rank < 2:
             raise ValueError(f"`y_pred` should have shape (batch, ..., classes). Received: shape={tuple(y_pred.shape)}")
-        if y_pred.shape[-1] is not None and y_pred.shape[-1] < 2:
-            raise ValueError(f"`y_pred` should have at least 2 classes. Received: shape={tuple(y_pred.shape)}")
+        one_unit = y_pred.shape[-1] == 1
         if self.from_logits:
-            return y_pred
+            return two_classes(y_pred) if one_unit else y_pred
+        log_p = tf.math.log(tf.maximum(y_pred, _TINY))
+        if one_unit:
+            log_odds = log_p - tf.math.log(tf.maximum(1 - y_pred, _TINY))
+            logit = log_odds if behind is None else tf.cast(behind, self.dtype)
+            wrong = (y_pred < 0) | (y_pred > 1) | (tf.abs(tf.sigmoid(logit) - y_pred) >= 1e-2)
+            return refuse(tf.reduce_any(wrong), _NOT_A_SIGMOID, two_classes(logit))
         sums = tf.reduce_sum(y_pred, axis=-1)  # NaN passes on to the loss, which then says so
         invalid = tf.reduce_any(y_pred < 0) | tf.reduce_any(tf.abs(sums - 1) >= 1e-2)
-        logits = tf.math.log(tf.maximum(y_pred, _TINY)) if behind is None else tf.cast(behind, self.dtype)
-        return refuse(invalid, _NOT_PROBABILITIES, logits)
+        return refuse(invalid, _NOT_PROBABILITIES, log_p if behind is None else tf.cast(behind, self.dtype))
 
-    def _targets(self, y_true: Any, logits: tf.Tensor) -> tf.Tensor:
+    def _targets(self, y_true: Any, logits: tf.Tensor, *, one_unit: bool) -> tf.Tensor:
         num_classes = logits.shape[-1]
         y_true = tf.convert_to_tensor(y_true)
-        if y_true.shape.rank == logits.shape.rank and y_true.shape[-1] in (None, num_classes):
+        if one_unit:
+            y_true = tf.cast(y_true if y_true.shape.rank == logits.shape.rank else y_true[..., None], logits.dtype)
+            outside = ~tf.reduce_all((y_true >= 0) & (y_true <= 1))
+            targets = refuse(outside, _NOT_OF_CLASS_1, tf.concat([1 - y_true, y_true], axis=-1))
+        elif y_true.shape.rank == logits.shape.rank and y_true.shape[-1] in (None, num_classes):
             targets = tf.cast(tf.ensure_shape(y_true, logits.shape), logits.dtype)
         else:
             targets = _one_hot(y_true, logits)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from keras_fim.typing import Bounds, Images, Labels
 
-__all__ = ["check_bounds", "check_images", "check_labels", "inside", "refuse"]
+__all__ = ["check_bounds", "check_images", "check_labels", "clipped", "inside", "refuse"]
+
+_SLACK = 0.5 / 255  # of the range: float16, resizing and JSON round, and so do images of 8 bits
 
 
 def check_images(images: Images, bounds: Bounds | None = None) -> tf.Tensor:
@@ -17,7 +20,8 @@ def check_images(images: Images, bounds: Bounds | None = None) -> tf.Tensor:
 
     Args:
         images: array-like ``(batch, ...)`` of numbers.
-        bounds: smallest and largest pixel allowed, or one pair of tuples by channel; ``None`` for any.
+        bounds: smallest and largest pixel allowed; ``None`` for any. Images outside by less than 0.5/255 of the range
+            are clipped.
 
     Returns:
         The images, a tensor.
@@ -32,20 +36,35 @@ def check_images(images: Images, bounds: Bounds | None = None) -> tf.Tensor:
         raise ValueError("`images` should not be empty. Received: 0 images")
     if bounds is not None and images.dtype.is_integer and bounds == (0.0, 1.0):
         raise ValueError(f"`images` should be in [0, 1]. Received: {images.dtype.name} images; divide them by 255")
-    if bounds is not None and isinstance(bounds[0], tuple) and len(bounds[0]) != images.shape[-1]:
-        raise ValueError(
-            f"`bounds` should have {images.shape[-1]} values for the last axis of the images. Received: bounds={bounds}"
-        )
     if images.dtype != tf.float64:
         images = tf.cast(images, tf.float32)
     low, high = float(tf.reduce_min(images)), float(tf.reduce_max(images))
     if not np.isfinite([low, high]).all() or bool(tf.reduce_any(tf.math.is_nan(images))):
         raise ValueError("`images` should be finite. Received: NaN or infinite values")
-    if bounds is None:
-        return images
-    if not _all_inside(images, bounds):
-        raise ValueError(f"`images` should be within the bounds {bounds}. Received: values from {low:g} to {high:g}")
-    return tf.clip_by_value(images, *(tf.constant(np.asarray(end), images.dtype) for end in bounds))
+    return images if bounds is None else clipped(images, bounds)[0]
+
+
+def clipped(images: tf.Tensor, bounds: Bounds) -> tuple[tf.Tensor, int]:
+    """Images within bounds, and how many of them were outside by less than 0.5/255 of the range.
+
+    Args:
+        images: ``(batch, ...)``, floating and finite.
+        bounds: Smallest and largest pixel value.
+
+    Returns:
+        The images, clipped, and the number of those that were changed.
+
+    Raises:
+        ValueError: If one is further outside, or the bounds are of another number of channels.
+    """
+    low, high = _ends(bounds, images)
+    slack = _SLACK * (high - low)
+    if bool(tf.reduce_any((images < low - slack) | (images > high + slack))):
+        extremes = f"from {float(tf.reduce_min(images)):g} to {float(tf.reduce_max(images)):g}"
+        raise ValueError(f"`images` should be within the bounds {bounds}. Received: values {extremes}")
+    inner = tf.clip_by_value(images, low, high)
+    changed = tf.reduce_any(inner != images, axis=tuple(range(1, images.shape.rank)))
+    return inner, int(tf.math.count_nonzero(changed))
 
 
 def check_labels(labels: Labels, num_images: int, num_classes: int) -> np.ndarray:
@@ -81,26 +100,34 @@ def check_labels(labels: Labels, num_images: int, num_classes: int) -> np.ndarra
     return indices
 
 
-def check_bounds(bounds: Bounds) -> Bounds:
-    """Pixel bounds as two floats, or as two tuples of floats by channel.
+def check_bounds(bounds: Any) -> Any:
+    """Pixel bounds as two floats, or as two tuples with one for each channel.
 
     Raises:
-        ValueError: if they are not finite numbers, or not all of the first below those of the second.
+        ValueError: if they are not two finite numbers, or lists of them, the first below the second.
     """
-    low, high = (np.asarray(bound, np.float64) for bound in bounds)
-    if low.shape != high.shape or low.ndim > 1 or not (np.isfinite(low) & np.isfinite(high) & (low < high)).all():
+    try:
+        low, high = (np.asarray(end, np.float64) for end in bounds)
+        finite = low.shape == high.shape and low.ndim <= 1 and np.isfinite([low, high]).all()
+        valid = finite and bool((low < high).all())
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
         raise ValueError(f"`bounds` should be (lowest, highest) pixel value. Received: bounds={bounds}")
-    return (float(low), float(high)) if low.ndim == 0 else (tuple(low.tolist()), tuple(high.tolist()))
+    return tuple(tuple(end.tolist()) if end.ndim else float(end) for end in (low, high))
 
 
 def inside(images: tf.Tensor, bounds: Bounds) -> tf.Tensor:
-    """The images, as they are; `refuse` of those that are not within the bounds, for a compiled step.
+    """`clipped`, for a compiled step.
 
     Raises:
         ValueError: as `refuse` does.
     """
+    low, high = _ends(bounds, images)
+    slack = _SLACK * (high - low)
     message = f"Images should be within the bounds {bounds}. Received values outside: rescale them, or pass `bounds`."
-    return refuse(~_all_inside(images, bounds), message, images)  # NaN is not inside
+    outside = ~tf.reduce_all((images >= low - slack) & (images <= high + slack))  # NaN is not inside
+    return refuse(outside, message, tf.clip_by_value(images, low, high))
 
 
 def refuse(invalid: tf.Tensor, message: str, tensor: tf.Tensor) -> tf.Tensor:
@@ -116,9 +143,9 @@ def refuse(invalid: tf.Tensor, message: str, tensor: tf.Tensor) -> tf.Tensor:
         return tf.where(invalid, tf.cast(math.nan, tensor.dtype), tensor)
 
 
-def _all_inside(images: tf.Tensor, bounds: Bounds) -> tf.Tensor:
-    """Whether all pixels keep the bounds; a float32 pixel rounded beyond a float64 bound does."""
-    low, high = (np.asarray(bound, np.float64) for bound in bounds)
-    slack = 1e-6 * (high - low)
-    lowest, highest = (tf.constant(end, images.dtype) for end in (low - slack, high + slack))
-    return tf.reduce_all((images >= lowest) & (images <= highest))
+def _ends(bounds: Bounds, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Both ends as tensors that broadcast against images."""
+    low, high = (tf.constant(end, images.dtype) for end in bounds)
+    if low.shape.rank and low.shape[0] != images.shape[-1]:
+        raise ValueError(f"`bounds` should have {images.shape[-1]} values for the last axis. Received: bounds={bounds}")
+    return low, high

@@ -52,7 +52,14 @@ CASES = {
     "gradient limit 0": (lambda m: loss(gradient_limit=0), "`gradient_limit` should be a positive .*gradient_limit=0"),
     "label smoothing 1": (lambda m: loss(label_smoothing=1.0), r"`label_smoothing` should be in \[0, 1\)"),
     "unknown reduction": (lambda m: loss(reduction="median"), "reduction=median"),
-    "one class": (lambda m: loss(from_logits=True)([0], [[1.0]]), "at least 2 classes. Received: shape=.1, 1"),
+    "softmax over one unit": (
+        lambda m: loss()([0.0], keras.activations.softmax(tf.constant([[-2.0], [2.0]]), axis=-1)),
+        "as of one sigmoid unit. A softmax over one unit is always 1",
+    ),
+    "class 2 of one unit": (lambda m: loss(from_logits=True)([2], [[1.0]]), "classes 0 and 1 for one unit"),
+    "NaN class of one unit": (lambda m: loss(from_logits=True)([np.nan], [[1.0]]), "classes 0 and 1 for one unit"),
+    "NaN labels": (lambda m: loss(mu=0.0, from_logits=True)(np.full(3, np.nan), LOGITS), "class indices from 0 to 2"),
+    "half a class": (lambda m: loss(from_logits=True)([0, 1, 0.5], LOGITS), "class indices from 0 to 2"),
     "loss of logits taken for probabilities": (lambda m: loss()(LABELS, LOGITS), "from_logits=True"),
     "loss with a label out of range": (
         lambda m: loss(from_logits=True)([0, 1, 3], LOGITS),

@@ -252,3 +252,37 @@ def test_sigmoid_outputs_are_not_taken_for_a_softmax():
     model.compile("sgd", loss=FisherTraceLoss(0.02))
     with pytest.raises(Exception, match="should hold probabilities"):
         model.fit(np.ones((2, 3), "float32"), np.array([0, 1]), verbose=0)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("shape", [(6,), (6, 1)])
+def test_one_sigmoid_unit_is_two_classes(loss, shape):
+    logit = LOGITS[:, :1].astype("float32")
+    labels = (LABELS % 2).reshape(shape)
+    expected = definition(loss, np.concatenate([0 * logit, logit], axis=-1), LABELS % 2, 0.1)
+    behind = keras.activations.sigmoid(tf.constant(logit))
+    for predictions, options in ((logit, {"from_logits": True}), (behind, {}), (behind.numpy(), {})):
+        values = loss(0.1, reduction=None, **options)(labels, predictions)
+        np.testing.assert_allclose(values, expected, rtol=1e-5)
+
+
+def test_one_sigmoid_unit_trains_as_with_keras():
+    """At μ = 0 without a limit, with smoothed labels."""
+    trained = []
+    for loss in (
+        FisherTraceLoss(0.0, label_smoothing=0.2, gradient_limit=None),
+        keras.losses.BinaryCrossentropy(label_smoothing=0.2),
+    ):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(1, activation="sigmoid")])
+        model.compile("sgd", loss=loss)
+        model.fit(LOGITS, LABELS % 2, epochs=3, verbose=0)
+        trained.append(model.get_weights()[0])
+    np.testing.assert_allclose(trained[0], trained[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_nan_in_rows_of_targets_is_a_nan_loss(loss):
+    rows = np.where(np.arange(6)[:, None] == 2, np.nan, ONE_HOT)
+    values = loss(0.0, from_logits=True, reduction=None)(rows, LOGITS)
+    np.testing.assert_array_equal(np.isnan(values), np.arange(6) == 2)

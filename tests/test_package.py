@@ -19,8 +19,9 @@ import keras_fim
 
 ROOT = Path(keras_fim.__file__).parent
 ORDER = [
-    *("_lazy", "typing", "geometry", "records", "validation", "logits", "fisher", "losses", "layers", "metrics"),
-    *("attacks", "defenses", "detection", "evaluation", "plots", "callbacks", "export", "training", "cli", "__main__"),
+    *("_lazy", "typing", "geometry", "records", "validation", "inspection", "logits", "pixels", "flags", "fisher"),
+    *("losses", "layers", "metrics", "attacks", "defenses", "detection", "evaluation", "plots", "callbacks", "export"),
+    *("training", "cli", "__main__"),
 ]
 STANDALONE = ("data", "models")  # import none of the others; training and cli, and no other, import them
 MODULES = sorted(module.name for module in pkgutil.walk_packages([str(ROOT)], "keras_fim."))

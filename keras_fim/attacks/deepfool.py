@@ -12,6 +12,7 @@ from keras_fim.attacks.losses import others
 from keras_fim.attacks.lp import by_image, check_norm, norm_name
 from keras_fim.attacks.nearest import Found, SearchAttack
 from keras_fim.attacks.samples import Task, keep, put
+from keras_fim.geometry.gradients import gradient as gradient_of
 from keras_fim.logits import LogitsFunction
 
 __all__ = ["DeepFool"]
@@ -99,8 +100,7 @@ class DeepFool(SearchAttack):
             own = tf.gather(logits, walk.task.labels, batch_dims=1)
             gaps = tf.gather(logits, walk.rivals, batch_dims=1) - own[:, None]
             columns = tf.unstack(gaps, axis=-1)
-        zero = tf.UnconnectedGradients.ZERO
-        gradients = tf.stack([tape.gradient(gap, points, unconnected_gradients=zero) for gap in columns], axis=1)
+        gradients = tf.stack([gradient_of(tape, gap, points) for gap in columns], axis=1)
         flat = tf.reshape(gradients, [-1, len(columns), points.shape[1:].num_elements()])
         lengths = tf.norm(flat, ord=1 if self.norm == np.inf else 2, axis=-1)
         # a rival that this image cannot be pushed to is infinitely far

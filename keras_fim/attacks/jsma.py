@@ -14,6 +14,7 @@ from keras_fim.attacks.nearest import Found, SearchAttack
 from keras_fim.attacks.pairs import best_pairs
 from keras_fim.attacks.samples import Task, keep, put
 from keras_fim.attacks.targets import TARGETS, choose_targets
+from keras_fim.geometry.gradients import gradient as gradient_of
 from keras_fim.logits import LogitsFunction
 from keras_fim.typing import LogitsCallable
 
@@ -140,8 +141,7 @@ class JSMA(SearchAttack):
             tape.watch(walk.point)
             logits = logits_fn(walk.point)
             values = self._rise_and_fall(logits, walk.classes)
-        zero = tf.UnconnectedGradients.ZERO
-        slopes = [tape.gradient(value, walk.point, unconnected_gradients=zero) for value in values]
+        slopes = [gradient_of(tape, value, walk.point) for value in values]
         if self.theta < 0:
             slopes = [-slope for slope in slopes]
         return slopes[0], slopes[-1], logits

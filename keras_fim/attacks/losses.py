@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.geometry.gradients import gradient
 from keras_fim.logits import LogitsFunction
 
 __all__ = [
@@ -91,7 +92,7 @@ def loss_gradient(
         targets: ``(batch,)``, class indices.
 
     Returns:
-        ``(gradients, logits)``; zero where the loss does not depend on the image.
+        ``(gradients, logits)``.
     """
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(images)
@@ -100,7 +101,7 @@ def loss_gradient(
             value = tf.gather(logits, targets, batch_dims=1) - tf.gather(logits, labels, batch_dims=1)
         else:
             value = LOSSES[loss](logits, labels)
-    return tape.gradient(value, images, unconnected_gradients=tf.UnconnectedGradients.ZERO), logits
+    return gradient(tape, value, images), logits
 
 
 def others(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

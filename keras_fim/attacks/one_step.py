@@ -14,6 +14,7 @@ from keras_fim.attacks.losses import log_odds_against, loss_gradient
 from keras_fim.attacks.lp import by_image, check_norm, norm_name, steepest
 from keras_fim.attacks.samples import Task
 from keras_fim.attacks.targets import TARGETS, choose_targets
+from keras_fim.geometry.gradients import gradient as gradient_of
 from keras_fim.logits import LogitsFunction
 
 __all__ = ["FGM", "FGSM", "OTCM", "OneStep"]
@@ -127,5 +128,5 @@ class OTCM(OneStep):
             with tape.stop_recording():
                 targets = choose_targets(self.target, task, logits)
             loss = log_odds_against(logits, targets)
-        gradients = tape.gradient(loss, task.images, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        gradients = gradient_of(tape, loss, task.images)
         return logits, -steepest(gradients, self.norm)

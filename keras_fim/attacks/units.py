@@ -57,6 +57,11 @@ class Units:
             logits_fn.views[self.bounds] = _InUnits(logits_fn, self)
         return logits_fn.views[self.bounds]
 
+    def span(self, dtype: tf.DType) -> tf.Tensor:
+        """The length of a unit in pixels: a scalar, or one value for each channel."""
+        low, high = self._ends(dtype)
+        return high - low
+
     def _ends(self, dtype: tf.DType) -> list[tf.Tensor]:
         return [tf.constant(np.asarray(end, np.float64), dtype) for end in self.bounds]
 

@@ -17,7 +17,7 @@ from keras_fim.attacks.units import Units
 from keras_fim.defenses.base import Defense
 from keras_fim.defenses.batch import Batch, SameState
 from keras_fim.defenses.spectral import check_choice
-from keras_fim.validation import inside
+from keras_fim.typing import Bounds
 
 __all__ = ["AdversarialTraining", "n_fgm", "n_fgsm"]
 
@@ -30,13 +30,15 @@ class AdversarialTraining(Defense):
 
     The attack starts at the image with noise η and goes ε from there; no projection back onto the ball about x. Both
     the noisy image and the result are clipped to the pixel bounds, as in the code of de Jorge et al. (their paper
-    leaves the bounds out). Images that are not within the bounds of the attack end the training. The attack changes
-    nothing in the classifier. Batch statistics are kept from the pass that the metrics are taken on: of clean images,
-    but of adversarial ones where these are all that it is trained on (``mix=1``).
+    leaves the bounds out). The attack changes nothing in the classifier. Batch statistics are kept from the pass that
+    the metrics are taken on: of clean images, but of adversarial ones where these are all that it is trained on
+    (``mix=1``).
 
     A training step of the ConvNet costs, in CPU seconds over those of a plain one, 1.9 for N-FGSM, 2.0 for N-FGM
     (1.7 with ``attack_mode="inference"``), 4.6 for OSSA with one Krylov step, 8.1 for PGD with seven steps
     (``results/benchmarks/defense_step_mnist.json``).
+
+    Logged in training: ``adversarial_accuracy``, and ``accuracy`` only where clean images are part of the loss.
 
     One step alone may be learned by heart: `CatastrophicOverfitting` watches for that.
 
@@ -50,6 +52,7 @@ class AdversarialTraining(Defense):
         attack_mode: ``"training"``: the attack sees batch statistics, as the loss does; ``"inference"``: it sees the
             moving averages, as users do, which costs less, and is what attacks of several steps need where a
             ``tf.distribute`` strategy synchronises batch normalisation: TensorFlow cannot do that inside a loop.
+        bounds: as in `Defense`; ``None`` for those of the attack, unless they are its default.
         seed: of the noise and the attack.
         name: of the Keras model.
 
@@ -75,6 +78,7 @@ class AdversarialTraining(Defense):
         noise: float = 0.0,
         mix: float = 1.0,
         attack_mode: str = "training",
+        bounds: Bounds | None = None,
         seed: int = 0,
         name: str | None = None,
     ) -> None:
@@ -88,18 +92,21 @@ class AdversarialTraining(Defense):
         if not 0 < mix <= 1:
             raise ValueError(f"`mix` should be in (0, 1]. Received: mix={mix}")
         check_choice("attack_mode", attack_mode, ("training", "inference"))
-        super().__init__(model, seed=seed, name=name or "adversarial_training")
+        bounds = attack.bounds if bounds is None and attack.bounds != (0.0, 1.0) else bounds
+        super().__init__(model, bounds=bounds, seed=seed, name=name or "adversarial_training")
         if attack_mode == "training" and not attack.whole_batch and _normalises_batches(self.model):
             raise ValueError(
                 "`attack` should keep the batch together, because the model normalises it: no early stops, no restarts "
                 f'and as many steps for each image; or pass attack_mode="inference". Received: attack={attack!r}'
             )
         self.attack_mode = attack_mode
-        self.attack, self.epsilon, self.noise, self.mix = attack, float(epsilon), float(noise), float(mix)
+        self.attack = dataclasses.replace(attack, bounds=self.bounds)
+        self.epsilon, self.noise, self.mix = float(epsilon), float(noise), float(mix)
+        self._adversarial = keras.metrics.SparseCategoricalAccuracy(name="adversarial_accuracy")
 
     def adversarials(self, images: tf.Tensor, labels: tf.Tensor, again: SameState, seed: tf.Tensor) -> tf.Tensor:
         """Perturbed images, inside the attack's bounds."""
-        images, units = inside(images, self.attack.bounds), Units(self.attack.bounds)
+        units = Units(self.bounds)
         start, count = units.to_units(images), tf.shape(images)[0]
         budget = tf.fill([count], tf.cast(self.epsilon / units.scale, images.dtype))
         task = Task(start, labels, budget, draws.keys_of(seed, tf.range(count)), labels)
@@ -113,12 +120,24 @@ class AdversarialTraining(Defense):
         """Adversarial images, if it is trained on nothing else."""
         return self.adversarials(images, labels, again, seed) if self.mix == 1 else images
 
+    @property
+    def perturbs(self) -> bool:
+        """Whether it is trained on adversarial images alone."""
+        return getattr(self, "mix", None) == 1
+
     def penalty(self, batch: Batch) -> tf.Tensor | None:
         """What turns the clean loss into the mixed one."""
-        if self.mix == 1:
+        if self.perturbs:
+            self._adversarial.update_state(batch.labels, tf.stop_gradient(batch.logits))
             return None
         points = tf.stop_gradient(self.adversarials(batch.images, batch.labels, batch.again, batch.seed))
-        return self.mix * (batch.loss(points) - batch.clean_loss)
+        loss, logits = batch.loss(points)
+        self._adversarial.update_state(batch.labels, tf.stop_gradient(logits))
+        return self.mix * (loss - batch.clean_loss)
+
+    def trackers(self) -> list[keras.metrics.Metric]:
+        """The accuracy on the adversarial images."""
+        return [self._adversarial] if hasattr(self, "_adversarial") else []
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments; the attack as its name and options."""
@@ -159,7 +178,7 @@ def n_fgsm(
     epsilon: float,
     *,
     noise: float = 2.0,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds | None = None,
     **options: Any,
 ) -> AdversarialTraining:
     """N-FGSM: noise up to 2 ε in each pixel, then one sign step of ε in l∞.
@@ -168,7 +187,7 @@ def n_fgsm(
         model: as in `AdversarialTraining`.
         epsilon: as there.
         noise: as there.
-        bounds: smallest and largest pixel value.
+        bounds: as there.
         **options: as there.
 
     Returns:
@@ -177,8 +196,8 @@ def n_fgsm(
     Source:
         de Jorge et al., Make some noise: reliable and efficient single-step adversarial training (NeurIPS 2022).
     """
-    attack, options = attacks.FGSM(bounds=bounds), {"name": "n_fgsm", **options}
-    return AdversarialTraining(model, attack, epsilon=epsilon, noise=noise, **options)
+    options = {"name": "n_fgsm", "bounds": bounds, **options}
+    return AdversarialTraining(model, attacks.FGSM(), epsilon=epsilon, noise=noise, **options)
 
 
 def n_fgm(
@@ -186,7 +205,7 @@ def n_fgm(
     epsilon: float,
     *,
     noise: float = 1.0,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds | None = None,
     **options: Any,
 ) -> AdversarialTraining:
     """N-FGM: noise up to ε, then one step of ε along the gradient, both in l2.
@@ -196,7 +215,7 @@ def n_fgm(
         epsilon: as there.
         noise: as there. 2.0 is a little more robust than 1.0 and a little less accurate (``n-fgm-noisy``, ``n-fgm``:
             ``results/defences``).
-        bounds: smallest and largest pixel value.
+        bounds: as there.
         **options: as there.
 
     Returns:
@@ -205,5 +224,5 @@ def n_fgm(
     Source:
         As `n_fgsm`, in l2.
     """
-    attack, options = attacks.FGM(bounds=bounds), {"name": "n_fgm", **options}
-    return AdversarialTraining(model, attack, epsilon=epsilon, noise=noise, **options)
+    options = {"name": "n_fgm", "bounds": bounds, **options}
+    return AdversarialTraining(model, attacks.FGM(), epsilon=epsilon, noise=noise, **options)

@@ -12,9 +12,11 @@ import tensorflow as tf
 
 from keras_fim.defenses.batch import Batch, SameState, class_indices
 from keras_fim.logits import LogitsFunction, logits_function
-from keras_fim.losses import mu_variable
+from keras_fim.pixels import range_of_model
+from keras_fim.typing import Bounds
+from keras_fim.validation import check_bounds, inside
 
-__all__ = ["Defense", "Penalized", "plain"]
+__all__ = ["Defense", "plain"]
 
 EMPTY_BATCH = (
     "A batch left a device without images, and TensorFlow's oneDNN convolutions cannot train on an empty batch. "
@@ -30,15 +32,23 @@ class Defense(keras.Model):
     the compiled loss alone; what a defence adds is part of the training loss, and logged apart. A defence of a defence
     does both: the inner one chooses the images first.
 
+    Images are within ``bounds``, and what a defence measures is in units of that range, so that its options do not
+    depend on it; only ε is on the scale of the images. A metric of a step that is trained on adversarial images alone
+    would be one of these, so such a step logs ``adversarial_accuracy`` and no compiled metric; ``val_accuracy`` is
+    always of the images as they are.
+
     Args:
         model: a built Keras classifier, or another defence of one. A classifier whose logits cannot be told comes as
             ``keras_fim.logits.logits_function(model, from_logits=True)``.
+        bounds: The smallest and the largest pixel value, or a pair of tuples with one value for each channel; ``None``
+            for those of the defence inside, for what a leading rescaling of the classifier says, or for (0, 1).
         seed: of whatever is drawn at random; each step draws anew, from the optimizer's step count.
         name: of the Keras model.
 
     Attributes:
         model: the plain classifier, trained in place.
         inner: the defence inside, or None.
+        bounds: The smallest and the largest pixel value. Images outside end the training.
 
     Raises:
         ValueError: if ``model`` is neither, or the logits of the classifier cannot be told.
@@ -48,7 +58,14 @@ class Defense(keras.Model):
     inner: Defense | None
     _logits_fn: LogitsFunction
 
-    def __init__(self, model: keras.Model | LogitsFunction, *, seed: int = 0, name: str | None = None) -> None:
+    def __init__(
+        self,
+        model: keras.Model | LogitsFunction,
+        *,
+        bounds: Bounds | None = None,
+        seed: int = 0,
+        name: str | None = None,
+    ) -> None:
         inner = model if isinstance(model, Defense) else None
         given: Any = inner._logits_fn if inner else model
         classifier = given.model if isinstance(given, LogitsFunction) else given
@@ -63,6 +80,10 @@ class Defense(keras.Model):
         super().__init__(name=name, dtype=classifier.dtype_policy, autocast=False)
         self.inner, self.model, self.seed = inner, classifier, int(seed)
         self._logits_fn = logits_fn
+        if bounds is None:
+            told = range_of_model(classifier)
+            bounds = inner.bounds if inner else told.bounds if told else (0.0, 1.0)
+        self.bounds: Bounds = check_bounds(bounds)
         self.built = True
 
     def perturb(self, images: tf.Tensor, labels: tf.Tensor, again: SameState, seed: tf.Tensor) -> tf.Tensor:
@@ -77,9 +98,19 @@ class Defense(keras.Model):
         """What is logged beside the compiled loss and metrics, in training only."""
         return []
 
+    @property
+    def perturbs(self) -> bool:
+        """Whether a step is trained on adversarial images alone; a defence may override it."""
+        return False  # Keras asks before a defence has its options
+
+    def watches(self) -> list[keras.callbacks.Callback]:
+        """Callbacks that `fit` adds; a defence may override it."""
+        return []
+
     def call(self, images: Any, training: bool | None = None) -> Any:
         """What the classifier returns."""
-        return self.model(images, training=training)
+        model = self._logits_fn.forward if training else self.model
+        return model(images, training=training)
 
     def logits(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Logits ``(batch, K)`` of the classifier."""
@@ -102,10 +133,14 @@ class Defense(keras.Model):
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """Those of Keras; while it trains, also the `trackers` of all defences."""
+        """Those of Keras; while it trains, also the `trackers` of all defences, and none of adversarial images."""
         ours = [tracker for part in self._parts() for tracker in part.trackers()]
         known = [metric for metric in super().metrics if not any(metric is each for each in ours)]
-        return known if getattr(self, "_evaluates", False) else known + ours
+        if getattr(self, "_evaluates", False):
+            return known
+        if any(part.perturbs for part in self._parts()):  # the compiled ones would be of adversarial images
+            known = [metric for metric in known if metric.name == "loss"]
+        return known + ours
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """One step of the optimizer on the compiled loss and the penalties of all defences."""
@@ -115,18 +150,21 @@ class Defense(keras.Model):
             images = tf.ensure_shape(images, self.input_shape)
         labels = class_indices(targets, self._num_classes(images))
         replicas = tf.distribute.get_strategy().num_replicas_in_sync  # Keras divides losses by their number
+        images = inside(images, self.bounds)
         for part in self._parts():
             images = tf.stop_gradient(part.perturb(images, labels, again, seed))
 
-        def loss(points: tf.Tensor) -> tf.Tensor:
+        def loss(points: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             with again.scope():
-                return replicas * self.compute_loss(points, targets, self(points, training=True), sample_weight)
+                predictions = self(points, training=True)
+                value = replicas * self.compute_loss(points, targets, predictions, sample_weight)
+                return value, self._logits_fn.of(predictions)
 
         with tf.GradientTape() as tape:
             with tf.GradientTape(persistent=True, watch_accessed_variables=False) as to_logits:
                 to_logits.watch(images)
                 predictions = self(images, training=True)
-                logits = self._logits_fn.of(predictions)
+                logits = tf.cast(self._logits_fn.of(predictions), images.dtype)
             total = replicas * self.compute_loss(images, targets, predictions, sample_weight)
             batch = Batch(images, labels, sample_weight, logits, to_logits, again, loss, total, seed)
             for penalty in [part.penalty(batch) for part in self._parts()]:
@@ -138,12 +176,50 @@ class Defense(keras.Model):
         for metric in self.metrics:
             if metric.name == "loss":
                 metric.update_state(total, sample_weight=tf.shape(images)[0])
+        if any(part.perturbs for part in self._parts()):
+            return dict(self.get_metrics_result())
         return dict(self.compute_metrics(images, targets, predictions, sample_weight))
 
-    def fit(self, *args: Any, **options: Any) -> Any:
-        """As the classifier's; a batch without images fails with a remedy where TensorFlow's own message has none."""
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        **options: Any,
+    ) -> keras.callbacks.History:
+        """As `keras.Model.fit`; it also warns of a penalty that is too small to matter.
+
+        Raises:
+            ValueError: In place of TensorFlow's own error where an image or a label is not valid, or a batch left a
+                device without images; and if the classifier has no gradient.
+        """
+        watches = [watch for part in self._parts() for watch in part.watches()]
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks.callbacks.extend(watches)
+        else:
+            callbacks = [*(callbacks or []), *watches]
+        with self._readable():
+            return super().fit(x, y, batch_size, epochs, verbose, callbacks, **options)
+
+    def train_on_batch(self, *args: Any, **options: Any) -> Any:
+        """As `keras.Model.train_on_batch`, with the errors of `fit`."""
+        with self._readable():
+            return super().train_on_batch(*args, **options)
+
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        """In it, what a compiled step refuses is a ValueError of one line."""
         try:
-            return super().fit(*args, **options)
+            with self._logits_fn.explained():
+                yield
+        except tf.errors.InvalidArgumentError as error:
+            refused = re.search(r"assertion failed: \[(.*?)\](?=\n|$| \[)", error.message, re.DOTALL)
+            if refused is None:
+                raise
+            raise ValueError(refused[1].strip("b'")) from None
         except tf.errors.InternalError as error:
             if not re.search(r"Missing \d+-th output from .*Conv\w*Backprop", error.message):
                 raise
@@ -176,7 +252,8 @@ class Defense(keras.Model):
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, and what the classifier returns (``LogitsFunction.form``)."""
         model = keras.saving.serialize_keras_object(self.inner or self.model)
-        return {"model": model, "form": self._logits_fn.form, "seed": self.seed, "name": self.name}
+        form = self._logits_fn.form
+        return {"model": model, "form": form, "bounds": self.bounds, "seed": self.seed, "name": self.name}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Defense:
@@ -196,59 +273,15 @@ class Defense(keras.Model):
         return [*(inner._parts() if inner else []), self]
 
     def _num_classes(self, images: tf.Tensor) -> int:
-        if getattr(self.model, "outputs", None):
-            return int(self.output_shape[-1])
-        return int(self.model.compute_output_spec(keras.KerasTensor(images.shape, images.dtype)).shape[-1])
+        known = getattr(self.model, "outputs", None)
+        outputs = self.model if known else self.model.compute_output_spec(keras.KerasTensor(images.shape, images.dtype))
+        return max(2, int((outputs.output_shape if known else outputs.shape)[-1]))  # one unit is two classes
 
     def _step_seed(self) -> tf.Tensor:
         optimizer: Any = getattr(self.optimizer, "inner_optimizer", self.optimizer)
         steps = tf.cast(optimizer._iterations.value, tf.int32)  # of batches: `iterations` counts updates of the weights
         replica = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int32)
         return self.seed + 1_000_003 * steps + 7_919 * replica
-
-
-class Penalized(Defense):
-    """A defence whose penalty is μ times a mean over the batch, as Keras' losses take it unless told otherwise.
-
-    With another ``reduction`` of the loss, μ is relative to that. Logs ``penalty`` and the mean; around another such
-    defence ``..._penalty`` with the name of the mean.
-
-    Args:
-        model: as in `Defense`.
-        mu: weight μ >= 0: a number, or a ``keras.Variable`` that others may change; the optimizer does not, so its
-            ``trainable`` is set to False.
-        measure: the name by which the mean is logged.
-        seed: as in `Defense`.
-        name: as in `Defense`.
-    """
-
-    def __init__(
-        self, model: keras.Model, mu: float | keras.Variable, *, measure: str, seed: int, name: str | None
-    ) -> None:
-        mu = mu_variable(mu)
-        mu.trainable = False
-        super().__init__(model, seed=seed, name=name)
-        self.mu = mu
-        taken = [tracker.name for part in (self.inner._parts() if self.inner else []) for tracker in part.trackers()]
-        self._penalty = keras.metrics.Mean(name=f"{measure}_penalty" if "penalty" in taken else "penalty")
-        self._measure = keras.metrics.Mean(name=measure)
-
-    def measure(self, batch: Batch) -> tf.Tensor:
-        """What is penalised, a scalar."""
-        raise NotImplementedError
-
-    def penalty(self, batch: Batch) -> tf.Tensor:
-        """μ times `measure`."""
-        value = self.measure(batch)
-        penalty = tf.cast(self.mu, value.dtype) * value
-        count = tf.shape(batch.images)[0]
-        self._measure.update_state(value, sample_weight=count)
-        self._penalty.update_state(penalty, sample_weight=count)
-        return penalty
-
-    def trackers(self) -> list[keras.metrics.Metric]:
-        """The penalty and what it penalises."""
-        return [self._penalty, self._measure] if hasattr(self, "_measure") else []
 
 
 def plain(model: Any) -> Any:

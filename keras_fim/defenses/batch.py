@@ -25,6 +25,7 @@ class SameState(LogitsFunction):
 
     def __init__(self, logits_fn: LogitsFunction) -> None:
         super().__init__(logits_fn.model, logits_fn.form)
+        self.forward = logits_fn.forward
         self._values = [(each, tf.convert_to_tensor(each.value)) for each in self.model.non_trainable_variables]
 
     def __call__(self, images: tf.Tensor, training: bool = True) -> tf.Tensor:
@@ -57,7 +58,7 @@ class Batch:
         logits: ``(batch, K)`` of `images`, from the pass whose statistics are kept.
         tape: a persistent tape from `images` to `logits`.
         again: the classifier for further passes.
-        loss: the compiled loss of the classifier at other images, a scalar.
+        loss: the compiled loss of the classifier at other images, a scalar, and its logits there.
         clean_loss: the same at `images`.
         seed: int32 scalar, another in each step and replica.
     """
@@ -68,7 +69,7 @@ class Batch:
     logits: tf.Tensor
     tape: tf.GradientTape
     again: SameState
-    loss: Callable[[tf.Tensor], tf.Tensor]
+    loss: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
     clean_loss: tf.Tensor
     seed: tf.Tensor
 

@@ -9,10 +9,13 @@ import tensorflow as tf
 
 from keras_fim.attacks.losses import log_odds_against
 from keras_fim.attacks.lp import unit
-from keras_fim.defenses.base import Penalized
+from keras_fim.attacks.units import Units
 from keras_fim.defenses.batch import Batch
-from keras_fim.defenses.spectral import check_step
+from keras_fim.defenses.penalized import Penalized
+from keras_fim.defenses.spectral import check_step, set_budget
+from keras_fim.geometry.gradients import gradient
 from keras_fim.losses import mu_value
+from keras_fim.typing import Bounds
 
 __all__ = ["GradientPenalty"]
 
@@ -24,15 +27,17 @@ class GradientPenalty(Penalized):
     .. math:: L + \mu \|\nabla_x \mathrm{CE}(x, y)\|_2^2 = L + \mu (\partial_v \mathrm{CE})^2,
         \qquad v = \nabla_x \mathrm{CE} / \|\nabla_x \mathrm{CE}\|_2
 
-    With v held constant it is a finite difference of the loss: one more forward pass instead of a double
-    backpropagation. A training step of the ConvNet costs 2.6 times a plain one in CPU seconds
+    in units of the range of the pixels. With v held constant it is a finite difference of the loss: one more forward
+    pass instead of a double backpropagation. A training step of the ConvNet costs 2.6 times a plain one in CPU seconds
     (``results/benchmarks/defense_step_mnist.json``). `SpectralDefense` penalises the same for all classes, weighted by
     their probabilities.
 
     Args:
         model: a built Keras classifier, or another defence of one.
-        mu: weight μ >= 0, or a ``keras.Variable``.
-        step: length of the step in l2, on the scale of the images.
+        mu: weight μ >= 0, or a ``keras.Variable``; ``None`` for 1 or for what ``budget`` gives.
+        budget: As in `SpectralDefense`.
+        step: length of the step in l2, in units of the range of the pixels.
+        bounds: as in `Defense`.
         seed: nothing is drawn here.
         name: of the Keras model.
 
@@ -49,14 +54,18 @@ class GradientPenalty(Penalized):
     def __init__(
         self,
         model: keras.Model,
-        mu: float | keras.Variable = 1.0,
+        mu: float | keras.Variable | None = None,
         *,
+        budget: float | None = None,
         step: float = 0.1,
+        bounds: Bounds | None = None,
         seed: int = 0,
         name: str | None = None,
     ) -> None:
         check_step(step)
-        super().__init__(model, mu, measure="squared_gradient", seed=seed, name=name or "gradient_penalty")
+        weight, name = 1.0 if mu is None else mu, name or "gradient_penalty"
+        super().__init__(model, weight, measure="squared_gradient", bounds=bounds, seed=seed, name=name)
+        set_budget(self, mu, budget)
         self.step = float(step)
 
     def measure(self, batch: Batch) -> tf.Tensor:
@@ -64,8 +73,9 @@ class GradientPenalty(Penalized):
         images, labels = batch.images, batch.labels
         with batch.tape:
             odds = log_odds_against(batch.logits, labels)  # the cross-entropy's direction, and never 0
-        direction = tf.stop_gradient(unit(batch.tape.gradient(odds, images)))
-        ahead = _cross_entropy(batch.again(images + self.step * direction), labels)
+        span = Units(self.bounds).span(images.dtype)
+        direction = tf.stop_gradient(unit(span * gradient(batch.tape, odds, images)))
+        ahead = _cross_entropy(batch.again(images + self.step * span * direction), labels)
         return batch.mean(((ahead - _cross_entropy(batch.logits, labels)) / self.step) ** 2)
 
     def get_config(self) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_fim.defenses.base import Penalized
 from keras_fim.defenses.batch import Batch
+from keras_fim.defenses.penalized import Penalized
 from keras_fim.losses import mu_value
+from keras_fim.typing import Bounds
 
 __all__ = ["AdversarialLabelSmoothing"]
 
@@ -26,6 +27,7 @@ class AdversarialLabelSmoothing(Penalized):
     Args:
         model: a built Keras classifier, or another defence of one.
         alpha: share α in [0, 1), or a ``keras.Variable``, which is then also the attribute ``mu``.
+        bounds: as in `Defense`.
         seed: nothing is drawn here.
         name: of the Keras model.
 
@@ -39,12 +41,19 @@ class AdversarialLabelSmoothing(Penalized):
     """
 
     def __init__(
-        self, model: keras.Model, alpha: float | keras.Variable = 0.3, *, seed: int = 0, name: str | None = None
+        self,
+        model: keras.Model,
+        alpha: float | keras.Variable = 0.3,
+        *,
+        bounds: Bounds | None = None,
+        seed: int = 0,
+        name: str | None = None,
     ) -> None:
         value = mu_value(alpha) if isinstance(alpha, keras.Variable) else alpha
         if not 0 <= value < 1:
             raise ValueError(f"`alpha` should be in [0, 1). Received: alpha={value}")
-        super().__init__(model, alpha, measure="logit_gap", seed=seed, name=name or "adversarial_label_smoothing")
+        name = name or "adversarial_label_smoothing"
+        super().__init__(model, alpha, measure="logit_gap", bounds=bounds, seed=seed, name=name)
 
     def measure(self, batch: Batch) -> tf.Tensor:
         """Mean of the label's logit over the smallest."""

@@ -11,12 +11,15 @@ import tensorflow as tf
 from keras_fim.attacks import draws
 from keras_fim.attacks.base import check_epsilons
 from keras_fim.attacks.lp import unit
-from keras_fim.defenses.base import Penalized
+from keras_fim.attacks.units import Units
 from keras_fim.defenses.batch import Batch
-from keras_fim.geometry import krylov_direction, linearised, logit_fim_form
+from keras_fim.defenses.penalized import Penalized
+from keras_fim.geometry import Linearisation, krylov_direction, linearised, logit_fim_form
+from keras_fim.geometry.gradients import gradient
 from keras_fim.losses import mu_value
+from keras_fim.typing import Bounds
 
-__all__ = ["SpectralDefense", "check_choice", "check_step", "mu_from_budget"]
+__all__ = ["SpectralDefense", "check_choice", "check_step", "mu_from_budget", "set_budget"]
 
 
 @keras.saving.register_keras_serializable("keras_fim")
@@ -37,19 +40,23 @@ class SpectralDefense(Penalized):
 
     Args:
         model: a built Keras classifier, or another defence of one, on whose images the penalty is then taken.
-        mu: weight μ >= 0, or a ``keras.Variable``. `keras_fim.callbacks.MuSchedule` warms it up. `mu_from_budget` gives
-            one that suits the attacks that the model is to hold out against.
+        mu: weight μ >= 0 of the eigenvalue in units of the range of the pixels, or a ``keras.Variable``; ``None`` for 1
+            or for what ``budget`` gives. `keras_fim.callbacks.MuSchedule` warms it up.
+        budget: An ε in l2, on the scale of the images, that the model is to withstand: in place of ``mu``, for
+            ``mu_from_budget(budget / range)``.
         penalty: ``"eigenvalue"``, or ``"trace"`` for :math:`\mu \operatorname{tr} G_x`: v is then a random direction,
             and D times the variance an unbiased estimate of the trace (D pixels).
         direction: how v is found. ``"gradient"``: the gradient of the cross-entropy at the predicted class, one
             backward pass; the penalty is then a lower bound of the eigenvalue. ``"krylov"``: followed by
             ``krylov_steps`` steps towards the eigenvector, about two more backward passes each.
         krylov_steps: number of those.
-        step: length h of the step in l2, on the scale of the images. The penalty does not see what changes within h,
-            and a large h sees more than the derivative: bends that make a model hold out against one step only.
+        step: length h of the step in l2, in units of the range of the pixels. The penalty does not see what changes
+            within h, and a large h sees more than the derivative: bends that make a model hold out against one step
+            only.
         difference: ``"one_sided"``, towards the larger loss, or ``"central"``, for one more pass.
         share: share in (0, 1] of each batch that carries the penalty. Below 1 these samples have a clean pass of their
             own, because batch normalisation would else turn the difference of two batches into a derivative.
+        bounds: as in `Defense`.
         seed: of the random directions of ``"trace"``.
         name: of the Keras model.
 
@@ -70,14 +77,16 @@ class SpectralDefense(Penalized):
     def __init__(
         self,
         model: keras.Model,
-        mu: float | keras.Variable = 1.0,
+        mu: float | keras.Variable | None = None,
         *,
+        budget: float | None = None,
         penalty: str = "eigenvalue",
         direction: str = "gradient",
         krylov_steps: int = 1,
         step: float = 0.1,
         difference: str = "one_sided",
         share: float = 1.0,
+        bounds: Bounds | None = None,
         seed: int = 0,
         name: str | None = None,
     ) -> None:
@@ -89,7 +98,9 @@ class SpectralDefense(Penalized):
             raise ValueError(f"`krylov_steps` should be a positive integer. Received: krylov_steps={krylov_steps}")
         if not 0 < share <= 1:
             raise ValueError(f"`share` should be in (0, 1]. Received: share={share}")
-        super().__init__(model, mu, measure=penalty, seed=seed, name=name or "spectral_defense")
+        weight, name = 1.0 if mu is None else mu, name or "spectral_defense"
+        super().__init__(model, weight, measure=penalty, bounds=bounds, seed=seed, name=name)
+        set_budget(self, mu, budget)
         self.options: dict[str, Any] = {
             "penalty": penalty,
             "direction": direction,
@@ -108,21 +119,25 @@ class SpectralDefense(Penalized):
         return batch.mean(values)
 
     def _direction(self, batch: Batch) -> tf.Tensor:
-        """A vector of norm 1 for each image."""
+        """A vector of norm 1 for each image, in units of the range of the pixels."""
         images = batch.images
         if self.options["penalty"] == "trace":
+            gradient(batch.tape, batch.logits, images)  # is there one? compiled, it is not computed
             keys = draws.keys_of(batch.seed, tf.range(tf.shape(images)[0]))
             return unit(draws.normal(draws.fold(keys, 1), images.shape[1:], images.dtype))
         steps = self.options["krylov_steps"] if self.options["direction"] == "krylov" else 0
-        return krylov_direction(linearised(batch.tape, images, batch.logits), images, steps)
+        known, span = linearised(batch.tape, images, batch.logits), Units(self.bounds).span(images.dtype)
+        in_units = Linearisation(known.logits, lambda v: known.push(span * v), lambda w: span * known.pull(w))
+        return krylov_direction(in_units, images, steps)
 
     def _slopes(self, batch: Batch, direction: tf.Tensor) -> tf.Tensor:
         """The derivative of the logits along a direction, ``(batch, K)``."""
         step = self.options["step"]
-        ahead = batch.again(batch.images + step * direction)
+        shift = step * Units(self.bounds).span(batch.images.dtype) * direction
+        ahead = batch.again(batch.images + shift)
         if self.options["difference"] == "one_sided":
             return (ahead - batch.logits) / step
-        return (ahead - batch.again(batch.images - step * direction)) / (2 * step)
+        return (ahead - batch.again(batch.images - shift)) / (2 * step)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments; ``mu`` as the number that it is now."""
@@ -159,6 +174,18 @@ def mu_from_budget(epsilon: float) -> float:
     """
     check_epsilons([epsilon])
     return 0.5 * float(epsilon) ** 2
+
+
+def set_budget(defense: Penalized, mu: Any, budget: float | None) -> None:
+    """Set μ from a budget on the scale of the images, if there is one.
+
+    Raises:
+        ValueError: if there is a μ, too.
+    """
+    if budget is not None and mu is not None:
+        raise ValueError(f"`budget` should be given in place of `mu`. Received: mu={mu}, budget={budget}")
+    if budget is not None:
+        defense.mu.assign(mu_from_budget(budget / Units(defense.bounds).scale))
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -13,11 +13,12 @@ from keras_fim.attacks.base import check_epsilons
 from keras_fim.attacks.lp import by_image, check_norm, project_inside, steepest
 from keras_fim.attacks.samples import Task, random_start
 from keras_fim.attacks.units import Units
-from keras_fim.defenses.base import Penalized
 from keras_fim.defenses.batch import Batch
+from keras_fim.defenses.penalized import Penalized
 from keras_fim.geometry import kl_divergence
+from keras_fim.geometry.gradients import gradient
 from keras_fim.losses import mu_value
-from keras_fim.validation import check_bounds, inside
+from keras_fim.typing import Bounds
 
 __all__ = ["TRADES"]
 
@@ -42,11 +43,11 @@ class TRADES(Penalized):
         norm: 2 or inf.
         attack_steps: number of steps, >= 1.
         step_size: length of a step as a share of ε; ``None`` for 2.5 over their number, at most 1.
-        bounds: smallest and largest pixel value; images that are not within them end the training.
+        bounds: as in `Defense`.
         seed: of the start.
         name: of the Keras model.
 
-    Logged in training: ``penalty`` (part of ``loss``) and ``divergence``.
+    Logged in training: ``penalty`` (part of ``loss``), ``divergence`` and ``adversarial_accuracy``, at the neighbours.
 
     Raises:
         ValueError: if an argument is not valid.
@@ -64,7 +65,7 @@ class TRADES(Penalized):
         norm: float = np.inf,
         attack_steps: int = 10,
         step_size: float | None = None,
-        bounds: tuple[float, float] = (0.0, 1.0),
+        bounds: Bounds | None = None,
         seed: int = 0,
         name: str | None = None,
     ) -> None:
@@ -74,18 +75,24 @@ class TRADES(Penalized):
         step_size = min(1.0, 2.5 / attack_steps) if step_size is None else float(step_size)
         if not 0 < step_size < np.inf:
             raise ValueError(f"`step_size` should be a positive number. Received: step_size={step_size}")
-        super().__init__(model, beta, measure="divergence", seed=seed, name=name or "trades")
-        self.epsilon, self.norm, self.bounds = float(epsilon), check_norm(norm, (2, np.inf)), check_bounds(bounds)
+        super().__init__(model, beta, measure="divergence", bounds=bounds, seed=seed, name=name or "trades")
+        self.epsilon, self.norm = float(epsilon), check_norm(norm, (2, np.inf))
         self.attack_steps, self.step_size = attack_steps, step_size
+        self._adversarial = keras.metrics.SparseCategoricalAccuracy(name="adversarial_accuracy")
 
     def measure(self, batch: Batch) -> tf.Tensor:
         """Mean divergence."""
         clean = tf.stop_gradient(batch.logits)
-        points = tf.stop_gradient(self._neighbours(batch, clean))
-        return batch.mean(kl_divergence(batch.logits, batch.again(points)))
+        logits = batch.again(tf.stop_gradient(self._neighbours(batch, clean)))
+        self._adversarial.update_state(batch.labels, tf.stop_gradient(logits))
+        return batch.mean(kl_divergence(batch.logits, logits))
+
+    def trackers(self) -> list[keras.metrics.Metric]:
+        """The penalty, what it penalises, and the accuracy at the neighbours."""
+        return [*super().trackers(), self._adversarial] if hasattr(self, "_adversarial") else []
 
     def _neighbours(self, batch: Batch, clean: tf.Tensor) -> tf.Tensor:
-        images, units = inside(batch.images, self.bounds), Units(self.bounds)
+        images, units = batch.images, Units(self.bounds)
         start, count = units.to_units(images), tf.shape(images)[0]
         radius = tf.fill([count], tf.cast(self.epsilon / units.scale, images.dtype))
         task = Task(start, batch.labels, radius, draws.keys_of(batch.seed, tf.range(count)), batch.labels)
@@ -95,7 +102,7 @@ class TRADES(Penalized):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(points)
                 divergence = kl_divergence(clean, again(points))
-            points += length * steepest(tape.gradient(divergence, points), self.norm)
+            points += length * steepest(gradient(tape, divergence, points), self.norm)
             return (project_inside(points, start, radius, self.norm),)
 
         (points,) = body(random_start(task, self.norm, 3))
@@ -112,5 +119,4 @@ class TRADES(Penalized):
             "norm": self.norm,
             "attack_steps": self.attack_steps,
             "step_size": self.step_size,
-            "bounds": self.bounds,
         }

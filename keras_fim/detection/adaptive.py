@@ -15,6 +15,7 @@ from keras_fim.attacks.samples import Task, choose, random_start
 from keras_fim.attacks.units import in_pixels
 from keras_fim.detection.detector import FisherDetector
 from keras_fim.detection.features import features_of
+from keras_fim.geometry.gradients import gradient as gradient_of
 from keras_fim.geometry.spectrum import spectrum_and_logits
 from keras_fim.logits import LogitsFunction
 
@@ -123,15 +124,11 @@ class AdaptivePGD(FixedBudgetAttack):
             tape.watch(points)
             logits, score = self._score_along(logits_fn, points, along)
             margin = margin_against(logits, labels)
-        up, away = (unit(self._gradient(tape, value, points)) for value in (margin, score))
+        up, away = (unit(gradient_of(tape, value, points)) for value in (margin, score))
         fooled = tf.argmax(logits, axis=-1) != labels
         selective = tf.where(by_image(fooled, points), -away, up)
         finite = tf.where(tf.math.is_inf(weight), tf.zeros_like(weight), weight)
         return tf.where(tf.math.is_inf(weight), selective, up - finite * away), _valued(points, logits, labels, score)
-
-    @staticmethod
-    def _gradient(tape: tf.GradientTape, value: tf.Tensor, points: tf.Tensor) -> tf.Tensor:
-        return tape.gradient(value, points, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
     def _score_along(
         self, logits_fn: LogitsFunction, points: tf.Tensor, along: tf.Tensor

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.detection.features import FEATURES, spectral_features
+from keras_fim.detection.features import FEATURES, TINY, spectral_features
 from keras_fim.logits import LogitsFunction, logits_function
-from keras_fim.typing import Images, Model
-from keras_fim.validation import check_images
+from keras_fim.pixels import images_in_range
+from keras_fim.typing import Bounds, Images, Model
 
 __all__ = ["FisherDetector"]
 
@@ -66,6 +66,7 @@ class FisherDetector:
         *,
         false_positive_rate: float = 0.05,
         batch_size: int = 128,
+        bounds: Bounds | None = None,
     ) -> FisherDetector:
         """Choose the weights, and the threshold that passes all but a share of the benign samples.
 
@@ -76,20 +77,28 @@ class FisherDetector:
                 ``[detection]``); ``None`` for a threshold on λ_max alone.
             false_positive_rate: in [0, 1).
             batch_size: images worked on at a time.
+            bounds: As of `keras_fim.fisher_spectrum`.
 
         Returns:
             `FisherDetector`.
 
         Raises:
-            ValueError: if images or an option are not valid.
+            ValueError: if images or an option are not valid, or most of the eigenvalues are 0, as of a model that is
+                given images of another scale.
             ImportError: if scikit-learn is needed and not installed.
         """
         _check_rate(false_positive_rate)
         pairs = 1 if attacked is None else 2
-        features = _features(model, benign, pairs, batch_size)
+        features = _features(model, benign, pairs, batch_size, bounds)
+        zero = float(np.mean(features[:, 0] <= np.log(TINY)))
+        if zero > 0.5:
+            raise ValueError(
+                f"`benign` should have Fisher information. Received: {100 * zero:.0f} % of the largest eigenvalues are "
+                "0: the model is constant around these images; are they on the scale that it takes?"
+            )
         weights, bias = cls.weights, 0.0
         if attacked is not None:
-            weights, bias = _regression(features, _features(model, attacked, pairs, batch_size))
+            weights, bias = _regression(features, _features(model, attacked, pairs, batch_size, bounds))
         scores = features @ np.asarray(weights, np.float32) + np.float32(bias)
         threshold = float(np.quantile(scores, 1 - false_positive_rate, method="higher"))
         return cls(weights=weights, bias=bias, threshold=threshold, false_positive_rate=false_positive_rate)
@@ -115,25 +124,28 @@ class FisherDetector:
         """The score ``(batch,)`` of features ``(batch, 4)``."""
         return tf.linalg.matvec(features, tf.constant(self.weights, features.dtype)) + self.bias
 
-    def scores(self, model: Model, images: Images, *, batch_size: int = 128) -> np.ndarray:
+    def scores(
+        self, model: Model, images: Images, *, batch_size: int = 128, bounds: Bounds | None = None
+    ) -> np.ndarray:
         """The score of images: the larger, the more suspect.
 
         Args:
             model: any classifier that `keras_fim.logits.logits_function` takes.
             images: ``(batch, ...)``.
             batch_size: images worked on at a time.
+            bounds: As of `keras_fim.fisher_spectrum`.
 
         Returns:
             ``(batch,)``.
 
         Raises:
-            ValueError: if images are empty, not finite or without a batch axis.
+            ValueError: As `keras_fim.fisher_spectrum` of images.
         """
-        return np.asarray(self.combine(_features(model, images, self.pairs, batch_size)))
+        return np.asarray(self.combine(_features(model, images, self.pairs, batch_size, bounds)))
 
-    def detect(self, model: Model, images: Images, *, batch_size: int = 128) -> np.ndarray:
+    def detect(self, model: Model, images: Images, **options: Any) -> np.ndarray:
         """Whether each image scores above the threshold: bool ``(batch,)``; arguments as of `scores`."""
-        return np.asarray(self.scores(model, images, batch_size=batch_size) > self.threshold)
+        return np.asarray(self.scores(model, images, **options) > self.threshold)
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON; ``FisherDetector(**detector.as_dict())`` is equal to it."""
@@ -144,10 +156,10 @@ def _pairs_of_features(pairs: int, logits_fn: LogitsFunction, images: tf.Tensor)
     return spectral_features(logits_fn, images, pairs=pairs)
 
 
-def _features(model: Model, images: Images, pairs: int, batch_size: int) -> np.ndarray:
+def _features(model: Model, images: Images, pairs: int, batch_size: int, bounds: Bounds | None) -> np.ndarray:
     if batch_size < 1:
         raise ValueError(f"`batch_size` should be a positive integer. Received: batch_size={batch_size}")
-    images = check_images(images)
+    images = images_in_range(model, images, bounds)
     logits_fn = logits_function(model, images)
     images, compiled = logits_fn.cast(images), logits_fn.compiled(_pairs_of_features, pairs)
     return np.concatenate([compiled(images[i : i + batch_size]) for i in range(0, len(images), batch_size)])

@@ -7,10 +7,11 @@ import tensorflow as tf
 from keras_fim.geometry.spectrum import spectrum_and_logits
 from keras_fim.typing import LogitsCallable
 
-__all__ = ["FEATURES", "features_of", "spectral_features"]
+__all__ = ["FEATURES", "TINY", "features_of", "spectral_features"]
 
 FEATURES = ("log_lambda_1", "log_lambda_2", "log_trace", "log_unsure")
-_TINY = 1e-30  # the logarithm of an eigenvalue that is 0 stays finite
+TINY = 1e-30
+"""The logarithm of an eigenvalue that is 0 stays finite."""
 
 
 def spectral_features(logits_fn: LogitsCallable, images: tf.Tensor, *, pairs: int = 2) -> tf.Tensor:
@@ -39,5 +40,5 @@ def features_of(logits: tf.Tensor, eigenvalues: tf.Tensor) -> tf.Tensor:
     predicted = tf.one_hot(tf.argmax(logits, axis=-1), logits.shape[-1], on_value=True, off_value=False)
     log_others = tf.where(predicted, tf.cast(-float("inf"), log_p.dtype), log_p)
     of_prediction = [tf.reduce_logsumexp(-log_p, axis=-1), tf.reduce_logsumexp(log_others, axis=-1)]
-    log_eigenvalues = tf.math.log(tf.maximum(eigenvalues, tf.cast(_TINY, eigenvalues.dtype)))
+    log_eigenvalues = tf.math.log(tf.maximum(eigenvalues, tf.cast(TINY, eigenvalues.dtype)))
     return tf.concat([log_eigenvalues, tf.stack(of_prediction, axis=-1)], axis=-1)

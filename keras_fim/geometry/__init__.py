@@ -12,6 +12,7 @@ from keras_fim.geometry.simplex import (
     logit_fim_largest_eigenvalue,
     simplex_fim_largest_eigenvalue,
     simplex_fim_trace,
+    two_classes,
 )
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "penalised_cross_entropy",
     "simplex_fim_largest_eigenvalue",
     "simplex_fim_trace",
+    "two_classes",
 ]

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from keras_fim.geometry.gradients import gradient
 from keras_fim.typing import LogitsCallable
 
 __all__ = ["Linearisation", "factor", "linearise", "linearised"]
@@ -45,9 +46,10 @@ def factor(logits_fn: LogitsCallable, images: tf.Tensor) -> tuple[tf.Tensor, tf.
         num_classes = logits.shape[-1]
         columns = tf.unstack(logits, axis=-1) if num_classes <= _UNROLLED_CLASSES else None
     if columns is None:
+        gradient(tape, logits, images)  # is there one? `batch_jacobian` would return zeros
         jacobian = tape.batch_jacobian(logits, images, experimental_use_pfor=False)
     else:
-        rows = [tape.gradient(c, images, unconnected_gradients=tf.UnconnectedGradients.ZERO) for c in columns]
+        rows = [gradient(tape, column, images) for column in columns]
         jacobian = tf.stack(rows, axis=1)
     jacobian = tf.reshape(jacobian, (tf.shape(images)[0], num_classes, tf.math.reduce_prod(tf.shape(images)[1:])))
     # relative to the predicted class: with p close to one-hot, J - 1 pᵀJ would cancel
@@ -103,21 +105,20 @@ def linearised(tape: tf.GradientTape, images: tf.Tensor, logits: tf.Tensor) -> L
     Returns:
         `Linearisation`.
     """
-    zero = tf.UnconnectedGradients.ZERO
-
     @functools.cache  # made for the first product, and only if there is one
     def transposed() -> tuple[tf.GradientTape, tf.Tensor, tf.Tensor]:
         seed = tf.zeros_like(logits)
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as outer:
             outer.watch(seed)
-            pulled = tape.gradient(logits, images, output_gradients=seed, unconnected_gradients=zero)
+            pulled = gradient(tape, logits, images, seed)
         return outer, seed, pulled
 
     def push(vectors: tf.Tensor) -> tf.Tensor:
         outer, seed, pulled = transposed()
+        zero = tf.UnconnectedGradients.ZERO  # of `pulled`, which exists: a gradient that is constantly zero
         return outer.gradient(pulled, seed, output_gradients=vectors, unconnected_gradients=zero)
 
     def pull(vectors: tf.Tensor) -> tf.Tensor:
-        return tape.gradient(logits, images, output_gradients=vectors, unconnected_gradients=zero)
+        return gradient(tape, logits, images, vectors)
 
     return Linearisation(logits, push, pull)

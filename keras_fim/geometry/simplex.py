@@ -16,6 +16,7 @@ __all__ = [
     "logit_fim_largest_eigenvalue",
     "simplex_fim_largest_eigenvalue",
     "simplex_fim_trace",
+    "two_classes",
 ]
 
 
@@ -126,3 +127,15 @@ def kl_divergence(logits: tf.Tensor, other_logits: tf.Tensor) -> tf.Tensor:
     """
     log_p = tf.nn.log_softmax(logits)
     return tf.reduce_sum(tf.exp(log_p) * (log_p - tf.nn.log_softmax(other_logits)), axis=-1)
+
+
+def two_classes(logit: tf.Tensor) -> tf.Tensor:
+    """The logits (0, z) of the two classes that one sigmoid unit with logit z tells apart.
+
+    Args:
+        logit: z, ``(..., 1)``.
+
+    Returns:
+        ``(..., 2)``.
+    """
+    return tf.concat([tf.zeros_like(logit), logit], axis=-1)

@@ -148,14 +148,15 @@ def test_gradient_penalty_agrees_with_double_backpropagation(mlp, points):
         exact = tf.reduce_mean(tf.reduce_sum(inner.gradient(loss, points) ** 2, axis=-1))
     gradients = outer.gradient(exact, mlp.trainable_variables)
     start = mlp.get_weights()
-    defense = defenses.GradientPenalty(mlp, 3.0, step=1e-5)
+    defense = defenses.GradientPenalty(mlp, 0.03, step=1e-6, bounds=(-5, 5))  # in units of the range
     defense.compile(keras.optimizers.SGD(1.0), loss=lambda y_true, y_pred: 0.0 * tf.reduce_sum(y_pred, axis=-1))
     logs = defense.train_on_batch(points, labels, return_dict=True)
-    assert logs["squared_gradient"] == pytest.approx(float(exact), rel=1e-3)
+    assert logs["squared_gradient"] / 100 == pytest.approx(float(exact), rel=1e-3)
     for before, after, gradient in zip(start, mlp.get_weights(), gradients, strict=True):
         np.testing.assert_allclose((before - after) / 3, gradient, rtol=1e-2, atol=1e-3 * np.abs(gradient).max())
 
 
+ADVERSARIAL = ("n-fgsm", "spectral on n-fgm")  # trained on nothing else
 MAKERS = {
     "adversarial": lambda model: defenses.AdversarialTraining(
         model, attacks.PGD(norm=2, steps=2, keep_best=False), epsilon=0.3, noise=0.5, mix=0.5, seed=3
@@ -173,7 +174,8 @@ MAKERS = {
 def test_saved_and_loaded_it_goes_on(kind, tmp_path):
     defense = MAKERS[kind](classifier(batch_norm=True))
     logs = step(defense)
-    assert {"accuracy", "loss"} <= set(logs) and np.isfinite(list(logs.values())).all()
+    accuracy = "adversarial_accuracy" if kind in ADVERSARIAL else "accuracy"
+    assert {accuracy, "loss"} <= set(logs) and np.isfinite(list(logs.values())).all()
     assert set(defense.evaluate(IMAGES, LABELS, return_dict=True, verbose=0)) == {"accuracy", "loss"}
     defense.save(tmp_path / "defense.keras")
     loaded = keras.models.load_model(tmp_path / "defense.keras")
@@ -270,7 +272,7 @@ def test_images_outside_the_bounds_are_not_clipped_in_silence(kind):
     for images in (2 * IMAGES - 1, np.where(IMAGES > 0.9, np.nan, IMAGES)):
         defense = BOUNDED[kind]()
         start = defense.get_weights()
-        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        with pytest.raises(ValueError, match=f"^{message}\\.$"):  # one line, of a compiled step
             step(defense, images=images)
         for before, after in zip(start, defense.get_weights(), strict=True):
             np.testing.assert_array_equal(before, after)

@@ -31,6 +31,14 @@ def nothing(y_true, y_pred):
     return 0.0 * tf.reduce_sum(y_pred, axis=-1)
 
 
+WIDE = (-5.0, 5.0)
+
+
+def wide(model, mu=1.0, *, step=0.1, **options):
+    """The defence on points within -5..5, with the options of unit length: it works in units of that range."""
+    return SpectralDefense(model, mu / 100, step=step / 10, bounds=WIDE, **options)
+
+
 def logged(defense, images=IMAGES, labels=DIGITS, **options):
     """What one training step reports that changes no weights."""
     defense.compile(keras.optimizers.SGD(0.0), loss="sparse_categorical_crossentropy", **options)
@@ -62,10 +70,10 @@ def test_penalty_is_the_largest_eigenvalue_of_the_dense_fim(mlp, points, differe
     exact = np.linalg.eigvalsh(dense(mlp, points))[:, -1].mean()
     errors = []
     for step in (1e-2, 1e-4):
-        defense = SpectralDefense(mlp, 0.5, direction="krylov", krylov_steps=4, step=step, difference=difference)
+        defense = wide(mlp, 0.5, direction="krylov", krylov_steps=4, step=step, difference=difference)
         logs = logged(defense, points, LABELS)
-        errors.append(abs(logs["eigenvalue"] / exact - 1))
-        assert logs["penalty"] == pytest.approx(0.5 * logs["eigenvalue"])
+        errors.append(abs(logs["eigenvalue"] / 100 / exact - 1))
+        assert logs["penalty"] == pytest.approx(0.5 * logs["eigenvalue"] / 100)
         assert logs["loss"] - logs["penalty"] == pytest.approx(defense.evaluate(points, LABELS, verbose=0), rel=1e-5)
     assert errors[1] < 5e-4 and errors[1] < errors[0] < 0.1
 
@@ -74,7 +82,7 @@ def test_penalty_is_the_largest_eigenvalue_of_the_dense_fim(mlp, points, differe
 def test_gradient_direction_is_a_lower_bound(mlp, points):
     exact = np.linalg.eigvalsh(dense(mlp, points))[:, -1].mean()
     bounds = [
-        logged(SpectralDefense(mlp, step=1e-4, **options), points, LABELS)["eigenvalue"]
+        logged(wide(mlp, step=1e-4, **options), points, LABELS)["eigenvalue"] / 100
         for options in ({}, {"direction": "krylov"}, {"direction": "krylov", "krylov_steps": 3})
     ]
     assert 0.5 * exact < bounds[0] < bounds[1] <= bounds[2] * (1 + 1e-6) <= exact * (1 + 1e-3)
@@ -91,13 +99,13 @@ def test_mu_of_a_budget_prices_the_divergence_at_its_worst_point(mlp, points):
 def test_trace_is_unbiased(mlp, points):
     fims = dense(mlp, points)
     many = tf.repeat(points, 4000, axis=0)
-    trace = logged(SpectralDefense(mlp, penalty="trace", step=1e-4), many, np.repeat(LABELS, 4000))["trace"]
-    assert trace == pytest.approx(np.trace(fims, axis1=1, axis2=2).mean(), rel=0.05)
+    trace = logged(wide(mlp, penalty="trace", step=1e-4), many, np.repeat(LABELS, 4000))["trace"]
+    assert trace / 100 == pytest.approx(np.trace(fims, axis1=1, axis2=2).mean(), rel=0.05)
 
 
 def test_random_directions_differ_from_step_to_step_but_not_from_run_to_run(mlp, points):
     def run(seed):
-        defense = SpectralDefense(mlp, penalty="trace", seed=seed)
+        defense = wide(mlp, penalty="trace", seed=seed)
         defense.compile(keras.optimizers.SGD(0.0), loss="sparse_categorical_crossentropy")
         record = []
         for _ in range(2):
@@ -118,7 +126,7 @@ def test_gradient_in_the_weights_agrees_with_finite_differences(mlp, points):
         return np.linalg.eigvalsh(dense(mlp, points))[:, -1].mean()
 
     start, rng = mlp.get_weights(), np.random.default_rng(2)
-    defense = SpectralDefense(mlp, 2.0, direction="krylov", krylov_steps=4, step=1e-4, difference="central")
+    defense = wide(mlp, 2.0, direction="krylov", krylov_steps=4, step=1e-4, difference="central")
     defense.compile(keras.optimizers.SGD(1.0), loss=nothing)
     defense.train_on_batch(points, LABELS)
     gradients = [(before - after) / 2 for before, after in zip(start, mlp.get_weights(), strict=True)]
@@ -161,13 +169,13 @@ def test_dropout_drops_the_same_in_both_passes():
     layers = [keras.Input((6,)), keras.layers.Dropout(0.5, seed=3), keras.layers.Dense(4, activation="softmax")]
     model = keras.Sequential(layers)
     images = np.random.default_rng(0).normal(size=(40, 6)).astype("float32")
-    values = [logged(SpectralDefense(model, step=h), images, DIGITS[:40])["eigenvalue"] for h in (1e-3, 1e-2)]
+    values = [logged(wide(model, step=h), images, DIGITS[:40])["eigenvalue"] / 100 for h in (1e-3, 1e-2)]
     assert values[0] == pytest.approx(values[1], rel=0.5) and values[0] < 10
 
 
 def test_share_takes_the_first_samples(mlp, points):
-    few = logged(SpectralDefense(mlp, share=0.4), points, LABELS)
-    alone = logged(SpectralDefense(mlp), points[:2], LABELS[:2])
+    few = logged(wide(mlp, share=0.4), points, LABELS)
+    alone = logged(wide(mlp), points[:2], LABELS[:2])
     assert few["eigenvalue"] == pytest.approx(alone["eigenvalue"], rel=1e-5)
 
 
@@ -193,10 +201,10 @@ def test_with_the_fisher_trace_loss_one_hot_labels_weights_and_a_data_set():
 
 
 def test_sample_weights_weigh_the_penalty(mlp, points):
-    weighted = SpectralDefense(mlp)
+    weighted = wide(mlp)
     weighted.compile(keras.optimizers.SGD(0.0), loss="sparse_categorical_crossentropy")
     logs = weighted.train_on_batch(points, LABELS, sample_weight=np.array([0, 0, 5.0, 0, 0]), return_dict=True)
-    alone = logged(SpectralDefense(mlp), points[2:3], LABELS[2:3])
+    alone = logged(wide(mlp), points[2:3], LABELS[2:3])
     assert logs["eigenvalue"] == pytest.approx(alone["eigenvalue"], rel=1e-5)
 
 

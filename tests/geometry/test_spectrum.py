@@ -69,7 +69,7 @@ def test_spectrum_survives_near_saturation():
 
 def test_saturated_and_constant_models_have_a_zero_spectrum():
     saturated = geometry.exact_spectrum(lambda x: x @ tf.constant([[200.0, -200.0]]), tf.ones((1, 1)))
-    constant = geometry.exact_spectrum(lambda x: tf.zeros((2, 3)), tf.ones((2, 4)))
+    constant = geometry.exact_spectrum(lambda x: x @ tf.zeros((4, 3)), tf.ones((2, 4)))
     for spectrum in (saturated, constant):
         assert not spectrum.eigenvalues.numpy().any() and not spectrum.directions.numpy().any()
 

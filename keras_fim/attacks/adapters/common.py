@@ -19,6 +19,7 @@ from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
 from keras_fim.attacks.lp import norms, project_inside
 from keras_fim.attacks.nearest import Found, SearchAttack
 from keras_fim.attacks.samples import Task, choose, put, take
+from keras_fim.geometry.gradients import gradient as gradient_of
 from keras_fim.logits import LogitsFunction
 
 __all__ = ["Classifier", "ForeignAttack", "ForeignSearch", "Method", "library", "wrapped"]
@@ -176,4 +177,4 @@ def _gradient(
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(images)
         loss = loss_fn(labels=labels, logits=_logits(dtype, logits_fn, images))
-    return tape.gradient(loss, images, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return gradient_of(tape, loss, images)

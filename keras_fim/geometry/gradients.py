@@ -1,0 +1,36 @@
+"""The one place that takes gradients in the images: a missing one is an error, and never zero."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+__all__ = ["NoGradientError", "gradient"]
+
+
+class NoGradientError(ValueError):
+    """The logits do not depend on the images through operations that have a gradient."""
+
+    __init__ = Exception.__init__  # so that AutoGraph passes it on as what it is
+
+
+def gradient(
+    tape: tf.GradientTape, values: tf.Tensor, images: tf.Tensor, upstream: tf.Tensor | None = None
+) -> tf.Tensor:
+    """The gradient of values in the images.
+
+    Args:
+        tape: It recorded the way from ``images`` to ``values``.
+        values: What is differentiated, summed over its entries.
+        images: ``(batch, ...)``, floating.
+        upstream: Weights of the values, in their shape; ``None`` for ones.
+
+    Returns:
+        In the shape of ``images``.
+
+    Raises:
+        NoGradientError: If no differentiable operations lead from the images to the values.
+    """
+    found = tape.gradient(values, images, output_gradients=upstream)
+    if found is None:
+        raise NoGradientError("`model` has no gradient from its logits to its images")
+    return tf.convert_to_tensor(found)

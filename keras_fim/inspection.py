@@ -1,0 +1,235 @@
+"""What can be told of a classifier: what it returns, a twin that takes floats, where its gradient stops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_fim.typing import Images
+
+__all__ = ["call_model", "float_twin", "gradient_stop", "output_form", "takes_integers"]
+
+_CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+_WEIGHTED = (keras.layers.Dense, keras.layers.EinsumDense, *_CONVOLUTIONS)
+_PASSED_THROUGH = (keras.layers.Dropout, keras.layers.ActivityRegularization)
+_HELP = "pass keras_fim.logits.logits_function(model, from_logits=True) in its place if the model returns logits"
+_MULTI_LABEL = (
+    "`model` should return probabilities (rows >= 0 that sum to 1), one class for each image. Received: several "
+    "sigmoids, as of a model with several labels for each image. Pass a function that returns the probability of one "
+    "of the labels, such as keras_fim.logits.logits_function(lambda images: model(images)[:, :1], from_logits=False)"
+)
+
+
+def output_form(model: Any, images: Images | None, from_logits: bool | None) -> str:
+    """What a model returns, by its layers and by what it returns for a few images.
+
+    Args:
+        model: A Keras model or another callable on images.
+        images: A batch to try it on; ``None`` makes one where the model states its input shape.
+        from_logits: As of `keras_fim.logits.logits_function`.
+
+    Returns:
+        As `keras_fim.logits.LogitsFunction.form`.
+
+    Raises:
+        ValueError: As `keras_fim.logits.logits_function`.
+    """
+    stated = {None: None, True: "logits", False: "probabilities"}[from_logits]
+    if stated is None and _has_method(model):
+        return "method"
+    _check_structure(model)
+    if stated and images is None and not _states_shape(model):
+        return stated
+    outputs = call_model(float_twin(model), _probe(model, images), training=False)
+    if not tf.is_tensor(outputs):
+        raise ValueError(_several(model, f"{type(outputs).__name__} of {len(outputs)} outputs"))
+    if outputs.shape.rank != 2:
+        shape = tuple(outputs.shape)
+        raise ValueError(f"`model` should return one row of 2 or more classes per image. Received: shape={shape}")
+    kind = _kind(outputs)
+    if stated == "logits":
+        return stated
+    if outputs.shape[-1] == 1:
+        return _form_of_one_unit(kind, stated)
+    last = _last_layer(model)
+    linear = isinstance(last, _WEIGHTED) and last.activation is keras.activations.linear
+    if stated is None and (linear or getattr(model, "output", None) == "logits"):  # the latter: of a SavedModel
+        return "logits"
+    if kind == "sigmoid":
+        raise ValueError(_MULTI_LABEL)
+    if kind:
+        return kind
+    if stated:
+        return stated
+    row = outputs.numpy()[0].astype(np.float64)
+    raise ValueError(
+        f"`model` should return probabilities (rows >= 0 that sum to 1); {_HELP}. "
+        f"Received: a first row from {row.min():.3g} to {row.max():.3g} with sum {row.sum():.3g}"
+    )
+
+
+def _kind(outputs: tf.Tensor) -> str | None:
+    """``"softmax"`` or ``"sigmoid"`` where Keras keeps the logits, ``"probabilities"`` elsewhere, None if not these."""
+    rows = outputs.numpy().astype(np.float64)
+    sums = (rows >= 0).all() and np.allclose(rows.sum(axis=-1), 1, atol=1e-2)
+    behind = getattr(outputs, "_keras_logits", None)
+    if behind is None:
+        return "probabilities" if sums else None
+    if np.allclose(rows, tf.sigmoid(behind), atol=1e-2) and not (sums and rows.shape[-1] > 1):
+        return "sigmoid"
+    return "softmax" if sums else None
+
+
+def _form_of_one_unit(kind: str | None, stated: str | None) -> str:
+    if kind in ("softmax", "probabilities"):
+        raise ValueError(
+            "`model` should not end in a softmax over one unit, which is always 1: give the unit a sigmoid, or use two "
+            "units with a softmax. Received: one row of 2 or more classes per image is needed, and there is one unit"
+        )
+    if kind != "sigmoid" and stated is None:
+        raise ValueError(
+            "`model` should return one row of 2 or more classes per image, or one Keras sigmoid. Received: one unit; "
+            "pass keras_fim.logits.logits_function(model, from_logits=True) in its place if it is the logit of class "
+            "1, from_logits=False if it is its probability"
+        )
+    return kind or "probabilities"
+
+
+def _has_method(model: Any) -> bool:
+    method = getattr(model, "logits", None)
+    return callable(method) and not isinstance(method, keras.layers.Layer)  # a layer of that name is not a method
+
+
+def _check_structure(model: Any) -> None:
+    for kind in ("inputs", "outputs"):
+        parts = getattr(model, kind, None) if isinstance(model, keras.Model) else None
+        if parts and len(parts) > 1:
+            names = ", ".join(part._keras_history.operation.name for part in parts)
+            raise ValueError(_several(model, f"{len(parts)} {kind} ({names})"))
+
+
+def _several(model: Any, received: str) -> str:
+    return (
+        f"`model` should have one input and one output. Received: {received}. Pass a function of the images:\n"
+        f"    def classifier(images):\n"
+        f"        outputs = model([images, others])  # what your model takes\n"
+        f"        return outputs[0]  # the probabilities, (batch, classes)\n"
+        f"    keras_fim.logits.logits_function(classifier, from_logits=False)"
+    )
+
+
+def _states_shape(model: Any) -> bool:
+    shape = getattr(model, "input_shape", None)
+    return isinstance(shape, tuple) and None not in shape[1:]
+
+
+def _probe(model: Any, images: Images | None) -> tf.Tensor:
+    if images is not None:
+        return tf.cast(tf.convert_to_tensor(images)[:4], tf.float32)
+    if not _states_shape(model):
+        raise ValueError(f"`model` does not state its input shape: pass `images`, a batch to try it on, or {_HELP}")
+    return tf.random.stateless_uniform((4, *model.input_shape[1:]), seed=(0, 0))
+
+
+def call_model(model: Any, images: tf.Tensor, training: bool) -> Any:
+    """What the model returns for images; ``training`` is for Keras layers."""
+    if isinstance(model, keras.layers.Layer):
+        return model(images, training=training)
+    return model(images)
+
+
+def takes_integers(model: Any) -> bool:
+    """Whether a Keras model has one input and its dtype is an integer."""
+    inputs = (getattr(model, "inputs", None) if isinstance(model, keras.Model) else None) or []
+    return len(inputs) == 1 and "int" in str(inputs[0].dtype)
+
+
+def float_twin(model: Any) -> Any:
+    """A model of the same layers, which share their weights, with a float32 input in place of an integer one.
+
+    A cast to integers has no gradient. ``Input(dtype="uint8")`` casts whatever it is given.
+
+    Args:
+        model: Anything.
+
+    Returns:
+        The twin of a Functional or Sequential model with one integer input, of nested ones, too; anything else, and a
+        model whose layers cannot be called on floats, as it is.
+    """
+    if not takes_integers(model):
+        return model
+    image = keras.Input(model.inputs[0].shape[1:], dtype="float32")
+    sequential = isinstance(model, keras.Sequential)
+    try:
+        return keras.models.clone_model(
+            model, input_tensors=[image] if sequential else image, clone_function=float_twin
+        )
+    except (TypeError, ValueError):
+        return model
+
+
+def gradient_stop(model: Any) -> str:
+    """The layer of a Functional or Sequential model beyond which nothing has a gradient in the images.
+
+    Args:
+        model: Anything; it is run on one image of zeros.
+
+    Returns:
+        Its name and class, ``"ids (Embedding)"``, or ``""`` if it is not known.
+    """
+    inputs = getattr(model, "inputs", None)
+    if not isinstance(model, keras.Model) or not inputs or len(inputs) != 1:
+        return ""
+    return _stop(model, tf.zeros([1, *(size or 32 for size in inputs[0].shape[1:])]))
+
+
+def _stop(model: Any, images: tf.Tensor) -> str:
+    graph = getattr(model, "_functional", model)
+    if not hasattr(graph, "_run_through_graph"):
+        return ""
+    reached: list[tuple[Any, Any, Any]] = []
+
+    def recorded(operation: Any) -> Callable[..., Any]:
+        def call(*inputs: Any, **options: Any) -> Any:
+            reached.append((operation, inputs, operation(*inputs, **options)))
+            return reached[-1][2]
+
+        return call
+
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(images)
+        graph._run_through_graph(images, operation_fn=recorded)
+    for operation, inputs, outputs in reached:
+        if not any(_differentiable(value) for value in tf.nest.flatten(outputs)) or all(
+            tape.gradient(value, images) is None for value in tf.nest.flatten(outputs)
+        ):
+            inner = _stop(operation, inputs[0]) if isinstance(operation, keras.Model) else ""
+            return inner or f"{operation.name} ({type(operation).__name__})"
+    return ""
+
+
+def _differentiable(value: Any) -> bool:
+    return tf.is_tensor(value) and bool(value.dtype.is_floating)
+
+
+def _passes_through(layer: Any) -> bool:
+    """Whether a layer returns what it is given, but for dropout in training."""
+    if isinstance(layer, keras.layers.Activation):  # such as the float32 one at the end of a mixed-precision model
+        return layer.activation is keras.activations.linear
+    return isinstance(layer, _PASSED_THROUGH) or type(layer).__name__ == "FisherTraceRegularization"
+
+
+def _last_layer(model: Any) -> Any:
+    """The layer whose output is the model's, or None if that is not certain; it looks into nested models."""
+    while isinstance(model, keras.Model):
+        outputs = getattr(model, "outputs", None)
+        if not outputs or len(outputs) != 1 or not type(model).__module__.startswith("keras."):
+            return None
+        model = outputs[0]._keras_history.operation
+        while _passes_through(model):
+            model = model.input._keras_history.operation
+    return model
