@@ -53,7 +53,7 @@ def contest(
         ValueError: If a name is unknown.
     """
     seeds = {"none": (0,), **defenses}
-    entries = [_Entry(bench, data, name, tuple(each), dict(changes or {})) for name, each in seeds.items()]
+    entries = [_Entry(bench, data, name, tuple(group), dict(changes or {})) for name, group in seeds.items()]
     costs = _costs(bench, entries)
     rows: list[DefenseRow] = []
     for entry in entries:

@@ -1,4 +1,4 @@
-"""Which defences are compared on a data set, how each is trained there, and at which budgets it is attacked."""
+"""Which defenses are compared on a data set, how each is trained there, and at which budgets it is attacked."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ DEFAULTS: dict[str, dict[str, tuple[int, ...]]] = {
 """Seeds by contestant, for each data set: what is compared unless asked otherwise."""
 
 # On MNIST with five times the learning rate of the recipe: adversarial training gains most by it. On GTSRB and
-# CIFAR-10 every defence, and for a fair pair the plain model too, goes on from the stored plain model.
+# CIFAR-10 every defense, and for a fair pair the plain model too, goes on from the stored plain model.
 _TRAINING: dict[str, dict[str, Any]] = {
     "mnist": {"epochs": 6, "learning_rate": 1e-2, "warmup_epochs": 1.0},
     "gtsrb": {"epochs": 3, "learning_rate": 0.05, "warmup_epochs": 0.5, "init_from": "gtsrb-plain"},
@@ -62,7 +62,7 @@ _TRAINING: dict[str, dict[str, Any]] = {
 
 
 def contestant(data: str, name: str, seed: int, **changes: Any) -> TrainingConfig:
-    """How a defence is trained in the comparison.
+    """How a defense is trained in the comparison.
 
     Args:
         data: name of the data set.
@@ -71,7 +71,7 @@ def contestant(data: str, name: str, seed: int, **changes: Any) -> TrainingConfi
         **changes: attributes of `TrainingConfig`.
 
     Returns:
-        The recipe of the data set with this defence: 6 epochs on MNIST, 3 from the plain model on GTSRB and CIFAR-10.
+        The recipe of the data set with this defense: 6 epochs on MNIST, 3 from the plain model on GTSRB and CIFAR-10.
 
     Raises:
         ValueError: if a name or a value is not known.

@@ -33,9 +33,9 @@ def figure1(bench: PaperBench) -> Report:
     plain, defended = bench.paper_model(model_name(0.0, 0)), bench.paper_model(model_name(DEFENDED_MU, 0))
     result = attack(plain, images, labels, epsilon=_EPSILON)
     survived = _probabilities(defended, result.adversarials).argmax(axis=-1) == labels
-    chosen = [_first(result.success & survived & (labels == digit), result.success) for digit in _DIGITS]
-    pictures = result.adversarials[chosen]
-    figure = _draw(pictures, labels[chosen], [_probabilities(model, pictures) for model in (plain, defended)])
+    indices = [_first(result.success & survived & (labels == digit), result.success) for digit in _DIGITS]
+    pictures = result.adversarials[indices]
+    figure = _draw(pictures, labels[indices], [_probabilities(model, pictures) for model in (plain, defended)])
     shares = {
         "OSSA on the original model fools it": "fooled",
         "... and the defended model, too": "carried",
@@ -63,8 +63,8 @@ def _crafted(bench: PaperBench, attack: attacks.OSSA, plain: str, defended: str)
         return {"fooled": first.fooling_ratio, "carried": share, "fooled_defended": second.fooling_ratio}
 
     settings = {"attack": repr(attack), "epsilon": _EPSILON, "images": len(images), "defended": models[1]}
-    found: dict[str, float] = bench.cell(f"figure1/{plain}", models[0], settings, measure)
-    return found
+    shares: dict[str, float] = bench.cell(f"figure1/{plain}", models[0], settings, measure)
+    return shares
 
 
 def _first(wanted: np.ndarray, otherwise: np.ndarray) -> int:
@@ -90,9 +90,9 @@ def _draw(pictures: np.ndarray, labels: np.ndarray, distributions: Sequence[np.n
         grid[row][0].imshow(picture[..., 0], cmap="gray", vmin=0, vmax=1)
         grid[row][0].set_axis_off()
         for axes, p, title in zip(grid[row][1:], distributions, ("original model", "defended model"), strict=True):
-            colours = ["tab:grey"] * len(p[row])
-            colours[int(p[row].argmax())] = "tab:red"
-            colours[int(label)] = "tab:blue"
-            axes.bar(range(len(p[row])), p[row], color=colours)
+            colors = ["tab:gray"] * len(p[row])
+            colors[int(p[row].argmax())] = "tab:red"
+            colors[int(label)] = "tab:blue"
+            axes.bar(range(len(p[row])), p[row], color=colors)
             axes.set(title=title, ylim=(0, 1), xticks=range(len(p[row])))
     return figure

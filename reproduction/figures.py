@@ -40,17 +40,17 @@ _FIGURE4 = {"mnist": (0.0, 0.02), "cifar10": (0.0, 0.02), "gtsrb": (0.0, 0.0013)
 
 def figure2(bench: PaperBench) -> Report:
     """Accuracy on the whole test set over μ."""
-    found = {mu: [accuracy(bench, model_name(mu, seed)) for seed in _seeds(bench)] for mu in MUS}
-    rows = tuple((f"{mu:g}", spread(values, ".2f", scale=100)) for mu, values in found.items())
+    accuracies = {mu: [accuracy(bench, model_name(mu, seed)) for seed in _seeds(bench)] for mu in MUS}
+    rows = tuple((f"{mu:g}", spread(values, ".2f", scale=100)) for mu, values in accuracies.items())
     figure = _canvas("μ", "accuracy [%]")
     axes = figure.axes[0]
-    means = [100 * float(np.mean(values)) for values in found.values()]
+    means = [100 * float(np.mean(values)) for values in accuracies.values()]
     errors = [
-        [m - 100 * min(values) for m, values in zip(means, found.values(), strict=True)],
-        [100 * max(values) - m for m, values in zip(means, found.values(), strict=True)],
+        [m - 100 * min(values) for m, values in zip(means, accuracies.values(), strict=True)],
+        [100 * max(values) - m for m, values in zip(means, accuracies.values(), strict=True)],
     ]
     axes.errorbar(MUS, means, yerr=errors, marker="o", capsize=3, label="Fisher trace (range over seeds)")
-    axes.axhline(means[0], linestyle=":", color="grey", label="μ = 0")
+    axes.axhline(means[0], linestyle=":", color="gray", label="μ = 0")
     axes.set_ylim(min(97.0, min(means) - 0.5), 100)
     axes.legend()
     notes = (f"Paper: {FIGURE2_ACCURACY}. All test images.",)
@@ -60,22 +60,22 @@ def figure2(bench: PaperBench) -> Report:
 def figure3(bench: PaperBench) -> Report:
     """OSSA's fooling ratio over ε for each μ, and PGD's beside it."""
     data = "mnist"
-    found = {f"{mu:g}": _over_seeds(bench, data, mu, attacks.OSSA(), EPSILONS) for mu in MUS}
+    ossa = {f"{mu:g}": _over_seeds(bench, data, mu, attacks.OSSA(), EPSILONS) for mu in MUS}
     stronger = {f"{mu:g}": _over_seeds(bench, data, mu, PGD, PGD_EPSILONS) for mu in MUS}
-    figure = _lines({f"μ = {mu}": curve for mu, curve in found.items()}, EPSILONS, title="OSSA, one step", panels=2)
+    figure = _lines({f"μ = {mu}": curve for mu, curve in ossa.items()}, EPSILONS, title="OSSA, one step", panels=2)
     _draw(figure.axes[1], {f"μ = {mu}": curve for mu, curve in stronger.items()}, PGD_EPSILONS, "PGD, 20 steps")
-    rows = [_row(("OSSA", f"{e:g}"), found, i) for i, e in enumerate(EPSILONS) if e in (0.5, 1, 1.5, 2, 3, 4, 5, 6)]
+    rows = [_row(("OSSA", f"{e:g}"), ossa, i) for i, e in enumerate(EPSILONS) if e in (0.5, 1, 1.5, 2, 3, 4, 5, 6)]
     rows += [_row(("PGD", f"{e:g}"), stronger, i) for i, e in enumerate(PGD_EPSILONS)]
     notes = (
         f"Fooling ratio in %. Paper: {FIGURE3_FOOLED}. PGD ({PGD!r}) takes the same budgets and many small steps: "
         "where it fools what OSSA does not, the model is not robust, its gradient only points elsewhere.",
     )
-    columns = ("attack", "ε (l2)", *(f"μ = {mu}" for mu in found))
+    columns = ("attack", "ε (l2)", *(f"μ = {mu}" for mu in ossa))
     return Report("figure3", "Figure 3: fooling ratio of OSSA over ε, MNIST", columns, tuple(rows), notes, figure)
 
 
 def figure4(bench: PaperBench) -> Report:
-    """OSSA on the three data sets, with and without the defence."""
+    """OSSA on the three data sets, with and without the defense."""
     lines, stronger = {}, {}
     for data, mus in _FIGURE4.items():
         for mu in mus:
@@ -97,18 +97,18 @@ def figure5(bench: PaperBench) -> Report:
     """FGM, OTCM and FGSM on the defended model, all on the l2 axis."""
     side = math.sqrt(28 * 28)
     methods = {"FGM": (attacks.FGM(), 1.0), "OTCM": (attacks.OTCM(), side), "FGSM": (attacks.FGSM(), side)}
-    found = {
+    curves = {
         f"{name}, μ = {mu:g}": _over_seeds(bench, "mnist", mu, attack, [e / unit for e in EPSILONS])
         for mu in (0.0, _FIGURE5_MU)
         for name, (attack, unit) in methods.items()
     }
-    rows = [_row((f"{e:g}",), found, i) for i, e in enumerate(EPSILONS) if e in (0.5, 1, 2, 3, 4, 5, 6)]
+    rows = [_row((f"{e:g}",), curves, i) for i, e in enumerate(EPSILONS) if e in (0.5, 1, 2, 3, 4, 5, 6)]
     notes = (
         f"Fooling ratio in %. Paper, at μ = {_FIGURE5_MU:g}: {FIGURE5_FOOLED}. A sign step of l2 norm ε changes each "
         "of the 784 pixels by ε/28, before it is clipped to the pixel range.",
     )
-    figure = _lines(found, EPSILONS, title="one-step attacks")
-    return Report("figure5", "Figure 5: three one-step attacks, MNIST", ("ε (l2)", *found), tuple(rows), notes, figure)
+    figure = _lines(curves, EPSILONS, title="one-step attacks")
+    return Report("figure5", "Figure 5: three one-step attacks, MNIST", ("ε (l2)", *curves), tuple(rows), notes, figure)
 
 
 def accuracy(bench: PaperBench, name: str) -> float:

@@ -1,4 +1,4 @@
-"""What remains of the defence under the strongest attack, with the signs of masked gradients beside it."""
+"""What remains of the defense under the strongest attack, with the signs of masked gradients beside it."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def strong(bench: PaperBench) -> Report:
             *fooling(bench, name, "mnist", attacks.OSSA(), (_BUDGETS["l2"][1],)),
             *fooling(bench, name, "mnist", attacks.FGSM(), (_BUDGETS["linf"][1],)),
         ]
-        found = {
+        strongest = {
             key: fooling(bench, name, "mnist", attacks.Strong(norm=norm, twin=twin, quick=quick), (epsilon,))[0]
             for key, (norm, epsilon) in _BUDGETS.items()
         }
         suspects = [f"{check} ({key})" for key in _BUDGETS for check in _suspects(bench, name, key)]
-        figures = (*one_step, *found.values())
+        figures = (*one_step, *strongest.values())
         accurate = f"{100 * accuracy(bench, name):.2f}"
         rows.append((title, accurate, *(f"{100 * ratio:.1f}" for ratio in figures), ", ".join(suspects) or "none"))
     columns = (

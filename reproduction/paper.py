@@ -40,9 +40,9 @@ def reproduce(bench: PaperBench, targets: Sequence[str]) -> list[Report]:
     unknown = set(targets) - {*TARGETS, "all"}
     if unknown:
         raise ValueError(f"`targets` should be of {', '.join(TARGETS)}, all. Received: {', '.join(sorted(unknown))}")
-    chosen = list(TARGETS) if "all" in targets else [name for name in TARGETS if name in targets]
+    names = list(TARGETS) if "all" in targets else [name for name in TARGETS if name in targets]
     reports = []
-    for name in chosen:
+    for name in names:
         report = TARGETS[name](bench)
         report.write(bench.folder)
         reports.append(report)
@@ -51,14 +51,14 @@ def reproduce(bench: PaperBench, targets: Sequence[str]) -> list[Report]:
 
 
 def _write_page(bench: PaperBench) -> None:
-    """``README.md`` of the folder: every figure and table measured so far, ours beside the paper's."""
-    found = [bench.folder / f"{name}.md" for name in TARGETS if (bench.folder / f"{name}.md").is_file()]
+    """``README.md`` of the folder: every figure and table measured so far, beside what the paper prints."""
+    pages = [bench.folder / f"{name}.md" for name in TARGETS if (bench.folder / f"{name}.md").is_file()]
     command = "python -m reproduction all" if bench.scale == FULL else "python -m reproduction all --quick"
     head = (
         "# The paper, measured again\n\n"
         f"Written by `{command}`; every cell, with its settings and versions, lies in `cells/`, every table as CSV "
         "beside its Markdown. What the paper prints stands beside our figure.\n"
     )
-    text = "\n".join([head, *(path.read_text(encoding="utf-8") for path in found)])
+    text = "\n".join([head, *(path.read_text(encoding="utf-8") for path in pages)])
     write_text(bench.folder / "README.md", text)
     write_json(bench.folder / "versions.json", versions())

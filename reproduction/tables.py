@@ -60,15 +60,15 @@ def nearest_cell(bench: PaperBench, attack: str, source: str, target: str | None
             result = method(model, images, labels, epsilon=_OSSA_EPSILON)
         else:
             result = method(model, images, labels)
-        found = _distances(result, images, method.norm)
-        return found if other is None else {**found, **_transferred(result, labels, other)}
+        distances = _distances(result, images, method.norm)
+        return distances if other is None else {**distances, **_transferred(result, labels, other)}
 
     settings = {"attack": repr(method), "images": len(images), "target": target and digest(bench.paper_model(target))}
     if attack == "ossa":
         settings["epsilon"] = _OSSA_EPSILON
     kind = "transfer" if target else "distance"
-    found: dict[str, Any] = bench.cell(f"{kind}/{source}/{attack}", model, settings, measure)
-    return found
+    cell: dict[str, Any] = bench.cell(f"{kind}/{source}/{attack}", model, settings, measure)
+    return cell
 
 
 def _distances(result: AttackResult, images: np.ndarray, norm: float) -> dict[str, float]:
@@ -104,23 +104,23 @@ def table1(bench: PaperBench) -> Report:
     """Mean minimal distances on the original model and on the defended one, beside the paper's."""
     rows = []
     for name, attack in ATTACKS.items():
-        plain, ours = ([nearest_cell(bench, name, *pair[::way]) for pair in _pairs(bench)] for way in (1, -1))
+        plain, defended = ([nearest_cell(bench, name, *pair[::way]) for pair in _pairs(bench)] for way in (1, -1))
         theirs = TABLE1[name]
-        ratios = [b["mean_foolbox"] / a["mean_foolbox"] for a, b in zip(plain, ours, strict=True)]
-        true = [b["median_norm"] / a["median_norm"] for a, b in zip(plain, ours, strict=True)]
+        ratios = [b["mean_foolbox"] / a["mean_foolbox"] for a, b in zip(plain, defended, strict=True)]
+        true = [b["median_norm"] / a["median_norm"] for a, b in zip(plain, defended, strict=True)]
         form = ".2f" if name == "jsma" else ".4g"
         rows.append((
             name,
             norm_name(attack.norm),
             spread([cell["mean_foolbox"] for cell in plain], form),
-            spread([cell["mean_foolbox"] for cell in ours], form),
+            spread([cell["mean_foolbox"] for cell in defended], form),
             spread(ratios, ".2f"),
             f"{theirs[0]:g} → {theirs[1]:g}",
             f"{theirs[1] / theirs[0]:.2f}",
             spread([cell["median_norm"] for cell in plain], ".4g"),
-            spread([cell["median_norm"] for cell in ours], ".4g"),
+            spread([cell["median_norm"] for cell in defended], ".4g"),
             spread(true, ".2f"),
-            spread([cell["success"] for cell in plain + ours], ".1f", scale=100),
+            spread([cell["success"] for cell in plain + defended], ".1f", scale=100),
         ))  # fmt: skip
     columns = (
         "attack", "norm", "μ = 0", f"μ = {DEFENDED_MU:g}", "factor", "paper", "its factor",

@@ -173,16 +173,16 @@ def _epsilons(texts: list[str] | None) -> dict[str, list[float]] | list[float] |
     """``["l2=0.5,1", "fgsm=0.1"]`` as a mapping, ``["0.1,0.2"]`` as a list."""
     if texts is None:
         return None
-    found: dict[str, list[float]] = {}
+    budgets: dict[str, list[float]] = {}
     for text in texts:
         key, _, values = text.rpartition("=")
         try:
-            found.setdefault(key, []).extend(float(value) for value in values.split(","))
+            budgets.setdefault(key, []).extend(float(value) for value in values.split(","))
         except ValueError:
             expected = "NORM=NUMBERS, such as l2=0.5,1,2"
             raise ValueError(f"`--epsilons` should be {expected}. Received: {text!r}") from None
-    if "" not in found:
-        return found
-    if len(found) > 1:
+    if "" not in budgets:
+        return budgets
+    if len(budgets) > 1:
         raise ValueError(f"`--epsilons` should have a norm for each list, or be one list. Received: {' '.join(texts)}")
-    return found[""]
+    return budgets[""]

@@ -39,7 +39,7 @@ def add_training_options(parser: argparse.ArgumentParser, names: Sequence[str] =
     for name, hint in typing.get_type_hints(TrainingConfig).items():
         if typing.get_origin(hint) is dict or name in taken or (names and name not in names):
             continue
-        kind = next(each for each in typing.get_args(hint) or (hint,) if each is not types.NoneType)
+        kind = next(kind for kind in typing.get_args(hint) or (hint,) if kind is not types.NoneType)
         value: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
         text = texts.get(name, "").replace("%", "%%")
         parser.add_argument(f"--{name.replace('_', '-')}", default=None, help=text, **value)

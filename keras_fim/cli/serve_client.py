@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
             f"{fisher['lambda_max'][index]:10.3g} {fisher['kl_radius'][index]:8.3f}"
         )
     right = int((predictions["classes"] == labels).sum())
-    print(f"{right} of {len(labels)} as labelled; {arguments.protocol} from {arguments.host}")
+    print(f"{right} of {len(labels)} as labeled; {arguments.protocol} from {arguments.host}")
 
 
 def _ask(arguments: argparse.Namespace, images: np.ndarray, signature: str) -> Arrays:

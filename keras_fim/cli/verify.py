@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _newest(path: Path) -> Path:
-    versions = [each for each in path.glob("*") if each.name.isdecimal()]
+    versions = [folder for folder in path.glob("*") if folder.name.isdecimal()]
     if (path / "saved_model.pb").is_file() or not versions:
         return path
-    return max(versions, key=lambda each: int(each.name))
+    return max(versions, key=lambda folder: int(folder.name))

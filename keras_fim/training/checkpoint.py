@@ -56,12 +56,12 @@ def resume(model: keras.Model, folder: Path, *, monitor: str = "val_accuracy") -
     Returns:
         The rows of metrics of the finished epochs; empty where none finished.
     """
-    found = _checkpoints(Path(folder))
-    if not found:
+    saved = _checkpoints(Path(folder))
+    if not saved:
         return []
     model.optimizer.build(model.trainable_variables)  # Keras skips the state of one that is not built
-    model.load_weights(found[-1])
-    history = read_history(folder)[: _epoch(found[-1])]
+    model.load_weights(saved[-1])
+    history = read_history(folder)[: _epoch(saved[-1])]
     if _last_is_best(history, monitor):  # the kill may have come before these were kept
         _save(plain(model), Path(folder) / "best.weights.h5")
     return history

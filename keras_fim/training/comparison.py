@@ -216,7 +216,7 @@ class _Work:
         """Train and measure one defense for each seed; the plain model of the same seed is the attacks' twin."""
         models = [self._model(config) for config in configs]
         twins = [None if name == "none" else self._model(config) for config in plain]
-        measured = [self._evaluated(*each) for each in zip(configs, models, twins, strict=True)]
+        measured = [self._evaluated(*seed) for seed in zip(configs, models, twins, strict=True)]
         options: dict[str, Any] = {"twin": twins[0], "max_samples": _MASKING_SAMPLES}
         reports = {norm: masking_report(models[0], self.images, norm=norm, **options) for norm in self._epsilons()}
         by_attack = {

@@ -163,5 +163,5 @@ def completed(config: dict[str, Any]) -> dict[str, Any]:
 
 def differences(recorded: dict[str, Any], config: TrainingConfig) -> dict[str, tuple[Any, Any]]:
     """The options in which a recorded configuration differs from ``config``, as ``(recorded value, other value)``."""
-    theirs, ours = completed(recorded), config.as_dict()
-    return {key: (theirs.get(key), ours[key]) for key in ours if theirs.get(key) != ours[key]}
+    before, now = completed(recorded), config.as_dict()
+    return {key: (before.get(key), now[key]) for key in now if before.get(key) != now[key]}

@@ -127,9 +127,9 @@ def check_defense(defense: str, options: dict[str, Any]) -> None:
         raise ValueError(
             f"`defense` should join at most one part with a mu and one with an epsilon. Received: defense={defense!r}"
         )
-    known = {key for name in names for key in _PARTS[name].options}
-    if unknown := sorted(set(options) - known):
-        expected = f"some of {', '.join(sorted(known))}" if known else "empty"
+    allowed = {key for name in names for key in _PARTS[name].options}
+    if unknown := sorted(set(options) - allowed):
+        expected = f"some of {', '.join(sorted(allowed))}" if allowed else "empty"
         raise ValueError(f"`defense_options` of {defense} should be {expected}. Received: {', '.join(unknown)}")
     usual = {key: default for name in names for key, default in _PARTS[name].options.items()}
     for key, value in options.items():

@@ -61,9 +61,9 @@ class DetectionReport(Report):
     def _table_row(self, title: str, fooled: str, figures: dict[str, dict[str, float]]) -> Row:
         row = {self.model: title, "fooled": fooled}
         for name in self.detectors:
-            found = figures.get(name, {})
-            row[f"{name}: AUC"] = f"{found['auc']:.3f}" if "auc" in found else "-"
-            row[f"{name}: detected"] = f"{100 * found['detected']:.1f} %" if found else "-"
+            figure = figures.get(name, {})
+            row[f"{name}: AUC"] = f"{figure['auc']:.3f}" if "auc" in figure else "-"
+            row[f"{name}: detected"] = f"{100 * figure['detected']:.1f} %" if figure else "-"
         return row
 
 
@@ -199,9 +199,9 @@ def _rows(
     rows, num = [], int(outcome.was_correct.sum())
     for position, epsilon in enumerate(epsilons):
         scores = outcome.seen_at(position)[outcome.fooled[position]]
-        known = dict(zip(detectors, scores.T, strict=True)) if len(scores) >= _FEWEST else {}
+        by_kind = dict(zip(detectors, scores.T, strict=True)) if len(scores) >= _FEWEST else {}
         row = {"attack": attack.name, "epsilon": None if np.isinf(epsilon) else epsilon, "num": num}
-        figures = {kind: _figures(detectors[kind], benign[kind], values, num) for kind, values in known.items()}
+        figures = {kind: _figures(detectors[kind], benign[kind], values, num) for kind, values in by_kind.items()}
         rows.append({**row, "fooled": len(scores), "detectors": figures})
     return rows
 
@@ -216,4 +216,4 @@ def _figures(detector: FisherDetector, benign: np.ndarray, scores: np.ndarray, n
 
 
 def _rounded(value: Any) -> Any:
-    return [round(each, 4) for each in value] if isinstance(value, tuple) else value
+    return [round(number, 4) for number in value] if isinstance(value, tuple) else value

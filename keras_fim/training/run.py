@@ -117,8 +117,8 @@ def _train(config: TrainingConfig, folder: Path, data_dir: str | None, robustnes
     _save_model(plain(model), folder / "model.keras")
     results = _results(measured, folder, seconds)
     if robustness:
-        found = watching.robustness_curve(config, splits.test).measure(plain(model))
-        finite = {key: value if math.isfinite(value) else None for key, value in found.items()}
+        figures = watching.robustness_curve(config, splits.test).measure(plain(model))
+        finite = {key: value if math.isfinite(value) else None for key, value in figures.items()}
         results["robustness"] = {key.removeprefix("val_"): value for key, value in finite.items()}
     return results
 

@@ -22,9 +22,9 @@ def test_bad_options_are_reported_before_anything_is_trained(options, tmp_path, 
 
 
 def test_every_contestant_of_every_data_set_can_be_trained():
-    for data, defences in contestants.DEFAULTS.items():
-        assert next(iter(defences)) == "none"
-        for name, seeds in defences.items():
+    for data, defenses in contestants.DEFAULTS.items():
+        assert next(iter(defenses)) == "none"
+        for name, seeds in defenses.items():
             config = contestants.contestant(data, name, seeds[0])
             plain = contestants.contestant(data, "none", seeds[0])
             assert (config.epochs, config.init_from) == (plain.epochs, plain.init_from)

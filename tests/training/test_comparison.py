@@ -59,8 +59,9 @@ def row(name, accuracy=(0.99,), fooling=(1.0,), cost=1.0, suspects=()):
 
 
 def test_table_gives_mean_and_range_over_seeds():
-    found = Comparison("mnist", 100, False, (row("pgd", (0.97, 0.99), (0.1, 0.3), 4.36, ("zero gradients (linf)",)),))
-    (rows,) = found.tables().values()
+    pgd = row("pgd", (0.97, 0.99), (0.1, 0.3), 4.36, ("zero gradients (linf)",))
+    measured = Comparison("mnist", 100, False, (pgd,))
+    (rows,) = measured.tables().values()
     assert rows[0] == {
         "defense": "pgd",
         "accuracy": "98.00 (97.00-99.00)",
@@ -71,7 +72,7 @@ def test_table_gives_mean_and_range_over_seeds():
         "masked gradients? (seed 0)": "zero gradients (linf)",
         "seeds": 2,
     }
-    first, second = found.records()
+    first, second = measured.records()
     assert (first["seed"], first["accuracy"], first["strong l2 1.5 fooling"]) == (0, 0.97, 0.1)
     assert second["strong l2 1.5 robust"] == pytest.approx(0.99 * 0.7) and second["cost"] == 4.36
     assert (first["eigenvalue"], second["eigenvalue"]) == (0.25, 0.5)
@@ -89,9 +90,9 @@ def test_front_leaves_out_what_another_beats_in_everything():
 
 
 def test_comparison_survives_its_file(tmp_path):
-    found = Comparison("mnist", 100, False, (row("none", (0.98, 0.99), (1.0, float("nan"))),))
-    loaded = Comparison.load(found.save(tmp_path / "comparison.json"))
-    assert repr(loaded) == repr(found) and loaded.versions["keras"]
+    measured = Comparison("mnist", 100, False, (row("none", (0.98, 0.99), (1.0, float("nan"))),))
+    loaded = Comparison.load(measured.save(tmp_path / "comparison.json"))
+    assert repr(loaded) == repr(measured) and loaded.versions["keras"]
 
 
 @pytest.mark.nightly

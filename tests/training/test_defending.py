@@ -118,7 +118,7 @@ def test_command_line(capsys, monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_interrupted_run_of_a_defence_goes_on_with_its_optimizer(tmp_path, monkeypatch):
+def test_interrupted_run_of_a_defense_goes_on_with_its_optimizer(tmp_path, monkeypatch):
     def note(model):
         states.append([variable.numpy() for variable in (*model.variables, *model.optimizer.variables)])
 
@@ -158,7 +158,7 @@ def test_interrupted_run_of_a_defence_goes_on_with_its_optimizer(tmp_path, monke
     model.load_weights(tmp_path / "best.weights.h5")  # of the plain classifier, too
 
 
-def test_run_recorded_before_there_were_defences_is_readable(tmp_path):
+def test_run_recorded_before_there_were_defenses_is_readable(tmp_path):
     config = recipe("mnist5k", **{**SMALL, "epochs": 1}, mu=0.0)
     old = {key: value for key, value in config.as_dict().items() if not key.startswith("defense")}
     (tmp_path / "run.json").write_text(json.dumps({"config": old, "versions": {}, "results": {"epochs": 1}}))

@@ -43,6 +43,6 @@ def test_second_demo_starts_afresh_and_touches_nothing_else(tmp_path, monkeypatc
         demo.run_demo(tmp_path, tmp_path / "exported")
 
 
-def test_demo_without_a_defence_is_refused(tmp_path):
+def test_demo_without_a_defense_is_refused(tmp_path):
     with pytest.raises(ValueError, match="`mu` should be positive"):
         demo.run_demo(tmp_path, tmp_path, mu=0.0)
