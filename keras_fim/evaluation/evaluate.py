@@ -20,7 +20,7 @@ from keras_fim.evaluation.cells import Cells, attack_settings, digest, model_dig
 from keras_fim.evaluation.distances import DistanceSummary, distance_summary
 from keras_fim.evaluation.intervals import Ratio, wilson
 from keras_fim.evaluation.measurement import Outcome, measure, probabilities
-from keras_fim.evaluation.plans import Plan, estimate, planned
+from keras_fim.evaluation.plans import Plan, estimate, fitted, planned
 from keras_fim.evaluation.report import Report, Row
 from keras_fim.evaluation.rows import AttackRow, attack_rows, marked
 from keras_fim.evaluation.sources import Chunk, Dataset, check_max_samples, chunks
@@ -173,6 +173,7 @@ def evaluate(
     parts = chunks(dataset, max_samples)
     first = next(parts)
     following = list(itertools.islice(parts, 1))
+    plans = [fitted(plan, first.images.shape[1:]) for plan in plans]
     logits_fn = logits_function(model, check_images(first.images))
     run = _Run(logits_fn, first, folder, progress or (lambda line: None))
     if progress is not None:

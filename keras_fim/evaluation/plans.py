@@ -17,10 +17,11 @@ from keras_fim.attacks.lp import norm_name
 from keras_fim.attacks.minimal import MinimalDistance
 from keras_fim.attacks.one_step import FGM, FGSM
 from keras_fim.attacks.strong import Strong
+from keras_fim.evaluation.measurement import fits_memory
 from keras_fim.evaluation.sources import Chunk
 from keras_fim.logits import LogitsFunction
 
-__all__ = ["Plan", "bounded", "default_attacks", "estimate", "planned", "stated_gradients"]
+__all__ = ["Plan", "bounded", "default_attacks", "estimate", "fitted", "planned", "stated_gradients"]
 
 _PREVIEW = 8  # images whose gradients are timed
 _FEW = 10_000  # gradients, which take seconds at most
@@ -69,6 +70,16 @@ def default_attacks(epsilons: Epsilons = None, **options: Any) -> list[Attack]:
     keys = {norm_name(key) if isinstance(key, (int, float)) else str(key) for key in _keys(epsilons)}
     norms = [norm for norm in (2, np.inf) if norm_name(norm) in keys] or [np.inf]
     return [attack for norm in norms for attack in (FGM() if norm == 2 else FGSM(), Strong(norm=norm, **options))]
+
+
+def fitted(plan: Plan, shape: Sequence[int]) -> Plan:
+    """The plan with batches of images of a shape that fit into memory."""
+    attack = plan.attack
+    if isinstance(attack, MinimalDistance):  # whose batches are those of its attack
+        inner = fitted(Plan(attack.attack, ()), shape).attack
+        return plan._replace(attack=dataclasses.replace(attack, attack=inner))  # type: ignore[arg-type]
+    size = min(attack.batch_size, fits_memory(shape))
+    return plan._replace(attack=dataclasses.replace(attack, batch_size=size))
 
 
 def bounded(attack: Attack, bounds: tuple[float, float] | None) -> Attack:
