@@ -21,7 +21,7 @@ from keras_fim.evaluation.distances import distance_summary
 from keras_fim.evaluation.flags import BLACK_BOX, one_class, outputs_flags
 from keras_fim.evaluation.intervals import wilson
 from keras_fim.evaluation.measurement import Outcome, measure, probabilities
-from keras_fim.evaluation.plans import Plan, estimate, pixel_range, planned
+from keras_fim.evaluation.plans import Plan, estimate, fitted, pixel_range, planned
 from keras_fim.evaluation.result import Evaluation
 from keras_fim.evaluation.rows import attack_rows, marked
 from keras_fim.evaluation.sources import Chunk, Dataset, check_max_samples, chunks
@@ -102,7 +102,7 @@ def evaluate(
     following = list(itertools.islice(parts, 1))
     logits_fn = logits_function(model, check_images(first.images))
     pixels = pixel_range(logits_fn, first, attacks, bounds)
-    plans = planned(attacks, epsilons, pixels, black_box=black_box)
+    plans = [fitted(p, first.images.shape[1:]) for p in planned(attacks, epsilons, pixels, black_box=black_box)]
     run = _Run(logits_fn, first, pixels, folder, progress or (lambda line: None))
     run.look(first, black_box)
     if progress is not None:

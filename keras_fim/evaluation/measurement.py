@@ -17,7 +17,7 @@ from keras_fim.typing import AttackResult
 
 __all__ = ["Outcome", "fits_memory", "measure", "probabilities"]
 
-_MEMORY, _COPIES = 2**31, 256  # bytes; how often a model is assumed to hold an image on the way to its gradient
+_MEMORY, _COPIES = 2**30, 256  # bytes; how often a model is assumed to hold an image on the way to its gradient
 
 
 class Outcome(NamedTuple):
@@ -119,7 +119,7 @@ def probabilities(logits_fn: LogitsFunction, images: Any, *, batch_size: int = 2
 
 
 def fits_memory(shape: Sequence[int], *, copies: int = _COPIES, largest: int = 128) -> int:
-    """The number of images of a shape to work on at a time, so that they take at most 2 GiB.
+    """The number of images of a shape to work on at a time, so that they take at most 1 GiB.
 
     Args:
         shape: The shape of an image.
@@ -131,7 +131,7 @@ def fits_memory(shape: Sequence[int], *, copies: int = _COPIES, largest: int = 1
 
     Example:
         >>> fits_memory((32, 32, 3)), fits_memory((224, 224, 3))
-        (128, 13)
+        (128, 6)
     """
     return int(max(1, min(largest, _MEMORY // max(1, 4 * int(np.prod(shape)) * copies))))
 

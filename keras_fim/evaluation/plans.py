@@ -18,12 +18,13 @@ from keras_fim.attacks.minimal import MinimalDistance
 from keras_fim.attacks.one_step import FGM, FGSM
 from keras_fim.attacks.square import Square
 from keras_fim.attacks.strong import Strong
+from keras_fim.evaluation.measurement import fits_memory
 from keras_fim.evaluation.sources import Chunk
 from keras_fim.logits import LogitsFunction
 from keras_fim.pixels import PixelRange, check_contradiction, find_range
 from keras_fim.typing import Bounds
 
-__all__ = ["Plan", "bounded", "default_attacks", "estimate", "pixel_range", "planned", "stated_gradients"]
+__all__ = ["Plan", "bounded", "default_attacks", "estimate", "fitted", "pixel_range", "planned", "stated_gradients"]
 
 _PREVIEW = 8  # images whose gradients are timed
 _FEW = 10_000  # gradients, which take seconds at most
@@ -110,6 +111,16 @@ def default_attacks(epsilons: Epsilons = None, *, black_box: bool = False, **opt
     if black_box:
         return [Square(norm=norm, queries=5000) for norm in norms]
     return [attack for norm in norms for attack in (FGM() if norm == 2 else FGSM(), Strong(norm=norm, **options))]
+
+
+def fitted(plan: Plan, shape: Sequence[int]) -> Plan:
+    """The plan with batches of images of a shape that fit into memory."""
+    attack = plan.attack
+    if isinstance(attack, MinimalDistance):  # whose batches are those of its attack
+        inner = fitted(Plan(attack.attack, ()), shape).attack
+        return plan._replace(attack=dataclasses.replace(attack, attack=inner))  # type: ignore[arg-type]
+    size = min(attack.batch_size, fits_memory(shape))
+    return plan._replace(attack=dataclasses.replace(attack, batch_size=size))
 
 
 def bounded(attack: Attack, bounds: Bounds | None) -> Attack:

@@ -118,7 +118,7 @@ def information(logits_fn: LogitsFunction, images: Images, *, max_steps: int = 1
     Up to `EXACT_CLASSES` classes from the whole factor B, one gradient for each class. Beyond, the largest eigenvalue
     comes from the Krylov method, and the trace is :math:`\lambda + \frac1n \sum_i \|B (I - v v^\top) r_i\|^2` with the
     eigenvector v and n = `PROBES` vectors r of random signs, the same for all images: unbiased, and exact where v is
-    all there is. A probe costs less than a gradient. Batches are as large as 2 GiB allow.
+    all there is. A probe costs less than a gradient. Batches are as large as 1 GiB allows.
 
     Args:
         logits_fn: The classifier.
@@ -171,6 +171,7 @@ def _estimated(max_steps: int, logits_fn: LogitsFunction, images: tf.Tensor) -> 
     spectrum, logits = krylov_spectrum_and_logits(logits_fn, images, max_steps=max_steps)
     largest, axes = tf.cast(spectrum.eigenvalues[:, 0], tf.float64), range(1, images.shape.rank)
     jacobian, top = linearise(logits_fn, images), spectrum.directions[:, 0]
+    jacobian.push(tf.zeros_like(images))  # not executed: what products share is built here, and not in each turn
     p = tf.nn.softmax(tf.cast(logits, tf.float64))
     predicted = tf.argmax(logits, axis=-1)
 
