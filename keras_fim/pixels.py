@@ -44,7 +44,7 @@ class PixelRange:
     @property
     def bounds(self) -> Bounds:
         """Both ends, as attacks take them."""
-        return self.low, self.high  # type: ignore[return-value]
+        return self.low, self.high
 
     @property
     def given(self) -> bool:

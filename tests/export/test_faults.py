@@ -15,7 +15,8 @@ import tensorflow as tf
 
 from keras_fim import export, models
 from keras_fim.export import companions, saved
-from keras_fim.export.signatures import MAX_PIXELS, classifier_signatures
+from keras_fim.export.decoding import MAX_PIXELS
+from keras_fim.export.signatures import classifier_signatures
 from keras_fim.logits import logits_function
 
 
@@ -82,17 +83,17 @@ def test_killed_at_any_line_it_leaves_the_old_versions_and_nothing_half(tmp_path
     monkeypatch.setattr(saved, "classifier_signatures", signatures)
     monkeypatch.setattr(saved.tf.saved_model, "save", save)
     folder, labels = tmp_path / "m", [str(index) for index in range(10)]
-    assert export.saved_model(model, folder, labels=labels).name == "1"
+    assert export.saved_model(model, folder, labels=labels, bounds=(0, 1)).name == "1"
     whole = tree(folder / "1")
     counter = Tracer()
-    counter.run(lambda: export.saved_model(model, folder, labels=labels))
+    counter.run(lambda: export.saved_model(model, folder, labels=labels, bounds=(0, 1)))
     assert len(counter.lines) > 80
     monkeypatch.setattr(saved.shutil, "rmtree", lambda *a, **k: None)
     outcomes = set()
     for line in counter.lines:
         versions = sorted(path.name for path in folder.iterdir())
         with pytest.raises(Killed):
-            Tracer(line).run(lambda: export.saved_model(model, folder, labels=labels))
+            Tracer(line).run(lambda: export.saved_model(model, folder, labels=labels, bounds=(0, 1)))
         new = {path.name for path in folder.iterdir()} - set(versions)
         outcomes.add(len(new))
         assert new <= {str(len(versions) + 1)}
@@ -107,7 +108,7 @@ import sys
 from keras_fim import export, models
 model = models.convnet(filters=(1, 1))
 while True:
-    export.saved_model(model, sys.argv[1])
+    export.saved_model(model, sys.argv[1], bounds=(0, 1))
 """
     for seconds in (0.7, 1.6):
         folder = tmp_path / str(seconds) / "m"
