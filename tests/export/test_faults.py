@@ -18,6 +18,7 @@ from keras_fim.export import companions, saved
 from keras_fim.export.decoding import MAX_PIXELS
 from keras_fim.export.signatures import classifier_signatures
 from keras_fim.logits import logits_function
+from keras_fim.pixels import PixelRange
 
 
 class Killed(BaseException):
@@ -212,7 +213,7 @@ def test_signatures_do_not_retrace(exported):
     functions = classifier_signatures(
         logits_function(exported.model),
         saved.Serving(
-            image_shape=(28, 28, 1), bounds=(0.0, 1.0), kl=0.1, direction=True, fisher_steps=2, detector=None
+            image_shape=(28, 28, 1), pixels=PixelRange(0.0, 1.0), kl=0.1, direction=True, fisher_steps=2, detector=None
         ),
     )
     for count in (1, 2, 5):
