@@ -88,7 +88,7 @@ def check_results(model: keras.Model, images: np.ndarray, labels: np.ndarray, fo
     report = keras_fim.evaluation.evaluate(model, (images, labels), **options)
     assert "fgsm" in str(report)
     keras_fim.plots.evaluation_figure(report).savefig(folder / "evaluation.png")
-    verification = keras_fim.export.verify(keras_fim.export.saved_model(model, folder / "saved", bounds=(0, 1)))
+    verification = keras_fim.export.verify(keras_fim.export.saved_model(model, folder / "saved"))
     assert verification.passed, verification
 
 

@@ -40,7 +40,7 @@ def measure(name: str, batch_size: int, rounds: int, calls: int) -> dict[str, An
     images, _ = samples(data.load(record["config"]["data"], test_limit=batch_size)[1])
     detector = FisherDetector.fit(model, images)
     with tempfile.TemporaryDirectory() as folder:
-        path = export.saved_model(model, Path(folder) / name, detector=detector, bounds=(0, 1))
+        path = export.saved_model(model, Path(folder) / name, detector=detector)
         signatures = tf.saved_model.load(str(path)).signatures
         batch = tf.constant(images)
         times: dict[str, list[float]] = {key: [] for key in ("serving_default", "fisher", "detect")}

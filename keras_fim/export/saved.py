@@ -98,7 +98,7 @@ def saved_model(
     Example:
         >>> from keras_fim import models
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     saved_model(models.convnet(filters=(1, 1)), Path(folder) / "digits", bounds=(0, 1)).name
+        ...     saved_model(models.convnet(filters=(1, 1)), Path(folder) / "digits").name
         '1'
     """
     folder = Path(folder)

@@ -104,7 +104,7 @@ def run_demo(folder: Path, export_folder: Path, *, mu: float = 0.02, epochs: int
         print(f"attacking: {name}")
         clean[name] = clean_performance(model, *_test_images())
         curves[name] = _curves(model, twin=None if name == "plain" else models["plain"])
-    exported = saved_model(models["N-FGM"], export_folder, bounds=(0, 1))
+    exported = saved_model(models["N-FGM"], export_folder)
     files = {
         "table": folder / "table.md",
         "plot": folder / "robustness.png",

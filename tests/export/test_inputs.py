@@ -66,7 +66,7 @@ def test_bounds_that_contradict_a_rescaling(tmp_path):
     with pytest.raises(ValueError, match=r"pixels 0..255, found from Rescaling\(1/255\). Received: values up to 1"):
         export.saved_model(bytes_model(), tmp_path / "m", images=BYTES / 255)
     with pytest.raises(ValueError, match="the model does not begin with a rescaling that tells"):
-        export.saved_model(models.convnet(filters=(1, 1)), tmp_path / "m")
+        export.saved_model(keras.Sequential([keras.Input(SHAPE), LAYERS.Flatten(), LAYERS.Dense(3)]), tmp_path / "m")
     assert not list(tmp_path.iterdir())
     with pytest.warns(UserWarning, match="`bounds` should agree with the model.* Received: pixels 0..1, as given"):
         export.saved_model(bytes_model(), tmp_path / "m", bounds=(0, 1))
