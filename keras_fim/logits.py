@@ -70,6 +70,10 @@ class LogitsFunction:
             logits = tf.cast(logits, self._dtype(images))
         return logits if self.backward is None else _straight(logits, self.backward(images, training=training))
 
+    def called(self, images: tf.Tensor, training: bool = False) -> Any:
+        """What the model itself returns, as it does for its user; arguments as of the call."""
+        return call_model(self.model, images, training)
+
     def of(self, outputs: Any) -> tf.Tensor:
         """Logits behind what the model returned, of any form but ``"method"``.
 
@@ -128,6 +132,26 @@ class LogitsFunction:
                 return self._compiled[key](*tensors)
 
         return call
+
+    def in_batches(
+        self, function: Callable[..., Any], images: Any, *static: Hashable, batch_size: int = 256
+    ) -> Any:
+        """``function(*static, self, images)``, compiled, a batch at a time.
+
+        Args:
+            function: Returns a tensor with a batch axis, or a structure of them.
+            images: ``(n, ...)``, at least one.
+            *static: The hashable arguments before this logits function.
+            batch_size: The number of images worked on at a time.
+
+        Returns:
+            The same structure of arrays with ``n`` entries.
+        """
+        call, parts = self.compiled(function, *static), []
+        for start in range(0, len(images), batch_size):
+            batch = self.cast(tf.convert_to_tensor(images[start : start + batch_size]))
+            parts.append(tf.nest.map_structure(lambda tensor: tensor.numpy(), call(batch)))
+        return tf.nest.map_structure(lambda *columns: np.concatenate(columns), *parts)
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:

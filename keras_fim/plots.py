@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from keras_fim.evaluation.curves import RobustnessCurve
 from keras_fim.evaluation.evaluate import Evaluation
+from keras_fim.evaluation.rows import RobustnessCurve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

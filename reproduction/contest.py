@@ -158,7 +158,7 @@ class _Entry:
         lines = []
         for norm in BUDGETS[self.data]:
             key = f"{self.name}-seed{self.seeds[0]}/masking-l{norm:g}"
-            measure = functools.partial(masking_report, model, images, norm=norm, twin=twin, limit=None)
+            measure = functools.partial(masking_report, model, images, norm=norm, twin=twin, max_samples=None)
             report = self.bench.cell(key, model, settings, lambda measure=measure: encode(measure()))  # type: ignore[misc]
             lines += [f"{check['name']} (l{norm:g})" for check in report["checks"] if check["verdict"] == "suspect"]
         return lines

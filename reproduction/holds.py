@@ -61,7 +61,7 @@ def _suspects(bench: PaperBench, name: str, norm: str) -> list[str]:
     settings = {"images": limit, "norm": norm}
 
     def measure() -> Any:
-        return encode(masking_report(model, (images, labels), norm=_BUDGETS[norm][0], limit=None))
+        return encode(masking_report(model, (images, labels), norm=_BUDGETS[norm][0], max_samples=None))
 
     report = bench.cell(f"masking/{name}/{norm}", model, settings, measure)
     return [check["name"] for check in report["checks"] if check["verdict"] == "suspect"]

@@ -13,7 +13,8 @@ import numpy as np
 
 from keras_fim import data
 from keras_fim.evaluation import samples
-from keras_fim.records import read_json, versions, write_json
+from keras_fim.evaluation.cells import Cells
+from keras_fim.records import read_json
 from keras_fim.training import TrainingConfig, load_model, train
 from keras_fim.training.config import differences
 from keras_fim.training.trained import record_of
@@ -93,15 +94,14 @@ class Workbench:
         Returns:
             The result.
         """
-        path = self.folder / "cells" / f"{key}.json"
         everything = settings if model is None else {**settings, "weights": model}
         settings = {k: digest(value) if isinstance(value, keras.Model) else value for k, value in everything.items()}
-        if path.is_file() and _same_settings((stored := read_json(path))["settings"], settings):
-            return stored["result"]
-        self.say(f"measuring {key}")
-        result = measure()
-        write_json(path, {"settings": settings, "versions": versions(), "result": result})
-        return result
+
+        def said() -> Any:
+            self.say(f"measuring {key}")
+            return measure()
+
+        return Cells(self.folder / "cells", same=_same_settings).measured(key, settings, said)[0]
 
 
 def digest(model: keras.Model) -> str:

@@ -135,7 +135,9 @@ def full_name(name: str) -> str:
     return _SHORT.get(name, name)
 
 
-def resolve_epsilons(attacks: Sequence[Attack], epsilons: Epsilons = None) -> list[tuple[float, ...]]:
+def resolve_epsilons(
+    attacks: Sequence[Attack], epsilons: Epsilons = None, *, names: Sequence[str] | None = None, defaults: bool = True
+) -> list[tuple[float, ...]]:
     """The budgets of each attack.
 
     Args:
@@ -143,9 +145,11 @@ def resolve_epsilons(attacks: Sequence[Attack], epsilons: Epsilons = None) -> li
         epsilons: a list, for attacks of one norm; or a mapping by norm (``2``, ``np.inf``, ``"l2"``, ``"linf"``) or by
             attack name (a short form counts), whose values are lists or single numbers. A name goes before a norm.
             What is not given is `DEFAULT_EPSILONS`, on the scale of the attack's bounds.
+        names: The names of the attacks among the keys; ``None`` for their own.
+        defaults: Whether attacks without budgets get the default ones.
 
     Returns:
-        For each attack its budgets, in the order given.
+        For each attack its budgets, in the order given; none for an attack without any where ``defaults`` is False.
 
     Raises:
         ValueError: if one list is given to attacks of different norms, a key is neither a norm nor the name of one of
@@ -165,16 +169,19 @@ def resolve_epsilons(attacks: Sequence[Attack], epsilons: Epsilons = None) -> li
                 f"({', '.join(norms)}). Received: epsilons={list(epsilons)}"
             )
         return [_budgets(epsilons)] * len(attacks)
-    by_key = {_key(key, attacks): _budgets(value) for key, value in epsilons.items()}
-    return [by_key.get(attack.name) or by_key.get(attack.norm) or _default(attack) for attack in attacks]
+    names = [attack.name for attack in attacks] if names is None else names
+    by_key = {_key(key, names): _budgets(value) for key, value in epsilons.items()}
+    return [
+        by_key.get(name) or by_key.get(attack.norm) or (_default(attack) if defaults else ())
+        for name, attack in zip(names, attacks, strict=True)
+    ]
 
 
-def _key(key: Any, attacks: Sequence[Attack]) -> str | float:
-    names = {attack.name for attack in attacks}
+def _key(key: Any, names: Sequence[str]) -> str | float:
     if isinstance(key, str):
-        name = full_name(key)
-        if name in names:
-            return name
+        for name in (key, full_name(key)):
+            if name in names:
+                return name
         key = _NORMS.get(key, key)
     if key in DEFAULT_EPSILONS:
         return float(key)

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
-from keras_fim.attacks.losses import LOSSES, loss_gradient, others, targeted_margin_gradient
+from keras_fim.attacks.losses import LOSSES, loss_gradient, others
 from keras_fim.attacks.lp import check_norm, norm_name, project_inside, step
 from keras_fim.attacks.samples import Best, Task, keep, put, random_start
 from keras_fim.logits import LogitsFunction
@@ -126,13 +126,11 @@ class IterativeAttack(FixedBudgetAttack):
 
         def body(index: tf.Tensor, best: Best, climb: _Climb) -> tuple[tf.Tensor, Best, _Climb]:
             climb = tf.cond(index > 0, lambda: self._move(climb, index), lambda: climb)
-            if self.loss == "targeted_margin":
-                found = targeted_margin_gradient(logits_fn, climb.point, climb.task.labels, climb.task.target)
-            else:
-                found = loss_gradient(logits_fn, climb.point, climb.task.labels, loss=self.loss)
-            best, climb = self._keep(best, climb, found[1]), climb._replace(gradient=found[0])
+            labels, targets = climb.task.labels, climb.task.target
+            gradient, logits = loss_gradient(logits_fn, climb.point, labels, loss=self.loss, targets=targets)
+            best, climb = self._keep(best, climb, logits), climb._replace(gradient=gradient)
             if self.stop_early:
-                climb = keep(climb, tf.argmax(found[1], axis=-1) == climb.task.labels)
+                climb = keep(climb, tf.argmax(logits, axis=-1) == labels)
             return index + 1, best, climb
 
         def last() -> Best:  # the end of the last step needs no gradient

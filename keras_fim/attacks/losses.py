@@ -15,7 +15,6 @@ __all__ = [
     "loss_gradient",
     "margin_against",
     "others",
-    "targeted_margin_gradient",
 ]
 
 
@@ -75,7 +74,12 @@ LOSSES = {"cross_entropy": log_odds_against, "margin": margin_against, "dlr": lo
 
 
 def loss_gradient(
-    logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, *, loss: str = "cross_entropy"
+    logits_fn: LogitsFunction,
+    images: tf.Tensor,
+    labels: tf.Tensor,
+    *,
+    loss: str = "cross_entropy",
+    targets: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Gradient of each image's loss in the image, up to a positive factor per image, and the logits.
 
@@ -83,27 +87,8 @@ def loss_gradient(
         logits_fn: the classifier.
         images: ``(batch, ...)``.
         labels: ``(batch,)``, class indices.
-        loss: a key of `LOSSES`; ``"cross_entropy"`` gives the gradient of `log_odds_against`.
-
-    Returns:
-        ``(gradients, logits)``.
-    """
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(images)
-        logits = logits_fn(images)
-        value = LOSSES[loss](logits, labels)
-    return gradient(tape, value, images), logits
-
-
-def targeted_margin_gradient(
-    logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Gradient of each image's ``z_t - z_y`` in the image, and the logits.
-
-    Args:
-        logits_fn: the classifier.
-        images: ``(batch, ...)``.
-        labels: ``(batch,)``, class indices.
+        loss: a key of `LOSSES`; ``"cross_entropy"`` gives the gradient of `log_odds_against`. Or
+            ``"targeted_margin"``, ``z_t - z_y`` for the class t of ``targets``.
         targets: ``(batch,)``, class indices.
 
     Returns:
@@ -112,7 +97,10 @@ def targeted_margin_gradient(
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(images)
         logits = logits_fn(images)
-        value = tf.gather(logits, targets, batch_dims=1) - tf.gather(logits, labels, batch_dims=1)
+        if loss == "targeted_margin":
+            value = tf.gather(logits, targets, batch_dims=1) - tf.gather(logits, labels, batch_dims=1)
+        else:
+            value = LOSSES[loss](logits, labels)
     return gradient(tape, value, images), logits
 
 

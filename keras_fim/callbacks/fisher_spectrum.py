@@ -6,24 +6,22 @@ import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_fim.callbacks.board import Board
 from keras_fim.callbacks.measuring import MeasuringCallback, training_untouched
-from keras_fim.geometry.eigen import exact_spectrum_and_logits
-from keras_fim.geometry.simplex import logit_fim_largest_eigenvalue, simplex_fim_largest_eigenvalue
-from keras_fim.logits import LogitsFunction
+from keras_fim.evaluation.sources import Dataset
+from keras_fim.evaluation.spectrum import QUANTITIES, information
 from keras_fim.validation import check_images
 
 __all__ = ["FisherSpectrum"]
 
 _RUN = "fisher"
 _QUANTILES = (0.1, 0.5, 0.9)
-_COLUMNS = ("largest_x", "trace_x", "largest_s", "largest_z", "confidence")
+_COLUMNS = ("largest_x", "trace_x", "largest_s", "largest_z", None, "confidence")  # of `QUANTITIES`
+_KRYLOV_STEPS = 5  # of more than 64 classes; an image takes two products in each
 _TOLERANCE = 0.05  # changes of medians by less than this share are none
 _SMALLEST = 1e-30  # what a histogram of logarithms shows for a saturated sample's 0
 
@@ -42,12 +40,13 @@ class FisherSpectrum(MeasuringCallback):
     latter rises by more than 5 %, from one measurement to the next or since the first.
 
     Args:
-        dataset: what to draw the samples from, as in `RobustnessCurve`.
+        dataset: The source of the samples, as in `RobustnessCurve`.
         log_dir: folder of the TensorBoard logs; ``None`` for none.
         every: epochs from one measurement to the next; the first and the last are always measured.
-        max_samples: number of samples, the same in each epoch, of each class as many as far as possible. Each takes
-            as many gradients as there are classes.
-        seed: of the choice of the samples.
+        max_samples: The number of samples, the same in each epoch, of each class as many as possible. Each takes one
+            gradient for each class, or fewer than 40 if there are more than 64 classes
+            (`keras_fim.evaluation.spectrum.information`).
+        seed: The seed of the selection of samples.
         from_logits: as in `keras_fim.logits.logits_function`, for models of which it cannot tell.
         strict: raise what goes wrong in a measurement; otherwise it becomes a warning and training goes on.
 
@@ -64,7 +63,7 @@ class FisherSpectrum(MeasuringCallback):
 
     def __init__(
         self,
-        dataset: Any,
+        dataset: Dataset,
         *,
         log_dir: str | Path | None = None,
         every: int = 1,
@@ -82,7 +81,7 @@ class FisherSpectrum(MeasuringCallback):
             from_logits=from_logits,
             strict=strict,
         )
-        self._images = check_images(self.selection.images)
+        check_images(self.images)
         self._columns: dict[str, np.ndarray] = {}
         self._medians: list[tuple[float, float]] = []
         self._warned = False
@@ -108,11 +107,10 @@ class FisherSpectrum(MeasuringCallback):
 
     def _figures(self, model: keras.Model) -> dict[str, float]:
         begin = time.perf_counter()
-        logits_fn = self._logits(model)
-        images, spectra = logits_fn.cast(self._images), logits_fn.compiled(_spectra)
-        parts = [spectra(images[start : start + 128]) for start in range(0, len(images), 128)]
-        columns = (tf.concat(column, axis=0).numpy() for column in zip(*parts, strict=True))
-        self._columns = dict(zip(_COLUMNS, columns, strict=True))
+        found = information(self._logits(model), self.images, max_steps=_KRYLOV_STEPS)
+        with np.errstate(over="ignore"):  # TensorBoard knows float32 only
+            pairs = zip(_COLUMNS, QUANTITIES, strict=True)
+            self._columns = {key: found[name].astype(np.float32) for key, name in pairs if key}
         figures = {
             f"fisher/{key}/q{100 * share:g}": float(np.quantile(values, share, method="lower"))
             for key, values in self._columns.items()
@@ -146,19 +144,6 @@ class FisherSpectrum(MeasuringCallback):
             for key, values in self._columns.items()
         }
         board.histograms(_RUN, {f"fisher/{key}": values for key, values in shown.items()}, epoch)
-
-
-def _spectra(logits_fn: LogitsFunction, images: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """λ_max(G_x), tr G_x, λ_max(G_s), λ_max(G_z) and the confidence of each image."""
-    num_classes = logits_fn(images[:1]).shape[-1]  # only the shape is asked for: compiled, this pass is not executed
-    spectrum, logits = exact_spectrum_and_logits(logits_fn, images, num_classes)
-    return (
-        spectrum.eigenvalues[:, 0],
-        tf.reduce_sum(spectrum.eigenvalues, axis=-1),
-        simplex_fim_largest_eigenvalue(logits),
-        logit_fim_largest_eigenvalue(logits),
-        tf.reduce_max(tf.nn.softmax(logits), axis=-1),
-    )
 
 
 def _logarithms(values: np.ndarray) -> np.ndarray:

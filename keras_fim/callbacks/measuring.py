@@ -16,7 +16,7 @@ import numpy as np
 from tensorflow.python.eager import context as eager_context
 
 from keras_fim.callbacks.board import Board
-from keras_fim.callbacks.selection import select
+from keras_fim.evaluation.sources import Dataset, check_max_samples, samples
 from keras_fim.logits import LogitsFunction, logits_function
 
 __all__ = ["MeasuringCallback", "training_untouched"]
@@ -28,12 +28,12 @@ class MeasuringCallback(keras.callbacks.Callback, abc.ABC):
     What it measures goes into ``logs``, for callbacks after it in the list, and to TensorBoard.
 
     Args:
-        dataset: what to draw the samples from: batches ``(images, labels)``, or a tuple of two arrays. It is read
-            once, now. (Not the very data set to train on: to be read changes the order in which it shuffles next.)
+        dataset: The source of the samples, read now; see `keras_fim.evaluation.Dataset`. (Not the dataset to train on:
+            reading it changes the order in which it shuffles next.)
         log_dir: folder of the TensorBoard logs; ``None`` for none.
         every: epochs from one measurement to the next.
         max_samples: number of samples.
-        seed: of the choice of the samples.
+        seed: The seed of the selection of samples.
         from_logits: as in `keras_fim.logits.logits_function`, for models of which it cannot tell.
         strict: raise what goes wrong in a measurement; otherwise it becomes a warning and training goes on.
 
@@ -43,7 +43,7 @@ class MeasuringCallback(keras.callbacks.Callback, abc.ABC):
 
     def __init__(
         self,
-        dataset: Any,
+        dataset: Dataset,
         *,
         log_dir: str | Path | None,
         every: int,
@@ -53,12 +53,12 @@ class MeasuringCallback(keras.callbacks.Callback, abc.ABC):
         strict: bool,
     ) -> None:
         super().__init__()
-        for name, value in (("every", every), ("max_samples", max_samples)):
-            if not (isinstance(value, int) and value >= 1):
-                raise ValueError(f"`{name}` should be a positive integer. Received: {name}={value!r}")
+        if not (isinstance(every, int) and every >= 1):
+            raise ValueError(f"`every` should be a positive integer. Received: every={every!r}")
+        check_max_samples(max_samples)
         self.every, self.from_logits, self.strict = every, from_logits, strict
         with training_untouched():
-            self.selection = select(dataset, max_samples, seed=seed)
+            self.images, self.labels = samples(dataset, max_samples, seed=seed)
         self._board = Board(log_dir) if log_dir is not None else None
         self._logits_fn: LogitsFunction | None = None
 
@@ -92,7 +92,7 @@ class MeasuringCallback(keras.callbacks.Callback, abc.ABC):
     def _logits(self, model: keras.Model) -> LogitsFunction:
         """Always the same for the same model, so that nothing is compiled twice."""
         if self.from_logits is None:
-            return logits_function(model, self.selection.images[:4])
+            return logits_function(model, self.images[:4])
         if self._logits_fn is None or self._logits_fn.model is not model:
             self._logits_fn = logits_function(model, from_logits=self.from_logits)
         return self._logits_fn

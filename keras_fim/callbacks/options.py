@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import numpy as np
-
-from keras_fim.attacks.base import Attack, check_epsilons
+from keras_fim.attacks.base import Attack
 from keras_fim.attacks.catalog import Epsilons, attack_by_name, resolve_epsilons
 from keras_fim.callbacks.measurement import epsilon_key
+from keras_fim.evaluation.sources import check_max_samples
 
 __all__ = ["budgets", "named", "sample_counts"]
 
@@ -39,12 +37,8 @@ def budgets(attacks: Mapping[str, Attack], epsilons: Epsilons) -> dict[str, tupl
     Raises:
         ValueError: as `resolve_epsilons`, and if two ε of an attack give the same key.
     """
-    own: dict[str, Any] = {}
-    if isinstance(epsilons, Mapping):
-        own = {name: np.atleast_1d(epsilons[name]) for name in attacks if name in epsilons}
-        epsilons = {key: value for key, value in epsilons.items() if key not in own}
-    resolved = zip(attacks, resolve_epsilons(list(attacks.values()), epsilons), strict=True)
-    return {name: _ascending(own.get(name, found)) for name, found in resolved}
+    resolved = resolve_epsilons(list(attacks.values()), epsilons, names=list(attacks))
+    return {name: _ascending(found) for name, found in zip(attacks, resolved, strict=True)}
 
 
 def sample_counts(
@@ -62,14 +56,12 @@ def sample_counts(
         raise ValueError(f"`max_samples` should have keys of {', '.join(attacks)}. Received: {sorted(unknown)}")
     counts = {name: max_samples.get(name, default) for name in attacks}
     for count in counts.values():
-        if not (isinstance(count, int) and count >= 1):
-            raise ValueError(f"`max_samples` should be a positive integer. Received: max_samples={count!r}")
+        check_max_samples(count)
     return counts
 
 
 def _ascending(epsilons: Sequence[float]) -> tuple[float, ...]:
-    budgets = tuple(sorted({float(epsilon) for epsilon in epsilons}))
-    check_epsilons(budgets)
-    if not budgets or len({epsilon_key(each) for each in budgets}) < len(budgets):
+    budgets = tuple(sorted(set(epsilons)))
+    if len({epsilon_key(epsilon) for epsilon in budgets}) < len(budgets):
         raise ValueError(f"`epsilons` should hold budgets that differ in six digits. Received: {epsilons}")
     return budgets

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_fim.callbacks.measurement import AttackMeasurement, Examples
+from keras_fim.callbacks.measurement import Examples
+from keras_fim.evaluation.rows import RobustnessCurve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,30 +16,30 @@ if TYPE_CHECKING:
 __all__ = ["curves_picture", "examples_picture"]
 
 
-def curves_picture(epochs: Sequence[tuple[int, Sequence[AttackMeasurement]]]) -> np.ndarray | None:
+def curves_picture(epochs: Sequence[tuple[int, Sequence[RobustnessCurve]]]) -> np.ndarray | None:
     """Fooling ratio against ε: a panel for each attack, a faint line for each epoch, a strong one for the last.
 
     Args:
-        epochs: for each measured epoch its number, from 0, and the measurements of that epoch.
+        epochs: For each measured epoch its number, from 0, and the curves of that epoch.
 
     Returns:
         uint8 ``(height, width, 3)``, without attacks of a single ε; ``None`` where there are no others.
     """
     from matplotlib.figure import Figure
 
-    newest, measured = epochs[-1][0], [found for found in epochs[-1][1] if len(found.epsilons) > 1]
-    if not measured:
+    newest, curves = epochs[-1][0], [curve for curve in epochs[-1][1] if len(curve.rows) > 1]
+    if not curves:
         return None
-    figure = Figure(figsize=(4.2 * len(measured), 3.4), dpi=80)
+    figure = Figure(figsize=(4.2 * len(curves), 3.4), dpi=80)
     width = figure.get_figwidth()  # "constrained" would take as long as all the rest
     figure.subplots_adjust(left=0.6 / width, right=1 - 0.1 / width, bottom=0.15, top=0.9, wspace=0.25)
-    for axes, last in zip(figure.subplots(1, len(measured), squeeze=False)[0], measured, strict=True):
+    for axes, last in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True):
         for _, others in epochs[:-1]:
-            for earlier in (other for other in others if other.name == last.name):
+            for earlier in (other for other in others if other.attack == last.attack):
                 axes.plot(earlier.epsilons, _percent(earlier), color="tab:blue", marker=".", alpha=0.2)
         axes.plot(last.epsilons, _percent(last), color="tab:blue", marker="o", linewidth=2)
         axes.set(xlabel=f"perturbation ε ({last.norm})", ylim=(-2, 102), xlim=(0, 1.03 * last.epsilons[-1] or 1))
-        axes.set_title(last.name, fontsize="medium")
+        axes.set_title(last.attack, fontsize="medium")
         axes.set_ylabel(f"fooling ratio [%] after epoch {newest + 1}")
         axes.locator_params(nbins=4)  # to draw the numbers takes most of the time
         axes.grid(alpha=0.3)
@@ -83,9 +83,10 @@ def examples_picture(examples: Examples, class_names: Sequence[str] | None = Non
 
 
 def _titles(examples: Examples, row: int, class_names: Sequence[str] | None) -> list[tuple[str, str]]:
-    def of(found: tuple[np.ndarray, np.ndarray]) -> tuple[str, str]:
-        right = found[0][row] == examples.labels[row]
-        return f"{called(found[0][row])}, {100 * found[1][row]:.0f} %", "tab:blue" if right else "tab:red"
+    def of(probabilities: np.ndarray) -> tuple[str, str]:
+        predicted = int(probabilities[row].argmax())
+        right = predicted == examples.labels[row]
+        return f"{called(predicted)}, {100 * probabilities[row].max():.0f} %", "tab:blue" if right else "tab:red"
 
     def called(index: int) -> str:
         return class_names[index] if class_names else str(index)
@@ -105,13 +106,11 @@ def _tiles(examples: Examples) -> np.ndarray:
 
 
 def _with_channel(examples: Examples) -> Examples:
-    return dataclasses.replace(
-        examples, images=examples.images[..., None], adversarials=examples.adversarials[..., None]
-    )
+    return examples._replace(images=examples.images[..., None], adversarials=examples.adversarials[..., None])
 
 
-def _percent(measured: AttackMeasurement) -> list[float]:
-    return [100 * ratio for ratio in measured.fooling_ratios]
+def _percent(curve: RobustnessCurve) -> list[float]:
+    return [100 * ratio for ratio in curve.fooling_ratios]
 
 
 def _pixels(figure: Figure) -> np.ndarray:

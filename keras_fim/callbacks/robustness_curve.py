@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
 
@@ -13,11 +12,14 @@ from keras_fim.attacks import FGSM, OSSA, CleverHans
 from keras_fim.attacks.base import Attack
 from keras_fim.attacks.catalog import Epsilons
 from keras_fim.callbacks.board import Board
-from keras_fim.callbacks.measurement import QUANTILES, AttackMeasurement, Examples, measure_attack, predict
+from keras_fim.callbacks.measurement import Examples, logs, measure_attack
 from keras_fim.callbacks.measuring import MeasuringCallback, training_untouched
 from keras_fim.callbacks.options import budgets, named, sample_counts
 from keras_fim.callbacks.pictures import curves_picture, examples_picture
-from keras_fim.callbacks.selection import Selection
+from keras_fim.evaluation import rows
+from keras_fim.evaluation.measurement import probabilities
+from keras_fim.evaluation.report import Row, table
+from keras_fim.evaluation.sources import Dataset
 from keras_fim.validation import check_images
 
 __all__ = ["RobustnessCurve"]
@@ -50,8 +52,8 @@ class RobustnessCurve(MeasuringCallback):
     adversarial examples; and as *Text*, a table.
 
     Args:
-        dataset: what to draw the samples from: batches ``(images, labels)``, or a tuple of two arrays. It is read
-            once, now. (Not the very data set to train on: to be read changes the order in which it shuffles next.)
+        dataset: The source of the samples, read now; see `keras_fim.evaluation.Dataset`. (Not the dataset to train on:
+            reading it changes the order in which it shuffles next.)
         attacks: an attack or its name (`keras_fim.attacks.attack_names`), several, or a mapping that gives them other
             names. ``None`` for OSSA and FGSM at six ε and ten steps of CleverHans' PGD at one ε on 25 of the samples,
             which take a tenth of the time of an epoch of MNIST on two cores.
@@ -61,7 +63,7 @@ class RobustnessCurve(MeasuringCallback):
         every: epochs from one measurement to the next; the first and the last are always measured.
         max_samples: number of samples, the same in each epoch, of each class as many as far as possible; or a
             mapping to it from names of attacks, for which it is 500 otherwise.
-        seed: of the choice of the samples.
+        seed: The seed of the selection of samples.
         class_names: what to call the classes in pictures.
         num_examples: adversarial examples of each attack in its picture.
         from_logits: as in `keras_fim.logits.logits_function`, for models of which it cannot tell.
@@ -81,7 +83,7 @@ class RobustnessCurve(MeasuringCallback):
 
     def __init__(
         self,
-        dataset: Any,
+        dataset: Dataset,
         attacks: Attack | str | Sequence[Attack | str] | Mapping[str, Attack | str] | None = None,
         epsilons: Epsilons = None,
         *,
@@ -112,11 +114,11 @@ class RobustnessCurve(MeasuringCallback):
             strict=strict,
         )
         for attack in self.attacks.values():
-            check_images(self.selection.images, attack.bounds)
-        self.samples = {name: Selection(*(each[:count] for each in self.selection)) for name, count in counts.items()}
+            check_images(self.images, attack.bounds)
+        self.samples = {name: (self.images[:count], self.labels[:count]) for name, count in counts.items()}
         self.class_names, self.num_examples = class_names, num_examples
-        self._history: list[tuple[int, list[AttackMeasurement]]] = []
-        self._measured: list[tuple[AttackMeasurement, Examples]] = []
+        self._history: list[tuple[int, list[rows.RobustnessCurve]]] = []
+        self._measured: list[tuple[rows.RobustnessCurve, Examples]] = []
 
     def measure(self, model: keras.Model) -> dict[str, float]:
         """Attack a model on the samples.
@@ -143,15 +145,15 @@ class RobustnessCurve(MeasuringCallback):
         figures: dict[str, float] = {}
         with attempt("predicting"):
             logits_fn = self._logits(model)
-            classes, confidences = predict(logits_fn, self.selection.images)
-            figures["val_clean/accuracy"] = float((classes == self.selection.labels).mean())
-            figures["val_clean/confidence"] = float(confidences.mean())
+            p = probabilities(logits_fn, self.images)
+            figures["val_clean/accuracy"] = float((p.argmax(axis=-1) == self.labels).mean())
+            figures["val_clean/confidence"] = float(p.max(axis=-1).mean())
             for name, attack in self.attacks.items():
                 with attempt(f"attack {name}"):
                     part = self.samples[name], attack, self.epsilons[name]
                     found = measure_attack(logits_fn, *part, name=name, num_examples=self.num_examples)
                     self._measured.append(found)
-                    figures.update(found[0].logs())
+                    figures.update(logs(found[0]))
         return figures
 
     def _write(self, epoch: int, figures: Mapping[str, float], board: Board) -> None:
@@ -160,14 +162,14 @@ class RobustnessCurve(MeasuringCallback):
         board.scalars(_RUN, figures, epoch)
         if not self._measured:
             return
-        self._history.append((epoch, [found for found, _ in self._measured]))
+        self._history.append((epoch, [curve for curve, _ in self._measured]))
         board.image(_RUN, "robustness/curves", curves_picture(self._history), epoch)
-        board.text(_RUN, "robustness/table", _table(self._history[-1][1]), epoch)
+        board.text(_RUN, "robustness/table", _tables(self._history[-1][1]), epoch)
         run = f"curve/epoch_{epoch + 1:04d}"
-        for found, examples in self._measured:
-            points = zip(found.epsilons, found.fooling_ratios, strict=True)
-            board.curve(run, f"fooling_by_1000_eps/{found.name}", {round(1000 * e): ratio for e, ratio in points})
-            board.image(_RUN, f"adversarials/{found.name}", examples_picture(examples, self.class_names), epoch)
+        for curve, examples in self._measured:
+            points = {round(1000 * row.epsilon): row.fooling.value for row in curve.rows}
+            board.curve(run, f"fooling_by_1000_eps/{curve.attack}", points)
+            board.image(_RUN, f"adversarials/{curve.attack}", examples_picture(examples, self.class_names), epoch)
         board.finish(run)
 
 
@@ -185,15 +187,26 @@ def _charts(epsilons: Mapping[str, Sequence[float]]) -> dict[str, list[tuple[str
     return {**charts, "Without attack": [("accuracy and confidence", "^val_clean/")]}
 
 
-def _table(measured: Sequence[AttackMeasurement]) -> str:
-    """Everything in one table, Markdown."""
-    lines = ["| attack | samples | ε | fooled | robust accuracy |", "| --- | ---: | ---: | ---: | ---: |"]
-    for found in measured:
-        for epsilon, fooled, robust in zip(found.epsilons, found.fooling_ratios, found.robust_accuracies, strict=True):
-            row = f"{found.name} | {found.num_samples} | {found.norm} {epsilon:g}"
-            lines.append(f"| {row} | {100 * fooled:.1f} % | {100 * robust:.1f} % |")
-    lines += ["", "| attack | quantile | smallest ε that fools |", "| --- | ---: | ---: |"]
-    for found in measured:
-        for share, distance in zip(QUANTILES, found.distances, strict=False):
-            lines.append(f"| {found.name} | {100 * share:g} % | {found.norm} {distance:.3g} |")
-    return "\n".join(lines)
+def _tables(curves: Sequence[rows.RobustnessCurve]) -> str:
+    """Everything in two tables, Markdown."""
+    ratios: list[Row] = [
+        {
+            "attack": row.attack,
+            "samples": row.robust.total,
+            "ε": f"{row.norm} {row.epsilon:g}",
+            "fooled": f"{100 * row.fooling.value:.1f} %",
+            "robust accuracy": f"{100 * row.robust.value:.1f} %",
+        }
+        for curve in curves
+        for row in curve.rows
+    ]
+    nearest: list[Row] = [
+        {
+            "attack": curve.attack,
+            "quantile": f"{100 * float(share):g} %",
+            "smallest ε that fools": f"{curve.norm} {value:.3g}",
+        }
+        for curve in curves
+        for share, value in curve.rows[0].nearest.items()
+    ]
+    return "\n\n".join(table(part, markdown=True) for part in (ratios, nearest) if part)

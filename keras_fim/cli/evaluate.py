@@ -1,7 +1,8 @@
 """Measure how robust a model is: any Keras classifier.
 
 Attack a model and print, with 95 % intervals, how often it is fooled at each budget, how far the
-nearest adversarials are, and how large its Fisher information is. Tables, a figure and every finished cell are written
+nearest adversarials are, and how large its Fisher information is. Without --attacks it runs the strong attack, whose
+robust accuracy may be quoted, and a one-step attack beside it. Tables, a figure and every finished cell are written
 to one folder: the same command goes on where an interrupted one stopped.
 
 attacks: ossa, fgsm, fgm, otcm, bim, pgd, mim, apgd_ce, apgd_dlr, square, strong, deepfool, fmn, carlini_wagner, jsma;
@@ -9,14 +10,16 @@ NAME_l1, NAME_l2 and NAME_linf choose the norm of those that have several; cleve
 minimal_NAME looks for the smallest budget of an attack with a budget; an unknown name lists them all
 
 Examples:
+  keras-fim evaluate --model path.keras --data mnist
+  keras-fim evaluate --model mnist-fisher --data mnist --epsilons l2=0.5,1,2 linf=0.05,0.1 --quick
   keras-fim evaluate --model path.keras --data mnist --attacks ossa,fgsm,pgd,deepfool
-  keras-fim evaluate --model mnist-fisher --data mnist --epsilons l2=0.5,1,2 linf=0.05,0.1
-  keras-fim evaluate --model results/runs/mine --data cifar10 --strong --masking --twin cifar10-plain
+  keras-fim evaluate --model results/runs/mine --data cifar10 --masking --twin cifar10-plain
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from keras_fim.cli.options import DATASETS, add_data_dir, add_max_samples
 
 if TYPE_CHECKING:
-    import numpy as np
+    import tensorflow as tf
 
     from keras_fim.attacks import Attack
     from keras_fim.logits import LogitsFunction
@@ -38,11 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", required=True, help="A .keras file, SavedModel, run folder, or name of stored weights."
     )
     parser.add_argument("--data", required=True, help=f"Dataset whose test images are taken: {DATASETS}.")
-    parser.add_argument(
-        "--attacks",
-        default="ossa,fgsm,pgd_l2,pgd_linf,deepfool_l2",
-        help="Names of attacks, separated by commas (default: %(default)s).",
-    )
+    parser.add_argument("--attacks", help="Names of attacks, separated by commas (default: strong and one step).")
     parser.add_argument(
         "--epsilons",
         nargs="+",
@@ -51,14 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_max_samples(parser, 1000, "to attack")
     parser.add_argument(
-        "--strong",
-        nargs="?",
-        const="full",
-        choices=("full", "quick"),
-        help="Add the attack whose robust accuracy may be quoted, in those of the norms l2 and l∞ that others have.",
+        "--quick", action="store_true", help="A preview, not to be quoted: a quarter of the strong attack's steps."
     )
     parser.add_argument("--masking", action="store_true", help="Look for signs of masked gradients on 200 images.")
-    parser.add_argument("--twin", metavar="MODEL", help="An undefended model for --strong and --masking; as --model.")
+    parser.add_argument("--twin", metavar="MODEL", help="An undefended model for strong and --masking; as --model.")
     parser.add_argument("--returns", choices=("logits", "probabilities"), help="What the model returns, if unclear.")
     parser.add_argument(
         "--bounds",
@@ -77,45 +72,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure, print and write."""
-    from keras_fim import data, plots
-    from keras_fim.attacks import attack_by_name
-    from keras_fim.evaluation import evaluate, samples
-    from keras_fim.logits import logits_function
+    from keras_fim import plots
+    from keras_fim.evaluation import evaluate
 
     low, high = arguments.bounds
     model, name = _model(arguments.model, arguments.returns)
-    images, labels = samples(
-        data.load(arguments.data, 500, data_dir=arguments.data_dir, test_limit=arguments.max_samples)[1]
-    )
-    images = _fitted(low + (high - low) * images, model)
-    twin = logits_function(_model(arguments.twin)[0], images) if arguments.twin else None
-    attacks = [
-        attack_by_name(each.strip(), bounds=(low, high)) for each in arguments.attacks.split(",") if each.strip()
-    ]
-    attacks += _strong(attacks, arguments.strong, twin, (low, high))
+    twin = _model(arguments.twin)[0] if arguments.twin else None
+    attacks = _attacks(arguments, twin)
+    dataset = _dataset(arguments, model)
     folder = arguments.out or Path("results/evaluations") / f"{name}-{arguments.data}"
     evaluation = evaluate(
         model,
-        (images, labels),
+        dataset,
         attacks=attacks,
         epsilons=_epsilons(arguments.epsilons),
+        max_samples=arguments.max_samples,
+        bounds=(low, high),
         spectrum=not arguments.no_spectrum,
         name=name,
         folder=folder / "cells",
-        on_cell=lambda line: print(line, flush=True),
+        progress=lambda line: print(line, flush=True),
     )
     print(f"\n{evaluation}\n")
     for suffix in (".json", ".csv", ".md"):
         evaluation.save(folder / f"evaluation{suffix}")
     plots.evaluation_figure(evaluation).savefig(folder / "fooling.png", dpi=120)
     if arguments.masking:
-        _masking(model, (images, labels), attacks, twin, (low, high), folder)
+        _masking(model, dataset, attacks, twin, (low, high), folder)
     print(f"written to {folder}: evaluation.json, .csv, .md, fooling.png{', masking.*' if arguments.masking else ''}")
 
 
 def _masking(
     model: LogitsFunction,
-    dataset: tuple[np.ndarray, np.ndarray],
+    dataset: tf.data.Dataset,
     attacks: list[Attack],
     twin: LogitsFunction | None,
     bounds: tuple[float, float],
@@ -144,27 +133,32 @@ def _model(source: str, returns: str | None = None) -> tuple[LogitsFunction, str
     return logits_function(model, from_logits=None if returns is None else returns == "logits"), name
 
 
-def _fitted(images: np.ndarray, model: LogitsFunction) -> np.ndarray:
-    """Images in the shape that the model takes, where that has as many values."""
-    shape = getattr(model.model, "input_shape", None)
-    if not isinstance(shape, tuple) or None in shape[1:] or shape[1:] == images.shape[1:]:
-        return images
-    if math.prod(shape[1:]) != math.prod(images.shape[1:]):
-        raise ValueError(f"`--model` should take images {images.shape[1:]}. Received: a model for {shape[1:]}")
-    return images.reshape(len(images), *shape[1:])
+def _dataset(arguments: argparse.Namespace, model: LogitsFunction) -> tf.data.Dataset:
+    """The test images, in the range of ``--bounds`` and in the shape that the model takes."""
+    import tensorflow as tf
+
+    from keras_fim import data
+
+    low, high = arguments.bounds
+    test = data.load(arguments.data, 256, data_dir=arguments.data_dir)[1]
+    shape, wanted = tuple(test.element_spec[0].shape[1:]), getattr(model.model, "input_shape", None)
+    if not isinstance(wanted, tuple) or None in wanted[1:]:
+        wanted = (None, *shape)
+    if math.prod(wanted[1:]) != math.prod(shape):
+        raise ValueError(f"`--model` should take images {shape}. Received: a model for {wanted[1:]}")
+    return test.map(lambda images, labels: (tf.reshape(low + (high - low) * images, (-1, *wanted[1:])), labels))
 
 
-def _strong(
-    attacks: list[Attack], extent: str | None, twin: LogitsFunction | None, bounds: tuple[float, float]
-) -> list[Attack]:
-    from keras_fim.attacks import attack_by_name
-    from keras_fim.attacks.lp import norm_name
+def _attacks(arguments: argparse.Namespace, twin: LogitsFunction | None) -> list[Attack]:
+    """The attacks that are named, or the default ones; strong ones as the options say."""
+    from keras_fim.attacks import Strong, attack_by_name
+    from keras_fim.evaluation import default_attacks
 
-    if extent is None:
-        return []
-    norms = [norm for norm in ("l2", "linf") if norm in {norm_name(attack.norm) for attack in attacks}]
-    options = {"bounds": bounds, "twin": twin, "quick": extent == "quick"}
-    return [attack_by_name(f"strong_{norm}", **options) for norm in norms or ["linf"]]
+    options: dict[str, Any] = {"twin": twin, "quick": arguments.quick}
+    if arguments.attacks is None:
+        return default_attacks(_epsilons(arguments.epsilons), **options)
+    named = [attack_by_name(name.strip()) for name in arguments.attacks.split(",") if name.strip()]
+    return [dataclasses.replace(attack, **options) if isinstance(attack, Strong) else attack for attack in named]
 
 
 def _epsilons(texts: list[str] | None) -> dict[str, list[float]] | list[float] | None:

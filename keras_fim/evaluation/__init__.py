@@ -1,26 +1,22 @@
 """How robust a model is: figures as plain dataclasses."""
 
-from keras_fim.evaluation.curves import (
-    Confidence,
-    RobustnessCurve,
-    clean_performance,
-    predicted_classes,
-    robustness_curve,
-    samples,
-)
-from keras_fim.evaluation.distances import DistanceSummary, distance_summary, minimal_distances
-from keras_fim.evaluation.evaluate import DEFAULT_ATTACKS, Evaluation, evaluate
+from keras_fim.evaluation.curves import Confidence, clean_performance, predicted_classes, robustness_curve
+from keras_fim.evaluation.distances import DistanceSummary, minimal_distances
+from keras_fim.evaluation.evaluate import Evaluation, evaluate
 from keras_fim.evaluation.intervals import Interval, Ratio, bootstrap, wilson
 from keras_fim.evaluation.masking import MaskingCheck, MaskingReport, masking_report
+from keras_fim.evaluation.plans import default_attacks
 from keras_fim.evaluation.report import Report
-from keras_fim.evaluation.rows import AttackRow
+from keras_fim.evaluation.rows import AttackRow, RobustnessCurve
+from keras_fim.evaluation.sources import Chunk, Dataset, chunks, samples
 from keras_fim.evaluation.spectrum import SpectrumSummary, spectrum_summary
 from keras_fim.evaluation.transfer import Transfer, TransferRow, transfer
 
 __all__ = [
     "AttackRow",
+    "Chunk",
     "Confidence",
-    "DEFAULT_ATTACKS",
+    "Dataset",
     "DistanceSummary",
     "Evaluation",
     "Interval",
@@ -33,8 +29,9 @@ __all__ = [
     "Transfer",
     "TransferRow",
     "bootstrap",
+    "chunks",
     "clean_performance",
-    "distance_summary",
+    "default_attacks",
     "evaluate",
     "masking_report",
     "minimal_distances",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,13 @@ from keras_fim.attacks.lp import norm_name
 from keras_fim.attacks.minimal import MinimalDistance
 from keras_fim.attacks.nearest import MinimalDistanceAttack
 from keras_fim.evaluation.intervals import Interval, Ratio, bootstrap, wilson
+from keras_fim.evaluation.measurement import Outcome, measure
 from keras_fim.evaluation.report import Report, Row
+from keras_fim.evaluation.sources import chunks
+from keras_fim.logits import logits_function
 from keras_fim.metrics import in_convention, mean_distance, median_distance, standing_distances
-from keras_fim.typing import AttackResult, Images, Labels, Model
+from keras_fim.typing import Images, Labels, Model
+from keras_fim.validation import check_images
 
 __all__ = ["DistanceSummary", "distance_summary", "minimal_distances", "searching"]
 
@@ -157,14 +162,15 @@ def minimal_distances(model: Model, images: Images, labels: Labels, attack: Atta
         ValueError: as the attack.
 
     Example:
-        >>> from keras_fim.logits import logits_function
         >>> model = logits_function(lambda x: x @ [[1.0, -1.0]] - [[0.5, -0.5]], from_logits=True)
         >>> found = minimal_distances(model, [[0.6], [0.8], [0.3]], [0, 0, 0], "fgsm")  # the last is wrong before
         >>> round(found.median, 2), found.num_correct, found.success_share.value
         (0.2, 2, 1.0)
     """
     attack = searching(attack_by_name(attack))
-    return distance_summary(attack, attack(model, images, labels))
+    logits_fn = logits_function(model, check_images(images))
+    parts = [(measure(logits_fn, attack, [np.inf], chunk), chunk) for chunk in chunks((images, labels))]
+    return distance_summary(attack, Outcome.joined(part for part, _ in parts), parts[0][1].images.shape[1:])
 
 
 def searching(attack: Attack) -> MinimalDistanceAttack:
@@ -176,17 +182,16 @@ def searching(attack: Attack) -> MinimalDistanceAttack:
     raise ValueError(f"`attack` should be an attack of keras_fim. Received: attack={attack!r}")
 
 
-def distance_summary(attack: Attack, result: AttackResult) -> DistanceSummary:
-    """What a minimal-distance attack found, as a `DistanceSummary`."""
-    distances = np.where(result.success, result.distances, np.where(result.was_correct, np.inf, 0.0))
+def distance_summary(attack: Attack, outcome: Outcome, shape: Sequence[int]) -> DistanceSummary:
+    """What an attack found that looks for the nearest adversarial, on images of a shape."""
     return DistanceSummary(
         attack=attack.name,
         options=repr(attack),
         norm=norm_name(attack.norm),
-        size=math.prod(result.adversarials.shape[1:]),
+        size=math.prod(shape),
         bounds=attack.bounds,
-        distances=tuple(distances.tolist()),
-        was_correct=tuple(result.was_correct.tolist()),
+        distances=tuple(outcome.distances.tolist()),
+        was_correct=tuple(outcome.was_correct.tolist()),
     )
 
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
+import tensorflow as tf
 
 from keras_fim.attacks.catalog import resolve_epsilons
 from keras_fim.attacks.iterative import PGD
 from keras_fim.attacks.lp import check_norm, norm_name
-from keras_fim.evaluation.curves import samples
+from keras_fim.evaluation.measurement import probabilities
 from keras_fim.evaluation.report import Report, Row
-from keras_fim.evaluation.symptoms import Probe, correct_samples
+from keras_fim.evaluation.sources import Dataset, samples
+from keras_fim.evaluation.symptoms import Probe
 from keras_fim.logits import logits_function
-from keras_fim.typing import Images, Labels, Model
-from keras_fim.validation import check_bounds, check_images
+from keras_fim.typing import Model
+from keras_fim.validation import check_bounds, check_images, check_labels
 
 __all__ = ["MaskingCheck", "MaskingReport", "masking_report"]
 
@@ -102,12 +103,12 @@ class MaskingReport(Report):
 
 def masking_report(
     model: Model,
-    dataset: Iterable[tuple[Any, Any]] | tuple[Images, Labels],
+    dataset: Dataset,
     *,
     norm: float = np.inf,
     epsilons: Sequence[float] | None = None,
     twin: Model | None = None,
-    limit: int | None = 200,
+    max_samples: int | None = 200,
     steps: int = 40,
     queries: int = 500,
     bounds: tuple[float, float] = (0.0, 1.0),
@@ -124,12 +125,13 @@ def masking_report(
 
     Args:
         model: any classifier that `keras_fim.logits.logits_function` takes.
-        dataset: yields ``(images, labels)`` batches, or is the pair of whole arrays.
+        dataset: See `keras_fim.evaluation.Dataset`.
         norm: 2 or ``np.inf``.
         epsilons: budgets in that norm; ``None`` for `keras_fim.attacks.DEFAULT_EPSILONS`, and between them what it
             takes to fool about half of the samples.
         twin: an undefended model for the same classes, whose adversarials are tried, too.
-        limit: take only so many samples, the first ones; ``None`` for all. A hundred or more, lest one counts a lot.
+        max_samples: The largest number of samples, of each class as many as possible; ``None`` for all. With fewer than
+            a hundred, a single one counts a lot.
         steps: of the white-box attack.
         queries: of the Square attack, which needs images ``(batch, height, width, channels)``.
         bounds: smallest and largest pixel value.
@@ -142,7 +144,6 @@ def masking_report(
         ValueError: as the attacks, and if the model has no sample right.
 
     Example:
-        >>> import tensorflow as tf
         >>> x = np.linspace(0.05, 0.95, 10)[:, None]
         >>> def masked(images):  # rounded images have no gradient
         ...     images = tf.round(images * 5) / 5
@@ -156,9 +157,13 @@ def masking_report(
         Athalye, Carlini, Wagner, Obfuscated gradients give a false sense of security (ICML 2018); Carlini et al., On
         evaluating adversarial robustness (2019).
     """
-    images, labels = samples(dataset, limit)
-    checked = check_images(images, check_bounds(bounds))
-    logits_fn = logits_function(model, checked)
+    images, labels = samples(dataset, max_samples)
+    images = check_images(images, check_bounds(bounds))
+    logits_fn = logits_function(model, images)
+    p = probabilities(logits_fn, images)
+    right = p.argmax(axis=-1) == check_labels(labels, *p.shape)
+    if not right.any():
+        raise ValueError("`model` should have at least one of the samples right. Received: accuracy 0")
     step_size = min(1.0, 5 / max(1, steps))  # from one end of the ball to the other and back
     white = PGD(
         norm=check_norm(norm, (2, np.inf)),
@@ -171,7 +176,7 @@ def masking_report(
         seed=seed,
     )
     (budgets,) = resolve_epsilons([white], epsilons)
-    probe = Probe(logits_fn, white, *correct_samples(logits_fn, checked, labels, white))
+    probe = Probe(logits_fn, white, tf.boolean_mask(logits_fn.cast(images), right), tf.constant(labels[right]))
     budgets, found = probe.around_half(budgets, tries=4 if epsilons is None else 0)
     ratios = [float(fooled.mean()) for fooled in found]
     middle = int(np.argmin(np.abs(np.array(ratios) - 0.5)))

@@ -1,4 +1,4 @@
-"""What one attack does at one ε."""
+"""What attacks do, budget by budget: one row for an attack at an ε, and a curve of such rows."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ import numpy as np
 
 from keras_fim.attacks.base import Attack
 from keras_fim.attacks.lp import norm_name
+from keras_fim.attacks.nearest import MinimalDistanceAttack
 from keras_fim.evaluation.intervals import Ratio, wilson
+from keras_fim.evaluation.measurement import Outcome
+from keras_fim.evaluation.report import Report, Row
 
-__all__ = ["AttackRow", "attack_row", "marked"]
+__all__ = ["QUANTILES", "AttackRow", "RobustnessCurve", "attack_rows", "marked"]
+
+QUANTILES = (0.25, 0.5, 0.75)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,15 +24,20 @@ class AttackRow:
     """What one attack does at one ε.
 
     Attributes:
-        attack: the attack's name.
-        options: the attack's options, as its ``repr`` shows them.
-        norm: ``"l0"``, ``"l1"``, ``"l2"`` or ``"linf"``: what ε is measured in.
-        epsilon: the budget.
-        fooling: misclassified over originally correct samples.
-        robust: samples that are right before and after, over all.
-        strongest: whether no attack here of the same norm and ε fools more. Its ``robust`` is the one to quote.
-        stages: for `keras_fim.attacks.Strong`, the share of the originally correct samples that each stage fooled.
-        seconds: what the measurement took; an attack that shares work among its ε has it divided among them.
+        attack: The attack's name.
+        options: The attack's options, as its ``repr`` shows them.
+        norm: ``"l0"``, ``"l1"``, ``"l2"`` or ``"linf"``: the norm of ε.
+        epsilon: The budget.
+        fooling: Misclassified samples over originally correct ones.
+        robust: Samples that are classified correctly before and after the attack, over all.
+        num_unconfirmed: Samples that the attack reported as fooled and that are not counted, because the model did not
+            misclassify them when it was called on them once more.
+        nearest: Quantiles, over the originally correct samples, of the smallest ε that fools, by their share ("0.5"):
+            inf where the attack failed. Interpolated between the budgets of an attack that has several of them, exact
+            for one that looks for the nearest adversarial, empty for a single budget.
+        strongest: Whether no attack here of the same norm and ε fools more. Its ``robust`` is the one to quote.
+        stages: For `keras_fim.attacks.Strong`, the share of the originally correct samples that each stage fooled.
+        seconds: The time of the measurement, which an attack that shares work among its ε divides among them.
     """
 
     attack: str
@@ -36,32 +46,141 @@ class AttackRow:
     epsilon: float
     fooling: Ratio
     robust: Ratio
+    num_unconfirmed: int
+    nearest: dict[str, float]
     strongest: bool
     stages: dict[str, float]
     seconds: float
 
+    def line(self) -> str:
+        """The row in a few words."""
+        unconfirmed = f", {self.num_unconfirmed} unconfirmed" if self.num_unconfirmed else ""
+        return f"{self.attack} at {self.norm} {self.epsilon:g}: fooling ratio {self.fooling}{unconfirmed}"
 
-def attack_row(
-    attack: Attack, epsilon: float, success: np.ndarray, was_correct: np.ndarray, seconds: float
-) -> AttackRow:
-    """A row from who was fooled and who was correct before, bool ``(batch,)`` each; not marked yet."""
-    fooled, correct, total = int(success.sum()), int(was_correct.sum()), len(was_correct)
-    return AttackRow(
-        attack=attack.name,
-        options=repr(attack),
-        norm=norm_name(attack.norm),
-        epsilon=float(epsilon),
-        fooling=wilson(fooled, correct),
-        robust=wilson(correct - fooled, total),
-        strongest=False,
-        stages={},
-        seconds=seconds,
-    )
+
+@dataclasses.dataclass(frozen=True)
+class RobustnessCurve(Report):
+    """How many of the originally correct samples one attack fools, for each ε.
+
+    Attributes:
+        rows: `AttackRow` for each ε.
+    """
+
+    rows: tuple[AttackRow, ...]
+
+    @property
+    def attack(self) -> str:
+        """The attack's name."""
+        return self.rows[0].attack
+
+    @property
+    def options(self) -> str:
+        """The attack's options, as its ``repr`` shows them."""
+        return self.rows[0].options
+
+    @property
+    def norm(self) -> str:
+        """``"l0"``, ``"l1"``, ``"l2"`` or ``"linf"``: the norm of ε."""
+        return self.rows[0].norm
+
+    @property
+    def epsilons(self) -> tuple[float, ...]:
+        """The budgets."""
+        return tuple(row.epsilon for row in self.rows)
+
+    @property
+    def fooling_ratios(self) -> tuple[float, ...]:
+        """For each ε, misclassified samples over originally correct ones (the paper's section 4)."""
+        return tuple(row.fooling.value for row in self.rows)
+
+    @property
+    def ratios(self) -> tuple[Ratio, ...]:
+        """The fooling ratios with Wilson's intervals."""
+        return tuple(row.fooling for row in self.rows)
+
+    @property
+    def num_correct(self) -> int:
+        """The number of originally correct samples."""
+        return self.rows[0].fooling.total
+
+    @property
+    def num_samples(self) -> int:
+        """The number of samples."""
+        return self.rows[0].robust.total
+
+    def tables(self) -> dict[str, list[Row]]:
+        """A row for each ε."""
+        return {
+            "": [
+                {"attack": row.attack, "norm": row.norm, "ε": row.epsilon, "fooling ratio": row.fooling}
+                for row in self.rows
+            ]
+        }
+
+
+def attack_rows(attack: Attack, epsilons: Sequence[float], outcome: Outcome) -> tuple[AttackRow, ...]:
+    """A row for each ε; not marked yet.
+
+    Args:
+        attack: The attack.
+        epsilons: The budgets of ``outcome``.
+        outcome: What the attack did to the samples.
+
+    Returns:
+        `AttackRow` by ε.
+    """
+    correct = outcome.was_correct
+    total, nearest = int(correct.sum()), _nearest(attack, epsilons, outcome)
+    rows = []
+    for position, epsilon in enumerate(epsilons):
+        fooled = int(outcome.fooled[position].sum())
+        names = getattr(attack, "stages", ()) if total else ()
+        rows.append(
+            AttackRow(
+                attack=attack.name,
+                options=repr(attack),
+                norm=norm_name(attack.norm),
+                epsilon=float(epsilon),
+                fooling=wilson(fooled, total),
+                robust=wilson(total - fooled, len(correct)),
+                num_unconfirmed=int(outcome.unconfirmed[position].sum()),
+                nearest=nearest,
+                strongest=False,
+                stages={
+                    name: float(np.mean(outcome.stages[position][correct] == number))
+                    for number, name in enumerate(names)
+                },
+                seconds=outcome.seconds / len(epsilons),
+            )
+        )
+    return tuple(rows)
 
 
 def marked(rows: Sequence[AttackRow]) -> tuple[AttackRow, ...]:
-    """The rows, those marked that fool most at their norm and ε."""
+    """The rows, with those marked that fool most at their norm and ε."""
     most: dict[tuple[str, float], int] = {}
     for row in rows:
         most[row.norm, row.epsilon] = max(most.get((row.norm, row.epsilon), 0), row.fooling.count)
     return tuple(dataclasses.replace(row, strongest=row.fooling.count == most[row.norm, row.epsilon]) for row in rows)
+
+
+def _nearest(attack: Attack, epsilons: Sequence[float], outcome: Outcome) -> dict[str, float]:
+    """Quantiles of the smallest ε that fools."""
+    correct, found = outcome.was_correct, {}
+    searched = isinstance(attack, MinimalDistanceAttack)
+    if not correct.any() or (len(epsilons) < 2 and not searched):
+        return {}
+    order = np.argsort(epsilons, kind="stable")
+    budgets = np.concatenate([[0.0], np.asarray(epsilons, float)[order]])
+    shares = np.maximum.accumulate(outcome.fooled[order], axis=0)[:, correct].mean(axis=1)
+    shares = np.concatenate([[0.0], shares])
+    for share in QUANTILES:
+        after = int(np.searchsorted(shares, share))
+        if searched:  # between inf and inf there is no mean
+            value = np.quantile(outcome.distances[correct], share, method="higher")
+        elif after == len(shares):
+            value = np.inf
+        else:
+            value = np.interp(share, shares[after - 1 : after + 1], budgets[after - 1 : after + 1])
+        found[f"{share:g}"] = float(value)
+    return found

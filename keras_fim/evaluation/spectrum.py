@@ -3,22 +3,45 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.attacks.base import predict_logits
+from keras_fim.evaluation.measurement import fits_memory
 from keras_fim.evaluation.report import Report, Row
 from keras_fim.geometry import (
     factor,
+    linearise,
     logit_fim_largest_eigenvalue,
     simplex_fim_largest_eigenvalue,
 )
 from keras_fim.geometry.eigen import spectrum_of_factor
+from keras_fim.geometry.krylov import krylov_spectrum_and_logits
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.typing import Images, Model
 from keras_fim.validation import check_images
 
-__all__ = ["SpectrumSummary", "least_divergence_to_a_tie", "spectrum_summary"]
+__all__ = [
+    "EXACT_CLASSES",
+    "PROBES",
+    "QUANTITIES",
+    "SpectrumSummary",
+    "information",
+    "least_divergence_to_a_tie",
+    "spectrum_summary",
+]
+
+EXACT_CLASSES = 64
+"""Up to so many classes the spectrum is exact, from one gradient for each; beyond, a Krylov step and `PROBES`."""
+
+PROBES = 8
+"""Random signs from which the part of the trace beyond the largest eigenvalue is estimated."""
+
+QUANTITIES = ("λ_max(G_x)", "tr G_x", "λ_max(G_s)", "λ_max(G_z)", "predicted KL radius", "confidence")
+"""What `information` tells about each image."""
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -28,17 +51,26 @@ class SpectrumSummary(Report):
     r"""Quantiles of the Fisher information over images; prints as a table.
 
     Attributes:
-        quantiles: which quantiles, in [0, 1]; each is the value of one of the images.
-        values: for each quantity its quantiles: ``"λ_max(G_x)"`` and ``"tr G_x"`` in the input, ``"λ_max(G_s)"`` in the
+        quantiles: The quantiles, in [0, 1]; each is the value of one of the images.
+        values: For each quantity its quantiles: ``"λ_max(G_x)"`` and ``"tr G_x"`` in the input, ``"λ_max(G_s)"`` in the
             softmax output, ``"λ_max(G_z)"`` in the logits, and ``"predicted KL radius"``, the l2 distance at which
             :math:`\tfrac12 \lambda_{\max}(G_x) r^2` reaches the smallest divergence that ties the two most probable
             classes (inf where the information is 0): where the quadratic form expects the nearest adversarial.
-        num_samples: number of images.
+        num_samples: The number of images.
     """
 
     quantiles: tuple[float, ...]
     values: dict[str, tuple[float, ...]]
     num_samples: int
+
+    @classmethod
+    def of(cls, columns: Mapping[str, np.ndarray], quantiles: Sequence[float] = _QUANTILES) -> SpectrumSummary:
+        """The summary of what `information` returns."""
+        values = {
+            key: tuple(float(value) for value in np.quantile(columns[key], quantiles, method="inverted_cdf"))
+            for key in QUANTITIES[:-1]
+        }
+        return cls(tuple(float(quantile) for quantile in quantiles), values, len(columns["tr G_x"]))
 
     def tables(self) -> dict[str, list[Row]]:
         """A row for each quantity."""
@@ -50,22 +82,19 @@ class SpectrumSummary(Report):
         return self.values[quantity][self.quantiles.index(quantile)]
 
 
-def spectrum_summary(
-    model: Model, images: Images, *, quantiles: tuple[float, ...] = _QUANTILES, batch_size: int = 128
-) -> SpectrumSummary:
-    """Quantiles of the Fisher information over images, from the exact spectrum: K gradients for each image.
+def spectrum_summary(model: Model, images: Images, *, quantiles: tuple[float, ...] = _QUANTILES) -> SpectrumSummary:
+    """Quantiles of the Fisher information over images.
 
     Args:
-        model: any classifier that `keras_fim.logits.logits_function` takes.
+        model: Any classifier that `keras_fim.logits.logits_function` takes.
         images: ``(batch, ...)`` in the range that the model takes.
-        quantiles: which ones, in [0, 1].
-        batch_size: images worked on at a time; the memory is that of ``batch_size * K`` images.
+        quantiles: The quantiles, in [0, 1].
 
     Returns:
-        `SpectrumSummary`.
+        `SpectrumSummary`; exact up to 64 classes, see `information`.
 
     Raises:
-        ValueError: if images are empty or not finite, or a quantile is not in [0, 1].
+        ValueError: If images are empty or not finite, or a quantile is not in [0, 1].
 
     Example:
         >>> model = logits_function(lambda x: tf.concat([x, -x], axis=-1), from_logits=True)  # G_x = 4 p_1 p_2
@@ -79,18 +108,35 @@ def spectrum_summary(
     """
     if not len(quantiles) or not all(0 <= quantile <= 1 for quantile in quantiles):
         raise ValueError(f"`quantiles` should be numbers in [0, 1], at least one. Received: quantiles={quantiles}")
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` should be a positive integer. Received: batch_size={batch_size}")
     images = check_images(images)
-    logits_fn = logits_function(model, images)
-    images, information = logits_fn.cast(images), logits_fn.compiled(_information)
-    parts = [information(images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
-    columns = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    ordered = ("λ_max(G_x)", "tr G_x", "λ_max(G_s)", "λ_max(G_z)", "predicted KL radius")
-    values = {
-        key: tuple(float(v) for v in np.quantile(columns[key], quantiles, method="inverted_cdf")) for key in ordered
-    }
-    return SpectrumSummary(tuple(float(quantile) for quantile in quantiles), values, len(images))
+    return SpectrumSummary.of(information(logits_function(model, images), images), quantiles)
+
+
+def information(logits_fn: LogitsFunction, images: Images, *, max_steps: int = 1) -> dict[str, np.ndarray]:
+    r"""The Fisher information of each image.
+
+    Up to `EXACT_CLASSES` classes from the whole factor B, one gradient for each class. Beyond, the largest eigenvalue
+    comes from the Krylov method, and the trace is :math:`\lambda + \frac1n \sum_i \|B (I - v v^\top) r_i\|^2` with the
+    eigenvector v and n = `PROBES` vectors r of random signs, the same for all images: unbiased, and exact where v is
+    all there is. A probe costs less than a gradient. Batches are as large as 2 GiB allow.
+
+    Args:
+        logits_fn: The classifier.
+        images: ``(n, ...)``, finite, at least one.
+        max_steps: The largest number of Krylov steps; one is enough for most images.
+
+    Returns:
+        Float64 arrays ``(n,)`` by the names in `QUANTITIES`; see `SpectrumSummary.values`.
+    """
+    shape = tuple(images.shape[1:])
+    classes = logits_fn.in_batches(predict_logits, images[:1]).shape[-1]
+    size = fits_memory(shape)
+    found: dict[str, np.ndarray]
+    if classes > EXACT_CLASSES:
+        found = logits_fn.in_batches(_estimated, images, max_steps, batch_size=size)
+    else:  # B and its copy in float64
+        found = logits_fn.in_batches(_exact, images, batch_size=min(size, fits_memory(shape, copies=3 * classes)))
+    return found
 
 
 def least_divergence_to_a_tie(logits: tf.Tensor) -> tf.Tensor:
@@ -115,16 +161,37 @@ def least_divergence_to_a_tie(logits: tf.Tensor) -> tf.Tensor:
     return tf.maximum(tf.reduce_sum(tf.exp(top) * (top - shared), axis=-1), 0)
 
 
-def _information(logits_fn: LogitsFunction, images: tf.Tensor) -> dict[str, tf.Tensor]:
+def _exact(logits_fn: LogitsFunction, images: tf.Tensor) -> dict[str, tf.Tensor]:
     matrix, logits = factor(logits_fn, images)
-    matrix, logits = tf.cast(matrix, tf.float64), tf.cast(logits, tf.float64)  # float32 overflows at a logit gap of 88
-    largest = spectrum_of_factor(matrix, 1)[0][:, 0]
-    return {
-        "λ_max(G_x)": largest,
-        "tr G_x": tf.reduce_sum(matrix**2, axis=(1, 2)),
-        "λ_max(G_s)": simplex_fim_largest_eigenvalue(logits),
-        "λ_max(G_z)": logit_fim_largest_eigenvalue(logits),
-        "predicted KL radius": tf.sqrt(
-            tf.where(largest > 0, 2 * least_divergence_to_a_tie(logits) / tf.where(largest > 0, largest, 1), np.inf)
-        ),
-    }
+    matrix = tf.cast(matrix, tf.float64)
+    return _figures(logits, spectrum_of_factor(matrix, 1)[0][:, 0], tf.reduce_sum(matrix**2, axis=(1, 2)))
+
+
+def _estimated(max_steps: int, logits_fn: LogitsFunction, images: tf.Tensor) -> dict[str, tf.Tensor]:
+    spectrum, logits = krylov_spectrum_and_logits(logits_fn, images, max_steps=max_steps)
+    largest, axes = tf.cast(spectrum.eigenvalues[:, 0], tf.float64), range(1, images.shape.rank)
+    jacobian, top = linearise(logits_fn, images), spectrum.directions[:, 0]
+    p = tf.nn.softmax(tf.cast(logits, tf.float64))
+    predicted = tf.argmax(logits, axis=-1)
+
+    def body(probe: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        draw = tf.random.stateless_uniform(tf.shape(images)[1:], tf.stack([0, probe]), 0, 2, tf.int32)
+        signs = tf.cast(2 * draw - 1, images.dtype)
+        along = tf.reduce_sum(signs * top, axis=list(axes), keepdims=True)
+        slopes = tf.cast(jacobian.push(signs - along * top), tf.float64)
+        slopes -= tf.gather(slopes, predicted, batch_dims=1)[:, None]  # p close to one-hot would cancel
+        slopes -= tf.reduce_sum(p * slopes, axis=-1, keepdims=True)
+        return probe + 1, total + tf.reduce_sum(p * slopes**2, axis=-1)
+
+    start = tf.constant(0), tf.zeros_like(largest)
+    _, total = tf.while_loop(lambda probe, _: probe < PROBES, body, start, parallel_iterations=1)
+    return _figures(logits, largest, largest + total / PROBES)
+
+
+def _figures(logits: tf.Tensor, largest: tf.Tensor, trace: tf.Tensor) -> dict[str, tf.Tensor]:
+    logits = tf.cast(logits, tf.float64)  # float32 overflows at a logit gap of 88
+    radius = 2 * least_divergence_to_a_tie(logits) / tf.where(largest > 0, largest, 1)
+    in_outputs = simplex_fim_largest_eigenvalue(logits), logit_fim_largest_eigenvalue(logits)
+    radius = tf.sqrt(tf.where(largest > 0, radius, math.inf))
+    figures = largest, trace, *in_outputs, radius, tf.reduce_max(tf.nn.softmax(logits), axis=-1)
+    return dict(zip(QUANTITIES, figures, strict=True))

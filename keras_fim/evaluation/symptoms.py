@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -16,23 +16,14 @@ from keras_fim.attacks.losses import loss_gradient
 from keras_fim.attacks.one_step import FGM, FGSM
 from keras_fim.attacks.square import Square
 from keras_fim.evaluation.curves import predicted_classes
+from keras_fim.evaluation.measurement import Outcome, measure
+from keras_fim.evaluation.sources import chunks
 from keras_fim.logits import LogitsFunction, logits_function
-from keras_fim.typing import Labels, Model
+from keras_fim.typing import AttackResult, Model
 
-__all__ = ["Probe", "correct_samples"]
+__all__ = ["Probe"]
 
 _NOISES = 10  # draws of random noise for each image
-
-
-def correct_samples(
-    logits_fn: LogitsFunction, images: tf.Tensor, labels: Labels, attack: FixedBudgetAttack
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """The samples that the model has right, with class indices."""
-    problem = attack._problem(logits_fn, images, labels)
-    right = predicted_classes(logits_fn, problem.images) == problem.labels.numpy()
-    if not right.any():
-        raise ValueError("`model` should have at least one of the samples right. Received: accuracy 0")
-    return tf.boolean_mask(problem.images, right), tf.boolean_mask(problem.labels, right)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +49,17 @@ class Probe:
         self, attack: FixedBudgetAttack, epsilons: Sequence[float], model: LogitsFunction | None = None
     ) -> list[np.ndarray]:
         """Who is fooled at each ε."""
-        results = attack.sweep(model or self.logits_fn, self.images, self.labels, epsilons)
-        return [result.success for result in results]
+        return list(self._measured(model or self.logits_fn, attack, epsilons).fooled)
+
+    def _measured(
+        self,
+        model: LogitsFunction,
+        attack: FixedBudgetAttack,
+        epsilons: Sequence[float],
+        inspect: Callable[[AttackResult], np.ndarray] | None = None,
+    ) -> Outcome:
+        parts = chunks((self.images, self.labels))
+        return Outcome.joined(measure(model, attack, epsilons, chunk, inspect=inspect) for chunk in parts)
 
     def around_half(self, epsilons: Sequence[float], *, tries: int) -> tuple[tuple[float, ...], list[np.ndarray]]:
         """Budgets in ascending order, and who the white-box attack fools at each.
@@ -127,8 +127,12 @@ class Probe:
         if twin is None:
             return math.nan
         attack = dataclasses.replace(self.white, loss="margin", stop_early=False)  # far beyond the twin's boundary
-        (result,) = attack.sweep(logits_function(twin, self.images), self.images, self.labels, [epsilon])
-        fooled = predicted_classes(self.logits_fn, result.adversarials) != self.labels.numpy()
+
+        def predicted(result: AttackResult) -> np.ndarray:
+            return predicted_classes(self.logits_fn, result.adversarials)
+
+        found = self._measured(logits_function(twin, self.images), attack, [epsilon], predicted)
+        fooled = found.seen[0] != self.labels.numpy()
         return float((fooled & ~gradients).mean())
 
     def growing_epsilon(self) -> float:

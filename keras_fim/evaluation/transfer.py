@@ -6,18 +6,19 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import tensorflow as tf
 
-from keras_fim.attacks.base import Attack, check_epsilons, predict_logits
-from keras_fim.attacks.catalog import attack_by_name, full_name
+from keras_fim.attacks.base import Attack
+from keras_fim.attacks.catalog import attack_by_name, resolve_epsilons
 from keras_fim.attacks.lp import norm_name
 from keras_fim.evaluation.curves import predicted_classes
 from keras_fim.evaluation.distances import searching
 from keras_fim.evaluation.intervals import Ratio, wilson
+from keras_fim.evaluation.measurement import Outcome, measure
 from keras_fim.evaluation.report import Report, Row
+from keras_fim.evaluation.sources import Chunk, chunks
 from keras_fim.logits import LogitsFunction, logits_function
-from keras_fim.typing import Images, Labels, Model
-from keras_fim.validation import check_images, check_labels
+from keras_fim.typing import AttackResult, Images, Labels, Model
+from keras_fim.validation import check_images
 
 __all__ = ["Transfer", "TransferRow", "transfer"]
 
@@ -99,8 +100,8 @@ def transfer(
         images: ``(batch, ...)`` within the attacks' bounds.
         labels: the true classes, ``(batch,)`` or one-hot.
         attacks: attacks or their names.
-        epsilons: budgets by attack name, such as ``{"ossa": 1.0}``. Other attacks take the nearest adversarials; one
-            with a budget is searched for its smallest ε.
+        epsilons: One budget by attack name or norm, such as ``{"ossa": 1.0}``. Other attacks take the nearest
+            adversarials; one with a budget is searched for its smallest ε.
         names: of the two models, for the table.
 
     Returns:
@@ -110,6 +111,7 @@ def transfer(
         ValueError: as the attacks; if there is none, the names are equal, or a budget is for none of the attacks.
 
     Example:
+        >>> import tensorflow as tf
         >>> near, far = (
         ...     logits_function(lambda x, t=t: tf.stack([x[:, 0] - t, t - x[:, 0]], axis=-1), from_logits=True)
         ...     for t in (0.5, 0.3)
@@ -123,43 +125,34 @@ def transfer(
     if len(set(names)) != 2:
         raise ValueError(f"`names` should be two different names. Received: names={names}")
     chosen = [attack_by_name(attack) for attack in attacks]
-    budgets = _budgets(chosen, epsilons)
-    images = check_images(images)
-    models = [logits_function(model, images) for model in (source, target)]
-    counts = [logits_fn.compiled(predict_logits)(logits_fn.cast(images[:1])).shape[-1] for logits_fn in models]
-    classes = [check_labels(labels, len(images), count) for count in counts][0]
+    budgets = resolve_epsilons(chosen, epsilons or {}, defaults=False)
+    models = [logits_function(model, check_images(images)) for model in (source, target)]
+    parts = list(chunks((images, labels)))
     rows = []
-    for attack, epsilon in zip(chosen, budgets, strict=True):
-        attack = searching(attack) if epsilon is None else attack
-        rows += [
-            _row(attack, epsilon, models, images, classes, names),
-            _row(attack, epsilon, models[::-1], images, classes, (names[1], names[0])),
-        ]
-    return Transfer(tuple(rows), len(images))
-
-
-def _budgets(attacks: Sequence[Attack], epsilons: Mapping[str, float] | None) -> list[float | None]:
-    given = {full_name(name): epsilon for name, epsilon in (epsilons or {}).items()}
-    unknown = sorted(set(given) - {attack.name for attack in attacks})
-    if unknown:
-        raise ValueError(f"`epsilons` should have names of the attacks for keys. Received: {', '.join(unknown)}")
-    check_epsilons(list(given.values()))
-    return [given.get(attack.name) for attack in attacks]
+    for attack, given in zip(chosen, budgets, strict=True):
+        for pair, named in ((models, names), (models[::-1], names[::-1])):
+            rows.append(_row(attack if given else searching(attack), given[0] if given else None, pair, parts, named))
+    return Transfer(tuple(rows), sum(len(chunk.labels) for chunk in parts))
 
 
 def _row(
     attack: Attack,
     epsilon: float | None,
     models: Sequence[LogitsFunction],
-    images: tf.Tensor,
-    labels: np.ndarray,
-    names: tuple[str, str],
+    parts: Sequence[Chunk],
+    names: Sequence[str],
 ) -> TransferRow:
     source, target = models
-    (result,) = attack.sweep(source, images, labels, [np.inf if epsilon is None else epsilon])
-    was_right = predicted_classes(target, images) == labels
-    is_right = predicted_classes(target, result.adversarials) == labels
-    both = result.success & was_right
+
+    def predicted(result: AttackResult) -> np.ndarray:
+        return predicted_classes(target, result.adversarials)
+
+    budget = [np.inf if epsilon is None else epsilon]
+    labels = np.concatenate([chunk.labels for chunk in parts])
+    before = np.concatenate([predicted_classes(target, chunk.images) for chunk in parts])
+    outcome = Outcome.joined(measure(source, attack, budget, chunk, inspect=predicted) for chunk in parts)
+    fooled, is_right = outcome.fooled[0], outcome.seen[0] == labels
+    both = fooled & (before == labels)
     return TransferRow(
         attack=attack.name,
         options=repr(attack),
@@ -167,7 +160,7 @@ def _row(
         epsilon=epsilon,
         source=names[0],
         target=names[1],
-        fooled=wilson(int(result.success.sum()), int(result.was_correct.sum())),
+        fooled=wilson(int(fooled.sum()), int(outcome.was_correct.sum())),
         accuracy=wilson(int((both & is_right).sum()), int(both.sum())),
-        accuracy_of_all=wilson(int((result.success & is_right).sum()), int(result.success.sum())),
+        accuracy_of_all=wilson(int((fooled & is_right).sum()), int(fooled.sum())),
     )

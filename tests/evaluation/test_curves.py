@@ -41,9 +41,3 @@ def test_figure_has_a_panel_per_attack_and_a_line_per_model(boundary):
     assert [text.get_text() for text in figure.axes[1].get_legend().get_texts()] == ["plain", "defended"]
     with pytest.raises(ValueError, match="the same attacks"):
         plots.robustness_figure({"plain": curves, "defended": curves[:1]})
-
-
-def test_samples_takes_the_first():
-    dataset = tf.data.Dataset.from_tensor_slices((np.arange(10.0)[:, None], np.arange(10))).batch(4)
-    assert [len(part) for part in evaluation.samples(dataset)] == [10, 10]
-    np.testing.assert_array_equal(evaluation.samples(dataset, 5)[1], np.arange(5))

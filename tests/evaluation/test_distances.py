@@ -79,7 +79,7 @@ def test_transfer_at_a_given_budget():
     assert [(row.attack, row.epsilon) for row in found.rows[2:]] == [("ossa", 0.25), ("ossa", 0.25)]
     assert (found.rows[2].fooled.count, found.rows[2].fooled.total) == (1, 2)
     assert np.isnan(found.rows[3].accuracy.value) and found.rows[3].fooled.value == 0
-    with pytest.raises(ValueError, match="names of the attacks for keys. Received: pgd_linf"):
+    with pytest.raises(ValueError, match=r"names of the attacks \(ossa\) for keys. Received: 'pgd'"):
         evaluation.transfer(*models, images, [0, 0], ["ossa"], epsilons={"pgd": 0.25})
     with pytest.raises(ValueError, match="`labels` should be from 0 to 1. Received: 5"):
         evaluation.transfer(*models, images, [0, 5], ["ossa"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import keras
@@ -66,13 +67,45 @@ def test_the_strongest_attack_of_each_budget_is_marked():
     ]
 
 
-def test_data_sets_of_batches_and_limits():
+def test_data_sets_of_batches_and_their_number():
     dataset = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(4)
     whole = evaluate(boundary(), (IMAGES, LABELS), attacks=["fgsm"], epsilons=[0.1], spectrum=False)
     batches = evaluate(boundary(), dataset, attacks=["fgsm"], epsilons=[0.1], spectrum=False)
     assert batches.rows[0].fooling == whole.rows[0].fooling and batches.digests == whole.digests
-    first = evaluate(boundary(), dataset, attacks=["fgsm"], epsilons=[0.1], spectrum=False, limit=3)
-    assert first.accuracy.total == 3
+    four = evaluate(boundary(), dataset, attacks=["fgsm"], epsilons=[0.1], spectrum=False, max_samples=4)
+    assert four.accuracy.total == 4 and four.accuracy.count == 3  # two of each class
+
+
+def test_strong_by_default(monkeypatch):
+    """Without options the strong attack and one step; the verdict quotes the attack that fools most."""
+    images = np.random.default_rng(0).uniform(size=(12, 4, 4, 1)).astype("float32")
+    model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
+    labels = model.predict(images, verbose=0).argmax(axis=-1)
+    lines = []
+    found = evaluate(model, (images, labels), progress=lines.append)
+    assert [row.attack for row in found.rows] == ["fgsm"] * 4 + ["strong_linf"] * 4
+    assert "at most" in lines[0] and "minutes for 12 images" in lines[0]
+    for epsilon in (0.03, 0.1, 0.2, 0.3):
+        row = found.row("strong_linf", epsilon)
+        assert row.robust.count <= found.row("fgsm", epsilon).robust.count
+        assert f"\nlinf {epsilon:g}: robust accuracy {row.robust} under " in str(found)
+    names = [[attack.name for attack in evaluation.default_attacks(keys)] for keys in ({"l2": 1}, {2: 1, np.inf: 1})]
+    assert names == [["fgm", "strong_l2"], ["fgm", "strong_l2", "fgsm", "strong_linf"]]
+    preview = evaluate(model, (images, labels), attacks=[attacks.Strong(quick=True)], epsilons=[0.1])
+    assert "a preview" in preview.verdict
+
+
+def test_bounds_are_given_once():
+    """The same images in [0, 255], behind a rescaling, give the same figures under the same attacks."""
+    rescaled = keras.Sequential([keras.Input((1,)), keras.layers.Rescaling(1 / 255), *boundary().layers])
+    names = ["fgsm", attacks.MinimalDistance(attacks.FGM()), attacks.FMN()]
+    budgets = {"linf": [0.1, 0.26], "l2": [0.2]}
+    small = evaluate(boundary(), (IMAGES, LABELS), attacks=names, epsilons=budgets)
+    wide = {key: [255 * value for value in values] for key, values in budgets.items()}
+    large = evaluate(rescaled, (255 * IMAGES, LABELS), attacks=names, epsilons=wide, bounds=(0, 255))
+    assert [row.fooling for row in small.rows] == [row.fooling for row in large.rows]
+    np.testing.assert_allclose(large.distances[0].median, 255 * small.distances[0].median, rtol=0.02)
+    assert all("bounds=(0.0, 255.0)" in row.options for row in large.rows)
 
 
 def test_results_are_saved_and_loaded(tmp_path):
@@ -91,35 +124,48 @@ class Killed(BaseException):
 
 
 def count_sweeps(monkeypatch, kill_at=None):
-    """Counts the cells that PGD measures; the one with the number ``kill_at`` ends the process, so to speak."""
+    """The chunks that PGD attacks, by their first image; number ``kill_at`` ends the process, so to speak."""
     seen, original = [], attacks.PGD.sweep
 
-    def sweep(self, model, images, labels, epsilons):
+    def sweep(self, model, images, labels, epsilons, **options):
         if len(seen) == kill_at:
             raise Killed
-        seen.extend(epsilons)
-        return original(self, model, images, labels, epsilons)
+        seen.append((float(images[0, 0]), tuple(epsilons)))
+        return original(self, model, images, labels, epsilons, **options)
 
     monkeypatch.setattr(attacks.PGD, "sweep", sweep)
     return seen
 
 
-@pytest.mark.slow
-def test_a_killed_evaluation_goes_on_at_the_first_missing_cell(tmp_path, monkeypatch):
-    options = {"attacks": [attacks.PGD(steps=2)], "epsilons": [0.1, 0.2, 0.3], "folder": tmp_path, "name": "m"}
+def many(count=600):
+    images = np.random.default_rng(0).uniform(size=(count, 1)).astype("float32")
+    return images, (images[:, 0] < 0.5).astype(int)
+
+
+def without_seconds(found):
+    return dataclasses.replace(found, rows=tuple(dataclasses.replace(row, seconds=0.0) for row in found.rows))
+
+
+def test_a_killed_evaluation_goes_on_in_the_middle_of_an_attack(tmp_path, monkeypatch):
+    images, labels = many()
+    options = {"attacks": ["fgsm", attacks.PGD(steps=2)], "epsilons": [0.1, 0.2], "name": "m", "max_samples": None}
+
+    def batches():
+        return ((images[i : i + 50], labels[i : i + 50]) for i in range(0, 600, 50))
+
     with monkeypatch.context() as patch:
         seen = count_sweeps(patch, kill_at=2)
         with pytest.raises(Killed):
-            evaluate(boundary(), (IMAGES, LABELS), **options)
-        assert seen == [0.1, 0.2]
+            evaluate(boundary(), batches(), **options, folder=tmp_path)
+        assert [first for first, _ in seen] == [images[0, 0], images[256, 0]]
     seen, lines = count_sweeps(monkeypatch), []
-    found = evaluate(boundary(), (IMAGES, LABELS), **options, on_cell=lines.append)
-    assert seen == [0.3]
-    assert [line.endswith("(kept)") for line in lines] == [True, True, False, False]
-    fresh = evaluate(boundary(), (IMAGES, LABELS), attacks=options["attacks"], epsilons=options["epsilons"])
-    assert [row.fooling for row in fresh.rows] == [row.fooling for row in found.rows]
+    found = evaluate(boundary(), batches(), **options, folder=tmp_path, progress=lines.append)
+    assert seen == [(images[512, 0], (0.1, 0.2))]
+    assert sum("(kept)" in line for line in lines) == 3 * 2 + 2 * 2 + 2  # rows of FGSM and PGD, and the spectrum
+    fresh = evaluate(boundary(), batches(), **options)
+    assert str(fresh) == str(found) and without_seconds(fresh) == without_seconds(found)
     seen.clear()
-    assert evaluate(boundary(), (IMAGES, LABELS), **options) == found and not seen
+    assert evaluate(boundary(), batches(), **options, folder=tmp_path) == found and not seen
 
 
 @pytest.mark.slow
@@ -148,20 +194,48 @@ def test_what_has_changed_is_measured_again(change, tmp_path, monkeypatch):
     assert len(seen) == 2
 
 
-def test_a_damaged_cell_is_measured_again(tmp_path, monkeypatch):
+DAMAGE = {
+    "cut off": lambda cell: json.dumps(cell)[:-9],
+    "not JSON": lambda cell: "{",
+    "a list": lambda cell: "[1, 2]",
+    "text": lambda cell: '"settings"',
+    "no result": lambda cell: json.dumps({"settings": cell["settings"]}),
+    "a result of another shape": lambda cell: json.dumps({**cell, "result": 3}),
+    "a key is missing": lambda cell: json.dumps({**cell, "result": {"seconds": 1.0}}),
+    "fewer samples": lambda cell: json.dumps({**cell, "result": {**cell["result"], "fooled": [[True]]}}),
+    "other settings": lambda cell: json.dumps({**cell, "settings": {}}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_cell_is_measured_again(damage, tmp_path, monkeypatch):
     seen = count_sweeps(monkeypatch)
-    for _ in range(2):
-        for path in tmp_path.iterdir():
-            path.write_text("{")
-        evaluate(
-            boundary(),
-            (IMAGES, LABELS),
-            attacks=[attacks.PGD(steps=2)],
-            epsilons=[0.1],
-            folder=tmp_path,
-            spectrum=False,
-        )
+    options = {"attacks": [attacks.PGD(steps=2)], "epsilons": [0.1], "spectrum": False, "folder": tmp_path, "name": "m"}
+    first = evaluate(boundary(), (IMAGES, LABELS), **options)
+    (path,) = tmp_path.iterdir()
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(DAMAGE[damage](json.loads(whole)), encoding="utf-8")
+    again = evaluate(boundary(), (IMAGES, LABELS), **options)
+    assert len(seen) == 2 and without_seconds(again) == without_seconds(first)
+    assert json.loads(path.read_text(encoding="utf-8"))["settings"] == json.loads(whole)["settings"]
+
+
+def test_a_cell_outlives_the_package_version_and_the_batch_size_but_no_revision(tmp_path, monkeypatch):
+    seen = count_sweeps(monkeypatch)
+
+    def run(**options):
+        chosen = [attacks.PGD(steps=2, **options)]
+        evaluate(boundary(), (IMAGES, LABELS), attacks=chosen, epsilons=[0.1], spectrum=False, folder=tmp_path)
+
+    run()
+    monkeypatch.setattr("keras_fim.__version__", "99.0")
+    run(batch_size=3)
+    assert len(seen) == 1
+    monkeypatch.setattr(attacks.PGD, "revision", 1_000, raising=False)
+    run()
     assert len(seen) == 2
+    run(seed=1)
+    assert len(seen) == 3
 
 
 def test_layers_that_differ_are_other_models_whatever_the_weights():
@@ -257,7 +331,7 @@ CASES = {
     "no budget": (dict(epsilons=[]), "at least one budget"),
     "NaN budget": (dict(epsilons=[np.nan]), "Received: epsilon=nan"),
     "negative budget": (dict(epsilons={"linf": -1}), "Received: epsilon=-1"),
-    "limit 0": (dict(limit=0), "`limit` should be a positive integer"),
+    "no samples wanted": (dict(max_samples=0), "`max_samples` should be a positive integer"),
 }
 
 

@@ -1,17 +1,18 @@
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_fim import evaluation
-from keras_fim.evaluation.spectrum import least_divergence_to_a_tie
+from keras_fim.evaluation.spectrum import information, least_divergence_to_a_tie
 from keras_fim.logits import logits_function
 from tests import oracles
 
 
 def test_quantiles_are_those_of_the_dense_matrices(mlp, points):
-    found = evaluation.spectrum_summary(mlp, points, quantiles=(0.2, 0.6, 1.0), batch_size=2)
+    found = evaluation.spectrum_summary(mlp, points, quantiles=(0.2, 0.6, 1.0))
 
     def log_p(x):
         return np.log(mlp(x[None]).numpy()[0])
@@ -64,3 +65,53 @@ def test_summary_is_saved_and_loaded(mlp, points, tmp_path):
     assert type(found).load(found.save(tmp_path / "spectrum.json")) == found
     with pytest.raises(ValueError, match=r"`quantiles` should be numbers in \[0, 1\]"):
         evaluation.spectrum_summary(mlp, points, quantiles=(1.5,))
+
+
+def wide_network(classes=80, pixels=12):
+    rng = np.random.default_rng(3)
+    first, second = tf.constant(rng.normal(size=(pixels, 20)) / 3), tf.constant(rng.normal(size=(20, classes)))
+    return logits_function(lambda x: tf.tanh(x @ first) @ second, from_logits=True), rng.normal(size=(24, pixels))
+
+
+def test_of_many_classes_one_krylov_step_and_a_few_probes_are_near_the_dense_matrices():
+    model, points = wide_network()
+    found = information(model, tf.constant(points), max_steps=10)
+
+    def log_p(x):
+        logits = model(tf.constant(x[None])).numpy()[0]
+        return logits - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
+
+    dense = [np.linalg.eigvalsh(oracles.input_fim(log_p, x)) for x in points]
+    largest, trace = (np.array([f(values) for values in dense]) for f in (np.max, np.sum))
+    np.testing.assert_allclose(found["λ_max(G_x)"], largest, rtol=0.02)
+    one_step = information(model, tf.constant(points))["λ_max(G_x)"]
+    assert (one_step <= found["λ_max(G_x)"] * (1 + 1e-9)).all() and np.median(one_step / largest) > 0.95
+    assert (found["tr G_x"] >= found["λ_max(G_x)"]).all()
+    ratio = found["tr G_x"] / trace
+    assert abs(np.mean(ratio) - 1) < 0.05 and np.abs(ratio - 1).max() < 0.4  # √(2 / 8) of what is beyond the first
+    alone = information(model, tf.constant(points[5:6]), max_steps=10)
+    for key, values in alone.items():
+        np.testing.assert_allclose(values, found[key][5:6], rtol=1e-6)
+
+
+def test_a_trace_of_rank_one_is_exact_from_any_probes():
+    weights = tf.constant(np.random.default_rng(1).normal(size=(1, 70)))
+    model = logits_function(lambda x: tf.reduce_sum(x, axis=-1, keepdims=True) @ weights, from_logits=True)
+    found = information(model, tf.constant(np.random.default_rng(2).normal(size=(5, 6))))
+    np.testing.assert_allclose(found["tr G_x"], found["λ_max(G_x)"], rtol=1e-6)
+
+
+def test_probes_of_a_convolutional_network_in_batches(monkeypatch):
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Conv2D(4, 3, activation="relu"), keras.layers.MaxPooling2D(), keras.layers.Flatten()]
+    model = keras.Sequential([keras.Input((9, 9, 1)), *layers, keras.layers.Dense(65, activation="softmax")])
+    images = np.random.default_rng(0).uniform(size=(7, 9, 9, 1)).astype("float32")
+    whole = information(logits_function(model), images)
+    monkeypatch.setattr("keras_fim.evaluation.spectrum.fits_memory", lambda shape, **options: 3)
+    for key, values in information(logits_function(model), images).items():
+        np.testing.assert_allclose(values, whole[key], rtol=1e-4)
+    monkeypatch.setattr("keras_fim.evaluation.spectrum.EXACT_CLASSES", 65)
+    exact = information(logits_function(model), images)
+    ratio = whole["λ_max(G_x)"] / exact["λ_max(G_x)"]  # of random weights, whose eigenvalues are close to each other
+    assert (ratio <= 1 + 1e-4).all() and (ratio > 0.6).all() and np.median(ratio) > 0.85
+    np.testing.assert_allclose(whole["tr G_x"], exact["tr G_x"], rtol=0.4)

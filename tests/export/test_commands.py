@@ -39,7 +39,7 @@ def test_export_command(stored, tmp_path, capsys):
     assert card["report"]["mu"] == 0.02 and card["report"]["accuracy"] == 0.9 and card["report"]["data"] == "mnist5k"
     robustness = card["report"]["robustness"]
     assert robustness["num_images"] == 30
-    assert [curve["attack"] for curve in robustness["curves"]] == ["fgsm", "pgd_linf", "ossa"]
+    assert [curve["rows"][0]["attack"] for curve in robustness["curves"]] == ["fgsm", "pgd_linf", "ossa"]
     assert card["detector"]["threshold"] == 0.5
     assert (tmp_path / "m" / "1" / "assets" / "labels.txt").read_text().splitlines()[7]
 

@@ -18,8 +18,8 @@ def test_demo_ends_with_table_plot_logs_results_and_saved_model(tmp_path, capsys
         assert word in printed
     results = json.loads((tmp_path / "demo" / "results.json").read_text())
     assert set(results["clean"]) == {"plain", "Fisher trace, μ=0.02", "N-FGM"} and results["versions"]["tensorflow"]
-    assert all(curve["num_correct"] > 0 for curves in results["curves"].values() for curve in curves)
-    assert [curve["num_samples"] for curve in results["curves"]["N-FGM"]] == [1000, 1000, 300]
+    assert all(curve["rows"][0]["fooling"]["total"] > 0 for curves in results["curves"].values() for curve in curves)
+    assert [curve["rows"][0]["robust"]["total"] for curve in results["curves"]["N-FGM"]] == [1000, 1000, 300]
     assert (tmp_path / "demo" / "robustness.png").stat().st_size > 10_000
     assert list((tmp_path / "demo").glob("*/tensorboard/*/events.out.*"))
     assert "serving_default" in tf.saved_model.load(str(tmp_path / "exported" / "1")).signatures

@@ -1,0 +1,231 @@
+"""Any dataset as chunks of arrays, and the one selection of samples: nothing holds more than a chunk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_fim.evaluation.cells import digest
+from keras_fim.validation import check_labels
+
+__all__ = ["Chunk", "Dataset", "check_max_samples", "chunks", "samples"]
+
+Dataset: TypeAlias = Any
+"""Arrays ``(images, labels)``, a ``tf.data.Dataset``, a ``keras.utils.PyDataset``, or an iterable of
+``(images, labels)`` or ``(images, labels, weights)``, batched or not. Labels are class indices or one-hot rows."""
+
+_LARGEST, _BYTES = 256, 2**25  # samples in a chunk, and what its images may take as float32
+
+
+class Chunk(NamedTuple):
+    """Consecutive samples of a dataset.
+
+    Attributes:
+        indices: int64 ``(n,)``, their positions in the dataset.
+        images: ``(n, ...)``, as the dataset has them.
+        labels: int64 ``(n,)``, class indices.
+    """
+
+    indices: np.ndarray
+    images: np.ndarray
+    labels: np.ndarray
+
+    def take(self, where: Any) -> Chunk:
+        """The samples that an index, a mask or a slice selects."""
+        return Chunk(*(column[where] for column in self))
+
+
+def chunks(dataset: Dataset, max_samples: int | None = None, *, seed: int = 0) -> Iterator[Chunk]:
+    """A dataset in chunks of at most 256 samples and 32 MiB, whatever its own batches are.
+
+    Args:
+        dataset: See `Dataset`.
+        max_samples: The largest number of samples, of each class as many as possible; ``None`` for all. The dataset is
+            read twice then: once to select, keeping indices only, and once for the images. One that can be read only
+            once, such as a generator, has the images of the selection in memory.
+        seed: The seed of the selection.
+
+    Yields:
+        `Chunk`, in the order of the dataset.
+
+    Raises:
+        ValueError: If the dataset is empty, endless or not of these kinds, or has another order when it is read again.
+
+    Example:
+        >>> images, labels = np.zeros((600, 2, 2, 1)), np.arange(600) % 3
+        >>> [len(chunk.labels) for chunk in chunks((images, labels))]
+        [256, 256, 88]
+        >>> [np.bincount(chunk.labels).tolist() for chunk in chunks((images, labels), 9)]
+        [[3, 3, 3]]
+    """
+    return _read(dataset) if max_samples is None else _grouped(
+        _selected(dataset, max_samples, seed, hold=isinstance(dataset, Iterator))[1]
+    )
+
+
+def samples(
+    dataset: Dataset, max_samples: int | None = None, *, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """The samples of a dataset, which is read once, as arrays.
+
+    Args:
+        dataset: See `Dataset`.
+        max_samples: As for `chunks`. The order is then one of which every beginning holds the classes as evenly as
+            possible.
+        seed: As for `chunks`.
+
+    Returns:
+        ``(images, labels)``; labels are class indices, int64.
+
+    Raises:
+        ValueError: As for `chunks`.
+    """
+    if max_samples is None:
+        return _joined(list(_read(dataset)))[1:]
+    order, parts = _selected(dataset, max_samples, seed, hold=True)
+    whole = _joined(list(parts))
+    return whole.take(np.searchsorted(whole.indices, order))[1:]
+
+
+def check_max_samples(max_samples: Any) -> None:
+    """Raise a ValueError unless ``max_samples`` is a positive integer."""
+    if not isinstance(max_samples, (int, np.integer)) or max_samples < 1:
+        raise ValueError(f"`max_samples` should be a positive integer. Received: max_samples={max_samples!r}")
+
+
+def _selected(dataset: Dataset, max_samples: int, seed: int, *, hold: bool) -> tuple[np.ndarray, Iterator[Chunk]]:
+    """The indices of the selection, class by class in turn, and its samples in the order of the dataset.
+
+    With ``hold`` their images are kept, otherwise they are read again.
+    """
+    check_max_samples(max_samples)
+    generator = np.random.default_rng(seed)
+    kept = [np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)]
+    images: dict[int, np.ndarray] = {}
+    digests = []
+    for chunk in _read(dataset):
+        columns = chunk.indices, chunk.labels, generator.random(len(chunk.labels))
+        pool = [np.concatenate(pair) for pair in zip(kept, columns, strict=True)]
+        # a sample that is not among the first now will not be later: others only come before it
+        order = np.lexsort((pool[2], _ranks(pool[1], pool[2])))[:max_samples]
+        kept = [column[order] for column in pool]
+        if hold:
+            first = int(chunk.indices[0])
+            images = {i: images[i] if i < first else chunk.images[i - first].copy() for i in kept[0].tolist()}
+        else:
+            digests.append(_digest(dataset, chunk))
+    ascending = np.argsort(kept[0])
+    if not hold:
+        return kept[0], _again(dataset, kept[0][ascending], digests)
+    held = (Chunk(kept[0][i : i + 1], images[int(kept[0][i])][None], kept[1][i : i + 1]) for i in ascending)
+    return kept[0], held
+
+
+def _again(dataset: Dataset, indices: np.ndarray, digests: list[str]) -> Iterator[Chunk]:
+    """The samples at some indices, if the dataset is what it was."""
+    for position, chunk in enumerate(_read(dataset)):
+        if position >= len(digests) or _digest(dataset, chunk) != digests[position]:
+            raise ValueError(
+                "`dataset` should yield the same samples in the same order each time it is read. Received: other ones "
+                "the second time; leave out shuffling (shuffle=True) and random augmentation, or pass arrays"
+            )
+        yield chunk.take(np.isin(chunk.indices, indices))
+        if chunk.indices[-1] >= indices[-1]:
+            return
+
+
+def _digest(dataset: Dataset, chunk: Chunk) -> str:
+    return "" if isinstance(dataset, tuple) else digest(*chunk)  # arrays stay as they are
+
+
+def _read(dataset: Dataset) -> Iterator[Chunk]:
+    count = 0
+    for chunk in _grouped(_numbered(_elements(dataset))):
+        count += len(chunk.labels)
+        yield chunk
+    if not count:
+        raise ValueError("`dataset` should not be empty. Received: no sample")
+
+
+def _numbered(elements: Iterable[Any]) -> Iterator[Chunk]:
+    """Batches, or single samples, with their positions."""
+    start = 0
+    for element in elements:
+        if not isinstance(element, (tuple, list)) or len(element) not in (2, 3):
+            expected = "(images, labels) or (images, labels, weights)"
+            raise ValueError(f"`dataset` should yield {expected}. Received: a {type(element).__name__}")
+        images, labels = np.asarray(element[0]), np.asarray(element[1])
+        if labels.ndim == 0 or (labels.ndim == 1 and len(labels) != len(images) and np.sum(labels) == 1):
+            images, labels = images[None], labels[None]  # a single sample, its label perhaps one-hot
+        _check_lengths(images, labels)
+        if len(labels):
+            yield Chunk(np.arange(start, start + len(labels)), images, _classes(labels))
+            start += len(labels)
+
+
+def _elements(dataset: Dataset) -> Iterable[Any]:
+    """What a dataset yields, by its kind."""
+    if isinstance(dataset, tuple):
+        if len(dataset) not in (2, 3):
+            raise ValueError(f"`dataset` should be a tuple (images, labels). Received: {len(dataset)} entries")
+        images, labels = (part if hasattr(part, "shape") else np.asarray(part) for part in dataset[:2])
+        _check_lengths(images, labels)
+        return ((images[i : i + _LARGEST], labels[i : i + _LARGEST]) for i in range(0, len(labels), _LARGEST))
+    endless = isinstance(dataset, tf.data.Dataset) and dataset.cardinality() == tf.data.INFINITE_CARDINALITY
+    if endless or (isinstance(dataset, keras.utils.PyDataset) and dataset.num_batches is None):
+        raise ValueError("`dataset` should have an end. Received: a dataset that repeats itself; see Dataset.take")
+    if isinstance(dataset, keras.utils.PyDataset):
+        return (dataset[index] for index in range(dataset.num_batches))
+    if not isinstance(dataset, Iterable):
+        raise ValueError(f"`dataset` should be arrays or yield batches. Received: a {type(dataset).__name__}")
+    return dataset
+
+
+def _check_lengths(images: Any, labels: Any) -> None:
+    if len(images) != len(labels):
+        received = f"{len(images)} images and {len(labels)} labels"
+        raise ValueError(f"`dataset` should hold as many labels as images. Received: {received}")
+
+
+def _classes(labels: np.ndarray) -> np.ndarray:
+    """Class indices from indices or one-hot rows."""
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        return check_labels(labels, *labels.shape)
+    return check_labels(labels, len(labels), max(1, int(np.max(labels)) + 1))
+
+
+def _grouped(parts: Iterable[Chunk]) -> Iterator[Chunk]:
+    """The same samples in chunks of one size, but for the last."""
+    held: list[Chunk] = []
+    count, size = 0, _LARGEST
+    for part in parts:
+        if not count:
+            size = max(1, min(_LARGEST, _BYTES // max(1, 4 * math.prod(part.images.shape[1:]))))
+        held.append(part)
+        count += len(part.labels)
+        if count >= size:
+            whole = _joined(held)
+            for start in range(0, count - size + 1, size):
+                yield whole.take(slice(start, start + size))
+            held = [whole.take(slice(count - count % size, None))]
+            count %= size
+    if count:
+        yield _joined(held)
+
+
+def _joined(parts: list[Chunk]) -> Chunk:
+    return parts[0] if len(parts) == 1 else Chunk(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def _ranks(labels: np.ndarray, priorities: np.ndarray) -> np.ndarray:
+    """The place of each sample among those of its class, by priority."""
+    order = np.lexsort((priorities, labels))
+    _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    ranks = np.empty(len(labels), np.int64)
+    ranks[order] = np.arange(len(labels)) - np.repeat(starts, counts)
+    return ranks
