@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_fim.typing import Bounds, Images, Labels
 
-__all__ = ["check_bounds", "check_images", "check_labels", "clipped", "inside", "refuse"]
+__all__ = ["check_bounds", "check_images", "check_labels", "clipped", "inside", "inside_or_not", "refuse"]
 
 _SLACK = 0.5 / 255  # of the range: float16, resizing and JSON round, and so do images of 8 bits
 
@@ -57,14 +57,35 @@ def clipped(images: tf.Tensor, bounds: Bounds) -> tuple[tf.Tensor, int]:
     Raises:
         ValueError: If one is further outside, or the bounds are of another number of channels.
     """
-    low, high = _ends(bounds, images)
-    slack = _SLACK * (high - low)
-    if bool(tf.reduce_any((images < low - slack) | (images > high + slack))):
+    inner, close = inside_or_not(images, bounds)
+    if not bool(tf.reduce_all(close)):
         extremes = f"from {float(tf.reduce_min(images)):g} to {float(tf.reduce_max(images)):g}"
         raise ValueError(f"`images` should be within the bounds {bounds}. Received: values {extremes}")
-    inner = tf.clip_by_value(images, low, high)
     changed = tf.reduce_any(inner != images, axis=tuple(range(1, images.shape.rank)))
     return inner, int(tf.math.count_nonzero(changed))
+
+
+def inside_or_not(images: tf.Tensor, bounds: Bounds) -> tuple[tf.Tensor, tf.Tensor]:
+    """Images clipped where they are outside of the bounds by a rounding error, and which images are not further out.
+
+    Args:
+        images: ``(batch, ...)``, floating.
+        bounds: Smallest and largest pixel value.
+
+    Returns:
+        The images, and bool ``(batch,)``: False for one with NaN or with a pixel outside by more than 0.5/255 of the
+        range, which is left as it is.
+
+    Raises:
+        ValueError: If the bounds are of another number of channels.
+    """
+    low, high = (tf.constant(end, images.dtype) for end in bounds)
+    if low.shape.rank and low.shape[0] != images.shape[-1]:
+        raise ValueError(f"`bounds` should have {images.shape[-1]} values for the last axis. Received: bounds={bounds}")
+    slack = _SLACK * (high - low)
+    near = tf.reduce_all((images >= low - slack) & (images <= high + slack), axis=tuple(range(1, images.shape.rank)))
+    keep = tf.reshape(near, [-1, *[1] * (images.shape.rank - 1)])
+    return tf.where(keep, tf.clip_by_value(images, low, high), images), near
 
 
 def check_labels(labels: Labels, num_images: int, num_classes: int) -> np.ndarray:
@@ -123,11 +144,9 @@ def inside(images: tf.Tensor, bounds: Bounds) -> tf.Tensor:
     Raises:
         ValueError: as `refuse` does.
     """
-    low, high = _ends(bounds, images)
-    slack = _SLACK * (high - low)
+    inner, near = inside_or_not(images, bounds)
     message = f"Images should be within the bounds {bounds}. Received values outside: rescale them, or pass `bounds`."
-    outside = ~tf.reduce_all((images >= low - slack) & (images <= high + slack))  # NaN is not inside
-    return refuse(outside, message, tf.clip_by_value(images, low, high))
+    return refuse(~tf.reduce_all(near), message, inner)
 
 
 def refuse(invalid: tf.Tensor, message: str, tensor: tf.Tensor) -> tf.Tensor:
@@ -141,11 +160,3 @@ def refuse(invalid: tf.Tensor, message: str, tensor: tf.Tensor) -> tf.Tensor:
         return tensor
     with tf.control_dependencies([tf.debugging.Assert(~invalid, [message])]):
         return tf.where(invalid, tf.cast(math.nan, tensor.dtype), tensor)
-
-
-def _ends(bounds: Bounds, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Both ends as tensors that broadcast against images."""
-    low, high = (tf.constant(end, images.dtype) for end in bounds)
-    if low.shape.rank and low.shape[0] != images.shape[-1]:
-        raise ValueError(f"`bounds` should have {images.shape[-1]} values for the last axis. Received: bounds={bounds}")
-    return low, high

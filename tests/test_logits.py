@@ -115,7 +115,7 @@ def test_saved_model(tmp_path, export):
     if export == "keras":
         model.export(tmp_path / "1", verbose=False)
     else:
-        keras_fim.export.saved_model(model, tmp_path)
+        keras_fim.export.saved_model(model, tmp_path, bounds=(0, 1))
     function = logits_function(tmp_path / "1", IMAGES)
     np.testing.assert_allclose(tf.nn.log_softmax(function(IMAGES)), tf.nn.log_softmax(IMAGES @ KERNEL), atol=1e-5)
     spectrum = keras_fim.fisher_spectrum(function, IMAGES)

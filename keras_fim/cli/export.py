@@ -25,6 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", type=int, help="Number of the version (default: the next).")
     parser.add_argument("--detector", type=Path, help="JSON file of a detector for the signature `detect`.")
     parser.add_argument("--direction", action="store_true", help="Let the signature `fisher` also return directions.")
+    parser.add_argument(
+        "--bounds",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="Smallest and largest pixel value (default: what the run's record or a leading rescaling says).",
+    )
     add_max_samples(parser, 200, "for the reference inputs and the model card's robustness table; 0 for none")
     add_data_dir(parser)
 
@@ -45,7 +52,7 @@ def export_and_verify(source: str | Path, folder: Path, arguments: argparse.Name
     from keras_fim.records import read_json
     from keras_fim.training.exporting import export_model
 
-    names = ("max_samples", "version", "direction", "data_dir")
+    names = ("max_samples", "version", "direction", "data_dir", "bounds")
     given = {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
     if getattr(arguments, "detector", None):
         given["detector"] = FisherDetector(**read_json(arguments.detector))

@@ -5,20 +5,20 @@ from __future__ import annotations
 import datetime
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.export.decoding import PREPROCESSING
 from keras_fim.export.runner import EXTRA, REFERENCES
 from keras_fim.export.signatures import Serving
 from keras_fim.fisher import fisher_spectrum
 from keras_fim.logits import LogitsFunction
 from keras_fim.records import versions
 from keras_fim.typing import Images
-from keras_fim.validation import check_images
 
 __all__ = ["write_card", "write_references", "write_warm_up"]
 
@@ -42,22 +42,23 @@ def write_references(logits_fn: LogitsFunction, serving: Serving, path: Path, im
     inputs = _reference_images(serving, images)
     arrays: dict[str, Any] = {"images": inputs, **_predictions("serving_default", logits_fn, inputs)}
     arrays["logits/logits"] = logits_fn(logits_fn.cast(inputs)).numpy()
-    spectrum = fisher_spectrum(logits_fn, inputs, max_steps=serving.fisher_steps)
-    arrays["fisher/lambda_max"] = spectrum.eigenvalues[:, 0].numpy()
-    arrays["fisher/kl_radius"] = serving.radius(spectrum.eigenvalues[:, 0]).numpy()
-    if serving.direction:
-        arrays["fisher/direction"] = spectrum.directions[:, 0].numpy()
+    if serving.differentiable:
+        spectrum = fisher_spectrum(logits_fn, inputs, max_steps=serving.fisher_steps, bounds=serving.pixels.bounds)
+        arrays["fisher/lambda_max"] = spectrum.eigenvalues[:, 0].numpy()
+        arrays["fisher/kl_radius"] = serving.radius(spectrum.eigenvalues[:, 0]).numpy()
+        if serving.direction:
+            arrays["fisher/direction"] = spectrum.directions[:, 0].numpy()
     if serving.detector:
-        arrays["detect/score"] = serving.detector.scores(logits_fn, inputs)
+        arrays["detect/score"] = serving.detector.scores(logits_fn, inputs, bounds=serving.pixels.bounds)
         arrays["detect/is_adversarial"] = arrays["detect/score"] > serving.detector.threshold
         distance = np.abs(arrays["detect/score"] - serving.detector.threshold)
         arrays["detect/is_adversarial/clear"] = distance > _CLEAR * np.maximum(1, np.abs(arrays["detect/score"]))
     if serving.decodes:
-        low, high = serving.bounds
-        pixels = np.rint(255 * (np.clip(inputs, low, high) - low) / (high - low)).astype(np.uint8)
-        arrays["image_bytes"] = np.array([tf.io.encode_png(each).numpy() for each in pixels])
-        decoded = (low + (high - low) * pixels / 255).astype(np.float32)
-        arrays |= _predictions("image_bytes", logits_fn, decoded)
+        low, high = (np.asarray(end) for end in serving.pixels.bounds)
+        pixels = np.rint(255 * (inputs - low) / (high - low)).astype(np.uint8)
+        arrays["image_bytes"] = np.array([tf.io.encode_png(image).numpy() for image in pixels])
+        arrays |= _predictions("image_bytes", logits_fn, inputs)  # of the images themselves, not of decoded ones
+    arrays |= {f"{name.split('/')[0]}/in_bounds": np.ones(NUM_REFERENCES, bool) for name in arrays if "/" in name}
     (path / EXTRA).mkdir(exist_ok=True)
     np.savez_compressed(path / EXTRA / REFERENCES, **arrays)
 
@@ -102,6 +103,7 @@ def write_card(
     version: int,
     report: Any,
     warm_up: int,
+    labels: Sequence[str] | None,
 ) -> None:
     """Write ``model_card.json``: what it is, what it answers, what it was made with, and how good it is.
 
@@ -113,6 +115,7 @@ def write_card(
         version: of the model.
         report: as of `keras_fim.export.saved_model`.
         warm_up: number of warm-up requests.
+        labels: Names of the classes.
 
     Raises:
         ValueError: if the report is not ready for JSON.
@@ -123,7 +126,13 @@ def write_card(
         "version": version,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),
-        "images": {"shape": list(serving.image_shape), "bounds": list(serving.bounds)},
+        "images": {
+            "shape": list(serving.image_shape),
+            "bounds": list(serving.pixels.bounds),
+            "found": serving.pixels.found,
+            "files": PREPROCESSING if serving.decodes else None,
+        },
+        "labels": None if labels is None else [str(label) for label in labels],
         "signatures": {name: _interface(function) for name, function in signatures.items()},
         "fisher": {"kl": serving.kl, "max_steps": serving.fisher_steps},
         "detector": serving.detector.as_dict() if serving.detector else None,
@@ -138,21 +147,24 @@ def write_card(
 
 
 def _reference_images(serving: Serving, images: Images | None) -> np.ndarray:
-    low, high = serving.bounds
+    """Inputs; of 8 bits where images come as files, so that a file holds the same pixels."""
+    low, high = (np.asarray(end) for end in serving.pixels.bounds)
     if images is None:
-        shape = (NUM_REFERENCES, *serving.image_shape)
-        return np.random.default_rng(0).uniform(low, high, shape).astype(np.float32)
-    found = check_images(images, serving.bounds).numpy().astype(np.float32)[:NUM_REFERENCES]
+        found = np.random.default_rng(0).uniform(low, high, (NUM_REFERENCES, *serving.image_shape))
+    else:
+        found = serving.pixels.clip(images[:NUM_REFERENCES])[0].numpy()
     if found.shape[1:] != serving.image_shape:
         raise ValueError(f"`images` should have shape (batch, *{serving.image_shape}). Received: {found.shape}")
-    return np.asarray(found[np.arange(NUM_REFERENCES) % len(found)])
+    if serving.decodes:
+        found = low + (high - low) * np.rint(255 * (found - low) / (high - low)) / 255
+    return np.asarray(found[np.arange(NUM_REFERENCES) % len(found)], np.float32)
 
 
 def _predictions(signature: str, logits_fn: LogitsFunction, images: np.ndarray) -> dict[str, np.ndarray]:
     """What the model itself says, through its softmax if it has one."""
     inputs = logits_fn.cast(tf.constant(images))
     if logits_fn.form in ("softmax", "probabilities"):
-        probabilities = logits_fn.model(inputs, training=False).numpy()
+        probabilities = logits_fn.forward(inputs, training=False).numpy()
     else:
         probabilities = tf.nn.softmax(logits_fn(inputs)).numpy()
     ordered = np.sort(probabilities, axis=-1)
@@ -167,7 +179,7 @@ def _requests(serving: Serving, path: Path) -> Iterator[tuple[str, str, np.ndarr
     """Signature, name of its input, and values."""
     with np.load(path / EXTRA / REFERENCES) as arrays:
         images, encoded = arrays["images"], arrays["image_bytes"] if serving.decodes else None
-    names = ["serving_default", "logits", "fisher", *(["detect"] if serving.detector else [])]
+    names = ["serving_default", "logits", *["fisher"] * serving.differentiable, *["detect"] * bool(serving.detector)]
     for count in (1, NUM_REFERENCES):
         yield from ((name, "images", images[:count]) for name in names)
         if encoded is not None:

@@ -27,6 +27,7 @@ TOLERANCES = {
     "score": 1e-4,
     "classes": 0.0,
     "is_adversarial": 0.0,
+    "in_bounds": 0.0,
 }
 """The largest deviation of each output, as `_deviation` measures it, that is allowed."""
 
@@ -85,7 +86,7 @@ def _deviation(output: str, found: np.ndarray | None, expected: np.ndarray, clea
         return float("inf")
     if not len(expected):
         return 0.0
-    if output in ("classes", "is_adversarial"):
+    if output in ("classes", "is_adversarial", "in_bounds"):
         return float(np.mean(found[clear] != expected[clear])) if clear.any() else 0.0
     found, expected = (each.reshape(len(each), -1).astype(np.float64) for each in (found, expected))
     if output == "direction":  # both are zero where λ is

@@ -7,20 +7,23 @@ import os
 import shutil
 import tempfile
 import uuid
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_fim.defenses import plain
 from keras_fim.detection import FisherDetector
 from keras_fim.export.companions import write_card, write_references, write_warm_up
 from keras_fim.export.signatures import Serving, classifier_signatures
+from keras_fim.geometry.gradients import NoGradientError, gradient
 from keras_fim.logits import LogitsFunction, logits_function
-from keras_fim.typing import Images, Model
-from keras_fim.validation import check_bounds
+from keras_fim.pixels import PixelRange, find_range, range_of_model
+from keras_fim.typing import Bounds, Images, Model
 
 __all__ = ["saved_model"]
 
@@ -34,14 +37,17 @@ def saved_model(
     detector: FisherDetector | None = None,
     report: Any = None,
     images: Images | None = None,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds | PixelRange | None = None,
+    input_shape: tuple[int, ...] | None = None,
     kl: float = math.log(2),
     direction: bool = False,
     fisher_steps: int = 1,
 ) -> Path:
     r"""Export a classifier as ``folder/<version>``, the layout that TensorFlow Serving watches.
 
-    Signatures, for any batch size, none included; what is not finite is an error of the request:
+    Signatures, for any batch size, none included; what is not finite is an error of the request. Each also returns
+    ``in_bounds`` bool ``(batch,)``: False for an image outside of the pixel range by more than 0.5/255 of it, whose λ,
+    radius, direction and score are NaN and which ``detect`` calls adversarial:
 
     * ``serving_default``: ``images`` -> ``probabilities`` float32 ``(batch, K)``, ``classes`` int64 ``(batch,)``;
     * ``logits``: ``images`` -> ``logits`` float32 ``(batch, K)``;
@@ -51,8 +57,11 @@ def saved_model(
       box of all images (which is what :math:`\lambda_{\max} = 0` gives); and, if asked for, ``direction`` float32
       ``(batch, *image shape)``, whose sign has no meaning;
     * ``detect``, with a detector: ``images`` -> ``score`` float32, ``is_adversarial`` bool, each ``(batch,)``;
-    * ``image_bytes``, for images of 1 or 3 channels: ``image_bytes``, PNG or JPEG files ``(batch,)``, decoded, resized
-      and scaled to the bounds -> as ``serving_default``.
+    * ``image_bytes``, for images of 1 or 3 channels: ``image_bytes``, PNG or JPEG files ``(batch,)`` -> as
+      ``serving_default``. A file is turned as its EXIF orientation says (JPEG), blended with white where it is
+      transparent (PNG), resized, and scaled to the bounds.
+
+    A model without a gradient, such as one that takes token ids, has neither ``fisher`` nor ``detect``.
 
     Beside the model: ``model_card.json``; ``assets/labels.txt`` from ``labels``; in ``assets.extra/`` 16 reference
     inputs with the outputs of the model as it is here, for `keras_fim.export.verify`, and warm-up requests. These need
@@ -70,8 +79,11 @@ def saved_model(
         detector: what ``detect`` serves.
         report: what is known of the model, for its card: a mapping ready for JSON, with what there is of ``data``,
             ``accuracy``, ``mu``, ``robustness``, or an object whose ``as_dict()`` gives one.
-        images: real ones, of which the first 16 become the reference inputs; ``None`` for random ones.
-        bounds: smallest and largest pixel value that the model takes.
+        images: Real ones, as the model takes them, of which the first 16 become the reference inputs, encoded as files,
+            too; ``None`` for random ones.
+        bounds: The smallest and the largest pixel value that the model takes, or a pair of tuples with one value for
+            each channel; ``None`` for what its leading rescaling says.
+        input_shape: The shape of one image, for a model that does not state it.
         kl: the divergence of ``kl_radius``, in nats; at log 2 a certain prediction has fallen to 1/2.
         direction: whether ``fisher`` returns the direction, too: an image for each image.
         fisher_steps: largest number of Krylov steps of ``fisher``; one is what its cost was measured with.
@@ -80,8 +92,8 @@ def saved_model(
         The folder written.
 
     Raises:
-        ValueError: if the version exists, is not positive, the model's input shape is not known, or another argument
-            does not fit.
+        ValueError: if the version exists, is no positive integer, the shape of the images or the bounds are not known,
+            bounds that were found contradict a leading rescaling, or another argument does not fit.
 
     Example:
         >>> from keras_fim import models
@@ -90,24 +102,27 @@ def saved_model(
         '1'
     """
     folder = Path(folder)
-    logits_fn = _keras_logits_function(model)
+    logits_fn, image_shape = _keras_logits_function(model, input_shape)
     serving = Serving(
-        image_shape=tuple(logits_fn.model.input_shape[1:]),
-        bounds=check_bounds(bounds),
+        image_shape=image_shape,
+        pixels=_pixels(logits_fn, images, bounds),
         kl=kl,
         direction=direction,
         fisher_steps=fisher_steps,
         detector=detector,
+        differentiable=_has_gradient(logits_fn, image_shape),
     )
+    if not serving.differentiable and detector is not None:
+        raise ValueError("`detector` should be None: `model` has no gradient. Received: a detector")
     _next_version(folder, version)  # refuses a version that is taken before the work is done
     aside = folder.resolve().parent / f".{folder.resolve().name}.{uuid.uuid4().hex[:12]}.tmp"
     try:
         signatures = _write(logits_fn, serving, aside, labels)
         write_references(logits_fn, serving, aside, images)
-        warm_up = write_warm_up(serving, aside, folder.resolve().name)
+        beside: dict[str, Any] = {"warm_up": write_warm_up(serving, aside, folder.resolve().name), "labels": labels}
         while True:
             number = _next_version(folder, version)
-            write_card(aside, logits_fn, serving, signatures, version=number, report=report, warm_up=warm_up)
+            write_card(aside, logits_fn, serving, signatures, version=number, report=report, **beside)
             folder.mkdir(parents=True, exist_ok=True)
             if _renamed(aside, folder / str(number)):
                 return folder / str(number)
@@ -115,21 +130,55 @@ def saved_model(
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _keras_logits_function(model: Model) -> LogitsFunction:
+def _keras_logits_function(
+    model: Model, input_shape: tuple[int, ...] | None
+) -> tuple[LogitsFunction, tuple[int, ...]]:
+    """The logits function, and the shape of one image."""
     model = plain(model)
     given = model if isinstance(model, LogitsFunction) else None
     model = given.model if given else model
-    shape = getattr(model, "input_shape", None)
-    if not isinstance(model, keras.Model) or not isinstance(shape, tuple) or None in shape[1:]:
-        raise ValueError(f"`model` should be a Keras model with one input of known shape. Received: {model!r}")
-    return given or logits_function(model)
+    stated = getattr(model, "input_shape", None) if isinstance(model, keras.Model) else None
+    known = tuple(stated[1:]) if isinstance(stated, tuple) else None
+    shape = tuple(input_shape) if input_shape is not None else known
+    if not isinstance(model, keras.Model) or shape is None or None in shape:
+        raise ValueError(
+            "`model` should be a Keras model with one input of known shape; pass input_shape=(height, width, channels) "
+            f"for one that does not state it. Received: {model!r}"
+        )
+    if known and not tf.TensorShape(known).is_compatible_with(shape):
+        raise ValueError(f"`input_shape` should fit that of the model, {known}. Received: input_shape={input_shape}")
+    return given or logits_function(model, tf.random.stateless_uniform((4, *shape), seed=(0, 0))), shape
+
+
+def _pixels(logits_fn: LogitsFunction, images: Images | None, bounds: Bounds | PixelRange | None) -> PixelRange:
+    """The range to serve, in agreement with a leading rescaling, or given against it."""
+    pixels, told = find_range(logits_fn, images, bounds=bounds), range_of_model(logits_fn, images)
+    if told and not np.allclose(told.bounds, pixels.bounds):
+        message = f"`bounds` should agree with the model, which takes {told}. Received: {pixels}"
+        if not pixels.given:
+            raise ValueError(message)
+        warnings.warn(message, stacklevel=3)
+    return pixels
+
+
+def _has_gradient(logits_fn: LogitsFunction, image_shape: tuple[int, ...]) -> bool:
+    image = logits_fn.cast(tf.zeros((1, *image_shape)))
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(image)
+        logits = logits_fn(image)
+    try:
+        gradient(tape, logits, image)
+    except NoGradientError:
+        warnings.warn("`model` has no gradient: the signature `fisher` is left out", stacklevel=3)
+        return False
+    return True
 
 
 def _next_version(folder: Path, version: int | None) -> int:
     """The version to write: the one asked for if it is free, or the next."""
     if version is None:
         return 1 + max((int(path.name) for path in folder.glob("*") if path.name.isdecimal()), default=0)
-    if version < 1 or (folder / str(version)).exists():
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1 or (folder / str(version)).exists():
         raise ValueError(f"`version` should be a new positive integer. Received: version={version} in {folder}")
     return version
 

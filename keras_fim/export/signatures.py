@@ -7,16 +7,17 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from keras_fim.detection import FisherDetector
+from keras_fim.export.decoding import decoded
 from keras_fim.geometry.spectrum import spectrum_and_logits
 from keras_fim.logits import LogitsFunction
+from keras_fim.pixels import PixelRange
+from keras_fim.validation import inside_or_not
 
-__all__ = ["MAX_PIXELS", "Serving", "classifier_signatures"]
-
-MAX_PIXELS = 1 << 24
-"""Largest image, width times height, that ``image_bytes`` decodes: a small file can announce gigabytes."""
+__all__ = ["Serving", "classifier_signatures"]
 
 Outputs = dict[str, tf.Tensor]
 
@@ -27,19 +28,21 @@ class Serving:
 
     Attributes:
         image_shape: shape of one image.
-        bounds: smallest and largest pixel value.
+        pixels: The pixel values that the model takes.
         kl: Kullback-Leibler divergence, in nats, that ``kl_radius`` is for.
         direction: whether ``fisher`` returns the eigenvector, too.
         fisher_steps: largest number of Krylov steps of ``fisher``.
         detector: of the signature ``detect``.
+        differentiable: Whether the model has a gradient; without one there is neither ``fisher`` nor ``detect``.
     """
 
     image_shape: tuple[int, ...]
-    bounds: tuple[float, float]
+    pixels: PixelRange
     kl: float
     direction: bool
     fisher_steps: int
     detector: FisherDetector | None
+    differentiable: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.kl < math.inf:
@@ -54,7 +57,8 @@ class Serving:
 
     def radius(self, eigenvalues: Any) -> tf.Tensor:
         r""":math:`\sqrt{2\,\mathrm{kl} / \lambda}`, at most the diagonal of the box of all images."""
-        diagonal = (self.bounds[1] - self.bounds[0]) * math.sqrt(math.prod(self.image_shape))
+        spans = np.broadcast_to(np.subtract(self.pixels.high, self.pixels.low), self.image_shape)
+        diagonal = float(np.linalg.norm(spans))
         smallest = tf.maximum(eigenvalues, 2 * self.kl / diagonal**2)
         return tf.sqrt(2 * self.kl / smallest)
 
@@ -62,7 +66,9 @@ class Serving:
 def classifier_signatures(logits_fn: LogitsFunction, serving: Serving) -> dict[str, Any]:
     """The signatures by name, each for any number of images: none at all gives outputs of length 0.
 
-    A value that is not finite, in an image or in what the model makes of it, is an error of that request.
+    A value that is not finite, in an image or in what the model makes of it, is an error of that request. An image
+    outside of the pixel range by less than 0.5/255 of it is clipped; one further outside has ``in_bounds`` False, and
+    its figures of robustness are NaN.
 
     Args:
         logits_fn: the classifier.
@@ -88,18 +94,21 @@ def classifier_signatures(logits_fn: LogitsFunction, serving: Serving) -> dict[s
         return {**outputs, "direction": spectrum.directions[:, 0]} if serving.direction else outputs
 
     def image_bytes(image_bytes: tf.Tensor) -> Outputs:
-        return for_any_batch(predict)(_decoded(image_bytes, serving))
+        return for_any_batch(predict)(decoded(image_bytes, serving.image_shape, serving.pixels.bounds))
 
     def for_any_batch(function: Callable[[tf.Tensor], Outputs]) -> Callable[[tf.Tensor], Outputs]:
         def signature(images: tf.Tensor) -> Outputs:
-            images = tf.debugging.check_numerics(images, "`images` should be finite")
-            outputs = function(logits_fn.cast(_never_empty(images)))
+            given = _never_empty(tf.debugging.check_numerics(images, "`images` should be finite"))
+            points, in_bounds = inside_or_not(given, serving.pixels.bounds)
+            outputs = {**_marked(function(logits_fn.cast(points)), in_bounds), "in_bounds": in_bounds}
             return {name: _float32(value[: tf.shape(images)[0]]) for name, value in outputs.items()}
 
         return signature
 
-    served = {"serving_default": predict, "logits": lambda x: {"logits": logits_of(x)}, "fisher": fisher}
-    if serving.detector:
+    served = {"serving_default": predict, "logits": lambda x: {"logits": logits_of(x)}}
+    if serving.differentiable:
+        served["fisher"] = fisher
+    if serving.detector and serving.differentiable:
         served["detect"] = _detection(serving.detector, logits_fn)
     signatures = {name: _compiled(for_any_batch(function), name, images) for name, function in served.items()}
     if serving.decodes:
@@ -116,6 +125,17 @@ def _detection(detector: FisherDetector, logits_fn: LogitsFunction) -> Callable[
     return detect
 
 
+def _marked(outputs: Outputs, in_bounds: tf.Tensor) -> Outputs:
+    """NaN for what says how robust an image outside of the range is, and adversarial as its verdict."""
+    marked = dict(outputs)
+    for name in {"lambda_max", "kl_radius", "direction", "score"} & set(outputs):
+        keep = tf.reshape(in_bounds, [-1, *[1] * (outputs[name].shape.rank - 1)])
+        marked[name] = tf.where(keep, outputs[name], tf.cast(math.nan, outputs[name].dtype))
+    if "is_adversarial" in outputs:
+        marked["is_adversarial"] = outputs["is_adversarial"] | ~in_bounds
+    return marked
+
+
 def _compiled(function: Callable[[tf.Tensor], Outputs], name: str, spec: tf.TensorSpec) -> Any:
     """A ``tf.function`` whose name, which a trace of the server shows, is that of the signature."""
     function.__name__ = name
@@ -130,33 +150,3 @@ def _never_empty(images: tf.Tensor) -> tf.Tensor:
 
 def _float32(tensor: tf.Tensor) -> tf.Tensor:
     return tf.cast(tensor, tf.float32) if tensor.dtype.is_floating else tensor
-
-
-def _decoded(encoded: tf.Tensor, serving: Serving) -> tf.Tensor:
-    """Images of PNG or JPEG files: decoded, resized (bilinear, with antialiasing), scaled to the bounds."""
-    height, width, channels = serving.image_shape
-    low, high = serving.bounds
-
-    def decode(file: tf.Tensor) -> tf.Tensor:
-        with tf.control_dependencies([_check_size(file)]):
-            image = tf.io.decode_png(file, channels=channels)  # decodes JPEG as well
-        image = tf.image.resize(image, (height, width), antialias=True)
-        return low + (high - low) * image / 255.0
-
-    return tf.map_fn(decode, encoded, fn_output_signature=tf.TensorSpec(serving.image_shape, tf.float32))
-
-
-def _check_size(file: tf.Tensor) -> tf.Operation:
-    """An error if a file is neither PNG nor JPEG, or announces more than `MAX_PIXELS`."""
-    png = tf.strings.regex_full_match(tf.strings.substr(file, 1, 3), "PNG")
-
-    def of_png() -> tf.Tensor:
-        return tf.io.decode_raw(tf.strings.substr(file, 16, 8), tf.int32, little_endian=False)
-
-    def of_jpeg() -> tf.Tensor:
-        return tf.io.extract_jpeg_shape(file)[:2]
-
-    height_width = tf.cast(tf.cond(png, of_png, of_jpeg), tf.int64)
-    pixels = tf.reduce_prod(tf.clip_by_value(height_width, 0, MAX_PIXELS + 1))
-    allowed = tf.constant(MAX_PIXELS, tf.int64)
-    return tf.debugging.assert_less_equal(pixels, allowed, "`image_bytes` should not have more pixels")

@@ -14,6 +14,7 @@ from keras_fim import attacks, data
 from keras_fim.detection import FisherDetector
 from keras_fim.evaluation import clean_performance, robustness_curve, samples
 from keras_fim.export import saved_model
+from keras_fim.pixels import PixelRange
 from keras_fim.training.budgets import default_epsilons
 from keras_fim.training.trained import load_model, record_of
 
@@ -29,6 +30,7 @@ def export_model(
     direction: bool = False,
     max_samples: int = 200,
     data_dir: str | None = None,
+    bounds: tuple[float, float] | None = None,
 ) -> Path:
     """Export a run, stored weights or a ``.keras`` file, with `keras_fim.export.saved_model`.
 
@@ -44,17 +46,20 @@ def export_model(
         direction: Whether the signature ``fisher`` also returns the direction.
         max_samples: The number of test images; 0 for random reference inputs and no table.
         data_dir: The folder in which TensorFlow Datasets keeps its data.
+        bounds: The smallest and the largest pixel value that the model takes; ``None`` for what the record of its run
+            or a leading rescaling says.
 
     Returns:
         The folder written.
 
     Raises:
-        ValueError: If there is nothing of that name.
+        ValueError: If there is nothing of that name, or nothing says the pixel values.
     """
     model, record = load_model(source), record_of(source)
-    options: dict[str, Any] = {"version": version, "detector": detector, "direction": direction}
+    options: dict[str, Any] = {"version": version, "detector": detector, "direction": direction, "bounds": bounds}
     if record is None:
         return saved_model(model, folder, **options)
+    options["bounds"] = bounds or PixelRange(0.0, 1.0, "found from the record of its run")
     config, results = record["config"], record.get("results", {})
     report = {key: config[key] for key in ("data", "mu", "label_smoothing")}
     report["accuracy"] = results.get("stored", results).get("test_accuracy")

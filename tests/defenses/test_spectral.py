@@ -256,7 +256,7 @@ def test_it_stands_wherever_the_classifier_does(tmp_path):
     np.testing.assert_allclose(ours.adversarials, theirs.adversarials, atol=1e-5)
     spectra = [keras_fim.fisher_spectrum(m, IMAGES[:4]).eigenvalues for m in (defense, model)]
     np.testing.assert_allclose(*spectra, rtol=1e-4)
-    path = keras_fim.export.saved_model(defense, tmp_path)
+    path = keras_fim.export.saved_model(defense, tmp_path, bounds=(0, 1))
     served = keras_fim.logits.logits_function(path, IMAGES)
     np.testing.assert_allclose(served(tf.constant(IMAGES)), defense.logits(tf.constant(IMAGES)), rtol=1e-4, atol=1e-5)
     written = [name for name, _ in tf.train.list_variables(str(path / "variables" / "variables"))]

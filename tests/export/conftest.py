@@ -27,6 +27,7 @@ class Exported:
             detector=self.detector,
             report={"data": "mnist5k", "accuracy": 0.1, "mu": 0.02, "robustness": {"curves": []}},
             images=self.images,
+            bounds=(0, 1),
             direction=True,
         )
 

@@ -15,8 +15,10 @@ import tensorflow as tf
 
 from keras_fim import export, models
 from keras_fim.export import companions, saved
-from keras_fim.export.signatures import MAX_PIXELS, classifier_signatures
+from keras_fim.export.decoding import MAX_PIXELS
+from keras_fim.export.signatures import classifier_signatures
 from keras_fim.logits import logits_function
+from keras_fim.pixels import PixelRange
 
 
 class Killed(BaseException):
@@ -82,17 +84,17 @@ def test_killed_at_any_line_it_leaves_the_old_versions_and_nothing_half(tmp_path
     monkeypatch.setattr(saved, "classifier_signatures", signatures)
     monkeypatch.setattr(saved.tf.saved_model, "save", save)
     folder, labels = tmp_path / "m", [str(index) for index in range(10)]
-    assert export.saved_model(model, folder, labels=labels).name == "1"
+    assert export.saved_model(model, folder, labels=labels, bounds=(0, 1)).name == "1"
     whole = tree(folder / "1")
     counter = Tracer()
-    counter.run(lambda: export.saved_model(model, folder, labels=labels))
+    counter.run(lambda: export.saved_model(model, folder, labels=labels, bounds=(0, 1)))
     assert len(counter.lines) > 80
     monkeypatch.setattr(saved.shutil, "rmtree", lambda *a, **k: None)
     outcomes = set()
     for line in counter.lines:
         versions = sorted(path.name for path in folder.iterdir())
         with pytest.raises(Killed):
-            Tracer(line).run(lambda: export.saved_model(model, folder, labels=labels))
+            Tracer(line).run(lambda: export.saved_model(model, folder, labels=labels, bounds=(0, 1)))
         new = {path.name for path in folder.iterdir()} - set(versions)
         outcomes.add(len(new))
         assert new <= {str(len(versions) + 1)}
@@ -107,7 +109,7 @@ import sys
 from keras_fim import export, models
 model = models.convnet(filters=(1, 1))
 while True:
-    export.saved_model(model, sys.argv[1])
+    export.saved_model(model, sys.argv[1], bounds=(0, 1))
 """
     for seconds in (0.7, 1.6):
         folder = tmp_path / str(seconds) / "m"
@@ -211,7 +213,7 @@ def test_signatures_do_not_retrace(exported):
     functions = classifier_signatures(
         logits_function(exported.model),
         saved.Serving(
-            image_shape=(28, 28, 1), bounds=(0.0, 1.0), kl=0.1, direction=True, fisher_steps=2, detector=None
+            image_shape=(28, 28, 1), pixels=PixelRange(0.0, 1.0), kl=0.1, direction=True, fisher_steps=2, detector=None
         ),
     )
     for count in (1, 2, 5):

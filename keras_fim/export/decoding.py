@@ -1,0 +1,113 @@
+"""Image files as pixels, in operations that a model server runs: orientation, transparency and CMYK included."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from keras_fim.typing import Bounds
+
+__all__ = ["BACKGROUND", "MAX_PIXELS", "PREPROCESSING", "decoded"]
+
+BACKGROUND = 255
+"""The gray value behind transparent pixels of a PNG: white."""
+
+MAX_PIXELS = 1 << 24
+"""The largest image, width times height, that is decoded: a small file can announce gigabytes."""
+
+PREPROCESSING = (
+    "PNG or JPEG; the EXIF orientation of a JPEG is applied, transparent pixels of a PNG are blended with white, CMYK "
+    "becomes RGB or gray; resized (bilinear, with antialiasing); scaled from 0..255 to the bounds"
+)
+_HEADER = 1 << 16  # bytes of a JPEG in which its EXIF segment begins
+_EXIF = (0xFF, 0xE1, None, None, *b"Exif\0\0")  # marker, length, name
+_ORIENTATION = 0x0112
+
+
+def decoded(files: tf.Tensor, image_shape: tuple[int, ...], bounds: Bounds) -> tf.Tensor:
+    """The images of PNG or JPEG files, as `PREPROCESSING` says.
+
+    Args:
+        files: Their contents, strings ``(batch,)``.
+        image_shape: ``(height, width, channels)``, with 1 or 3 channels.
+        bounds: The pixel values that 0 and 255 become.
+
+    Returns:
+        float32 ``(batch, *image_shape)``.
+    """
+    height, width, channels = image_shape
+    low, high = (tf.constant(np.asarray(end), tf.float32) for end in bounds)
+
+    def decode(file: tf.Tensor) -> tf.Tensor:
+        png = tf.strings.regex_full_match(tf.strings.substr(file, 1, 3), "PNG")
+        with tf.control_dependencies([_check_size(file, png)]):
+            image = tf.cond(png, lambda: _from_png(file, channels), lambda: _from_jpeg(file, channels))
+        image.set_shape([None, None, channels])
+        image = tf.image.resize(image, (height, width), antialias=True)
+        return low + (high - low) * image / 255.0
+
+    return tf.map_fn(decode, files, fn_output_signature=tf.TensorSpec(image_shape, tf.float32))
+
+
+def _from_png(file: tf.Tensor, channels: int) -> tf.Tensor:
+    color = tf.cast(tf.io.decode_png(file, channels=channels), tf.float32)
+    alpha = tf.cast(tf.io.decode_png(file, channels=4)[..., 3:], tf.float32) / 255.0
+    return alpha * color + (1 - alpha) * BACKGROUND
+
+
+def _from_jpeg(file: tf.Tensor, channels: int) -> tf.Tensor:
+    def color() -> tf.Tensor:
+        return tf.cast(tf.io.decode_jpeg(file, channels=channels), tf.float32)
+
+    def gray_of_cmyk() -> tf.Tensor:  # which TensorFlow decodes to RGB only
+        return tf.image.rgb_to_grayscale(tf.cast(tf.io.decode_jpeg(file, channels=3), tf.float32))
+
+    cmyk = tf.equal(tf.io.extract_jpeg_shape(file)[2], 4)
+    image = tf.cond(cmyk, gray_of_cmyk, color) if channels == 1 else color()
+    orientation = _orientation(file)
+    image = tf.cond(orientation >= 5, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
+    for axis, flipped in ((1, (2, 3, 6, 7)), (0, (3, 4, 7, 8))):
+        image = _flipped(image, axis, tf.reduce_any(orientation == flipped))
+    return image
+
+
+def _flipped(image: tf.Tensor, axis: int, flip: tf.Tensor) -> tf.Tensor:
+    return tf.cond(flip, lambda: tf.reverse(image, [axis]), lambda: image)
+
+
+def _orientation(file: tf.Tensor) -> tf.Tensor:
+    """The EXIF orientation of a JPEG, from 1 to 8; 1 where it has none."""
+    header = tf.cast(tf.io.decode_raw(tf.strings.substr(file, 0, _HEADER), tf.uint8), tf.int32)
+    header = tf.pad(header, [[0, len(_EXIF)]])
+    count = tf.size(header) - len(_EXIF)
+    starts = [header[i : count + i] == byte for i, byte in enumerate(_EXIF) if byte is not None]
+    found = tf.where(tf.reduce_all(starts, axis=0))[:, 0]
+    exists, tiff = tf.size(found) > 0, tf.cast(tf.concat([found, [0]], axis=0)[0], tf.int32) + len(_EXIF)
+    little = header[tf.minimum(tiff, count)] == ord("I")
+
+    def number(at: tf.Tensor, size: int) -> tf.Tensor:
+        """Numbers of so many bytes at some places of the TIFF part; garbage beyond the header's end."""
+        places = tf.clip_by_value(tiff + at[:, None] + tf.range(size), 0, count)
+        weights = 256 ** tf.range(size)
+        return tf.reduce_sum(tf.gather(header, places) * tf.where(little, weights, weights[::-1]), axis=-1)
+
+    directory = tf.clip_by_value(number(tf.constant([4]), 4), 0, _HEADER)
+    entries = directory + 2 + 12 * tf.range(tf.clip_by_value(number(directory, 2)[0], 0, 256))
+    values = tf.where(number(entries, 2) == _ORIENTATION, number(entries + 8, 2), 0)
+    value = tf.reduce_max(tf.concat([values, [0]], axis=0))
+    return tf.where(exists & (value >= 1) & (value <= 8), value, 1)
+
+
+def _check_size(file: tf.Tensor, png: tf.Tensor) -> tf.Operation:
+    """An error if a file is neither PNG nor JPEG, or announces more than `MAX_PIXELS`."""
+
+    def of_png() -> tf.Tensor:
+        return tf.io.decode_raw(tf.strings.substr(file, 16, 8), tf.int32, little_endian=False)
+
+    def of_jpeg() -> tf.Tensor:
+        return tf.io.extract_jpeg_shape(file)[:2]
+
+    height_width = tf.cast(tf.cond(png, of_png, of_jpeg), tf.int64)
+    pixels = tf.reduce_prod(tf.clip_by_value(height_width, 0, MAX_PIXELS + 1))
+    allowed = tf.constant(MAX_PIXELS, tf.int64)
+    return tf.debugging.assert_less_equal(pixels, allowed, "`image_bytes` should not have more pixels")
