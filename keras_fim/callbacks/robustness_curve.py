@@ -112,9 +112,7 @@ class RobustnessCurve(MeasuringCallback):
             attacks = _DEFAULT_ATTACKS
             max_samples = _with_defaults(max_samples)
             if epsilons is None or isinstance(epsilons, Mapping):
-                scale = 1.0 if bounds is None else Units(check_bounds(bounds)).scale
-                usual = {key: tuple(scale * epsilon for epsilon in row) for key, row in _DEFAULT_EPSILONS.items()}
-                epsilons = {**usual, **(epsilons or {})}
+                epsilons = {**_default_epsilons(bounds), **(epsilons or {})}
         self.attacks = {name: bounded(attack, bounds) for name, attack in named(attacks).items()}
         self.epsilons = budgets(self.attacks, epsilons)
         counts = sample_counts(self.attacks, max_samples, default=_NUM_SAMPLES)
@@ -189,6 +187,12 @@ class RobustnessCurve(MeasuringCallback):
             board.curve(run, f"fooling_by_1000_eps/{curve.attack}", points)
             board.image(_RUN, f"adversarials/{curve.attack}", examples_picture(examples, self.class_names), epoch)
         board.finish(run)
+
+
+def _default_epsilons(bounds: Bounds | None) -> dict[str, tuple[float, ...]]:
+    """The default budgets, on the scale of the range of the pixels."""
+    scale = 1.0 if bounds is None else Units(check_bounds(bounds)).scale
+    return {key: tuple(scale * epsilon for epsilon in row) for key, row in _DEFAULT_EPSILONS.items()}
 
 
 def _with_defaults(max_samples: int | Mapping[str, int]) -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -171,17 +172,7 @@ def masking_report(
     flags = outputs_flags(logits_fn, images, labels, gradients=True) + one_class(p.argmax(axis=-1), labels)
     if not right.any():
         raise ValueError("`model` should have at least one of the samples right. Received: accuracy 0")
-    step_size = min(1.0, 5 / max(1, steps))  # from one end of the ball to the other and back
-    white = PGD(
-        norm=check_norm(norm, (2, np.inf)),
-        steps=steps,
-        step_size=step_size,
-        random_start=False,
-        restarts=2,
-        stop_early=True,
-        bounds=pixels.bounds,
-        seed=seed,
-    )
+    white = _white_box(check_norm(norm, (2, np.inf)), steps, bounds=pixels.bounds, seed=seed)
     (budgets,) = resolve_epsilons([white], epsilons)
     probe = Probe(logits_fn, white, tf.boolean_mask(logits_fn.cast(images), right), tf.constant(labels[right]))
     budgets, found = probe.around_half(budgets, tries=4 if epsilons is None else 0)
@@ -197,6 +188,14 @@ def masking_report(
         fooling_ratios=tuple(ratios),
         num_correct=len(probe.labels),
         flags=tuple(flags),
+    )
+
+
+def _white_box(norm: float, steps: int, **options: Any) -> PGD:
+    """The attack whose figures are in question: from the image, and then from a random start."""
+    step_size = min(1.0, 5 / max(1, steps))  # from one end of the ball to the other and back
+    return PGD(
+        norm=norm, steps=steps, step_size=step_size, random_start=False, restarts=2, stop_early=True, **options
     )
 
 

@@ -15,6 +15,7 @@ from keras_fim.attacks.iterative import PGD
 from keras_fim.attacks.losses import loss_gradient
 from keras_fim.attacks.one_step import FGM, FGSM
 from keras_fim.attacks.square import Square
+from keras_fim.attacks.units import Units
 from keras_fim.evaluation.curves import predicted_classes
 from keras_fim.evaluation.measurement import Outcome, measure
 from keras_fim.evaluation.sources import chunks
@@ -137,9 +138,8 @@ class Probe:
 
     def growing_epsilon(self) -> float:
         """Standing where ε is half of the range of the pixels, so that all images can become the same grey."""
-        low, high = self.white.bounds
-        size = math.prod(self.images.shape[1:])
-        (fooled,) = self.sweep(self.white, [(high - low) / 2 * (1 if self.white.norm == np.inf else math.sqrt(size))])
+        half, size = Units(self.white.bounds).scale / 2, math.prod(self.images.shape[1:])
+        (fooled,) = self.sweep(self.white, [half * (1 if self.white.norm == np.inf else math.sqrt(size))])
         return float((~fooled).mean())
 
     def zero_gradients(self) -> float:

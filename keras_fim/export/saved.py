@@ -110,10 +110,8 @@ def saved_model(
         direction=direction,
         fisher_steps=fisher_steps,
         detector=detector,
-        differentiable=_has_gradient(logits_fn, image_shape),
+        differentiable=_has_gradient(logits_fn, image_shape, detector),
     )
-    if not serving.differentiable and detector is not None:
-        raise ValueError("`detector` should be None: `model` has no gradient. Received: a detector")
     _next_version(folder, version)  # refuses a version that is taken before the work is done
     aside = folder.resolve().parent / f".{folder.resolve().name}.{uuid.uuid4().hex[:12]}.tmp"
     try:
@@ -161,7 +159,7 @@ def _pixels(logits_fn: LogitsFunction, images: Images | None, bounds: Bounds | P
     return pixels
 
 
-def _has_gradient(logits_fn: LogitsFunction, image_shape: tuple[int, ...]) -> bool:
+def _has_gradient(logits_fn: LogitsFunction, image_shape: tuple[int, ...], detector: FisherDetector | None) -> bool:
     image = logits_fn.cast(tf.zeros((1, *image_shape)))
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(image)
@@ -169,6 +167,8 @@ def _has_gradient(logits_fn: LogitsFunction, image_shape: tuple[int, ...]) -> bo
     try:
         gradient(tape, logits, image)
     except NoGradientError:
+        if detector is not None:
+            raise ValueError("`detector` should be None: `model` has no gradient. Received: a detector") from None
         warnings.warn("`model` has no gradient: the signature `fisher` is left out", stacklevel=3)
         return False
     return True

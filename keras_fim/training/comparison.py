@@ -195,9 +195,7 @@ def spread(values: Sequence[float], form: str = ".1f", *, scale: float = 1.0) ->
     """The mean and range of a figure over seeds, such as ``12.3 (11.9-12.8)``; a single value alone."""
     numbers: Any = np.asarray(values, float) * scale
     mean = format(float(numbers.mean()), form)
-    if len(numbers) == 1:
-        return mean
-    return f"{mean} ({format(float(numbers.min()), form)}-{format(float(numbers.max()), form)})"
+    return mean if len(numbers) == 1 else f"{mean} ({format(float(numbers.min()), form)}-{format(float(numbers.max()), form)})"
 
 
 @dataclasses.dataclass(frozen=True)

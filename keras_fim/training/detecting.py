@@ -105,10 +105,9 @@ def evaluate_detection(
     source = data_name or str((record or {})["config"]["data"])
     images, labels = samples(data.load(source, data_dir=data_dir)[1], max_samples)
     budgets = {norm: epsilons[1:] for norm, epsilons in default_epsilons(images.shape[-1]).items()}
-    fit, test = (images[::2], labels[::2]), (images[1::2], labels[1::2])
-    detectors = _fitted(model, *fit, budgets, false_positive_rate)
-    scores = {kind: detector.scores(model, test[0]) for kind, detector in detectors.items()}
-    alarms = {kind: float((scores[kind] > detector.threshold).mean()) for kind, detector in detectors.items()}
+    test = images[1::2], labels[1::2]
+    detectors = _fitted(model, images[::2], labels[::2], budgets, false_positive_rate)
+    scores = {kind: each.scores(model, test[0]) for kind, each in detectors.items()}
     rows = [row for plan in _plans(budgets) for row in _rows(model, *plan, test, detectors, scores)]
     few = test[0][:max_adaptive], test[1][:max_adaptive]
     for kind in ("lambda", "fgsm"):
@@ -118,22 +117,32 @@ def evaluate_detection(
     report = DetectionReport(
         model=Path(name).name.removesuffix(".keras"),
         config={
-            "num_fitted": len(fit[0]),
+            "num_fitted": len(images[::2]),
             "num_evaluated": len(test[0]),
             "num_adaptive": max_adaptive,
             "false_positive_rate": false_positive_rate,
             "fitted_on": {"fgsm": budgets[np.inf][1], "pgd": budgets[np.inf][0]},
             "adaptive": repr(_adaptive_attack(detectors["lambda"])),
         },
-        benign={"num": len(test[0]), "accuracy": clean_performance(model, *test).accuracy, "detected": alarms},
+        benign=_benign(model, test, detectors, scores),
         rows=rows,
         detectors={kind: detector.as_dict() for kind, detector in detectors.items()},
     )
-    _write(report, folder)
-    return report
+    return _written(report, folder)
 
 
-def _write(report: DetectionReport, folder: Path) -> None:
+def _benign(
+    model: keras.Model,
+    test: tuple[np.ndarray, np.ndarray],
+    detectors: dict[str, FisherDetector],
+    scores: dict[str, np.ndarray],
+) -> dict[str, Any]:
+    """The number of benign images, the accuracy on them, and the share that each detector takes for attacked."""
+    alarms = {kind: float((scores[kind] > detector.threshold).mean()) for kind, detector in detectors.items()}
+    return {"num": len(test[0]), "accuracy": clean_performance(model, *test).accuracy, "detected": alarms}
+
+
+def _written(report: DetectionReport, folder: Path) -> DetectionReport:
     """Write the figures as JSON and as a table, the detectors, and the curves in a file of their own, a line each."""
     curves, rows = [], []
     for row in report.rows:
@@ -148,6 +157,7 @@ def _write(report: DetectionReport, folder: Path) -> None:
     write_text(folder / f"{report.model}.curves.jsonl", "\n".join(curves) + "\n")
     for kind, detector in report.detectors.items():
         write_json(folder / f"{report.model}.{kind}.json", detector)
+    return report
 
 
 def _fitted(
