@@ -99,11 +99,8 @@ def evaluate_detection(
     Raises:
         ValueError: If there is no model of that name, or the dataset is neither given nor on record.
     """
-    model, record = load_model(name), record_of(name)
-    if data_name is None and record is None:
-        raise ValueError(f"`data_name` should be given for a model without the record of its run. Received: {name!r}")
-    source = data_name or str((record or {})["config"]["data"])
-    images, labels = samples(data.load(source, data_dir=data_dir)[1], max_samples)
+    model = load_model(name)
+    images, labels = samples(data.load(data_name or _trained_on(name), data_dir=data_dir)[1], max_samples)
     budgets = {norm: epsilons[1:] for norm, epsilons in default_epsilons(images.shape[-1]).items()}
     fit, test = (images[::2], labels[::2]), (images[1::2], labels[1::2])
     detectors = _fitted(model, *fit, budgets, false_positive_rate)
@@ -131,6 +128,14 @@ def evaluate_detection(
     )
     _write(report, folder)
     return report
+
+
+def _trained_on(name: str) -> str:
+    """The dataset in the record of a model's run."""
+    record = record_of(name)
+    if record is None:
+        raise ValueError(f"`data_name` should be given for a model without the record of its run. Received: {name!r}")
+    return str(record["config"]["data"])
 
 
 def _write(report: DetectionReport, folder: Path) -> None:
