@@ -60,7 +60,7 @@ class DefenseRow:
     cost: float
 
     def objectives(self) -> list[float]:
-        """Error, fooling ratios of the strongest attack, and cost (to one decimal, as in the table): means over seeds."""
+        """Error, fooling ratios of the strongest attack, and cost to one decimal, as in the table: means over seeds."""
         strong = [_mean(values) for key, values in self.fooling.items() if key.startswith(_STRONG)]
         return [1 - _mean(self.accuracy), *strong, round(self.cost, 1)]
 
