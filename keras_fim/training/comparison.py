@@ -60,10 +60,7 @@ class DefenseRow:
     cost: float
 
     def objectives(self) -> list[float]:
-        """Means over seeds, smaller being better: error, fooling ratios of the strongest attack, and cost.
-
-        The cost is rounded to one decimal, as in the table, because it varies from run to run.
-        """
+        """Error, fooling ratios of the strongest attack, and cost to one decimal, as in the table: means over seeds."""
         strong = [_mean(values) for key, values in self.fooling.items() if key.startswith(_STRONG)]
         return [1 - _mean(self.accuracy), *strong, round(self.cost, 1)]
 
@@ -160,9 +157,10 @@ def compare(
     Raises:
         ValueError: If the dataset or a name is unknown, or there are no seeds or images.
     """
-    if not seeds or max_samples < 1:
-        expected = "`seeds` should not be empty and `max_samples` should be a positive integer"
-        raise ValueError(f"{expected}. Received: seeds={tuple(seeds)}, max_samples={max_samples}")
+    if not seeds:
+        raise ValueError("`seeds` should not be empty. Received: no seed")
+    if max_samples < 1:
+        raise ValueError(f"`max_samples` should be a positive integer. Received: max_samples={max_samples}")
     configs = {
         name: [recipe(data_name, **{"defense": name, **(changes or {}), "seed": seed}) for seed in dict.fromkeys(seeds)]
         for name in dict.fromkeys(["none", *defenses])
@@ -170,14 +168,15 @@ def compare(
     folder = Path(folder)
     images = samples(data.load(data_name, 500, data_dir=data_dir, test_limit=max_samples)[1])
     work = _Work(folder, images, quick, data_dir, on_progress or (lambda line: None))
-    rows = _finished(Comparison(data_name, len(images[1]), quick, ()), folder, configs)
+    empty = Comparison(data_name, len(images[1]), quick, ())
+    rows = _finished(empty, folder, configs)
     missing = {name: group[0] for name, group in configs.items() if name == "none" or name not in rows}
     costs = step_costs(missing) if len(missing) > 1 else {"none": {"cpu": 1.0}}
     for name, group in configs.items():
         if name not in rows:
             cost = costs[name]["cpu"] * group[0].epochs / configs["none"][0].epochs
             rows[name] = work.row(name, group, configs["none"], cost)
-        comparison = Comparison(data_name, len(images[1]), quick, tuple(rows[key] for key in configs if key in rows))
+        comparison = dataclasses.replace(empty, rows=tuple(rows[key] for key in configs if key in rows))
         write(comparison, folder)
     return comparison
 
@@ -194,8 +193,8 @@ def write(comparison: Comparison, folder: Path) -> None:
 def spread(values: Sequence[float], form: str = ".1f", *, scale: float = 1.0) -> str:
     """The mean and range of a figure over seeds, such as ``12.3 (11.9-12.8)``; a single value alone."""
     numbers: Any = np.asarray(values, float) * scale
-    mean = format(float(numbers.mean()), form)
-    return mean if len(numbers) == 1 else f"{mean} ({format(float(numbers.min()), form)}-{format(float(numbers.max()), form)})"
+    mean, low, high = (format(float(value), form) for value in (numbers.mean(), numbers.min(), numbers.max()))
+    return mean if len(numbers) == 1 else f"{mean} ({low}-{high})"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -99,15 +99,13 @@ def evaluate_detection(
     Raises:
         ValueError: If there is no model of that name, or the dataset is neither given nor on record.
     """
-    model, record = load_model(name), record_of(name)
-    if data_name is None and record is None:
-        raise ValueError(f"`data_name` should be given for a model without the record of its run. Received: {name!r}")
-    source = data_name or str((record or {})["config"]["data"])
-    images, labels = samples(data.load(source, data_dir=data_dir)[1], max_samples)
+    model = load_model(name)
+    images, labels = samples(data.load(data_name or _trained_on(name), data_dir=data_dir)[1], max_samples)
     budgets = {norm: epsilons[1:] for norm, epsilons in default_epsilons(images.shape[-1]).items()}
-    test = images[1::2], labels[1::2]
-    detectors = _fitted(model, images[::2], labels[::2], budgets, false_positive_rate)
-    scores = {kind: each.scores(model, test[0]) for kind, each in detectors.items()}
+    fit, test = (images[::2], labels[::2]), (images[1::2], labels[1::2])
+    detectors = _fitted(model, *fit, budgets, false_positive_rate)
+    scores = {kind: detector.scores(model, test[0]) for kind, detector in detectors.items()}
+    alarms = {kind: float((scores[kind] > detector.threshold).mean()) for kind, detector in detectors.items()}
     rows = [row for plan in _plans(budgets) for row in _rows(model, *plan, test, detectors, scores)]
     few = test[0][:max_adaptive], test[1][:max_adaptive]
     for kind in ("lambda", "fgsm"):
@@ -117,32 +115,30 @@ def evaluate_detection(
     report = DetectionReport(
         model=Path(name).name.removesuffix(".keras"),
         config={
-            "num_fitted": len(images[::2]),
+            "num_fitted": len(fit[0]),
             "num_evaluated": len(test[0]),
             "num_adaptive": max_adaptive,
             "false_positive_rate": false_positive_rate,
             "fitted_on": {"fgsm": budgets[np.inf][1], "pgd": budgets[np.inf][0]},
             "adaptive": repr(_adaptive_attack(detectors["lambda"])),
         },
-        benign=_benign(model, test, detectors, scores),
+        benign={"num": len(test[0]), "accuracy": clean_performance(model, *test).accuracy, "detected": alarms},
         rows=rows,
         detectors={kind: detector.as_dict() for kind, detector in detectors.items()},
     )
-    return _written(report, folder)
+    _write(report, folder)
+    return report
 
 
-def _benign(
-    model: keras.Model,
-    test: tuple[np.ndarray, np.ndarray],
-    detectors: dict[str, FisherDetector],
-    scores: dict[str, np.ndarray],
-) -> dict[str, Any]:
-    """The number of benign images, the accuracy on them, and the share that each detector takes for attacked."""
-    alarms = {kind: float((scores[kind] > detector.threshold).mean()) for kind, detector in detectors.items()}
-    return {"num": len(test[0]), "accuracy": clean_performance(model, *test).accuracy, "detected": alarms}
+def _trained_on(name: str) -> str:
+    """The dataset in the record of a model's run."""
+    record = record_of(name)
+    if record is None:
+        raise ValueError(f"`data_name` should be given for a model without the record of its run. Received: {name!r}")
+    return str(record["config"]["data"])
 
 
-def _written(report: DetectionReport, folder: Path) -> DetectionReport:
+def _write(report: DetectionReport, folder: Path) -> None:
     """Write the figures as JSON and as a table, the detectors, and the curves in a file of their own, a line each."""
     curves, rows = [], []
     for row in report.rows:
@@ -157,7 +153,6 @@ def _written(report: DetectionReport, folder: Path) -> DetectionReport:
     write_text(folder / f"{report.model}.curves.jsonl", "\n".join(curves) + "\n")
     for kind, detector in report.detectors.items():
         write_json(folder / f"{report.model}.{kind}.json", detector)
-    return report
 
 
 def _fitted(

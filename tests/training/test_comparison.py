@@ -46,7 +46,7 @@ def test_unknown_defense_is_reported_before_anything_is_trained(tmp_path, capsys
 
 @pytest.mark.parametrize("options", [{"max_samples": 0}, {"seeds": ()}])
 def test_images_and_seeds_are_checked_before_anything_is_trained(options, tmp_path):
-    with pytest.raises(ValueError, match="`seeds` should not be empty and `max_samples` should be a positive integer"):
+    with pytest.raises(ValueError, match=f"`{next(iter(options))}` should"):
         compare("mnist", tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
