@@ -77,13 +77,17 @@ def front(comparison: Comparison) -> str:
         {
             "defense": name,
             "accuracy": spread(row.accuracy, ".2f", scale=100),
-            **{label: spread(values, scale=100) for label, values in row.robust.items() if label.startswith("strong ")},
+            **{
+                f"robust accuracy, {label.removeprefix('strong ')}": spread(values, scale=100)
+                for label, values in row.robust.items()
+                if label.startswith("strong ")
+            },
             "cost": f"{row.cost:.1f}",
         }
         for row in comparison.rows
         if (name := _FRONT.get(row.defense))
     ]
-    return table(rows, markdown=True).replace("strong ", "robust accuracy, ")
+    return table(rows, markdown=True)
 
 
 _FRONT = {

@@ -97,6 +97,7 @@ def evaluate(
     """
     if max_samples is not None:
         check_max_samples(max_samples)
+    planned(attacks, epsilons, None, black_box=black_box)  # refuses what is wrong before any data is read
     parts = chunks(dataset, max_samples)
     first = next(parts)
     following = list(itertools.islice(parts, 1))
