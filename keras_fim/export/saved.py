@@ -112,8 +112,6 @@ def saved_model(
         detector=detector,
         differentiable=_has_gradient(logits_fn, image_shape),
     )
-    if not serving.differentiable and detector is not None:
-        raise ValueError("`detector` should be None: `model` has no gradient. Received: a detector")
     _next_version(folder, version)  # refuses a version that is taken before the work is done
     aside = folder.resolve().parent / f".{folder.resolve().name}.{uuid.uuid4().hex[:12]}.tmp"
     try:

@@ -98,7 +98,7 @@ def test_what_is_within_the_tolerance_or_free_passes(copy):
 
 def test_a_mismatch_ends_the_command_with_an_error(copy, capsys, monkeypatch):
     check = export.Check("fisher", "lambda_max", "16", 0.5, 1e-4, passed=False)
-    monkeypatch.setattr("keras_fim.cli.verify.verify", lambda path: export.Verification(str(path), (check,)))
+    monkeypatch.setattr("keras_fim.export.verify", lambda path: export.Verification(str(path), (check,)))
     with pytest.raises(SystemExit) as exit:
         cli.main(["verify", str(copy)])
     assert exit.value.code == 1 and "MISMATCH" in capsys.readouterr().out
