@@ -45,6 +45,8 @@ class Serving:
     differentiable: bool = True
 
     def __post_init__(self) -> None:
+        if self.detector is not None and not self.differentiable:
+            raise ValueError("`detector` should be None: `model` has no gradient. Received: a detector")
         if not 0 < self.kl < math.inf:
             raise ValueError(f"`kl` should be a positive number. Received: kl={self.kl}")
         if self.fisher_steps < 1:
@@ -108,7 +110,7 @@ def classifier_signatures(logits_fn: LogitsFunction, serving: Serving) -> dict[s
     served = {"serving_default": predict, "logits": lambda x: {"logits": logits_of(x)}}
     if serving.differentiable:
         served["fisher"] = fisher
-    if serving.detector and serving.differentiable:
+    if serving.detector:
         served["detect"] = _detection(serving.detector, logits_fn)
     signatures = {name: _compiled(for_any_batch(function), name, images) for name, function in served.items()}
     if serving.decodes:

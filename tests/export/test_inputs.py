@@ -37,7 +37,7 @@ def png(image):
     return tf.io.encode_png(image)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("uint8", marks=pytest.mark.slow)])
 def test_files_reach_a_model_of_bytes_as_bytes(dtype, tmp_path):
     model = bytes_model(dtype)
     path = export.saved_model(model, tmp_path / "m", images=BYTES)
@@ -53,6 +53,7 @@ def test_files_reach_a_model_of_bytes_as_bytes(dtype, tmp_path):
     assert all(check["passed"] for check in runner.check_model(path))
 
 
+@pytest.mark.slow
 def test_verification_notices_files_on_another_scale(tmp_path, monkeypatch):
     monkeypatch.setattr(signatures, "decoded", lambda files, shape, bounds: decoded(files, shape, (0.0, 1.0)))
     path = export.saved_model(bytes_model(), tmp_path / "m", images=BYTES)
@@ -91,6 +92,7 @@ def test_rows_outside_are_marked_and_do_not_fail_the_batch(tmp_path):
             np.testing.assert_allclose(found["probabilities"][1], model(images)[1], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_one_range_for_each_channel(tmp_path):
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input(SHAPE), LAYERS.Flatten(), LAYERS.Dense(3, activation="softmax")])
@@ -115,6 +117,7 @@ def dynamic():
     return keras.Sequential([keras.Input((None, None, 3)), pooled, LAYERS.Dense(3, activation="softmax")])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [Subclassed, dynamic])
 def test_models_that_do_not_state_the_shape_of_their_images(make, tmp_path):
     with pytest.raises(ValueError, match=r"pass input_shape=\(height, width, channels\)"):
@@ -125,6 +128,7 @@ def test_models_that_do_not_state_the_shape_of_their_images(make, tmp_path):
         export.saved_model(bytes_model(), tmp_path / "m", input_shape=(8, 8, 3))
 
 
+@pytest.mark.slow
 def test_a_model_of_token_ids_serves_its_predictions(tmp_path):
     ids = keras.Input((5,), dtype="int32")
     model = keras.Sequential([ids, LAYERS.Embedding(9, 2), LAYERS.Flatten(), LAYERS.Dense(3, activation="softmax")])
@@ -138,6 +142,7 @@ def test_a_model_of_token_ids_serves_its_predictions(tmp_path):
     assert all(check["passed"] for check in runner.check_model(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["sigmoid", "linear"])
 def test_one_unit_is_served_as_two_classes(activation, tmp_path):
     model = keras.Sequential([keras.Input((5,)), LAYERS.Dense(1, activation=activation)])
