@@ -214,7 +214,7 @@ def _chance(logits: np.ndarray, classes: np.ndarray) -> float:
     count = logits.shape[-1]
     shares = [np.bincount(each, minlength=count) / len(classes) for each in (logits.argmax(axis=-1), classes)]
     expected = float(shares[0] @ shares[1])
-    return expected + 2 * float(np.sqrt(expected * (1 - expected) / len(classes)))
+    return min(1.0, expected + 2 * float(np.sqrt(expected * (1 - expected) / len(classes))))
 
 
 def _check_scale(images: Images, known: PixelRange) -> None:

@@ -19,7 +19,7 @@ import keras_fim
 
 ROOT = Path(keras_fim.__file__).parent
 ORDER = [
-    *("_lazy", "typing", "geometry", "records", "validation", "inspection", "logits", "pixels", "flags", "fisher"),
+    *("_lazy", "typing", "geometry", "records", "validation", "inspection", "logits", "pixels", "fisher"),
     *("losses", "layers", "metrics", "attacks", "defenses", "detection", "evaluation", "plots", "callbacks", "export"),
     *("training", "cli", "__main__"),
 ]

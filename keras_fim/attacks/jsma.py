@@ -74,6 +74,7 @@ class JSMA(SearchAttack):
 
     Example:
         >>> import keras
+        >>> import numpy as np
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2), keras.layers.Softmax()])
         >>> weights = np.array([0.1, 2.0, 0.2, 3.0])
         >>> model.set_weights([np.stack([-weights, weights], axis=1), np.array([5.0, 0.0])])

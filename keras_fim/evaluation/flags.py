@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from keras_fim.attacks.losses import loss_gradient
 from keras_fim.logits import LogitsFunction
+from keras_fim.validation import check_labels
 
 __all__ = ["BLACK_BOX", "one_class", "outputs_flags"]
 
@@ -42,7 +43,8 @@ def outputs_flags(logits_fn: LogitsFunction, images: tf.Tensor, labels: np.ndarr
         flags.append("random outputs: two passes over the same images differ, so a success may not repeat itself")
     if gradients:
         with logits_fn.explained():
-            slope = np.asarray(loss_gradient(logits_fn, images, tf.constant(labels[:_FEW]), loss="margin")[0])
+            classes = tf.constant(check_labels(labels[:_FEW], *first.shape))
+            slope = np.asarray(loss_gradient(logits_fn, images, classes, loss="margin")[0])
         zero = float((np.abs(slope).reshape(len(slope), -1).max(axis=-1) == 0).mean())
         if zero > 0.01:
             text = f"of {100 * zero:.0f} % of the images the gradient of the margin is zero, so attacks cannot start"

@@ -61,7 +61,7 @@ def test_another_target_than_the_loss(model):
 
 
 def test_mu_of_loss_and_model_has_to_be_told_apart(model):
-    defended = SpectralDefense(model, mu=0.3)
+    defended = SpectralDefense(model, mu=0.3, bounds=(-10, 10))
     defended.compile("sgd", loss=model.loss)
     with pytest.raises(ValueError, match=r"pass target=model\.loss or target=model\."):
         defended.fit(IMAGES, LABELS, callbacks=[MuSchedule(0.7)], verbose=0)

@@ -216,7 +216,7 @@ def test_model_whose_form_cannot_be_told(patterns):
     with pytest.warns(RuntimeWarning, match="from_logits=True"):
         fit(model, patterns, RobustnessCurve(patterns, ATTACKS[1], [0.1], max_samples=8), epochs=1)
     curve = RobustnessCurve(patterns, ATTACKS[1], [0.1], max_samples=8, from_logits=True)
-    assert len(fit(model, patterns, curve)["val_fooling/fgsm/eps_0p1"]) == 2
+    assert len(fit(model, patterns, curve)["val_robust_accuracy/fgsm/eps_0p1"]) == 2
 
 
 BAD = {

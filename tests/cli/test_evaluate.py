@@ -142,7 +142,7 @@ def test_a_reader_follows_an_image_through_few_functions(tmp_path, monkeypatch):
     layers = [Listening(), keras.layers.Flatten(), keras.layers.Dense(10, activation="softmax")]
     keras.Sequential([keras.Input((28, 28, 1)), *layers]).save(tmp_path / "model.keras")
     monkeypatch.setattr(Listening, "depths", [])
-    options = ("--attacks", "fgsm", "--epsilons", "0.1")
+    options = ("--attacks", "fgsm", "--epsilons", "0.1", "--bounds", "0", "1")
     assert cli.main(command(tmp_path / "model.keras", tmp_path / "out", *options)) == 0
     called = [depth for depth in Listening.depths if depth > 6]  # less deep is Keras, which builds what it loads
     assert called[0] <= 14 and max(called) <= 20, Listening.depths

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 
 import keras
@@ -10,9 +11,9 @@ import tensorflow as tf
 
 from keras_fim import attacks, evaluation
 from keras_fim.attacks import catalog
-from keras_fim.evaluation import evaluate
 from tests.tables import read_csv
 
+evaluate = functools.partial(evaluation.evaluate, bounds=(0, 1))
 IMAGES = np.array([[0.55], [0.65], [0.75], [0.95], [0.2], [0.9]], "float32")
 LABELS = np.array([0, 0, 0, 0, 1, 1])  # the last one is wrong before the attack
 
@@ -84,7 +85,8 @@ def test_strong_by_default(monkeypatch):
     lines = []
     found = evaluate(model, (images, labels), progress=lines.append)
     assert [row.attack for row in found.rows] == ["fgsm"] * 4 + ["strong_linf"] * 4
-    assert "at most" in lines[0] and "minutes for 12 images" in lines[0]
+    assert lines[0] == "pixels 0..1, as given"
+    assert "at most" in lines[1] and "minutes for 12 images" in lines[1]
     for epsilon in (0.03, 0.1, 0.2, 0.3):
         row = found.row("strong_linf", epsilon)
         assert row.robust.count <= found.row("fgsm", epsilon).robust.count

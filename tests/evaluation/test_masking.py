@@ -79,12 +79,15 @@ def test_what_cannot_be_run_is_said_to_be_so(tmp_path):
     assert str(loaded) == str(report)
 
 
+WRONG = (nearest_centre()(IMAGES).numpy().argmax(-1) + 1) % 3
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"norm": 1}, "`norm` should be one of 2, np.inf"),
         ({"epsilons": []}, "at least one budget"),
-        ({"dataset": (IMAGES, (nearest_centre()(IMAGES).numpy().argmax(-1) + 1) % 3)}, "at least one .* accuracy 0"),
+        ({"dataset": (IMAGES, WRONG), "bounds": (0, 1)}, "at least one .* accuracy 0"),
         ({"bounds": (1, 0)}, "`bounds` should be"),
     ],
     ids=["norm", "epsilons", "never right", "bounds"],
