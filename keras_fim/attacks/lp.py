@@ -190,16 +190,36 @@ def random_in_ball(like: tf.Tensor, epsilon: tf.Tensor, p: float, keys: tf.Tenso
 def _capped(lengths: tf.Tensor, room: tf.Tensor, epsilon: tf.Tensor, p: float) -> tf.Tensor:
     """The nearest to ``lengths`` >= 0 of the values from 0 to ``room`` whose l1 or l2 norm is at most ε.
 
-    With a multiplier they are ``clip(lengths - λ, 0, room)`` in l1, ``min((1 - λ) lengths, room)`` in l2.
+    With a multiplier they are ``clip(lengths - λ, 0, room)`` in l1, ``min(λ lengths, room)`` in l2.
     """
     values, caps, radius = _flat(lengths), _flat(room), epsilon[:, None]
     if p == 1:
         top = tf.reduce_max(values, axis=-1, keepdims=True)
         inside = _least(lambda shift: tf.clip_by_value(values - shift, 0, caps), top, radius)
     else:
-        squared = _least(lambda part: tf.minimum((1 - part) * values, caps) ** 2, tf.ones_like(radius), radius**2)
-        inside = tf.sqrt(squared)
+        inside = _scaled(values, caps, radius)
     return tf.reshape(inside, tf.shape(lengths))
+
+
+def _scaled(values: tf.Tensor, caps: tf.Tensor, radius: tf.Tensor) -> tf.Tensor:
+    """``min(λ values, caps)`` at the largest λ <= 1 for which their l2 norm is at most ``radius``.
+
+    What values at their cap leave of the radius is for the others. That takes more of them to their caps, until it
+    takes none: a few times.
+    """
+
+    def body(scale: tf.Tensor, capped: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        held, others = tf.where(capped, caps, zero), tf.where(capped, zero, values)
+        left = radius**2 - tf.reduce_sum(held**2, axis=-1, keepdims=True)
+        free = tf.reduce_sum(others**2, axis=-1, keepdims=True)
+        scale = tf.where(free > 0, tf.minimum(tf.sqrt(tf.math.divide_no_nan(tf.maximum(left, 0), free)), 1), scale)
+        more = scale * values > caps
+        return scale, capped | more, tf.reduce_any(more & ~capped)
+
+    zero = tf.zeros_like(values)
+    start = tf.zeros_like(radius), tf.zeros_like(values, tf.bool), tf.constant(True)
+    scale, _, _ = tf.while_loop(lambda *state: state[2], body, start)
+    return tf.minimum(scale * values, caps)
 
 
 def _least(rows: Callable[[tf.Tensor], tf.Tensor], top: tf.Tensor, limit: tf.Tensor) -> tf.Tensor:
