@@ -1,4 +1,4 @@
-"""Time of a training step of each defence over that of plain training, on the model and the shape of a data set.
+"""Time of a training step of each defense over that of plain training, on the model and the shape of a data set.
 
     python benchmarks/defense_step.py --data mnist --out results/benchmarks/defense_step_mnist.json
 

@@ -44,7 +44,7 @@ class Case(NamedTuple):
 def mobilenet() -> keras.Model:
     """MobileNetV2 for 1000 classes and images in [0, 1], 64x64, random weights.
 
-    Its normalisations average over random images: with their initial averages the logits are constant to 1e-11.
+    Its normalizations average over random images: with their initial averages the logits are constant to 1e-11.
     """
     inputs = keras.Input((64, 64, 3))
     scaled = keras.layers.Rescaling(2.0, offset=-1.0)(inputs)

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_fim.geometry.penalty import penalised_cross_entropy
+from keras_fim.geometry.penalty import penalized_cross_entropy
 from keras_fim.losses import mu_value, mu_variable
 
 __all__ = ["FisherTraceRegularization"]
@@ -55,7 +55,7 @@ class FisherTraceRegularization(keras.layers.Layer):
     def call(self, inputs: tf.Tensor, mask: tf.Tensor | None = None) -> tf.Tensor:
         """Add the loss, of positions that are not masked; return ``inputs``, logits ``(batch, ..., K)``, unchanged."""
         logits = tf.cast(inputs, tf.float64 if inputs.dtype == tf.float64 else tf.float32)
-        trace = penalised_cross_entropy(
+        trace = penalized_cross_entropy(
             tf.zeros_like(logits), logits, tf.cast(self.mu, logits.dtype), gradient_limit=self.gradient_limit
         )
         weights = tf.ones_like(trace) if mask is None else tf.cast(mask, trace.dtype)

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_fim.geometry.penalty import penalised_cross_entropy
+from keras_fim.geometry.penalty import penalized_cross_entropy
 from keras_fim.geometry.simplex import two_classes
 from keras_fim.validation import refuse
 
@@ -138,7 +138,7 @@ class _FisherLoss(keras.losses.Loss):
         """
         y_pred = tf.convert_to_tensor(y_pred)
         logits = self._logits(y_pred)
-        return penalised_cross_entropy(
+        return penalized_cross_entropy(
             self._targets(y_true, logits, one_unit=y_pred.shape[-1] == 1),
             logits,
             tf.cast(self.mu, logits.dtype),

@@ -25,7 +25,7 @@ def convnet(
     filters: Sequence[int] = (24, 48),
     name: str = "convnet",
 ) -> keras.Model:
-    """The paper's ConvNet: two 5x5 convolutions with batch normalisation and pooling, one dense layer.
+    """The paper's ConvNet: two 5x5 convolutions with batch normalization and pooling, one dense layer.
 
     Args:
         input_shape: ``(height, width, channels)`` of the images.
@@ -62,7 +62,7 @@ def vgg11(
     dropout: float = 0.0,
     name: str = "vgg11",
 ) -> keras.Model:
-    """VGG-11 (Simonyan & Zisserman, configuration A) with batch normalisation: 8 convolutions, 3 dense layers.
+    """VGG-11 (Simonyan & Zisserman, configuration A) with batch normalization: 8 convolutions, 3 dense layers.
 
     The dense layers have 512 units instead of 4096, as suits 32x32 images (the paper's "simplified VGG").
 

@@ -122,7 +122,7 @@ def range_of_model(model: Any, images: Images | None = None) -> PixelRange | Non
     Returns:
         `PixelRange`, or None where they say nothing.
     """
-    model = getattr(model, "_logits_fn", model)  # of a defence
+    model = getattr(model, "_logits_fn", model)  # of a defense
     model = model.model if isinstance(model, LogitsFunction) else model
     if not isinstance(model, keras.Model) or len(getattr(model, "inputs", None) or []) != 1:
         return None

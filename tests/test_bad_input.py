@@ -42,7 +42,7 @@ CASES = {
         "`from_logits` should be False",
     ),
     "unknown penalty": (
-        lambda m: keras_fim.geometry.penalised_cross_entropy(LOGITS, tf.constant(LOGITS), 0.1, penalty="Trace"),
+        lambda m: keras_fim.geometry.penalized_cross_entropy(LOGITS, tf.constant(LOGITS), 0.1, penalty="Trace"),
         "`penalty` should be",
     ),
     "layer with an infinite limit": (

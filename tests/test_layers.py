@@ -9,10 +9,10 @@ import keras_fim
 from keras_fim.layers import FisherTraceRegularization
 
 
-def classifier(regularised):
+def classifier(regularized):
     keras.utils.set_random_seed(3)
     layers = [keras.Input((3,)), keras.layers.Dense(4)]
-    if regularised:
+    if regularized:
         layers.append(FisherTraceRegularization(0.05, gradient_limit=None))
     return keras.Sequential([*layers, keras.layers.Softmax()])
 

@@ -21,7 +21,7 @@ def with_weights(*head):
     return model
 
 
-def with_regulariser():
+def with_regularizer():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5), keras_fim.layers.FisherTraceRegularization()])
     model.layers[0].set_weights([KERNEL, np.zeros(5, "float32")])
     return model
@@ -79,7 +79,7 @@ MODELS = {
         with_weights(keras.layers.Dense(5, activation="softmax"), keras.layers.Activation("linear", dtype="float32")),
         "softmax",
     ),
-    "regularised logits": (with_regulariser(), "logits"),
+    "regularized logits": (with_regularizer(), "logits"),
     "with a method": (WithMethod(), "method"),
     "any callable": (lambda images: tf.nn.softmax(images @ KERNEL), "probabilities"),
 }

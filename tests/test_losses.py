@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import keras_fim
-from keras_fim.geometry import penalised_cross_entropy
+from keras_fim.geometry import penalized_cross_entropy
 from keras_fim.losses import FisherEigenvalueLoss, FisherTraceLoss
 from tests import oracles
 
@@ -92,7 +92,7 @@ def test_predictions_of_a_sequence_have_a_loss_per_position():
 def test_plain_gradient_agrees_with_finite_differences(penalty):
     def value(logits):
         targets = tf.constant(ONE_HOT)
-        return tf.reduce_sum(penalised_cross_entropy(targets, logits, 0.3, penalty=penalty, gradient_limit=None))
+        return tf.reduce_sum(penalized_cross_entropy(targets, logits, 0.3, penalty=penalty, gradient_limit=None))
 
     numeric = oracles.jacobian(lambda z: value(tf.constant(z)).numpy()[None], LOGITS, step=1e-6)[0]
     np.testing.assert_allclose(gradient(value, LOGITS).ravel(), numeric, rtol=1e-5, atol=1e-6)
@@ -101,7 +101,7 @@ def test_plain_gradient_agrees_with_finite_differences(penalty):
 def test_gradient_of_the_trace_is_the_closed_form():
     """``p_j Σ 1/p_i - 1/p_j`` (DESIGN: eq. 4)."""
     zeros = tf.zeros((6, 5), tf.float64)
-    computed = gradient(lambda z: penalised_cross_entropy(zeros, z, 1.0, gradient_limit=None), LOGITS)
+    computed = gradient(lambda z: penalized_cross_entropy(zeros, z, 1.0, gradient_limit=None), LOGITS)
     p = oracles.softmax(LOGITS)
     np.testing.assert_allclose(computed, p * (1 / p).sum(axis=-1, keepdims=True) - 1 / p, rtol=1e-9)
 
@@ -113,7 +113,7 @@ def test_limited_gradient_has_the_same_direction_and_at_most_the_limit(penalty, 
 
     def gradients(gradient_limit):
         def value(z):
-            return penalised_cross_entropy(tf.constant(ONE_HOT), z, 0.1, penalty=penalty, gradient_limit=gradient_limit)
+            return penalized_cross_entropy(tf.constant(ONE_HOT), z, 0.1, penalty=penalty, gradient_limit=gradient_limit)
 
         return gradient(value, logits)
 
@@ -157,7 +157,7 @@ def test_finite_up_to_enormous_logit_gaps(loss, limit, softmax, gap):
 def test_value_is_exact_up_to_the_cap_and_linear_beyond():
     def trace(gap):
         zeros = tf.zeros((1, 2), tf.float64)
-        return float(penalised_cross_entropy(zeros, tf.constant([[gap, 0.0]], tf.float64), 1.0)[0])
+        return float(penalized_cross_entropy(zeros, tf.constant([[gap, 0.0]], tf.float64), 1.0)[0])
 
     below = np.log(1e6 - 1)  # 1/p = 1e6 there
     assert trace(below) == pytest.approx(1e6 + 1 / (1 - 1e-6), rel=1e-9)

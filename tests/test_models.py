@@ -38,7 +38,7 @@ def test_softmax_is_float32_under_a_mixed_policy(name):
     assert model.layers[2].compute_dtype == "bfloat16"
 
 
-def test_batch_normalisation_averages_with_momentum_0_9(name):
+def test_batch_normalization_averages_with_momentum_0_9(name):
     norms = [layer for layer in models.MODELS[name]().layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert norms and all(layer.momentum == 0.9 for layer in norms)
 

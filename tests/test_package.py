@@ -1,4 +1,4 @@
-"""The package as a whole: its import order, its public names, its behaviour at import."""
+"""The package as a whole: its import order, its public names, its behavior at import."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DeepFool: to the nearest boundary of the linearised classifier, again and again."""
+"""DeepFool: to the nearest boundary of the linearized classifier, again and again."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _Walk(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DeepFool(SearchAttack):
-    r"""DeepFool: step to the nearest boundary of the linearised logits until the image is misclassified.
+    r"""DeepFool: step to the nearest boundary of the linearized logits until the image is misclassified.
 
     .. math:: \hat c = \arg\min_{c \ne y} \frac{|z_c - z_y|}{\|\nabla (z_c - z_y)\|_q}, \qquad
         r = \frac{|z_{\hat c} - z_y|}{\|\nabla (z_{\hat c} - z_y)\|_q}\, \arg\max_{\|v\|_p = 1} v^\top

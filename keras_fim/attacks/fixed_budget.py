@@ -71,7 +71,7 @@ class FixedBudgetAttack(Attack):
 
     @property
     def whole_batch(self) -> bool:
-        """Whether all samples stay in the batch to the end, which a model that normalises batches would notice."""
+        """Whether all samples stay in the batch to the end, which a model that normalizes batches would notice."""
         return True
 
     def fooling_only(self) -> FixedBudgetAttack:

@@ -33,8 +33,8 @@ class _State(NamedTuple):
 class FMN(SearchAttack):
     r"""Fast minimum-norm attack: a fixed number of gradients for a distance close to the smallest.
 
-    A step goes along the normalised gradient of the margin, then back into the ball of radius ε. Until a sample is
-    fooled ε is a little more than the distance to the boundary of the linearised margin; from then on it shrinks by a
+    A step goes along the normalized gradient of the margin, then back into the ball of radius ε. Until a sample is
+    fooled ε is a little more than the distance to the boundary of the linearized margin; from then on it shrinks by a
     share γ after an adversarial point, and grows by it after another. Step length and γ fall along a cosine. In l2 this
     is close to DDN (Rony et al. 2019).
 

@@ -42,7 +42,7 @@ class _Arrived(NamedTuple):
 class JSMA(SearchAttack):
     r"""Jacobian-based saliency map attack: an adversarial in which few values differ, found two values at a time.
 
-    Each move changes, by ``theta`` and within the bounds, the pair of values :math:`p \neq q` that maximises
+    Each move changes, by ``theta`` and within the bounds, the pair of values :math:`p \neq q` that maximizes
 
     .. math::
         -(\alpha_p + \alpha_q)(\beta_p + \beta_q) \quad\text{with}\quad

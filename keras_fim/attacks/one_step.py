@@ -93,7 +93,7 @@ class OTCM(OneStep):
     Args:
         target: which class is aimed at: ``"least_likely"``, ``"second"`` (the most probable wrong one), ``"random"``
             (any wrong one), or ``"given"`` with each call, as ``targets``.
-        norm: inf takes the sign of the gradient, 2 the normalised gradient.
+        norm: inf takes the sign of the gradient, 2 the normalized gradient.
 
     Example:
         >>> from keras_fim import models

@@ -11,7 +11,7 @@ _BLOCK = 16  # rows of the table of pairs that exist at a time
 
 
 def best_pairs(first: tf.Tensor, second: tf.Tensor, free: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    r"""The pair of free values p ≠ q that maximises :math:`(a_p + a_q)(b_p + b_q)` where both sums are positive.
+    r"""The pair of free values p ≠ q that maximizes :math:`(a_p + a_q)(b_p + b_q)` where both sums are positive.
 
     A value with two others at least as good in both a and b can be replaced by one of them, so it is enough to look at
     the values with fewer than two such others: usually some dozens of thousands. These are found by sorting by a and

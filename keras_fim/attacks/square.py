@@ -78,7 +78,7 @@ def eta(side: int) -> np.ndarray:
 
 
 def _peak(rows: int, columns: int) -> np.ndarray:
-    """Rectangles about the centre, each one pixel larger on every side and lower; of l2 norm 1."""
+    """Rectangles about the center, each one pixel larger on every side and lower; of l2 norm 1."""
     pattern, row, column = np.zeros((rows, columns)), rows // 2, columns // 2
     for k in range(max(row, column) + 1):
         pattern[max(row - k, 0) : row + k + 1, max(column - k, 0) : column + k + 1] += 1 / (k + 1) ** 2

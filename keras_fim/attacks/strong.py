@@ -32,7 +32,7 @@ class Strong(FixedBudgetAttack):
     The stages are, by index (`stages`): 0 ``transfer``, adversarials of an undefended twin (PGD on its margin, 40
     steps), if there is a twin; 1 ``pgd``, PGD on the margin, 5 restarts of 40 steps; 2 ``apgd_ce``, 100 steps; 3
     ``apgd_dlr``, 100 steps; 4 ``square``, 1000 queries. ``quick`` takes a quarter of the steps (PGD's twice as long)
-    and queries. A defence that masks gradients falls to the first stage or the last.
+    and queries. A defense that masks gradients falls to the first stage or the last.
 
     A sample that was fooled at a smaller ε of a sweep stays fooled by the same point, so that success grows with ε. One
     that stands comes back at the point of the largest margin, one that was wrong before unchanged. Samples of all

@@ -127,7 +127,7 @@ class FisherSpectrum(MeasuringCallback):
                 warnings.warn(
                     f"FisherSpectrum: the median of λ_max(G_s), 1 / min p, fell from {before_s:.3g} to {largest_s:.3g} "
                     f"but that of λ_max(G_x) rose from {before_x:.3g} to {largest_x:.3g}: predictions are flatter, "
-                    "yet they change faster with the image. Judge the defence by attacks.",
+                    "yet they change faster with the image. Judge the defense by attacks.",
                     RuntimeWarning,
                     stacklevel=2,
                 )

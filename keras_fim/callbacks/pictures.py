@@ -49,10 +49,10 @@ def curves_picture(epochs: Sequence[tuple[int, Sequence[RobustnessCurve]]]) -> n
 def examples_picture(examples: Examples, class_names: Sequence[str] | None = None) -> np.ndarray | None:
     """Original, perturbation and adversarial of each example, with classes and confidences as in the paper's figure 1.
 
-    The perturbation is shown about grey, its largest change as black or white.
+    The perturbation is shown about gray, its largest change as black or white.
 
     Args:
-        examples: the images; grey ``(n, height, width[, 1])`` or coloured ``(n, height, width, 3)``.
+        examples: the images; gray ``(n, height, width[, 1])`` or colored ``(n, height, width, 3)``.
         class_names: what to call the classes; ``None`` for their numbers.
 
     Returns:
@@ -75,10 +75,10 @@ def examples_picture(examples: Examples, class_names: Sequence[str] | None = Non
     mosaic = np.pad(mosaic, ((0, gap), (0, gap), (0, 0)), constant_values=1)
     axes.imshow(np.broadcast_to(mosaic, (*mosaic.shape[:2], 3)), aspect="auto")
     for row in range(rows):
-        for column, (text, colour) in enumerate(_titles(examples, row, class_names)):
+        for column, (text, color) in enumerate(_titles(examples, row, class_names)):
             middle = column * (size[1] + gap) + gap + size[1] / 2 - 0.5
             bottom = row * (size[0] + above) + 0.8 * above - 0.5
-            axes.text(middle, bottom, text, ha="center", color=colour, fontsize="x-large")
+            axes.text(middle, bottom, text, ha="center", color=color, fontsize="x-large")
     return _pixels(figure)
 
 

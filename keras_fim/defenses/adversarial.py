@@ -43,15 +43,15 @@ class AdversarialTraining(Defense):
     One step alone may be learned by heart: `CatastrophicOverfitting` watches for that.
 
     Args:
-        model: a built Keras classifier, or another defence of one.
+        model: a built Keras classifier, or another defense of one.
         attack: any compiled fixed-budget attack. Iterative ones are cheapest with ``keep_best=False``. Where the model
-            normalises batches and the attack is to see their statistics, it has to keep the batch together.
+            normalizes batches and the attack is to see their statistics, it has to keep the batch together.
         epsilon: its budget ε >= 0.
         noise: largest norm of η, in the attack's norm, as a multiple of ε; uniform in that ball. 0 for none.
         mix: share m in (0, 1] of the adversarial loss.
         attack_mode: ``"training"``: the attack sees batch statistics, as the loss does; ``"inference"``: it sees the
             moving averages, as users do, which costs less, and is what attacks of several steps need where a
-            ``tf.distribute`` strategy synchronises batch normalisation: TensorFlow cannot do that inside a loop.
+            ``tf.distribute`` strategy synchronizes batch normalization: TensorFlow cannot do that inside a loop.
         bounds: as in `Defense`; ``None`` for those of the attack, unless they are its default.
         seed: of the noise and the attack.
         name: of the Keras model.
@@ -94,9 +94,9 @@ class AdversarialTraining(Defense):
         check_choice("attack_mode", attack_mode, ("training", "inference"))
         bounds = attack.bounds if bounds is None and attack.bounds != (0.0, 1.0) else bounds
         super().__init__(model, bounds=bounds, seed=seed, name=name or "adversarial_training")
-        if attack_mode == "training" and not attack.whole_batch and _normalises_batches(self.model):
+        if attack_mode == "training" and not attack.whole_batch and _normalizes_batches(self.model):
             raise ValueError(
-                "`attack` should keep the batch together, because the model normalises it: no early stops, no restarts "
+                "`attack` should keep the batch together, because the model normalizes it: no early stops, no restarts "
                 f'and as many steps for each image; or pass attack_mode="inference". Received: attack={attack!r}'
             )
         self.attack_mode = attack_mode
@@ -158,7 +158,7 @@ class AdversarialTraining(Defense):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Defense:
-        """A defence from `get_config`.
+        """A defense from `get_config`.
 
         Raises:
             ValueError: if the attack is not one of `keras_fim.attacks`.
@@ -169,7 +169,7 @@ class AdversarialTraining(Defense):
         return super().from_config({**config, "attack": kind(**config["attack"]["options"])}, custom_objects)
 
 
-def _normalises_batches(model: keras.Model) -> bool:
+def _normalizes_batches(model: keras.Model) -> bool:
     return any(isinstance(layer, keras.layers.BatchNormalization) for layer in model._flatten_layers())
 
 

@@ -1,4 +1,4 @@
-"""What all defences share: a Keras model around a classifier, which is trained in place."""
+"""What all defenses share: a Keras model around a classifier, which is trained in place."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ class Defense(keras.Model):
     """A classifier that trains differently; otherwise it is the classifier.
 
     ``compile``, ``fit``, ``evaluate``, ``predict``, ``save`` and loading work as the classifier's. ``evaluate`` gives
-    the compiled loss alone; what a defence adds is part of the training loss, and logged apart. A defence of a defence
+    the compiled loss alone; what a defense adds is part of the training loss, and logged apart. A defense of a defense
     does both: the inner one chooses the images first.
 
-    Images are within ``bounds``, and what a defence measures is in units of that range, so that its options do not
+    Images are within ``bounds``, and what a defense measures is in units of that range, so that its options do not
     depend on it; only ε is on the scale of the images. A metric of a step that is trained on adversarial images alone
     would be one of these, so such a step logs ``adversarial_accuracy`` and no compiled metric; ``val_accuracy`` is
     always of the images as they are.
 
     Args:
-        model: a built Keras classifier, or another defence of one. A classifier whose logits cannot be told comes as
+        model: a built Keras classifier, or another defense of one. A classifier whose logits cannot be told comes as
             ``keras_fim.logits.logits_function(model, from_logits=True)``.
         bounds: The smallest and the largest pixel value, or a pair of tuples with one value for each channel; ``None``
-            for those of the defence inside, for what a leading rescaling of the classifier says, or for (0, 1).
+            for those of the defense inside, for what a leading rescaling of the classifier says, or for (0, 1).
         seed: of whatever is drawn at random; each step draws anew, from the optimizer's step count.
         name: of the Keras model.
 
     Attributes:
         model: the plain classifier, trained in place.
-        inner: the defence inside, or None.
+        inner: the defense inside, or None.
         bounds: The smallest and the largest pixel value. Images outside end the training.
 
     Raises:
@@ -87,11 +87,11 @@ class Defense(keras.Model):
         self.built = True
 
     def perturb(self, images: tf.Tensor, labels: tf.Tensor, again: SameState, seed: tf.Tensor) -> tf.Tensor:
-        """The images to train on in place of ``images``; a defence may override it."""
+        """The images to train on in place of ``images``; a defense may override it."""
         return images
 
     def penalty(self, batch: Batch) -> tf.Tensor | None:
-        """A scalar that is added to the training loss, or None; a defence may override it."""
+        """A scalar that is added to the training loss, or None; a defense may override it."""
         return None
 
     def trackers(self) -> list[keras.metrics.Metric]:
@@ -100,11 +100,11 @@ class Defense(keras.Model):
 
     @property
     def perturbs(self) -> bool:
-        """Whether a step is trained on adversarial images alone; a defence may override it."""
-        return False  # Keras asks before a defence has its options
+        """Whether a step is trained on adversarial images alone; a defense may override it."""
+        return False  # Keras asks before a defense has its options
 
     def watches(self) -> list[keras.callbacks.Callback]:
-        """Callbacks that `fit` adds; a defence may override it."""
+        """Callbacks that `fit` adds; a defense may override it."""
         return []
 
     def call(self, images: Any, training: bool | None = None) -> Any:
@@ -133,7 +133,7 @@ class Defense(keras.Model):
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """Those of Keras; while it trains, also the `trackers` of all defences, and none of adversarial images."""
+        """Those of Keras; while it trains, also the `trackers` of all defenses, and none of adversarial images."""
         ours = [tracker for part in self._parts() for tracker in part.trackers()]
         known = [metric for metric in super().metrics if not any(metric is each for each in ours)]
         if getattr(self, "_evaluates", False):
@@ -143,7 +143,7 @@ class Defense(keras.Model):
         return known + ours
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        """One step of the optimizer on the compiled loss and the penalties of all defences."""
+        """One step of the optimizer on the compiled loss and the penalties of all defenses."""
         images, targets, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         images, again, seed = self._logits_fn.cast(images), SameState(self._logits_fn), self._step_seed()
         if not images.shape[1:].is_fully_defined():  # lost in the input pipeline
@@ -257,7 +257,7 @@ class Defense(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Defense:
-        """A defence from `get_config`."""
+        """A defense from `get_config`."""
         form, config = config["form"], {key: value for key, value in config.items() if key != "form"}
         model = keras.saving.deserialize_keras_object(config["model"], custom_objects=custom_objects)
         return cls(**{**config, "model": model if isinstance(model, Defense) else LogitsFunction(model, form)})
@@ -268,7 +268,7 @@ class Defense(keras.Model):
         return self.model.output_shape
 
     def _parts(self) -> list[Defense]:
-        """The defences, innermost first."""
+        """The defenses, innermost first."""
         inner = getattr(self, "inner", None)  # Keras asks for the metrics before it is there
         return [*(inner._parts() if inner else []), self]
 
@@ -285,5 +285,5 @@ class Defense(keras.Model):
 
 
 def plain(model: Any) -> Any:
-    """The classifier inside a defence; anything else as it is."""
+    """The classifier inside a defense; anything else as it is."""
     return model.model if isinstance(model, Defense) else model

@@ -1,4 +1,4 @@
-"""A training step, as defences see it: the pass whose statistics are kept, and further ones that leave no trace."""
+"""A training step, as defenses see it: the pass whose statistics are kept, and further ones that leave no trace."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Batch", "SameState", "class_indices"]
 class SameState(LogitsFunction):
     """The classifier in training mode, as it was before the batch, and never changed by being called.
 
-    Batch normalisation uses the statistics of the images that it is given and forgets them; dropout drops what it
+    Batch normalization uses the statistics of the images that it is given and forgets them; dropout drops what it
     dropped in the pass that counts. So a difference of logits is one of images, and of nothing else.
 
     Args:
@@ -35,7 +35,7 @@ class SameState(LogitsFunction):
 
     def scope(self) -> keras.StatelessScope:
         """In it the classifier has its old state, and what it changes is forgotten."""
-        # read now, under the tapes of now; weight regularisers look for them in the scope, and nowhere else
+        # read now, under the tapes of now; weight regularizers look for them in the scope, and nowhere else
         weights = [(each, tf.convert_to_tensor(each.value)) for each in self.model.trainable_variables]
         return keras.StatelessScope(self._values + weights, collect_losses=True)
 
@@ -49,7 +49,7 @@ class SameState(LogitsFunction):
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """A training step, as the parts of a defence see it.
+    """A training step, as the parts of a defense see it.
 
     Attributes:
         images: ``(batch, ...)``, floating: what the classifier is trained on.

@@ -1,4 +1,4 @@
-"""The gradient of the loss in the input, penalised by a finite difference."""
+"""The gradient of the loss in the input, penalized by a finite difference."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class GradientPenalty(Penalized):
 
     in units of the range of the pixels. With v held constant it is a finite difference of the loss: one more forward
     pass instead of a double backpropagation. A training step of the ConvNet costs 2.6 times a plain one in CPU seconds
-    (``results/benchmarks/defense_step_mnist.json``). `SpectralDefense` penalises the same for all classes, weighted by
+    (``results/benchmarks/defense_step_mnist.json``). `SpectralDefense` penalizes the same for all classes, weighted by
     their probabilities.
 
     Args:
-        model: a built Keras classifier, or another defence of one.
+        model: a built Keras classifier, or another defense of one.
         mu: weight μ >= 0, or a ``keras.Variable``; ``None`` for 1 or for what ``budget`` gives.
         budget: As in `SpectralDefense`.
         step: length of the step in l2, in units of the range of the pixels.

@@ -25,7 +25,7 @@ class AdversarialLabelSmoothing(Penalized):
     ``FisherTraceLoss(mu=0, label_smoothing=α)``, spreads the share over all classes.
 
     Args:
-        model: a built Keras classifier, or another defence of one.
+        model: a built Keras classifier, or another defense of one.
         alpha: share α in [0, 1), or a ``keras.Variable``, which is then also the attribute ``mu``.
         bounds: as in `Defense`.
         seed: nothing is drawn here.

@@ -18,10 +18,10 @@ __all__ = ["Penalized"]
 
 
 class Penalized(Defense):
-    """A defence whose penalty is μ times a mean over the batch, as Keras' losses take it unless told otherwise.
+    """A defense whose penalty is μ times a mean over the batch, as Keras' losses take it unless told otherwise.
 
     With another ``reduction`` of the loss, μ is relative to that. Logs ``penalty`` and the mean; around another such
-    defence ``..._penalty`` with the name of the mean.
+    defense ``..._penalty`` with the name of the mean.
 
     Args:
         model: as in `Defense`.
@@ -52,7 +52,7 @@ class Penalized(Defense):
         self._measure = keras.metrics.Mean(name=measure)
 
     def measure(self, batch: Batch) -> tf.Tensor:
-        """What is penalised, a scalar."""
+        """What is penalized, a scalar."""
         raise NotImplementedError
 
     def penalty(self, batch: Batch) -> tf.Tensor:
@@ -65,7 +65,7 @@ class Penalized(Defense):
         return penalty
 
     def trackers(self) -> list[keras.metrics.Metric]:
-        """The penalty and what it penalises."""
+        """The penalty and what it penalizes."""
         return [self._penalty, self._measure] if hasattr(self, "_measure") else []
 
     def watches(self) -> list[keras.callbacks.Callback]:

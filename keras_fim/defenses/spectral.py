@@ -14,7 +14,7 @@ from keras_fim.attacks.lp import unit
 from keras_fim.attacks.units import Units
 from keras_fim.defenses.batch import Batch
 from keras_fim.defenses.penalized import Penalized
-from keras_fim.geometry import Linearisation, krylov_direction, linearised, logit_fim_form
+from keras_fim.geometry import Linearization, krylov_direction, linearized, logit_fim_form
 from keras_fim.geometry.gradients import gradient
 from keras_fim.losses import mu_value
 from keras_fim.typing import Bounds
@@ -39,7 +39,7 @@ class SpectralDefense(Penalized):
     N-FGM (``results/benchmarks/defense_step_mnist.json``).
 
     Args:
-        model: a built Keras classifier, or another defence of one, on whose images the penalty is then taken.
+        model: a built Keras classifier, or another defense of one, on whose images the penalty is then taken.
         mu: weight μ >= 0 of the eigenvalue in units of the range of the pixels, or a ``keras.Variable``; ``None`` for 1
             or for what ``budget`` gives. `keras_fim.callbacks.MuSchedule` warms it up.
         budget: An ε in l2, on the scale of the images, that the model is to withstand: in place of ``mu``, for
@@ -55,7 +55,7 @@ class SpectralDefense(Penalized):
             only.
         difference: ``"one_sided"``, towards the larger loss, or ``"central"``, for one more pass.
         share: share in (0, 1] of each batch that carries the penalty. Below 1 these samples have a clean pass of their
-            own, because batch normalisation would else turn the difference of two batches into a derivative.
+            own, because batch normalization would else turn the difference of two batches into a derivative.
         bounds: as in `Defense`.
         seed: of the random directions of ``"trace"``.
         name: of the Keras model.
@@ -126,8 +126,8 @@ class SpectralDefense(Penalized):
             keys = draws.keys_of(batch.seed, tf.range(tf.shape(images)[0]))
             return unit(draws.normal(draws.fold(keys, 1), images.shape[1:], images.dtype))
         steps = self.options["krylov_steps"] if self.options["direction"] == "krylov" else 0
-        known, span = linearised(batch.tape, images, batch.logits), Units(self.bounds).span(images.dtype)
-        in_units = Linearisation(known.logits, lambda v: known.push(span * v), lambda w: span * known.pull(w))
+        known, span = linearized(batch.tape, images, batch.logits), Units(self.bounds).span(images.dtype)
+        in_units = Linearization(known.logits, lambda v: known.push(span * v), lambda w: span * known.pull(w))
         return krylov_direction(in_units, images, steps)
 
     def _slopes(self, batch: Batch, direction: tf.Tensor) -> tf.Tensor:

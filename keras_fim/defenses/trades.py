@@ -1,4 +1,4 @@
-"""TRADES: the distance between the predictions for an image and for its worst neighbour."""
+"""TRADES: the distance between the predictions for an image and for its worst neighbor."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ __all__ = ["TRADES"]
 
 @keras.saving.register_keras_serializable("keras_fim")
 class TRADES(Penalized):
-    r"""Adds β times the divergence to the worst neighbour within ε to the loss of the clean images.
+    r"""Adds β times the divergence to the worst neighbor within ε to the loss of the clean images.
 
     .. math:: L(x) + \beta \max_{\|x' - x\| \le \varepsilon} D_{KL}(p(x) \| p(x'))
 
-    The neighbour is looked for from a random point of the ball, by steps up the divergence with a projection after
+    The neighbor is looked for from a random point of the ball, by steps up the divergence with a projection after
     each. (The original starts next to the image, where the divergence has no gradient, and looks for it in inference
     mode; here each pass is in training mode, and only the statistics of the clean one are kept. With several steps,
-    batch normalisation cannot be synchronised among replicas.) A training step of the
+    batch normalization cannot be synchronized among replicas.) A training step of the
     ConvNet costs 2.9 times a plain one in CPU seconds with one step, 14 times with ten
     (``results/benchmarks/defense_step_mnist.json``).
 
     Args:
-        model: a built Keras classifier, or another defence of one.
+        model: a built Keras classifier, or another defense of one.
         beta: weight β >= 0, or a ``keras.Variable``, which is then also the attribute ``mu``.
         epsilon: radius ε >= 0.
         norm: 2 or inf.
@@ -47,7 +47,7 @@ class TRADES(Penalized):
         seed: of the start.
         name: of the Keras model.
 
-    Logged in training: ``penalty`` (part of ``loss``), ``divergence`` and ``adversarial_accuracy``, at the neighbours.
+    Logged in training: ``penalty`` (part of ``loss``), ``divergence`` and ``adversarial_accuracy``, at the neighbors.
 
     Raises:
         ValueError: if an argument is not valid.
@@ -83,15 +83,15 @@ class TRADES(Penalized):
     def measure(self, batch: Batch) -> tf.Tensor:
         """Mean divergence."""
         clean = tf.stop_gradient(batch.logits)
-        logits = batch.again(tf.stop_gradient(self._neighbours(batch, clean)))
+        logits = batch.again(tf.stop_gradient(self._neighbors(batch, clean)))
         self._adversarial.update_state(batch.labels, tf.stop_gradient(logits))
         return batch.mean(kl_divergence(batch.logits, logits))
 
     def trackers(self) -> list[keras.metrics.Metric]:
-        """The penalty, what it penalises, and the accuracy at the neighbours."""
+        """The penalty, what it penalizes, and the accuracy at the neighbors."""
         return [*super().trackers(), self._adversarial] if hasattr(self, "_adversarial") else []
 
-    def _neighbours(self, batch: Batch, clean: tf.Tensor) -> tf.Tensor:
+    def _neighbors(self, batch: Batch, clean: tf.Tensor) -> tf.Tensor:
         images, units = batch.images, Units(self.bounds)
         start, count = units.to_units(images), tf.shape(images)[0]
         radius = tf.fill([count], tf.cast(self.epsilon / units.scale, images.dtype))

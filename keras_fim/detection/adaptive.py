@@ -151,8 +151,8 @@ class AdaptivePGD(FixedBudgetAttack):
 def _variance(logits: tf.Tensor, slopes: tf.Tensor) -> tf.Tensor:
     """Variance of some values ``(batch, K)`` under the predicted distribution."""
     p = tf.nn.softmax(logits)
-    centred = slopes - tf.reduce_sum(p * slopes, axis=-1, keepdims=True)
-    return tf.reduce_sum(p * centred**2, axis=-1)
+    centered = slopes - tf.reduce_sum(p * slopes, axis=-1, keepdims=True)
+    return tf.reduce_sum(p * centered**2, axis=-1)
 
 
 def _valued(points: tf.Tensor, logits: tf.Tensor, labels: tf.Tensor, score: tf.Tensor) -> _Best:

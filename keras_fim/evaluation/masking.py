@@ -33,7 +33,7 @@ _CHECKS = {  # by name the largest figure that raises no suspicion, and what the
     "random noise": (0.02, "fooled by random perturbations and not by gradients: they are worth less than chance"),
     "black box": (0.02, "fooled by a search without gradients (Square) and not with them: they hide adversarials"),
     "transfer": (0.02, "fooled by an undefended twin's adversarials and not by its own gradients, which hide them"),
-    "growing ε": (0.02, "standing where every image can become the same grey: the attack is stuck"),
+    "growing ε": (0.02, "standing where every image can become the same gray: the attack is stuck"),
     "zero gradients": (0.01, "the gradient of the margin is zero or not finite: no attack by gradients can begin"),
 }
 
@@ -127,7 +127,7 @@ def masking_report(
 
     A check that stays below its threshold proves nothing. Of the thresholds, that of the margin loss has been seen to
     part models: plain, spectral and N-FGM ones of MNIST and GTSRB stay below 7 %, those of eq. (4) and of strong label
-    smoothing are above 13 % (``results/defences``, ``results/paper``). The others are judgement.
+    smoothing are above 13 % (``results/defences``, ``results/paper``). The others are judgment.
 
     Args:
         model: any classifier that `keras_fim.logits.logits_function` takes.

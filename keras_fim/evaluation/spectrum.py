@@ -14,7 +14,7 @@ from keras_fim.evaluation.measurement import fits_memory
 from keras_fim.evaluation.report import Report, Row
 from keras_fim.geometry import (
     factor,
-    linearise,
+    linearize,
     logit_fim_largest_eigenvalue,
     simplex_fim_largest_eigenvalue,
 )
@@ -170,7 +170,7 @@ def _exact(logits_fn: LogitsFunction, images: tf.Tensor) -> dict[str, tf.Tensor]
 def _estimated(max_steps: int, logits_fn: LogitsFunction, images: tf.Tensor) -> dict[str, tf.Tensor]:
     spectrum, logits = krylov_spectrum_and_logits(logits_fn, images, max_steps=max_steps)
     largest, axes = tf.cast(spectrum.eigenvalues[:, 0], tf.float64), range(1, images.shape.rank)
-    jacobian, top = linearise(logits_fn, images), spectrum.directions[:, 0]
+    jacobian, top = linearize(logits_fn, images), spectrum.directions[:, 0]
     jacobian.push(tf.zeros_like(images))  # not executed: what products share is built here, and not in each turn
     p = tf.nn.softmax(tf.cast(logits, tf.float64))
     predicted = tf.argmax(logits, axis=-1)

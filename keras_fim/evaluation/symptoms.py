@@ -137,7 +137,7 @@ class Probe:
         return float((fooled & ~gradients).mean())
 
     def growing_epsilon(self) -> float:
-        """Standing where ε is half of the range of the pixels, so that all images can become the same grey."""
+        """Standing where ε is half of the range of the pixels, so that all images can become the same gray."""
         half, size = Units(self.white.bounds).scale / 2, math.prod(self.images.shape[1:])
         (fooled,) = self.sweep(self.white, [half * (1 if self.white.norm == np.inf else math.sqrt(size))])
         return float((~fooled).mean())

@@ -150,14 +150,14 @@ def _reference_images(serving: Serving, images: Images | None) -> np.ndarray:
     """Inputs; of 8 bits where images come as files, so that a file holds the same pixels."""
     low, high = (np.asarray(end) for end in serving.pixels.bounds)
     if images is None:
-        found = np.random.default_rng(0).uniform(low, high, (NUM_REFERENCES, *serving.image_shape))
+        references = np.random.default_rng(0).uniform(low, high, (NUM_REFERENCES, *serving.image_shape))
     else:
-        found = serving.pixels.clip(images[:NUM_REFERENCES])[0].numpy()
-    if found.shape[1:] != serving.image_shape:
-        raise ValueError(f"`images` should have shape (batch, *{serving.image_shape}). Received: {found.shape}")
+        references = serving.pixels.clip(images[:NUM_REFERENCES])[0].numpy()
+    if references.shape[1:] != serving.image_shape:
+        raise ValueError(f"`images` should have shape (batch, *{serving.image_shape}). Received: {references.shape}")
     if serving.decodes:
-        found = low + (high - low) * np.rint(255 * (found - low) / (high - low)) / 255
-    return np.asarray(found[np.arange(NUM_REFERENCES) % len(found)], np.float32)
+        references = low + (high - low) * np.rint(255 * (references - low) / (high - low)) / 255
+    return np.asarray(references[np.arange(NUM_REFERENCES) % len(references)], np.float32)
 
 
 def _predictions(signature: str, logits_fn: LogitsFunction, images: np.ndarray) -> dict[str, np.ndarray]:

@@ -71,7 +71,7 @@ def saved_model(
     leaves that folder, ``.<name>.<random>.tmp``, and nothing in ``folder``.
 
     Args:
-        model: a Keras model with a known input shape, the `keras_fim.logits.LogitsFunction` of one, or a defence of
+        model: a Keras model with a known input shape, the `keras_fim.logits.LogitsFunction` of one, or a defense of
             one, whose classifier is written.
         folder: the model's folder; made if it does not exist.
         version: a positive integer; ``None`` for the one after the largest in ``folder``, or 1.

@@ -1,10 +1,10 @@
 """Fisher geometry of classifiers: the mathematics, on logits and on functions from images to logits."""
 
 from keras_fim.geometry.eigen import exact_spectrum
-from keras_fim.geometry.jacobian import Linearisation, factor, linearise, linearised
+from keras_fim.geometry.jacobian import Linearization, factor, linearize, linearized
 from keras_fim.geometry.krylov import krylov_direction, krylov_spectrum
 from keras_fim.geometry.label_smoothing import default_mu, label_smoothing_from_mu, mu_from_label_smoothing
-from keras_fim.geometry.penalty import INVERSE_PROBABILITY_CAP, penalised_cross_entropy
+from keras_fim.geometry.penalty import INVERSE_PROBABILITY_CAP, penalized_cross_entropy
 from keras_fim.geometry.simplex import (
     kl_divergence,
     logit_fim,
@@ -17,7 +17,7 @@ from keras_fim.geometry.simplex import (
 
 __all__ = [
     "INVERSE_PROBABILITY_CAP",
-    "Linearisation",
+    "Linearization",
     "default_mu",
     "exact_spectrum",
     "factor",
@@ -25,13 +25,13 @@ __all__ = [
     "krylov_direction",
     "krylov_spectrum",
     "label_smoothing_from_mu",
-    "linearise",
-    "linearised",
+    "linearize",
+    "linearized",
     "logit_fim",
     "logit_fim_form",
     "logit_fim_largest_eigenvalue",
     "mu_from_label_smoothing",
-    "penalised_cross_entropy",
+    "penalized_cross_entropy",
     "simplex_fim_largest_eigenvalue",
     "simplex_fim_trace",
     "two_classes",

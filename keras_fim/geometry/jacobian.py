@@ -18,7 +18,7 @@ import tensorflow as tf
 from keras_fim.geometry.gradients import gradient
 from keras_fim.typing import LogitsCallable
 
-__all__ = ["Linearisation", "factor", "linearise", "linearised"]
+__all__ = ["Linearization", "factor", "linearize", "linearized"]
 
 _UNROLLED_CLASSES = 64  # up to here one gradient per class, unrolled, beats `batch_jacobian` (1.5 times slower)
 
@@ -59,7 +59,7 @@ def factor(logits_fn: LogitsCallable, images: tf.Tensor) -> tuple[tf.Tensor, tf.
     return tf.sqrt(p) * (jacobian - tf.reduce_sum(p * jacobian, axis=1, keepdims=True)), logits
 
 
-class Linearisation(NamedTuple):
+class Linearization(NamedTuple):
     """A logits function at some images, with the products of its Jacobian J that share one forward pass.
 
     Attributes:
@@ -73,7 +73,7 @@ class Linearisation(NamedTuple):
     pull: Callable[[tf.Tensor], tf.Tensor]
 
 
-def linearise(logits_fn: LogitsCallable, images: tf.Tensor) -> Linearisation:
+def linearize(logits_fn: LogitsCallable, images: tf.Tensor) -> Linearization:
     """One forward pass, and the products with J and with its transpose as often as wanted.
 
     ``J v`` is the derivative of the linear ``w -> Jᵀ w``: exact, at the price of a pass through the layers, and not
@@ -85,17 +85,17 @@ def linearise(logits_fn: LogitsCallable, images: tf.Tensor) -> Linearisation:
         images: ``(batch, ...)``, floating.
 
     Returns:
-        `Linearisation`. Compiled, it executes only what the products used need.
+        `Linearization`. Compiled, it executes only what the products used need.
     """
     images = tf.convert_to_tensor(images)
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
         tape.watch(images)
         logits = logits_fn(images)
-    return linearised(tape, images, logits)
+    return linearized(tape, images, logits)
 
 
-def linearised(tape: tf.GradientTape, images: tf.Tensor, logits: tf.Tensor) -> Linearisation:
-    """`linearise` of a forward pass that has been made already.
+def linearized(tape: tf.GradientTape, images: tf.Tensor, logits: tf.Tensor) -> Linearization:
+    """`linearize` of a forward pass that has been made already.
 
     Args:
         tape: persistent; it recorded the way from ``images`` to ``logits``.
@@ -103,7 +103,7 @@ def linearised(tape: tf.GradientTape, images: tf.Tensor, logits: tf.Tensor) -> L
         logits: ``(batch, K)``.
 
     Returns:
-        `Linearisation`.
+        `Linearization`.
     """
     @functools.cache  # made for the first product, and only if there is one
     def transposed() -> tuple[tf.GradientTape, tf.Tensor, tf.Tensor]:
@@ -121,4 +121,4 @@ def linearised(tape: tf.GradientTape, images: tf.Tensor, logits: tf.Tensor) -> L
     def pull(vectors: tf.Tensor) -> tf.Tensor:
         return gradient(tape, logits, images, vectors)
 
-    return Linearisation(logits, push, pull)
+    return Linearization(logits, push, pull)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.geometry.jacobian import Linearisation, linearise
+from keras_fim.geometry.jacobian import Linearization, linearize
 from keras_fim.typing import LogitsCallable, Spectrum
 
 __all__ = [
@@ -54,7 +54,7 @@ class _Scaled(NamedTuple):
         unsure: ``1 - p_y`` without cancellation ``(batch, 1)``; G_x is ``unsure`` times what is computed here.
     """
 
-    jacobian: Linearisation
+    jacobian: Linearization
     predicted: tf.Tensor
     rest: tf.Tensor
     sure: tf.Tensor
@@ -118,7 +118,7 @@ def krylov_spectrum_and_logits(
     """`krylov_spectrum`, and the logits ``(batch, K)``, which it has anyway."""
     check_tolerance(rtol, max_steps)
     images = tf.convert_to_tensor(images)
-    scaled = _scaled(linearise(logits_fn, images))
+    scaled = _scaled(linearize(logits_fn, images))
     logits = scaled.jacobian.logits
     if not 1 <= k <= logits.shape[-1]:
         raise ValueError(f"`k` should be from 1 to the number of classes, {logits.shape[-1]}. Received: k={k}")
@@ -133,7 +133,7 @@ def krylov_spectrum_and_logits(
     return spectrum._replace(directions=directions), logits
 
 
-def krylov_direction(jacobian: Linearisation, images: tf.Tensor, steps: int) -> tf.Tensor:
+def krylov_direction(jacobian: Linearization, images: tf.Tensor, steps: int) -> tf.Tensor:
     """The top eigenvector of ``G_x`` after so many steps for all images, on one forward pass.
 
     Args:
@@ -180,7 +180,7 @@ def _refined(
 
     def body(spectrum: Spectrum, space: _Space) -> tuple[Spectrum, _Space]:
         chosen = tf.gather(images, space.images)
-        scaled = _scaled(linearise(logits_fn, chosen))
+        scaled = _scaled(linearize(logits_fn, chosen))
         space = _advanced(scaled, space, chosen, k)
         found, converged = _ritz(scaled, space, k, rtol)
         steps = tf.gather(spectrum.num_steps, space.images) + 1
@@ -201,7 +201,7 @@ def _refined(
     return Spectrum(*refined)
 
 
-def _scaled(jacobian: Linearisation) -> _Scaled:
+def _scaled(jacobian: Linearization) -> _Scaled:
     log_p = tf.nn.log_softmax(jacobian.logits)
     mask = tf.one_hot(tf.argmax(log_p, axis=-1), log_p.shape[-1], on_value=True, off_value=False)
     log_others = tf.where(mask, tf.cast(-np.inf, log_p.dtype), log_p)

@@ -1,4 +1,4 @@
-"""Where eq. (4) and label smoothing meet: the minimiser of ``CE + μ Σ 1/p_i`` on one sample.
+"""Where eq. (4) and label smoothing meet: the minimizer of ``CE + μ Σ 1/p_i`` on one sample.
 
 Both have their minimum at ``q = α/K`` for each other class and ``t = 1 - (K-1) q`` for the true one. Setting the
 derivative of ``-log t + μ (1/t + (K-1)/q)`` in ``q`` to zero gives exactly ``μ = t q² / (t² - q²)``.

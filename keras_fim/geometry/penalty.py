@@ -11,13 +11,13 @@ from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["INVERSE_PROBABILITY_CAP", "penalised_cross_entropy"]
+__all__ = ["INVERSE_PROBABILITY_CAP", "penalized_cross_entropy"]
 
 INVERSE_PROBABILITY_CAP = 1e6
 """Largest ``1/p`` up to which the penalties are exact; see the module's docstring."""
 
 
-def penalised_cross_entropy(
+def penalized_cross_entropy(
     targets: tf.Tensor,
     logits: tf.Tensor,
     mu: tf.Tensor | float,
@@ -45,7 +45,7 @@ def penalised_cross_entropy(
         ValueError: if ``penalty`` is neither.
 
     Example:
-        >>> penalised_cross_entropy(tf.constant([[1.0, 0.0]]), tf.zeros((1, 2)), 0.0).numpy().round(4)
+        >>> penalized_cross_entropy(tf.constant([[1.0, 0.0]]), tf.zeros((1, 2)), 0.0).numpy().round(4)
         array([0.6931], dtype=float32)
     """
     if penalty not in ("trace", "eigenvalue"):
@@ -72,7 +72,7 @@ def penalised_cross_entropy(
 def _value_and_slopes(
     targets: tf.Tensor, logits: tf.Tensor, mu: tf.Tensor, penalty: str
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The loss per sample and its derivative in ``-log p_i``, the ``D_i`` of `penalised_cross_entropy`."""
+    """The loss per sample and its derivative in ``-log p_i``, the ``D_i`` of `penalized_cross_entropy`."""
     surprisal = -tf.nn.log_softmax(logits)
     inverse = tf.exp(tf.minimum(surprisal, math.log(INVERSE_PROBABILITY_CAP)))
     extended = inverse + INVERSE_PROBABILITY_CAP * tf.nn.relu(surprisal - math.log(INVERSE_PROBABILITY_CAP))

@@ -141,7 +141,7 @@ def test_the_gradient_is_right_where_that_of_rounded_probabilities_is_not(digit_
     assert mine.max() < 1e-5 and theirs[large].max() < 1e-5 < plain[large].max()
 
 
-def test_carlini_wagner_of_cleverhans_optimises_in_every_round(digit_model, digits):
+def test_carlini_wagner_of_cleverhans_optimizes_in_every_round(digit_model, digits):
     """True labels are no targets, and the learning rate outlives the reset between rounds of the binary search."""
     images, labels = digits[2][:30], digits[3][:30]
     attack = CleverHans("carlini_wagner_l2", **CARLINI)
@@ -155,7 +155,7 @@ def test_carlini_wagner_of_cleverhans_optimises_in_every_round(digit_model, digi
     assert not first.success.any() and last.fooling_ratio > 0.5  # each round's constant is ten times as large
 
 
-def test_carlini_wagner_of_cleverhans_sweeps_and_takes_colour_images():
+def test_carlini_wagner_of_cleverhans_sweeps_and_takes_color_images():
     model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(3)])
     images = np.random.default_rng(0).uniform(size=(6, 4, 4, 3)).astype("float32")
     labels = model(images).numpy().argmax(axis=-1)
@@ -299,7 +299,7 @@ def test_foolbox_attacks_of_both_kinds(digit_model, digits):
     assert fgsm == attacks.Foolbox(fgsm.method.attack) and hash(fgsm) == hash(attacks.Foolbox(fgsm.method.attack))
 
 
-def test_foolbox_takes_standardised_images(digit_model, digits):
+def test_foolbox_takes_standardized_images(digit_model, digits):
     low, high = (0 - 0.1307) / 0.3081, (1 - 0.1307) / 0.3081
     images = np.clip(digits[2][:5] / 0.3081 - 0.1307 / 0.3081, np.float32(low), np.float32(high)).astype("float32")
     attack = attacks.Foolbox(foolbox().attacks.LinfFastGradientAttack(), bounds=(low, high))

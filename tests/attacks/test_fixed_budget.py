@@ -167,7 +167,7 @@ def test_repr_shows_the_options_and_equal_options_are_equal():
     assert attacks.OSSA() == attacks.OSSA() and attacks.OSSA(batch_size=2) != attacks.OSSA()
 
 
-def test_standardised_images_may_round_to_their_bounds():
+def test_standardized_images_may_round_to_their_bounds():
     bounds = ((0 - 0.1307) / 0.3081, (1 - 0.1307) / 0.3081)
     model, images, labels = linear()
     images = np.clip(images, *np.float32(bounds))

@@ -192,7 +192,7 @@ def test_is_traced_once_per_model(digit_model, digits):
     assert len(ours) == 1 and ours[0].experimental_get_tracing_count() == 1
 
 
-def test_colour_images_with_many_values():
+def test_color_images_with_many_values():
     """3072 values: a table of all pairs of the batch would take 1.2 GB."""
     rng = np.random.default_rng(0)
     weights = rng.normal(size=(3072, 10)).astype("float32")

@@ -21,7 +21,7 @@ def patterns():
 
 @pytest.fixture
 def small_model():
-    """A small classifier of the patterns with dropout and batch normalisation, compiled."""
+    """A small classifier of the patterns with dropout and batch normalization, compiled."""
     return compiled_model()
 
 

@@ -22,10 +22,10 @@ PACKAGE = Path(keras_fim.__file__).parent
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory, digits):
-    """Nearest-centre classifiers of the digits as files: ending in a softmax, and in raw logits on flat images."""
+    """Nearest-center classifiers of the digits as files: ending in a softmax, and in raw logits on flat images."""
     images, labels = digits[0].reshape(len(digits[0]), -1), digits[1]
-    centres = np.stack([images[labels == digit].mean(axis=0) for digit in range(10)])
-    weights = [2 * centres.T, -(centres**2).sum(axis=-1)]
+    centers = np.stack([images[labels == digit].mean(axis=0) for digit in range(10)])
+    weights = [2 * centers.T, -(centers**2).sum(axis=-1)]
     folder = tmp_path_factory.mktemp("models")
     kinds = {
         "softmax": [keras.Input((28, 28, 1)), keras.layers.Flatten(), keras.layers.Dense(10, activation="softmax")],

@@ -113,8 +113,8 @@ def test_augmentation_keeps_the_static_shape(how):
     assert pipeline.element_spec[0].shape.as_list() == [None, 8, 8, 3]
 
 
-def test_augmentation_turns_and_zooms_about_the_centre():
-    """A centred square of area 64 grows and shrinks between 1 / 1.25² and 1 / 0.75² and stays centred."""
+def test_augmentation_turns_and_zooms_about_the_center():
+    """A centered square of area 64 grows and shrinks between 1 / 1.25² and 1 / 0.75² and stays centered."""
     square = np.zeros((64, 32, 32, 1), np.uint8)
     square[:, 12:20, 12:20] = 255
     everything = catalog.Arrays(square, np.zeros(64, np.int64), np.arange(64))
@@ -128,9 +128,9 @@ def test_augmentation_turns_and_zooms_about_the_centre():
 
 
 def test_augmentation_changes_the_light():
-    grey = np.full((64, 4, 4, 1), 102, np.uint8)
-    grey[:, :2] = 153
-    everything = catalog.Arrays(grey, np.zeros(64, np.int64), np.arange(64))
+    gray = np.full((64, 4, 4, 1), 102, np.uint8)
+    gray[:, :2] = 153
+    everything = catalog.Arrays(gray, np.zeros(64, np.int64), np.arange(64))
     brighter = augmented(everything, Augmentation(brightness=0.2)).mean(axis=(1, 2, 3))
     assert 0.3 <= brighter.min() < 0.35 and 0.65 < brighter.max() <= 0.7
     images = augmented(everything, Augmentation(contrast=0.5))

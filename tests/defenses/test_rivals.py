@@ -106,7 +106,7 @@ def test_mixed_loss_and_the_statistics_of_the_clean_pass():
 
 
 @pytest.mark.slow
-def test_trades_finds_the_worst_neighbour():
+def test_trades_finds_the_worst_neighbor():
     """Of a linear model in two dimensions, against a search over the whole circle."""
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, activation="softmax")])
     images = np.random.default_rng(0).normal(size=(4, 2)).astype("float32")

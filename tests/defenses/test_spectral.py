@@ -35,7 +35,7 @@ WIDE = (-5.0, 5.0)
 
 
 def wide(model, mu=1.0, *, step=0.1, **options):
-    """The defence on points within -5..5, with the options of unit length: it works in units of that range."""
+    """The defense on points within -5..5, with the options of unit length: it works in units of that range."""
     return SpectralDefense(model, mu / 100, step=step / 10, bounds=WIDE, **options)
 
 
@@ -212,7 +212,7 @@ def test_sample_weights_weigh_the_penalty(mlp, points):
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision(policy):
     def stepped(mu):
-        """The defence, λ, and what one step of gradient descent does to the weights."""
+        """The defense, λ, and what one step of gradient descent does to the weights."""
         defense = SpectralDefense(small(), mu, step=0.3)
         start = defense.model.get_weights()
         defense.compile(keras.optimizers.SGD(1.0), loss="sparse_categorical_crossentropy")

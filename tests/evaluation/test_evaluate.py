@@ -27,15 +27,15 @@ def boundary(scale=4.0):
 
 @pytest.mark.slow
 def test_figures_of_a_model_with_known_distances():
-    found = evaluate(
+    report = evaluate(
         boundary(),
         (IMAGES, LABELS),
         attacks=["fgsm", "bim", "minimal_fgm"],
         epsilons={"linf": [0.1, 0.26], "l2": 0.2},
         name="boundary",
     )
-    assert (found.accuracy.count, found.accuracy.total) == (5, 6)
-    counts = {(row.attack, row.epsilon): (row.fooling.count, row.robust.count) for row in found.rows}
+    assert (report.accuracy.count, report.accuracy.total) == (5, 6)
+    counts = {(row.attack, row.epsilon): (row.fooling.count, row.robust.count) for row in report.rows}
     assert counts == {
         ("fgsm", 0.1): (1, 4),
         ("fgsm", 0.26): (3, 2),
@@ -43,14 +43,14 @@ def test_figures_of_a_model_with_known_distances():
         ("bim_linf", 0.26): (3, 2),
         ("minimal_fgm", 0.2): (2, 3),
     }
-    assert all(row.fooling.total == 5 and row.robust.total == 6 for row in found.rows)
-    (distances,) = found.distances
+    assert all(row.fooling.total == 5 and row.robust.total == 6 for row in report.rows)
+    (distances,) = report.distances
     np.testing.assert_allclose(distances.distances, [0.05, 0.15, 0.25, 0.45, 0.3, 0], rtol=0.02)
     assert distances.median == pytest.approx(0.25, rel=0.02)
-    assert found.row("fgsm", 0.1).fooling.value == 0.2
+    assert report.row("fgsm", 0.1).fooling.value == 0.2
     with pytest.raises(ValueError, match="of fgsm at 0.1, .* Received: fgsm at 0.5"):
-        found.row("fgsm", 0.5)
-    printed = str(found)
+        report.row("fgsm", 0.5)
+    printed = str(report)
     for text in ("boundary", "83.3 %", "fgsm", "Within ε", "Nearest adversarials", "λ_max(G_x)"):
         assert text in printed
 
@@ -58,8 +58,8 @@ def test_figures_of_a_model_with_known_distances():
 def test_the_strongest_attack_of_each_budget_is_marked():
     """BIM with a single short step is weaker than FGSM."""
     weak = attacks.BIM(steps=1, step_size=0.3)
-    found = evaluate(boundary(), (IMAGES, LABELS), attacks=["fgsm", weak], epsilons=[0.01, 0.2], spectrum=False)
-    marks = [(row.attack, row.epsilon, row.strongest) for row in found.rows]
+    report = evaluate(boundary(), (IMAGES, LABELS), attacks=["fgsm", weak], epsilons=[0.01, 0.2], spectrum=False)
+    marks = [(row.attack, row.epsilon, row.strongest) for row in report.rows]
     assert marks == [
         ("fgsm", 0.01, True),
         ("fgsm", 0.2, True),
@@ -74,7 +74,7 @@ def test_data_sets_of_batches_and_their_number():
     batches = evaluate(boundary(), dataset, attacks=["fgsm"], epsilons=[0.1], spectrum=False)
     assert batches.rows[0].fooling == whole.rows[0].fooling and batches.digests == whole.digests
     four = evaluate(boundary(), dataset, attacks=["fgsm"], epsilons=[0.1], spectrum=False, max_samples=4)
-    assert four.accuracy.total == 4 and four.accuracy.count == 3  # two of each class
+    assert four.accuracy.total == 4 and four.accuracy.count == 3  # two of item class
 
 
 def test_strong_by_default(monkeypatch):
@@ -83,14 +83,14 @@ def test_strong_by_default(monkeypatch):
     model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
     labels = model.predict(images, verbose=0).argmax(axis=-1)
     lines = []
-    found = evaluate(model, (images, labels), progress=lines.append)
-    assert [row.attack for row in found.rows] == ["fgsm"] * 4 + ["strong_linf"] * 4
+    report = evaluate(model, (images, labels), progress=lines.append)
+    assert [row.attack for row in report.rows] == ["fgsm"] * 4 + ["strong_linf"] * 4
     assert lines[0] == "pixels 0..1, as given"
     assert "at most" in lines[1] and "minutes for 12 images" in lines[1]
     for epsilon in (0.03, 0.1, 0.2, 0.3):
-        row = found.row("strong_linf", epsilon)
-        assert row.robust.count <= found.row("fgsm", epsilon).robust.count
-        assert f"\nlinf {epsilon:g}: robust accuracy {row.robust} under " in str(found)
+        row = report.row("strong_linf", epsilon)
+        assert row.robust.count <= report.row("fgsm", epsilon).robust.count
+        assert f"\nlinf {epsilon:g}: robust accuracy {row.robust} under " in str(report)
     names = [[attack.name for attack in evaluation.default_attacks(keys)] for keys in ({"l2": 1}, {2: 1, np.inf: 1})]
     assert names == [["fgm", "strong_l2"], ["fgm", "strong_l2", "fgsm", "strong_linf"]]
     preview = evaluate(model, (images, labels), attacks=[attacks.Strong(quick=True)], epsilons=[0.1])
@@ -111,14 +111,14 @@ def test_bounds_are_given_once():
 
 
 def test_results_are_saved_and_loaded(tmp_path):
-    found = evaluate(boundary(), (IMAGES, LABELS), attacks=["fgsm", "deepfool"], epsilons={"fgsm": [0.1]})
-    assert evaluation.Evaluation.load(found.save(tmp_path / "evaluation.json")) == found
+    report = evaluate(boundary(), (IMAGES, LABELS), attacks=["fgsm", "deepfool"], epsilons={"fgsm": [0.1]})
+    assert evaluation.Evaluation.load(report.save(tmp_path / "evaluation.json")) == report
     json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=pytest.fail)  # no NaN or Infinity
-    rows = read_csv(found.save(tmp_path / "evaluation.csv"))
-    assert {row["table"] for row in rows} == set(dict(found._shown()))
+    rows = read_csv(report.save(tmp_path / "evaluation.csv"))
+    assert {row["table"] for row in rows} == set(dict(report._shown()))
     fgsm = next(row for row in rows if row.get("attack") == "fgsm")
     assert fgsm["fooling ratio"] == 0.2 and fgsm["fooling ratio count"] == 1 and fgsm["strongest"] is True
-    assert "### Within ε\n\n| attack" in found.save(tmp_path / "evaluation.md").read_text(encoding="utf-8")
+    assert "### Within ε\n\n| attack" in report.save(tmp_path / "evaluation.md").read_text(encoding="utf-8")
 
 
 class Killed(BaseException):
@@ -144,8 +144,8 @@ def many(count=600):
     return images, (images[:, 0] < 0.5).astype(int)
 
 
-def without_seconds(found):
-    return dataclasses.replace(found, rows=tuple(dataclasses.replace(row, seconds=0.0) for row in found.rows))
+def without_seconds(report):
+    return dataclasses.replace(report, rows=tuple(dataclasses.replace(row, seconds=0.0) for row in report.rows))
 
 
 def test_a_killed_evaluation_goes_on_in_the_middle_of_an_attack(tmp_path, monkeypatch):
@@ -161,13 +161,13 @@ def test_a_killed_evaluation_goes_on_in_the_middle_of_an_attack(tmp_path, monkey
             evaluate(boundary(), batches(), **options, folder=tmp_path)
         assert [first for first, _ in seen] == [images[0, 0], images[256, 0]]
     seen, lines = count_sweeps(monkeypatch), []
-    found = evaluate(boundary(), batches(), **options, folder=tmp_path, progress=lines.append)
+    report = evaluate(boundary(), batches(), **options, folder=tmp_path, progress=lines.append)
     assert seen == [(images[512, 0], (0.1, 0.2))]
     assert sum("(kept)" in line for line in lines) == 3 * 2 + 2 * 2 + 2  # rows of FGSM and PGD, and the spectrum
     fresh = evaluate(boundary(), batches(), **options)
-    assert str(fresh) == str(found) and without_seconds(fresh) == without_seconds(found)
+    assert str(fresh) == str(report) and without_seconds(fresh) == without_seconds(report)
     seen.clear()
-    assert evaluate(boundary(), batches(), **options, folder=tmp_path) == found and not seen
+    assert evaluate(boundary(), batches(), **options, folder=tmp_path) == report and not seen
 
 
 @pytest.mark.slow
@@ -186,8 +186,8 @@ def test_what_has_changed_is_measured_again(change, tmp_path, monkeypatch):
     seen = count_sweeps(monkeypatch)
 
     def run(model=4.0, images=IMAGES, labels=LABELS, attack=None, epsilon=0.1):
-        chosen = [attack or attacks.PGD(steps=2)]
-        evaluate(boundary(model), (images, labels), attacks=chosen, epsilons=[epsilon], folder=tmp_path, spectrum=False)
+        selected = [attack or attacks.PGD(steps=2)]
+        evaluate(boundary(model), (images, labels), attacks=selected, epsilons=[epsilon], folder=tmp_path, spectrum=False)
 
     run()
     run()
@@ -226,8 +226,8 @@ def test_a_cell_outlives_the_package_version_and_the_batch_size_but_no_revision(
     seen = count_sweeps(monkeypatch)
 
     def run(**options):
-        chosen = [attacks.PGD(steps=2, **options)]
-        evaluate(boundary(), (IMAGES, LABELS), attacks=chosen, epsilons=[0.1], spectrum=False, folder=tmp_path)
+        selected = [attacks.PGD(steps=2, **options)]
+        evaluate(boundary(), (IMAGES, LABELS), attacks=selected, epsilons=[0.1], spectrum=False, folder=tmp_path)
 
     run()
     monkeypatch.setattr("keras_fim.__version__", "99.0")
@@ -261,7 +261,7 @@ def test_rounding_makes_no_other_model_but_a_scale_does():
     rng, same = np.random.default_rng(0), 0
     for _ in range(200):
         logits = rng.normal(size=(8, 10)) * 10
-        levels = [_coarse(each) for each in (logits, logits * (1 + 1e-6 * rng.normal(size=logits.shape)), 2 * logits)]
+        levels = [_coarse(item) for item in (logits, logits * (1 + 1e-6 * rng.normal(size=logits.shape)), 2 * logits)]
         same += all(np.array_equal(a, b) for a, b in zip(levels[0], levels[1], strict=True))
         assert levels[0][1] != levels[2][1]
     assert same > 190
@@ -274,8 +274,8 @@ def test_strong_says_what_each_stage_took_and_knows_its_twin(tmp_path):
     model, twin, other = (
         keras.Sequential([keras.Input((3, 3, 1)), keras.layers.Flatten(), keras.layers.Dense(2)]) for _ in range(3)
     )
-    for each in (model, twin, other):
-        each.set_weights([rng.normal(size=(9, 2)), rng.normal(size=2)])
+    for item in (model, twin, other):
+        item.set_weights([rng.normal(size=(9, 2)), rng.normal(size=2)])
     labels = model.predict(images, verbose=0).argmax(axis=-1)
 
     def run(twin):
@@ -287,7 +287,7 @@ def test_strong_says_what_each_stage_took_and_knows_its_twin(tmp_path):
     assert sum(row.stages.values()) == pytest.approx(row.fooling.value) and set(row.stages) == set(
         attacks.Strong.stages
     )
-    assert "Fooled by each stage" in run(twin).tables() and len(list(tmp_path.iterdir())) == 1
+    assert "Fooled by item stage" in run(twin).tables() and len(list(tmp_path.iterdir())) == 1
     run(other)
     assert len(list(tmp_path.iterdir())) == 2
 

@@ -9,18 +9,18 @@ from keras_fim import evaluation
 from keras_fim.logits import logits_function
 
 RNG = np.random.default_rng(0)
-CENTRES = RNG.uniform(0.35, 0.65, size=(3, 4, 4, 1))
+CenterS = RNG.uniform(0.35, 0.65, size=(3, 4, 4, 1))
 LABELS = RNG.integers(3, size=120)
-IMAGES = (CENTRES[LABELS] + RNG.normal(scale=0.03, size=(120, 4, 4, 1))).clip(0, 1).astype("float32")
+IMAGES = (CenterS[LABELS] + RNG.normal(scale=0.03, size=(120, 4, 4, 1))).clip(0, 1).astype("float32")
 
 
-def nearest_centre(scale=60.0):
-    """A linear softmax model that takes the nearest of the centres: as robust as a model of these data can be.
+def nearest_center(scale=60.0):
+    """A linear softmax model that takes the nearest of the centers: as robust as a model of these data can be.
 
     It is confident. Without confidence the cross-entropy climbs towards both wrong classes at once, and is weaker than
     the margin: rightly reported.
     """
-    flat = CENTRES.reshape(3, -1)
+    flat = CenterS.reshape(3, -1)
     model = keras.Sequential(
         [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(3), keras.layers.Softmax()]
     )
@@ -36,7 +36,7 @@ def suspects(report):
 @pytest.mark.parametrize("norm", [2, np.inf])
 def test_quiet_on_an_honest_linear_model(norm):
     report = evaluation.masking_report(
-        nearest_centre(), (IMAGES, LABELS), norm=norm, twin=nearest_centre(20.0), queries=100
+        nearest_center(), (IMAGES, LABELS), norm=norm, twin=nearest_center(20.0), queries=100
     )
     assert not report.suspect and suspects(report) == set()
     assert {check.verdict for check in report.checks} == {"ok"} and len(report.checks) == 9
@@ -46,7 +46,7 @@ def test_quiet_on_an_honest_linear_model(norm):
 
 
 MASKS = {
-    "quantised input": (lambda model: lambda x: model(tf.round(x * 12) / 12), {"zero gradients", "transfer"}),
+    "quantized input": (lambda model: lambda x: model(tf.round(x * 12) / 12), {"zero gradients", "transfer"}),
     "rounded logits": (lambda model: lambda x: tf.round(model(x)), {"zero gradients", "black box"}),
     "huge logits behind a softmax": (lambda model: lambda x: 1e3 * model(x), {"probabilities"}),
     "shattered gradients": (  # a fine saw tooth, against which the gradient runs
@@ -60,7 +60,7 @@ MASKS = {
 @pytest.mark.parametrize("mask", MASKS)
 def test_fires_on_a_masked_model(mask):
     hide, symptoms = MASKS[mask]
-    honest = logits_function(nearest_centre())
+    honest = logits_function(nearest_center())
     masked = logits_function(hide(honest), from_logits=True)
     report = evaluation.masking_report(masked, (IMAGES, LABELS), twin=honest, steps=10, queries=100)
     assert report.suspect and symptoms & suspects(report), str(report)
@@ -79,7 +79,7 @@ def test_what_cannot_be_run_is_said_to_be_so(tmp_path):
     assert str(loaded) == str(report)
 
 
-WRONG = (nearest_centre()(IMAGES).numpy().argmax(-1) + 1) % 3
+WRONG = (nearest_center()(IMAGES).numpy().argmax(-1) + 1) % 3
 
 
 @pytest.mark.parametrize(
@@ -95,11 +95,11 @@ WRONG = (nearest_centre()(IMAGES).numpy().argmax(-1) + 1) % 3
 def test_bad_input(options, message):
     dataset = options.pop("dataset", (IMAGES, LABELS))
     with pytest.raises(ValueError, match=message):
-        evaluation.masking_report(nearest_centre(), dataset, **options)
+        evaluation.masking_report(nearest_center(), dataset, **options)
 
 
 @pytest.mark.nightly
-def test_quiet_on_a_trained_convnet_and_fires_on_it_quantised(digit_model, digits):
+def test_quiet_on_a_trained_convnet_and_fires_on_it_quantized(digit_model, digits):
     images, labels = digits[2][:150], digits[3][:150]
     honest = evaluation.masking_report(digit_model, (images, labels), twin=digit_model)
     assert not honest.suspect, str(honest)

@@ -12,7 +12,7 @@ from tests import oracles
 
 
 def test_quantiles_are_those_of_the_dense_matrices(mlp, points):
-    found = evaluation.spectrum_summary(mlp, points, quantiles=(0.2, 0.6, 1.0))
+    summary = evaluation.spectrum_summary(mlp, points, quantiles=(0.2, 0.6, 1.0))
 
     def log_p(x):
         return np.log(mlp(x[None]).numpy()[0])
@@ -26,8 +26,8 @@ def test_quantiles_are_those_of_the_dense_matrices(mlp, points):
         "λ_max(G_z)": [np.linalg.eigvalsh(np.diag(row) - np.outer(row, row))[-1] for row in p],
     }
     for quantity, values in expected.items():  # of five values the first, the third and the last
-        np.testing.assert_allclose(found.values[quantity], np.sort(values)[[0, 2, 4]], rtol=1e-5)
-    assert found.num_samples == 5 and found.quantile("tr G_x", 1.0) == pytest.approx(max(expected["tr G_x"]))
+        np.testing.assert_allclose(summary.values[quantity], np.sort(values)[[0, 2, 4]], rtol=1e-5)
+    assert summary.num_samples == 5 and summary.quantile("tr G_x", 1.0) == pytest.approx(max(expected["tr G_x"]))
 
 
 def test_predicted_radius_is_the_distance_to_a_near_boundary():
@@ -35,34 +35,34 @@ def test_predicted_radius_is_the_distance_to_a_near_boundary():
     weights = tf.constant([[3.0], [4.0]])
     model = logits_function(lambda x: tf.concat([x @ weights, -x @ weights], axis=-1), from_logits=True)
     for height, tolerance in ((1e-2, 1e-3), (1e-1, 1e-2), (1.0, 0.7)):
-        found = evaluation.spectrum_summary(model, [[3 * height / 25, 4 * height / 25]], quantiles=(0.5,))
-        assert found.values["predicted KL radius"][0] == pytest.approx(height / 5, rel=tolerance)
+        summary = evaluation.spectrum_summary(model, [[3 * height / 25, 4 * height / 25]], quantiles=(0.5,))
+        assert summary.values["predicted KL radius"][0] == pytest.approx(height / 5, rel=tolerance)
 
 
 def test_the_divergence_is_the_smallest_to_any_tie():
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(3, 4)) * 2
     p = oracles.softmax(logits)
-    for row, found in zip(p, least_divergence_to_a_tie(tf.constant(logits)).numpy(), strict=True):
+    for row, summary in zip(p, least_divergence_to_a_tie(tf.constant(logits)).numpy(), strict=True):
         first, second = np.argsort(row)[::-1][:2]
         tied = rng.dirichlet(np.ones(4), size=20_000) ** 0.5 * row  # distributions of all kinds near p
         tied[:, [first, second]] = tied[:, [first, second]].mean(axis=1, keepdims=True)
         tied /= tied.sum(axis=1, keepdims=True)
         divergences = (row * np.log(row / tied)).sum(axis=1)
-        assert found <= divergences.min() <= found + 0.1
+        assert summary <= divergences.min() <= summary + 0.1
 
 
 def test_without_information_the_radius_is_infinite():
     model = logits_function(lambda x: tf.stack([0 * x[:, 0], 0 * x[:, 0] + 1], axis=-1), from_logits=True)
-    found = evaluation.spectrum_summary(model, [[0.5, 0.5]])
-    assert set(found.values["λ_max(G_x)"]) == {0.0} and set(found.values["predicted KL radius"]) == {np.inf}
+    summary = evaluation.spectrum_summary(model, [[0.5, 0.5]])
+    assert set(summary.values["λ_max(G_x)"]) == {0.0} and set(summary.values["predicted KL radius"]) == {np.inf}
     confident = logits_function(lambda x: tf.stack([0 * x[:, 0], x[:, 0] + 300], axis=-1), from_logits=True)
     assert np.isfinite(evaluation.spectrum_summary(confident, [[0.5, 0.5]]).values["λ_max(G_s)"]).all()
 
 
 def test_summary_is_saved_and_loaded(mlp, points, tmp_path):
-    found = evaluation.spectrum_summary(mlp, points)
-    assert type(found).load(found.save(tmp_path / "spectrum.json")) == found
+    summary = evaluation.spectrum_summary(mlp, points)
+    assert type(summary).load(summary.save(tmp_path / "spectrum.json")) == summary
     with pytest.raises(ValueError, match=r"`quantiles` should be numbers in \[0, 1\]"):
         evaluation.spectrum_summary(mlp, points, quantiles=(1.5,))
 
@@ -75,7 +75,7 @@ def wide_network(classes=80, pixels=12):
 
 def test_of_many_classes_one_krylov_step_and_a_few_probes_are_near_the_dense_matrices():
     model, points = wide_network()
-    found = information(model, tf.constant(points), max_steps=10)
+    summary = information(model, tf.constant(points), max_steps=10)
 
     def log_p(x):
         logits = model(tf.constant(x[None])).numpy()[0]
@@ -83,22 +83,22 @@ def test_of_many_classes_one_krylov_step_and_a_few_probes_are_near_the_dense_mat
 
     dense = [np.linalg.eigvalsh(oracles.input_fim(log_p, x)) for x in points]
     largest, trace = (np.array([f(values) for values in dense]) for f in (np.max, np.sum))
-    np.testing.assert_allclose(found["λ_max(G_x)"], largest, rtol=0.02)
+    np.testing.assert_allclose(summary["λ_max(G_x)"], largest, rtol=0.02)
     one_step = information(model, tf.constant(points))["λ_max(G_x)"]
-    assert (one_step <= found["λ_max(G_x)"] * (1 + 1e-9)).all() and np.median(one_step / largest) > 0.95
-    assert (found["tr G_x"] >= found["λ_max(G_x)"]).all()
-    ratio = found["tr G_x"] / trace
+    assert (one_step <= summary["λ_max(G_x)"] * (1 + 1e-9)).all() and np.median(one_step / largest) > 0.95
+    assert (summary["tr G_x"] >= summary["λ_max(G_x)"]).all()
+    ratio = summary["tr G_x"] / trace
     assert abs(np.mean(ratio) - 1) < 0.05 and np.abs(ratio - 1).max() < 0.4  # √(2 / 8) of what is beyond the first
     alone = information(model, tf.constant(points[5:6]), max_steps=10)
     for key, values in alone.items():
-        np.testing.assert_allclose(values, found[key][5:6], rtol=1e-6)
+        np.testing.assert_allclose(values, summary[key][5:6], rtol=1e-6)
 
 
 def test_a_trace_of_rank_one_is_exact_from_any_probes():
     weights = tf.constant(np.random.default_rng(1).normal(size=(1, 70)))
     model = logits_function(lambda x: tf.reduce_sum(x, axis=-1, keepdims=True) @ weights, from_logits=True)
-    found = information(model, tf.constant(np.random.default_rng(2).normal(size=(5, 6))))
-    np.testing.assert_allclose(found["tr G_x"], found["λ_max(G_x)"], rtol=1e-6)
+    summary = information(model, tf.constant(np.random.default_rng(2).normal(size=(5, 6))))
+    np.testing.assert_allclose(summary["tr G_x"], summary["λ_max(G_x)"], rtol=1e-6)
 
 
 def test_probes_of_a_convolutional_network_in_batches(monkeypatch):

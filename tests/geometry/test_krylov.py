@@ -190,9 +190,9 @@ def test_auto_is_exact_for_few_classes():
         assert spectrum.num_steps.numpy().any() != exact
 
 
-def test_products_of_the_linearisation():
+def test_products_of_the_linearization():
     logits_fn, x = logits_function(network(7)), inputs(3)
-    linear = geometry.linearise(logits_fn, x)
+    linear = geometry.linearize(logits_fn, x)
     v, w = inputs(6)[3:], tf.constant(np.random.default_rng(2).normal(size=(3, 7)))
 
     def logits(point):

@@ -54,7 +54,7 @@ def test_mu_and_label_smoothing_are_inverse(alpha, num_classes):
 
 
 @pytest.mark.parametrize(("mu", "num_classes"), [(0.02, 10), (0.00126, 43), (0.5, 3)])
-def test_label_smoothing_from_mu_minimises_eq_4_on_a_sample(mu, num_classes):
+def test_label_smoothing_from_mu_minimizes_eq_4_on_a_sample(mu, num_classes):
     """Compares with a fine grid over the probability of the other classes."""
     q = np.linspace(1e-5, 1 / num_classes, 400_001)
     t = 1 - (num_classes - 1) * q

@@ -168,7 +168,7 @@ def test_client_prints_predictions_with_lambda(protocol, server, capsys):
     assert cli.main([*command, "--protocol", protocol, "--port", port]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["image", "label", "predicted", "p", "lambda", "radius"]
-    assert len(lines) == 7 and "of 5 as labelled" in lines[-1]
+    assert len(lines) == 7 and "of 5 as labeled" in lines[-1]
     assert float(lines[1].split()[-2]) > 0 and float(lines[1].split()[-1]) > 0
 
 

@@ -13,7 +13,7 @@ copied, and the copies see other things under some of their global names.
   too: it gets an optimizer with that method, which leaves the learning rate out;
 * Carlini-Wagner takes any given label as a target: labels are given after construction, untargeted;
 * Carlini-Wagner makes its constant in the shape of the images, so that it multiplies the loss by pixels times batch
-  size (and fails on colour images): it gets one for each image;
+  size (and fails on color images): it gets one for each image;
 * SPSA passes ``lr=`` to Adam and takes one image at a time: it gets an optimizer that starts, and one at a time;
 * random numbers come from global generators: they are drawn from the attack's seed.
 """
