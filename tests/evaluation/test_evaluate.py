@@ -74,7 +74,7 @@ def test_data_sets_of_batches_and_their_number():
     batches = evaluate(boundary(), dataset, attacks=["fgsm"], epsilons=[0.1], spectrum=False)
     assert batches.rows[0].fooling == whole.rows[0].fooling and batches.digests == whole.digests
     four = evaluate(boundary(), dataset, attacks=["fgsm"], epsilons=[0.1], spectrum=False, max_samples=4)
-    assert four.accuracy.total == 4 and four.accuracy.count == 3  # two of item class
+    assert four.accuracy.total == 4 and four.accuracy.count == 3  # two of each class
 
 
 def test_strong_by_default(monkeypatch):
@@ -186,8 +186,8 @@ def test_what_has_changed_is_measured_again(change, tmp_path, monkeypatch):
     seen = count_sweeps(monkeypatch)
 
     def run(model=4.0, images=IMAGES, labels=LABELS, attack=None, epsilon=0.1):
-        selected = [attack or attacks.PGD(steps=2)]
-        evaluate(boundary(model), (images, labels), attacks=selected, epsilons=[epsilon], folder=tmp_path, spectrum=False)
+        several = [attack or attacks.PGD(steps=2)]
+        evaluate(boundary(model), (images, labels), attacks=several, epsilons=[epsilon], folder=tmp_path, spectrum=False)
 
     run()
     run()
