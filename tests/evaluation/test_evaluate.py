@@ -186,8 +186,8 @@ def test_what_has_changed_is_measured_again(change, tmp_path, monkeypatch):
     seen = count_sweeps(monkeypatch)
 
     def run(model=4.0, images=IMAGES, labels=LABELS, attack=None, epsilon=0.1):
-        several = [attack or attacks.PGD(steps=2)]
-        evaluate(boundary(model), (images, labels), attacks=several, epsilons=[epsilon], folder=tmp_path, spectrum=False)
+        them = [attack or attacks.PGD(steps=2)]
+        evaluate(boundary(model), (images, labels), attacks=them, epsilons=[epsilon], folder=tmp_path, spectrum=False)
 
     run()
     run()
