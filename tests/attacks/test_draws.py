@@ -85,6 +85,7 @@ def smooth(size=6):
     return fn, images, fn(tf.constant(images)).numpy().argmax(axis=-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", RANDOM + OTHERS, ids=lambda attack: attack.name)
 def test_adversarials_depend_neither_on_the_batch_size_nor_on_chunks(attack):
     fn, images, labels = smooth()

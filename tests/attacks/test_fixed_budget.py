@@ -112,6 +112,7 @@ def test_adversarials_stay_in_bounds_and_budget(attack, digit_model, digits):
     assert result.success.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ATTACKS + RANDOM, ids=repr)
 def test_zero_budget_returns_the_images(attack, digit_model, digits):
     result = attack(digit_model, digits[2], digits[3], epsilon=0)
@@ -150,6 +151,7 @@ def test_samples_that_were_wrong_before_never_count():
     assert not result.was_correct.any() and not result.success.any() and np.isnan(result.fooling_ratio)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ATTACKS + RANDOM, ids=repr)
 def test_attack_is_traced_once_per_model(attack, digit_model, digits):
     for n in (1, 7, 130):

@@ -264,6 +264,7 @@ BOUNDED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BOUNDED)
 def test_images_outside_the_bounds_are_not_clipped_in_silence(kind):
     message = (
@@ -357,6 +358,7 @@ def subclassed():
     return logits_function(model, from_logits=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [linear_end, subclassed])
 @pytest.mark.parametrize("targets", [LABELS, np.eye(4)[LABELS]], ids=["indices", "rows"])
 def test_models_that_return_logits(make, targets):

@@ -77,6 +77,7 @@ def test_data_sets_of_batches_and_their_number():
     assert four.accuracy.total == 4 and four.accuracy.count == 3  # two of each class
 
 
+@pytest.mark.slow
 def test_strong_by_default(monkeypatch):
     """Without options the strong attack and one step; the verdict quotes the attack that fools most."""
     images = np.random.default_rng(0).uniform(size=(12, 4, 4, 1)).astype("float32")
@@ -148,6 +149,7 @@ def without_seconds(report):
     return dataclasses.replace(report, rows=tuple(dataclasses.replace(row, seconds=0.0) for row in report.rows))
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_in_the_middle_of_an_attack(tmp_path, monkeypatch):
     images, labels = many()
     options = {"attacks": ["fgsm", attacks.PGD(steps=2)], "epsilons": [0.1, 0.2], "name": "m", "max_samples": None}
@@ -209,6 +211,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_cell_is_measured_again(damage, tmp_path, monkeypatch):
     seen = count_sweeps(monkeypatch)

@@ -73,6 +73,7 @@ def test_bounds_that_contradict_a_rescaling(tmp_path):
         export.saved_model(bytes_model(), tmp_path / "m", bounds=(0, 1))
 
 
+@pytest.mark.slow
 def test_rows_outside_are_marked_and_do_not_fail_the_batch(tmp_path):
     model = models.convnet(filters=(2, 2))
     digits = np.random.default_rng(0).uniform(size=(4, 28, 28, 1)).astype("float32")

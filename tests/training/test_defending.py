@@ -19,6 +19,7 @@ def classifier():
     return keras.Sequential([keras.Input((5,)), keras.layers.Dense(3, activation="softmax")])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*NAMES, "spectral+n-fgm", "pgd+fisher-trace"])
 def test_each_trains_a_step(name):
     config = recipe("mnist", defense=name)
