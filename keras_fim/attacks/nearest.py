@@ -16,7 +16,7 @@ from keras_fim.typing import AttackResult
 
 __all__ = ["Found", "MinimalDistanceAttack", "SearchAttack"]
 
-_FARTHER = (1e-5, 1e-4, 1e-3)  # shares of the distance
+_FARTHER = (1e-10, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3)  # shares of the distance
 
 
 class Found(NamedTuple):

@@ -28,7 +28,7 @@ RANDOM = [
     *[attacks.Square(norm=p, queries=8) for p in (2, np.inf)],
     attacks.OTCM(target="random"),
 ]
-WIDE = (-100.0, 100.0)
+WIDE = (-10.0, 10.0)
 
 
 def linear(num_classes=2, size=6, dtype="float32"):

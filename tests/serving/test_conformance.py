@@ -14,11 +14,11 @@ from tests.export.test_faults import FILES, IMAGES, JPEG, PNG
 pytestmark = pytest.mark.slow
 
 OUTPUTS = {
-    "serving_default": {"probabilities", "classes"},
-    "logits": {"logits"},
-    "fisher": {"lambda_max", "kl_radius", "direction"},
-    "detect": {"score", "is_adversarial"},
-    "image_bytes": {"probabilities", "classes"},
+    "serving_default": {"in_bounds", "probabilities", "classes"},
+    "logits": {"in_bounds", "logits"},
+    "fisher": {"in_bounds", "lambda_max", "kl_radius", "direction"},
+    "detect": {"in_bounds", "score", "is_adversarial"},
+    "image_bytes": {"in_bounds", "probabilities", "classes"},
 }
 
 
