@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from keras_fim.attacks import draws
 from keras_fim.attacks.lp import norms
-from keras_fim.attacks.samples import Task
+from keras_fim.attacks.samples import Task, put
 from keras_fim.attacks.targets import check_targets
 from keras_fim.attacks.units import Units
 from keras_fim.logits import LogitsFunction, logits_function
@@ -240,6 +240,25 @@ class Attack(abc.ABC):
         predict, size = logits_fn.compiled(predict_logits), self.batch_size
         parts = [np.argmax(predict(images[i : i + size]), axis=-1) for i in range(0, len(images), size)]
         return np.concatenate([np.zeros(0, np.int64), *parts])
+
+    def _in_pixels(self, problem: Problem, reached: tf.Tensor) -> tuple[tf.Tensor, np.ndarray]:
+        """Points reached in unit coordinates as pixels, and the classes predicted there.
+
+        Where the pixels that have not changed are restored to the last digit, a point next to the boundary may be on
+        its other side. It comes back as the model has seen it then.
+        """
+        start = problem.task.images
+        points = problem.units.returned(reached, start, problem.images)
+        moved = tf.reduce_any(reached != start, axis=tuple(range(1, reached.shape.rank)))
+        predictions, labels = self._predictions(problem.logits_fn, points), problem.labels.numpy()
+        standing = np.flatnonzero((predictions == labels) & moved)
+        if not problem.units.identity and len(standing):
+            seen = problem.units.to_pixels(tf.gather(reached, standing))
+            again = self._predictions(problem.logits_fn, seen)
+            hit = again != labels[standing]
+            points = put(points, tf.constant(standing[hit]), tf.boolean_mask(seen, hit))
+            predictions[standing] = again
+        return points, predictions
 
 
 def check_epsilons(epsilons: Sequence[float | None], *, infinite: bool = False) -> list[float]:

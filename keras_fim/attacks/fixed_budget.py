@@ -51,10 +51,10 @@ class FixedBudgetAttack(Attack):
     def _result(self, problem: Problem, logits: tf.Tensor, found: Perturbed) -> AttackResult:
         """An `AttackResult` from the logits of the images and what was found, in unit coordinates."""
         labels = problem.labels.numpy()
-        points = problem.units.returned(found.adversarials, problem.task.images, problem.images)
-        was_correct, predictions = np.argmax(logits, axis=-1) == labels, np.argmax(found.logits, axis=-1)
+        was_correct, points = np.argmax(logits, axis=-1) == labels, found.adversarials
+        predictions = np.argmax(found.logits, axis=-1)
         if not problem.units.identity:  # the way back to pixels rounds
-            predictions = self._predictions(problem.logits_fn, points)
+            points, predictions = self._in_pixels(problem, found.adversarials)
         return AttackResult(
             adversarials=points.numpy(),
             success=was_correct & (predictions != labels),

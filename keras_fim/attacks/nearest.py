@@ -16,8 +16,6 @@ from keras_fim.typing import AttackResult
 
 __all__ = ["Found", "MinimalDistanceAttack", "SearchAttack"]
 
-_FARTHER = (1e-10, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3)  # shares of the distance
-
 
 class Found(NamedTuple):
     """What `SearchAttack.search` and `MinimalDistanceAttack.nearest` return.
@@ -44,12 +42,9 @@ class MinimalDistanceAttack(Attack):
         predictions = self._predictions(problem.logits_fn, problem.images)
         correct = predictions == labels
         found = self.nearest(problem, correct)
-        reached = found.adversarials
-        points = problem.units.returned(reached, problem.task.images, problem.images)
-        predictions[correct] = self._predictions(problem.logits_fn, tf.boolean_mask(points, correct))
-        if not problem.units.identity:
-            reached, points = self._beyond_rounding(problem, reached, points, correct, predictions)
-        distances = problem.distances(reached, points.numpy(), self.norm)
+        points, attacked = self._in_pixels(problem, found.adversarials)
+        predictions = np.where(correct, attacked, predictions)
+        distances = problem.distances(found.adversarials, points.numpy(), self.norm)
         results = []
         for limit in limits:
             success = correct & (predictions != labels) & (distances <= limit)
@@ -64,24 +59,6 @@ class MinimalDistanceAttack(Attack):
                 )
             )
         return results
-
-    def _beyond_rounding(
-        self, problem: Problem, reached: tf.Tensor, points: tf.Tensor, correct: np.ndarray, predictions: np.ndarray
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Points that lie a little farther where the rounding to pixels took them back over the boundary.
-
-        Updates ``predictions`` of these; returns the points in unit coordinates and as pixels.
-        """
-        start, goal = problem.task.images, reached
-        for share in _FARTHER:
-            (lost,) = np.nonzero(correct & (predictions == problem.labels.numpy()))
-            if not len(lost):
-                break
-            farther = tf.clip_by_value(start + (1 + share) * (goal - start), 0, 1)
-            reached = tf.tensor_scatter_nd_update(reached, lost[:, None], tf.gather(farther, lost))
-            points = problem.units.returned(reached, start, problem.images)
-            predictions[lost] = self._predictions(problem.logits_fn, tf.gather(points, lost))
-        return reached, points
 
     @abc.abstractmethod
     def nearest(self, problem: Problem, correct: np.ndarray) -> Found:

@@ -290,7 +290,7 @@ def test_strong_says_what_each_stage_took_and_knows_its_twin(tmp_path):
     assert sum(row.stages.values()) == pytest.approx(row.fooling.value) and set(row.stages) == set(
         attacks.Strong.stages
     )
-    assert "Fooled by item stage" in run(twin).tables() and len(list(tmp_path.iterdir())) == 1
+    assert "Fooled by each stage" in run(twin).tables() and len(list(tmp_path.iterdir())) == 1
     run(other)
     assert len(list(tmp_path.iterdir())) == 2
 

@@ -64,7 +64,7 @@ def test_fires_on_a_masked_model(mask):
     masked = logits_function(hide(honest), from_logits=True)
     report = evaluation.masking_report(masked, (IMAGES, LABELS), twin=honest, steps=10, queries=100)
     assert report.suspect and symptoms & suspects(report), str(report)
-    assert "masked gradients are suspected" in str(report) or "zero gradients: " in str(report)
+    assert "masked gradients are suspected" in str(report)
 
 
 @pytest.mark.slow
