@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import sys
@@ -75,7 +76,8 @@ def evaluate(
             those of the attacks if all are attack objects, and otherwise for what `keras_fim.pixels.find_range` finds.
         black_box: Whether to measure a model without gradients, with `keras_fim.attacks.Square` alone. The result is
             flagged as an upper bound on robustness.
-        spectrum: Whether to measure the Fisher information, too (`keras_fim.evaluation.spectrum.information`).
+        spectrum: Whether to measure the Fisher information, too (`keras_fim.evaluation.spectrum.information`); of more
+            than 64 classes without its trace, by one Krylov step, which takes four gradients an image.
         name: The model's name in the table; ``None`` for its own.
         folder: The folder where each finished cell (an attack on a chunk) is written at once. A measurement that was
             stopped goes on after the last of them. A cell of another model, chunk, attack or list of ε is not taken.
@@ -182,9 +184,9 @@ class _Run:
 
     def spectrum(self, chunk: Chunk) -> None:
         """The Fisher information of a chunk."""
-        settings = {"attack": "spectrum", "revision": 1}
-        images = self._images(chunk)
-        columns, took = self._cell("spectrum", settings, QUANTITIES, lambda: information(self.logits_fn, images))
+        settings = {"attack": "spectrum", "revision": 2}
+        measure = functools.partial(information, self.logits_fn, self._images(chunk), probes=0)
+        columns, took = self._cell("spectrum", settings, QUANTITIES, measure)
         self.information.append(columns)
         median = self._summary().quantile("λ_max(G_x)", 0.5)
         self.say(f"{sum(map(len, self.correct))} images: median λ_max(G_x) {median:.3g} ({took})")
