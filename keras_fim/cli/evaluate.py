@@ -21,15 +21,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_fim.cli.options import DATASETS, add_data_dir, add_max_samples
+from keras_fim.cli.options import DATASETS, MODELS, add_bounds, add_data_dir, add_image_size, add_max_samples, number
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
     from keras_fim.attacks import Attack
+    from keras_fim.data import DatasetInfo
     from keras_fim.logits import LogitsFunction
     from keras_fim.pixels import PixelRange
 
@@ -38,9 +40,7 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument(
-        "--model", required=True, help="A .keras file, SavedModel, run folder, or name of stored weights."
-    )
+    parser.add_argument("--model", required=True, help=f"A SavedModel, {MODELS}.")
     parser.add_argument("--data", required=True, help=f"Dataset whose test images are taken: {DATASETS}.")
     parser.add_argument("--attacks", help="Names of attacks, separated by commas (default: strong and one step).")
     parser.add_argument(
@@ -56,13 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--masking", action="store_true", help="Look for signs of masked gradients on 200 images.")
     parser.add_argument("--twin", metavar="MODEL", help="An undefended model for strong and --masking; as --model.")
     parser.add_argument("--returns", choices=("logits", "probabilities"), help="What the model returns, if unclear.")
-    parser.add_argument(
-        "--bounds",
-        nargs=2,
-        type=float,
-        metavar=("LOW", "HIGH"),
-        help="Range of the pixels that the model takes (default: found from the model or by its accuracy).",
-    )
+    add_bounds(parser, "found from the model or by its accuracy")
+    add_image_size(parser)
     parser.add_argument(
         "--black-box", action="store_true", help="Only a search without gradients, for models that have none."
     )
@@ -76,18 +71,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Measure, print and write."""
     from keras_fim import plots
+    from keras_fim.data import short_name
     from keras_fim.evaluation import evaluate
 
     model, name = _model(arguments.model, arguments.returns)
     twin = _model(arguments.twin)[0] if arguments.twin else None
     attacks = _attacks(arguments, twin)
-    bounds, dataset = _dataset(arguments, model)
-    folder = arguments.out or Path("results/evaluations") / f"{name}-{arguments.data}"
+    bounds, dataset, facts = _dataset(arguments, model)
+    print(f"{bounds}", flush=True)
+    folder = arguments.out or Path("results/evaluations") / f"{name}-{short_name(arguments.data)}"
     evaluation = evaluate(
         model,
         dataset,
         attacks=attacks,
-        epsilons=_epsilons(arguments.epsilons),
+        epsilons=_epsilons(arguments.epsilons) or _usual_epsilons(attacks, facts, bounds),
         max_samples=arguments.max_samples,
         bounds=bounds,
         black_box=arguments.black_box,
@@ -136,25 +133,68 @@ def _model(source: str, returns: str | None = None) -> tuple[LogitsFunction, str
     return logits_function(model, from_logits=None if returns is None else returns == "logits"), name
 
 
-def _dataset(arguments: argparse.Namespace, model: LogitsFunction) -> tuple[PixelRange, tf.data.Dataset]:
-    """The range of the pixels, and the test images in it and in the shape that the model takes."""
-    import tensorflow as tf
-
+def _dataset(
+    arguments: argparse.Namespace, model: LogitsFunction
+) -> tuple[PixelRange, tf.data.Dataset, DatasetInfo]:
+    """The range of the pixels, the images in it and in the shape that the model takes, and what they are."""
     from keras_fim import data
-    from keras_fim.pixels import find_range, range_of_model
+    from keras_fim.training import inputs
+    from keras_fim.training.trained import record_of
 
-    test = data.load(arguments.data, 256, data_dir=arguments.data_dir)[1]
-    shape, wanted = tuple(test.element_spec[0].shape[1:]), getattr(model.model, "input_shape", None)
-    if not isinstance(wanted, tuple) or None in wanted[1:]:
-        wanted = (None, *shape)
-    if math.prod(wanted[1:]) != math.prod(shape):
-        raise ValueError(f"`--model` should take images {shape}. Received: a model for {wanted[1:]}")
-    test = test.map(lambda images, labels: (tf.reshape(images, (-1, *wanted[1:])), labels))
-    bounds = arguments.bounds or range_of_model(model)
-    images, labels = next(iter(test.unbatch().batch(512)))
-    pixels = find_range(model, images, labels, bounds)
-    low, high = pixels.bounds
-    return pixels, test.map(lambda images, labels: (low + (high - low) * images, labels))
+    try:
+        record = record_of(arguments.model)
+    except ValueError:  # a SavedModel
+        record = None
+    options: dict[str, Any] = {"size": arguments.image_size, "record": record}
+    source = inputs.open_for(model.model, arguments.data, arguments.data_dir, **options)
+    trained_on_it = record is not None and record["config"]["data"] == arguments.data
+    images, split = data.evaluated(source, arguments.max_samples, unseen=trained_on_it)
+    if source.whole is not None:
+        which = "the 20 % that the model was not trained on" if trained_on_it else "all of them"
+        print(f"{len(split.labels)} images, of {which}", flush=True)
+    _warn_of_seen(arguments, images)
+    shape = _input_shape(model, source.info.image_shape)
+    images = inputs.in_range(images, (0.0, 1.0), shape)
+    bounds = inputs.model_range(model, images, arguments.bounds)
+    return bounds, inputs.in_range(images, bounds.bounds), source.info
+
+
+def _input_shape(model: LogitsFunction, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that the model takes, if images of ``shape`` can be written in it."""
+    taken = getattr(model.model, "input_shape", None)
+    wanted = taken[1:] if isinstance(taken, tuple) and None not in taken[1:] else shape
+    if math.prod(wanted) != math.prod(shape):
+        raise ValueError(f"`--model` should take images {shape}. Received: a model for {wanted}")
+    return wanted
+
+
+def _warn_of_seen(arguments: argparse.Namespace, images: tf.data.Dataset) -> None:
+    """Warn if images are among those that the model was trained on."""
+    from keras_fim.evaluation import chunks
+    from keras_fim.training import provenance
+
+    if (hashes := provenance.seen_images(arguments.model)) is None:
+        return
+    masks = [provenance.was_seen(chunk.images, hashes) for chunk in chunks(images, arguments.max_samples)]
+    seen, total = sum(int(mask.sum()) for mask in masks), sum(len(mask) for mask in masks)
+    if seen:
+        warnings.warn(
+            f"The model was trained on {seen} of these {total} images: its figures here say little about new images.",
+            stacklevel=2,
+        )
+
+
+def _usual_epsilons(
+    attacks: list[Attack], facts: DatasetInfo, bounds: PixelRange
+) -> dict[str, tuple[float, ...]] | None:
+    """Budgets that suit color images, for the norms of the attacks; None for the library's own."""
+    from keras_fim.attacks.lp import norm_name
+    from keras_fim.training.budgets import default_epsilons
+
+    if len(facts.image_shape) != 3 or facts.image_shape[-1] != 3 or isinstance(bounds.low, tuple):
+        return None
+    budgets = default_epsilons(facts.image_shape, bounds.bounds)
+    return {norm_name(norm): values for norm, values in budgets.items() if norm in {a.norm for a in attacks}} or None
 
 
 def _attacks(arguments: argparse.Namespace, twin: LogitsFunction | None) -> list[Attack]:
@@ -177,9 +217,9 @@ def _epsilons(texts: list[str] | None) -> dict[str, list[float]] | list[float] |
     for text in texts:
         key, _, values = text.rpartition("=")
         try:
-            budgets.setdefault(key, []).extend(float(value) for value in values.split(","))
-        except ValueError:
-            expected = "NORM=NUMBERS, such as l2=0.5,1,2"
+            budgets.setdefault(key, []).extend(number(value) for value in values.split(","))
+        except argparse.ArgumentTypeError:
+            expected = "NORM=NUMBERS, such as l2=0.5,1,2 or linf=8/255"
             raise ValueError(f"`--epsilons` should be {expected}. Received: {text!r}") from None
     if "" not in budgets:
         return budgets

@@ -98,7 +98,7 @@ def test_strong_and_masking(saved, tmp_path, capsys):
     [
         (("--attacks", "fgsm,deepfol"), "one of ossa, fgsm,"),
         (("--attacks", "fgsm,ossa", "--epsilons", "0.1"), "different norms (l2, linf)"),
-        (("--attacks", "fgsm", "--epsilons", "linf=x"), "NORM=NUMBERS, such as l2=0.5,1,2. Received: 'linf=x'"),
+        (("--attacks", "fgsm", "--epsilons", "linf=x"), "such as l2=0.5,1,2 or linf=8/255. Received: 'linf=x'"),
         (("--attacks", "fgsm", "--epsilons", "linf=0.1", "0.2"), "or be one list"),
         (("--attacks", "fgsm", "--epsilons", "linf=nan"), "Received: epsilon=nan"),
         (("--max-samples", "0"), "should be a positive integer"),
