@@ -74,13 +74,8 @@ def compare(
     if max_samples < 1:
         raise ValueError(f"`max_samples` should be a positive integer. Received: max_samples={max_samples}")
     own = inputs.described_recipe(data_name, size=image_size, bounds=bounds, data_dir=data_dir, **(changes or {}))
-    told = {"image_shape": own.image_shape, "bounds": own.bounds}
-    facts: dict[str, Any] = {"facts": own.facts, "trained": not builds(own.model)}
     configs = {
-        name: [
-            recipe(data_name, **facts, **{"defense": name, **told, **(changes or {}), "seed": seed})
-            for seed in dict.fromkeys(seeds)
-        ]
+        name: [_config(own, changes or {}, name, seed) for seed in dict.fromkeys(seeds)]
         for name in dict.fromkeys(["none", *defenses])
     }
     folder, (low, high) = Path(folder), own.bounds or (0.0, 1.0)
@@ -99,6 +94,11 @@ def compare(
         comparison = dataclasses.replace(empty, rows=tuple(rows[key] for key in configs if key in rows))
         write(comparison, folder)
     return comparison
+
+
+def _config(own: TrainingConfig, changes: Mapping[str, Any], defense: str, seed: int) -> TrainingConfig:
+    told = {"defense": defense, "image_shape": own.image_shape, "bounds": own.bounds, **changes, "seed": seed}
+    return recipe(own.data, facts=own.facts, trained=not builds(own.model), **told)
 
 
 def write(comparison: Comparison, folder: Path) -> None:

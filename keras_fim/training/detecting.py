@@ -18,6 +18,7 @@ from keras_fim.evaluation.measurement import Outcome, measure
 from keras_fim.evaluation.plans import bounded
 from keras_fim.evaluation.report import Report, Row
 from keras_fim.logits import logits_function
+from keras_fim.pixels import PixelRange
 from keras_fim.records import versions, write_json, write_text
 from keras_fim.training.budgets import default_epsilons
 from keras_fim.training.inputs import test_samples
@@ -106,11 +107,9 @@ def evaluate_detection(
         ValueError: If there is no model of that name, or the dataset is neither given nor on record.
     """
     model = load_model(name)
-    options: dict[str, Any] = {"data_dir": data_dir, "size": image_size, "bounds": bounds}
-    images, labels, pixels, _ = test_samples(name, model, data_name or _trained_on(name), max_samples, **options)
-    own = _Classifier(model, pixels.bounds)
-    usual = default_epsilons(images.shape[1:], (np.min(pixels.low), np.max(pixels.high)))
-    budgets = {norm: epsilons[1:] for norm, epsilons in usual.items()}
+    where: dict[str, Any] = {"data_dir": data_dir, "size": image_size, "bounds": bounds}
+    images, labels, pixels, _ = test_samples(name, model, data_name or _trained_on(name), max_samples, **where)
+    own, budgets = _Classifier(model, pixels.bounds), _budgets(images, pixels)
     fit, test = (images[::2], labels[::2]), (images[1::2], labels[1::2])
     detectors = _fitted(own, *fit, budgets, false_positive_rate)
     scores = {kind: own.scores(detector, test[0]) for kind, detector in detectors.items()}
@@ -119,14 +118,12 @@ def evaluate_detection(
     few = test[0][:max_adaptive], test[1][:max_adaptive]
     for kind in ("lambda", "fgsm"):
         if detector := detectors.get(kind):  # each under the attacker who knows it
-            plan = _adaptive_attack(detector), budgets[np.inf][1:], few, {kind: detector}, scores
-            rows += [{**row, "attack": f"{row['attack']} on {kind}"} for row in _rows(own, *plan)]
+            knows = _rows(own, _adaptive_attack(detector), budgets[np.inf][1:], few, {kind: detector}, scores)
+            rows += [{**row, "attack": f"{row['attack']} on {kind}"} for row in knows]
     report = DetectionReport(
         model=Path(name).name.removesuffix(".keras"),
         config={
-            "num_fitted": len(fit[0]),
-            "num_evaluated": len(test[0]),
-            "num_adaptive": max_adaptive,
+            **{"num_fitted": len(fit[0]), "num_evaluated": len(test[0]), "num_adaptive": max_adaptive},
             "false_positive_rate": false_positive_rate,
             "fitted_on": {"fgsm": budgets[np.inf][1], "pgd": budgets[np.inf][0]},
             "adaptive": repr(_adaptive_attack(detectors["lambda"])),
@@ -137,6 +134,11 @@ def evaluate_detection(
     )
     _write(report, folder)
     return report
+
+
+def _budgets(images: np.ndarray, pixels: PixelRange) -> dict[float, tuple[float, ...]]:
+    usual = default_epsilons(images.shape[1:], (float(np.min(pixels.low)), float(np.max(pixels.high))))
+    return {norm: epsilons[1:] for norm, epsilons in usual.items()}
 
 
 class _Classifier(NamedTuple):

@@ -69,14 +69,10 @@ def export_model(
     model, record = load_model(source), record_of(source)
     options: dict[str, Any] = {"version": version, "detector": detector, "direction": direction, "bounds": bounds}
     if image_size is not None:
-        channels = getattr(model, "input_shape", (None,))[-1]
-        options["input_shape"] = (image_size, image_size, channels or 3)
-    config, report = None, {}
-    if record is not None:
-        config, results = record["config"], record.get("results", {})
+        options["input_shape"] = (image_size, image_size, getattr(model, "input_shape", (None,))[-1] or 3)
+    config, report = (record["config"], _card(record)) if record else (None, {})
+    if record:
         options["bounds"] = bounds or recorded_range(record)
-        report = {key: config[key] for key in ("data", "mu", "label_smoothing")}
-        report["accuracy"] = results.get("stored", results).get("test_accuracy")
     data_name = reference or (config and config["data"])
     if data_name is None:
         return saved_model(model, folder, labels=labels, **options)
@@ -94,6 +90,13 @@ def export_model(
         labels = labels or facts.class_names
     names = labels or (config or {}).get("class_names") or data.info(data_name, data_dir).class_names
     return saved_model(model, folder, labels=names, report=report, **options)
+
+
+def _card(record: dict[str, Any]) -> dict[str, Any]:
+    """What the model card says of a run."""
+    config, results = record["config"], record.get("results", {})
+    report = {key: config[key] for key in ("data", "mu", "label_smoothing")}
+    return {**report, "accuracy": results.get("stored", results).get("test_accuracy")}
 
 
 def _prepared(data_name: str, data_dir: str | None) -> bool:
