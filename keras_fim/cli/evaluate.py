@@ -78,7 +78,6 @@ def run(arguments: argparse.Namespace) -> None:
     twin = _model(arguments.twin)[0] if arguments.twin else None
     attacks = _attacks(arguments, twin)
     bounds, dataset, facts = _dataset(arguments, model)
-    print(f"{bounds}", flush=True)
     folder = arguments.out or Path("results/evaluations") / f"{name}-{short_name(arguments.data)}"
     evaluation = evaluate(
         model,
