@@ -5,7 +5,8 @@ nearest adversarials are, and how large its Fisher information is. Without --att
 robust accuracy may be quoted, and a one-step attack beside it. Tables, a figure and every finished cell are written
 to one folder: the same command goes on where an interrupted one stopped.
 
-attacks: ossa, fgsm, fgm, otcm, bim, pgd, mim, apgd_ce, apgd_dlr, square, strong, deepfool, fmn, carlini_wagner, jsma;
+attacks: ossa, fgsm, fgm, otcm, bim, pgd, mim, apgd_ce, apgd_dlr, apgd_t, square, strong, autoattack, deepfool, fmn,
+fab, carlini_wagner, jsma;
 NAME_l1, NAME_l2 and NAME_linf choose the norm of those that have several; cleverhans_NAME is one of CleverHans;
 minimal_NAME looks for the smallest budget of an attack with a budget; an unknown name lists them all
 
@@ -14,6 +15,7 @@ Examples:
   keras-fim evaluate --model mnist-fisher --data mnist --epsilons l2=0.5,1,2 linf=0.05,0.1 --quick
   keras-fim evaluate --model path.keras --data mnist --attacks ossa,fgsm,pgd,deepfool
   keras-fim evaluate --model results/runs/mine --data cifar10 --masking --twin cifar10-plain
+  keras-fim evaluate --model results/runs/mine --data cifar10 --autoattack --epsilons l2=0.5
 """
 
 from __future__ import annotations
@@ -43,6 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help=f"A SavedModel, {MODELS}.")
     parser.add_argument("--data", required=True, help=f"Dataset whose test images are taken: {DATASETS}.")
     parser.add_argument("--attacks", help="Names of attacks, separated by commas (default: strong and one step).")
+    parser.add_argument(
+        "--autoattack",
+        action="store_true",
+        help="Run the published ensemble in the norms of --epsilons, and print a leaderboard's row and what to quote.",
+    )
     parser.add_argument(
         "--epsilons",
         nargs="+",
@@ -202,8 +209,11 @@ def _attacks(arguments: argparse.Namespace, twin: LogitsFunction | None) -> list
     from keras_fim.evaluation import default_attacks
 
     options: dict[str, Any] = {"twin": twin, "quick": arguments.quick}
+    if arguments.autoattack and (arguments.attacks or arguments.quick or arguments.black_box):
+        raise ValueError("`--autoattack` should stand without --attacks, --quick and --black-box. Received: both")
     if arguments.attacks is None:
-        return default_attacks(_epsilons(arguments.epsilons), black_box=arguments.black_box, **options)
+        kind = {"black_box": arguments.black_box, "autoattack": arguments.autoattack}
+        return default_attacks(_epsilons(arguments.epsilons), **kind, **options)
     named = [attack_by_name(name.strip()) for name in arguments.attacks.split(",") if name.strip()]
     return [dataclasses.replace(attack, **options) if isinstance(attack, Strong) else attack for attack in named]
 

@@ -18,7 +18,7 @@ from keras_fim.attacks.catalog import Epsilons
 from keras_fim.attacks.nearest import MinimalDistanceAttack
 from keras_fim.evaluation.cells import Cells, attack_settings, digest, model_digest, packed, unpacked
 from keras_fim.evaluation.distances import distance_summary
-from keras_fim.evaluation.flags import BLACK_BOX, one_class, outputs_flags
+from keras_fim.evaluation.flags import BLACK_BOX, one_class, outputs_flags, path_flags
 from keras_fim.evaluation.intervals import wilson
 from keras_fim.evaluation.measurement import Outcome, measure, probabilities
 from keras_fim.evaluation.plans import Plan, estimate, fitted, pixel_range, planned
@@ -197,7 +197,11 @@ class _Run:
         return Evaluation(
             model=name,
             pixels=self._pixels(),
-            flags=(*self.flags, *one_class(np.concatenate(self.predictions), np.concatenate(self.labels))),
+            flags=(
+                *self.flags,
+                *one_class(np.concatenate(self.predictions), np.concatenate(self.labels)),
+                *(flag for plan, outcome in pairs for flag in path_flags(plan.attack, outcome)),
+            ),
             accuracy=wilson(int(correct.sum()), len(correct)),
             mean_confidence=float(confidences.mean(dtype=np.float64)),
             rows=marked([row for plan, outcome in pairs for row in attack_rows(*plan, outcome)]),

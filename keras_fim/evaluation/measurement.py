@@ -24,11 +24,14 @@ class Outcome(NamedTuple):
     """What an attack does to n samples at e budgets: figures, no images.
 
     Attributes:
-        was_correct: Bool ``(n,)``: classified correctly before the attack.
-        fooled: Bool ``(e, n)``: correct before and misclassified now, which one more call of the model confirmed.
+        was_correct: Bool ``(n,)``: classified correctly before the attack, and not of the class that it aims at.
+        fooled: Bool ``(e, n)``: correct before and misclassified now, which one more call of the model confirmed; with
+            a target, classified as the target.
         unconfirmed: Bool ``(e, n)``: misclassified according to the attack, but not when the model was called again.
-        distances: Float64 ``(n,)``, of the nearest confirmed adversarial: inf without one, 0 if wrong before.
-        stages: Int64 ``(e, n)``, the stage of `keras_fim.attacks.Strong` that fooled a sample; -1 for none.
+        distances: Float64 ``(n,)``, of the nearest confirmed adversarial: inf without one, 0 if wrong before, NaN if
+            the sample is of the class that the attack aims at and was left out.
+        stages: Int64 ``(e, n)``, the stage of `keras_fim.attacks.Strong` or `AutoAttack` that fooled a sample; -1 or
+            -2 for none.
         seconds: The time that it took.
         seen: What ``inspect`` returned for each result of the attack; never stored.
     """
@@ -84,7 +87,8 @@ def measure(
     results = attack.sweep(logits_fn, chunk.images, chunk.labels, asked, indices=chunk.indices)
     confirmed = [_confirmed(logits_fn, result, chunk.labels) for result in results]
     near = [np.where(kept, result.distances, np.inf) for kept, result in zip(confirmed, results, strict=True)]
-    distances = np.where(results[0].was_correct, np.min(near, axis=0), 0.0)
+    left_out = results[0].details.get("target", np.full(len(chunk.labels), -1)) == chunk.labels
+    distances = np.where(results[0].was_correct, np.min(near, axis=0), np.where(left_out, np.nan, 0.0))
     claimed = [result.success for result in results]
     if searching:
         claimed = [claimed[0] & (results[0].distances <= epsilon) for epsilon in epsilons]
@@ -97,7 +101,7 @@ def measure(
         fooled=fooled,
         unconfirmed=np.array(claimed) & ~fooled,
         distances=distances,
-        stages=np.where(fooled, stages, -1).astype(np.int64),
+        stages=np.where(fooled, stages, np.minimum(stages, -1)).astype(np.int64),
         seconds=time.perf_counter() - begin,
         seen=[inspect(r._replace(success=c)) for r, c in zip(results, confirmed, strict=True)] if inspect else [],
     )
@@ -142,7 +146,9 @@ def _confirmed(logits_fn: LogitsFunction, result: AttackResult, labels: np.ndarr
     confirmed = np.zeros_like(result.success)
     if len(where):
         outputs = logits_fn.in_batches(_outputs, result.adversarials[where])
-        confirmed[where] = np.isfinite(outputs).all(axis=-1) & (outputs.argmax(axis=-1) != labels[where])
+        predicted, targets = outputs.argmax(axis=-1), result.details.get("target")
+        hit = predicted != labels[where] if targets is None else predicted == targets[where]
+        confirmed[where] = np.isfinite(outputs).all(axis=-1) & hit
     return confirmed
 
 

@@ -46,7 +46,7 @@ def test_evaluate_help_names_the_attacks(capsys):
         cli.main(["evaluate", "--help"])
     printed = capsys.readouterr().out
     assert "default: strong and one step" in " ".join(printed.split()) and "--quick" in printed
-    named = printed.partition("attacks: ")[2].partition(";")[0].split(", ")
+    named = printed.partition("attacks: ")[2].partition(";")[0].replace("\n", " ").split(", ")
     known = {name.removesuffix("_l1").removesuffix("_l2").removesuffix("_linf") for name in attack_names()}
     assert {name for name in named if name not in known} == set()
 
