@@ -182,7 +182,7 @@ class _Run:
 
     def spectrum(self, chunk: Chunk) -> None:
         """The Fisher information of a chunk."""
-        settings = {"attack": "spectrum", "revision": 1}
+        settings = {"attack": "spectrum", "revision": 2}
         images = self._images(chunk)
         columns, took = self._cell("spectrum", settings, QUANTITIES, lambda: information(self.logits_fn, images))
         self.information.append(columns)
@@ -193,11 +193,12 @@ class _Run:
         """The result."""
         correct, confidences = np.concatenate(self.correct), np.concatenate(self.confidences)
         outcomes = [Outcome.joined(self.outcomes[index]) for index in range(len(plans))]
-        pairs = list(zip(plans, outcomes, strict=True))
+        pairs, spectrum = list(zip(plans, outcomes, strict=True)), self._summary() if self.information else None
+        unvaried = one_class(np.concatenate(self.predictions), np.concatenate(self.labels))
         return Evaluation(
             model=name,
             pixels=self._pixels(),
-            flags=(*self.flags, *one_class(np.concatenate(self.predictions), np.concatenate(self.labels))),
+            flags=(*self.flags, *unvaried, *(spectrum.flags if spectrum else ())),
             accuracy=wilson(int(correct.sum()), len(correct)),
             mean_confidence=float(confidences.mean(dtype=np.float64)),
             rows=marked([row for plan, outcome in pairs for row in attack_rows(*plan, outcome)]),
@@ -206,7 +207,7 @@ class _Run:
                 for plan, outcome in pairs
                 if isinstance(plan.attack, MinimalDistanceAttack)
             ),
-            spectrum=self._summary() if self.information else None,
+            spectrum=spectrum,
             digests={"model": self.model, "data": digest(*self.data)},
             versions=versions(),
         )
