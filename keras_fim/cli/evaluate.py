@@ -2,8 +2,9 @@
 
 Attack a model and print, with 95 % intervals, how often it is fooled at each budget, how far the
 nearest adversarials are, and how large its Fisher information is. Without --attacks it runs the strong attack, whose
-robust accuracy may be quoted, and a one-step attack beside it. Tables, a figure and every finished cell are written
-to one folder: the same command goes on where an interrupted one stopped.
+robust accuracy may be quoted, and a one-step attack beside it. A report to read (report.html), tables, a row for each
+image (samples.csv) and every finished cell are written to one folder: the same command goes on where an interrupted one
+stopped. Exit code 3 means that --fail-under was not reached.
 
 attacks: ossa, fgsm, fgm, otcm, bim, pgd, mim, apgd_ce, apgd_dlr, square, strong, deepfool, fmn, carlini_wagner, jsma;
 NAME_l1, NAME_l2 and NAME_linf choose the norm of those that have several; cleverhans_NAME is one of CleverHans;
@@ -14,13 +15,16 @@ Examples:
   keras-fim evaluate --model mnist-fisher --data mnist --epsilons l2=0.5,1,2 linf=0.05,0.1 --quick
   keras-fim evaluate --model path.keras --data mnist --attacks ossa,fgsm,pgd,deepfool
   keras-fim evaluate --model results/runs/mine --data cifar10 --masking --twin cifar10-plain
+  keras-fim evaluate --model path.keras --data mnist --epsilons linf=0.1 --fail-under 0.6 --json
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,19 +72,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-spectrum", action="store_true", help="Leave out the Fisher information.")
     parser.add_argument(
-        "--out", type=Path, help="Folder for tables, figure and cells (default: results/evaluations/MODEL-DATA)."
+        "--out", type=Path, help="Folder for report, tables and cells (default: results/evaluations/MODEL-DATA)."
     )
+    threshold = "Exit with code 3 if the robust accuracy is lower, from 0 to 1; for one norm and one budget."
+    parser.add_argument("--fail-under", type=float, metavar="SHARE", help=threshold)
+    parser.add_argument("--json", action="store_true", help="Print the result as JSON in place of the tables.")
     add_data_dir(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure, print and write."""
-    from keras_fim import plots
+    from keras_fim import data
     from keras_fim.evaluation import evaluate
+    from keras_fim.evaluation.evaluate import say
+    from keras_fim.evaluation.report import encode
 
     model, name = _model(arguments.model, arguments.returns)
     twin = _model(arguments.twin)[0] if arguments.twin else None
     attacks = _attacks(arguments, twin)
+    _check_threshold(arguments, attacks)
     bounds, dataset = _dataset(arguments, model)
     folder = arguments.out or Path("results/evaluations") / f"{name}-{arguments.data}"
     evaluation = evaluate(
@@ -93,16 +103,38 @@ def run(arguments: argparse.Namespace) -> None:
         black_box=arguments.black_box,
         spectrum=not arguments.no_spectrum,
         name=name,
+        class_names=data.info(arguments.data).class_names,
         folder=folder / "cells",
-        progress=lambda line: print(line, flush=True),
+        progress=say if sys.stderr.isatty() else None,
     )
-    print(f"\n{evaluation}\n")
-    for suffix in (".json", ".csv", ".md"):
-        evaluation.save(folder / f"evaluation{suffix}")
-    plots.evaluation_figure(evaluation).savefig(folder / "fooling.png", dpi=120)
-    if arguments.masking:
-        _masking(model, dataset, attacks, twin, bounds, folder)
-    print(f"written to {folder}: evaluation.json, .csv, .md, fooling.png{', masking.*' if arguments.masking else ''}")
+    for file in ("evaluation.json", "evaluation.csv", "evaluation.md", "report.html", "samples.csv"):
+        evaluation.save(folder / file)
+    masking = _masking(model, dataset, attacks, twin, bounds, folder) if arguments.masking else []
+    if arguments.json:
+        summary = {key: getattr(evaluation, key) for key in ("sentences", "flags", "pixels")}
+        result = {**summary, "report": str(folder / "report.html"), "records": evaluation.records()}
+        print(json.dumps(encode(result), indent=2))
+    else:
+        last = [*evaluation.sentences, f"report: {folder / 'report.html'}"]
+        print(evaluation, *masking, "\n".join(last), sep="\n\n")
+    if arguments.fail_under is not None and evaluation.headline.robust.value < arguments.fail_under:
+        raise SystemExit(3)
+
+
+def _check_threshold(arguments: argparse.Namespace, attacks: list[Attack]) -> None:
+    """Refuse a threshold that is no share, or that several figures could be held against."""
+    from keras_fim.attacks.lp import norm_name
+    from keras_fim.evaluation.plans import planned
+
+    if arguments.fail_under is None:
+        return
+    if not 0 <= arguments.fail_under <= 1:
+        raise ValueError(f"`--fail-under` should be from 0 to 1. Received: {arguments.fail_under:g}")
+    plans = planned(attacks, _epsilons(arguments.epsilons), None, black_box=arguments.black_box)
+    budgets = {f"{norm_name(plan.attack.norm)} {epsilon:g}" for plan in plans for epsilon in plan.epsilons}
+    if len(budgets) > 1:
+        expected = "have one norm and one budget, such as --epsilons linf=0.03"
+        raise ValueError(f"`--fail-under` should {expected}. Received: {', '.join(sorted(budgets))}")
 
 
 def _masking(
@@ -112,16 +144,16 @@ def _masking(
     twin: LogitsFunction | None,
     bounds: PixelRange,
     folder: Path,
-) -> None:
+) -> list[str]:
     from keras_fim.attacks.lp import norm_name
     from keras_fim.evaluation import masking_report
 
     norms = [norm for norm in (2.0, math.inf) if norm in {attack.norm for attack in attacks}] or [2.0, math.inf]
-    for norm in norms:
-        report = masking_report(model, dataset, norm=norm, twin=twin, bounds=bounds)
-        print(f"{report}\n")
+    reports = {norm_name(norm): masking_report(model, dataset, norm=norm, twin=twin, bounds=bounds) for norm in norms}
+    for name, report in reports.items():
         for suffix in (".json", ".csv", ".md"):
-            report.save(folder / f"masking_{norm_name(norm)}{suffix}")
+            report.save(folder / f"masking_{name}{suffix}")
+    return [str(report) for report in reports.values()]
 
 
 def _model(source: str, returns: str | None = None) -> tuple[LogitsFunction, str]:

@@ -114,16 +114,10 @@ def certify(
 
 
 def _counts(
-    classes: int,
-    repeats: int,
-    logits_fn: LogitsFunction,
-    images: tf.Tensor,
-    keys: tf.Tensor,
-    sigma: tf.Tensor,
-    first: tf.Tensor,
-    last: tf.Tensor,
+    classes: int, repeats: int, logits_fn: LogitsFunction, images: tf.Tensor, keys: tf.Tensor, *numbers: tf.Tensor
 ) -> tf.Tensor:
-    """How often each class is predicted on the draws from ``first`` to before ``last``; int64 ``(batch, K)``."""
+    """How often each class is predicted; int64 ``(batch, K)``. The numbers are σ, the first draw, and the last + 1."""
+    sigma, first, last = numbers
     repeated, keys_of_copies = tf.repeat(images, repeats, axis=0), tf.repeat(keys, repeats)
 
     def body(draw: tf.Tensor, counts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
