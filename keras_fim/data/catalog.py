@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib.util
 from collections.abc import Callable
@@ -35,6 +36,21 @@ class DatasetInfo(NamedTuple):
     def num_classes(self) -> int:
         """Number of classes K."""
         return len(self.class_names)
+
+    def label(self, name: str) -> int:
+        """The index of a class by its name, or by its number as text.
+
+        Raises:
+            ValueError: If there is no such class.
+        """
+        if name in self.class_names:
+            return self.class_names.index(name)
+        if name.isdecimal() and int(name) < self.num_classes:
+            return int(name)
+        near = difflib.get_close_matches(name, self.class_names, 1)
+        expected = ", ".join(self.class_names[:10]) + (", ..." if self.num_classes > 10 else "")
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(f"The class should be one of {expected}. Received: {name!r}{hint}")
 
 
 def names() -> tuple[str, ...]:

@@ -134,7 +134,9 @@ def load_splits(
     )
 
 
-def evaluated(source: Source, max_samples: int | None, *, unseen: bool) -> tuple[tf.data.Dataset, Split]:
+def evaluated(
+    source: Source, max_samples: int | None, *, unseen: bool, only: int | None = None
+) -> tuple[tf.data.Dataset, Split]:
     """The images of a dataset on which a model is evaluated.
 
     Args:
@@ -143,11 +145,14 @@ def evaluated(source: Source, max_samples: int | None, *, unseen: bool) -> tuple
             as possible; one in memory is left whole.
         unseen: Whether the model was trained on the training part: then only the test part is taken of a dataset that
             comes in one part.
+        only: The class whose images are taken; ``None`` for all.
 
     Returns:
         Batches as of `load`, and the split that they are of.
     """
     split = source.test if unseen or source.whole is None else source.whole
+    if only is not None:
+        split = split.take(np.flatnonzero(split.labels == only))
     if not isinstance(split, Arrays):
         split = _readable(_limited(split, max_samples))
     return pipeline(split, 64, image_shape=source.info.image_shape), split

@@ -48,8 +48,9 @@ def run(*arguments):
 
 def test_evaluate(photos, stranger, tmp_path, capsys):
     run("evaluate", "--model", stranger, "--data", photos, "--epsilons", "linf=8,32", "--quick", "--out", tmp_path)
-    printed = capsys.readouterr().out
-    assert "180 images, of all of them" in printed and "pixels 0..255, found from Rescaling(1/255)" in printed
+    captured = capsys.readouterr()
+    printed = captured.out
+    assert "180 images, of all of them" in captured.err and "pixels 0..255, found from Rescaling(1/255)" in printed
     result = json.loads((tmp_path / "evaluation.json").read_text())
     assert result["accuracy"]["value"] > 0.9 and {row["epsilon"] for row in result["rows"]} == {8.0, 32.0}
     weakest, strongest = (min(row["robust"]["value"] for row in result["rows"] if row["epsilon"] == e) for e in (8, 32))
@@ -68,8 +69,8 @@ def test_harden_with_robustness_before_and_after(photos, stranger, tmp_path, cap
     model = load_model(tmp_path / "run")
     assert model.input_shape == (None, 12, 12, 3)
     run("evaluate", "--model", tmp_path / "run", "--data", photos, "--attacks", "fgsm", "--out", tmp_path / "again")
-    captured = capsys.readouterr()
-    assert "the 20 % that the model was not trained on" in captured.out and "trained on" not in captured.err
+    messages = capsys.readouterr().err
+    assert "the 20 % that the model was not trained on" in messages and "was trained on" not in messages
     npz = tmp_path / "all.npz"
     pictures = [(np.asarray(Image.open(path)), path.parent.name) for path in sorted(photos.rglob("*.png"))]
     np.savez(npz, images=np.stack([image for image, _ in pictures]), labels=[name for _, name in pictures])
@@ -123,3 +124,17 @@ def test_a_dataset_of_more_classes_than_the_model(photos, tmp_path, capsys):
     model.save(tmp_path / "two.keras")
     assert cli.main(["evaluate", "--model", str(tmp_path / "two.keras"), "--data", str(photos)]) == 2
     assert "at most the 2 classes of the model. Received: 3 classes (bright, dark, red)" in capsys.readouterr().err
+
+
+def test_one_class_is_to_become_another(photos, stranger, tmp_path, capsys):
+    arguments = ["--model", stranger, "--data", photos, "--epsilons", "linf=60", "--only", "bright", "--no-spectrum"]
+    run("evaluate", *arguments, "--target", "red", "--out", tmp_path)
+    result = json.loads((tmp_path / "evaluation.json").read_text())
+    assert result["accuracy"]["total"] == 60
+    assert {row["attack"] for row in result["rows"]} == {"fgsm_to_2", "apgd_ce_linf_to_2"}
+    model, fooled = load_model(stranger), max(row["fooling"]["value"] for row in result["rows"])
+    bright = np.stack([np.asarray(Image.open(path), float) for path in sorted((photos / "bright").iterdir())])
+    away = np.clip(bright + 60 * np.array([1, -1, -1]), 0, 255)
+    assert fooled >= np.mean(model.predict(away, verbose=0).argmax(axis=-1) == 2) > 0.1
+    assert cli.main(["evaluate", *map(str, arguments), "--target", "rad", "--out", str(tmp_path)]) == 2
+    assert "one of bright, dark, red. Received: 'rad' (did you mean red?)" in capsys.readouterr().err
