@@ -13,11 +13,12 @@ import numpy as np
 
 from keras_fim import attacks, data
 from keras_fim.detection import FisherDetector
-from keras_fim.evaluation import clean_performance, robustness_curve
+from keras_fim.evaluation import clean_performance, robustness_curve, samples
 from keras_fim.evaluation.plans import bounded
 from keras_fim.export import saved_model
+from keras_fim.pixels import PixelRange
 from keras_fim.training.budgets import default_epsilons
-from keras_fim.training.inputs import recorded_range, test_samples
+from keras_fim.training.inputs import evaluated_images
 from keras_fim.training.trained import load_model, record_of
 from keras_fim.typing import Bounds
 
@@ -71,8 +72,9 @@ def export_model(
     if image_size is not None:
         options["input_shape"] = (image_size, image_size, getattr(model, "input_shape", (None,))[-1] or 3)
     config, report = (record["config"], _card(record)) if record else (None, {})
-    if record:
-        options["bounds"] = bounds or recorded_range(record)
+    if record and bounds is None:
+        low, high = record["config"].get("bounds") or (0.0, 1.0)
+        options["bounds"] = PixelRange(float(low), float(high), "found from the record of its run")
     data_name = reference or (config and config["data"])
     if data_name is None:
         return saved_model(model, folder, labels=labels, **options)
@@ -84,10 +86,11 @@ def export_model(
         )
     elif max_samples:
         given: dict[str, Any] = {"data_dir": data_dir, "size": image_size, "bounds": bounds}
-        images, classes, pixels, facts = test_samples(source, model, data_name, max_samples, **given)
-        report["robustness"] = _robustness(model, images, classes, pixels.bounds)
-        options |= {"images": images, "bounds": pixels}
-        labels = labels or facts.class_names
+        tested = evaluated_images(source, model, data_name, max_samples, **given)
+        images, classes = samples(tested.dataset, max_samples)
+        report["robustness"] = _robustness(model, images, classes, tested.pixels.bounds)
+        options |= {"images": images, "bounds": tested.pixels}
+        labels = labels or tested.facts.class_names
     names = labels or (config or {}).get("class_names") or data.info(data_name, data_dir).class_names
     return saved_model(model, folder, labels=names, report=report, **options)
 
