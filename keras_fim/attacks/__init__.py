@@ -2,10 +2,12 @@
 
 from keras_fim.attacks.adapters import ART, CleverHans, Foolbox
 from keras_fim.attacks.apgd import APGD
+from keras_fim.attacks.autoattack import AutoAttack
 from keras_fim.attacks.base import Attack
 from keras_fim.attacks.carlini_wagner import CarliniWagner
 from keras_fim.attacks.catalog import DEFAULT_EPSILONS, attack_by_name, attack_names, resolve_epsilons
 from keras_fim.attacks.deepfool import DeepFool
+from keras_fim.attacks.fab import FAB
 from keras_fim.attacks.fixed_budget import FixedBudgetAttack
 from keras_fim.attacks.fmn import FMN
 from keras_fim.attacks.iterative import BIM, MIM, PGD
@@ -24,6 +26,7 @@ __all__ = [
     "CarliniWagner",
     "DEFAULT_EPSILONS",
     "DeepFool",
+    "FAB",
     "FGM",
     "FGSM",
     "FMN",
@@ -33,6 +36,7 @@ __all__ = [
     "OTCM",
     "PGD",
     "Attack",
+    "AutoAttack",
     "CleverHans",
     "FixedBudgetAttack",
     "Foolbox",

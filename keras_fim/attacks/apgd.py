@@ -9,15 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.attacks.aimed import AimedAttack
 from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
-from keras_fim.attacks.losses import LOSSES, loss_gradient
+from keras_fim.attacks.losses import LOSSES, TARGETED_LOSSES, loss_gradient, loss_value, others
 from keras_fim.attacks.lp import by_image, check_norm, norm_name, project_inside, steepest
 from keras_fim.attacks.samples import Best, Task, choose, keep, random_start
 from keras_fim.logits import LogitsFunction
 
 __all__ = ["APGD", "checkpoints"]
 
-_SHORT = {"cross_entropy": "ce"}
+_SHORT = {"cross_entropy": "ce", "dlr_targeted": "t"}
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -88,7 +89,7 @@ class _Climb(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class APGD(FixedBudgetAttack):
+class APGD(FixedBudgetAttack, AimedAttack):
     r"""Auto-PGD, projected gradient ascent with momentum and without a step size to choose.
 
     .. math::
@@ -103,14 +104,18 @@ class APGD(FixedBudgetAttack):
 
     Args:
         norm: 2 or inf.
-        loss: ``"cross_entropy"``, ``"dlr"`` (of two classes it is the margin; see `losses.logits_ratio_against`) or
-            ``"margin"``.
+        loss: ``"cross_entropy"``, ``"dlr"`` (of two classes it is the margin; see `losses.logits_ratio_against`),
+            ``"margin"``, or a loss of one wrong class, with a run for each of the ``num_targets`` most probable ones:
+            ``"dlr_targeted"`` (APGD-T; at least four classes) or ``"targeted_margin"``.
         steps: number of steps.
-        restarts: number of runs, each from a random point; in those after the first, only samples that still stand
-            take part.
+        restarts: number of runs (for each class aimed at), each from a random point; in those after the first, only
+            samples that still stand take part.
         rho: share of the steps that have to raise the loss.
         stop_early: a sample leaves the batch as soon as it is fooled: faster where only fooled-or-not is asked.
-            Otherwise the best point of the way is returned (fooling, then of the largest loss).
+            Otherwise the best point of the way is returned (fooling, then of the largest loss; of several targets, of
+            the largest margin).
+        num_targets: The number of wrong classes that the losses of one wrong class are raised for, at most K - 1.
+        target: See `keras_fim.attacks.aimed.AimedAttack`; the losses of one wrong class are then those of the target.
 
     Example:
         >>> from keras_fim import models
@@ -130,40 +135,65 @@ class APGD(FixedBudgetAttack):
     restarts: int = 1
     rho: float = 0.75
     stop_early: bool = False
+    num_targets: int = 9
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "norm", check_norm(self.norm, (2, np.inf)))
-        self._check_counts("steps", "restarts")
+        self._check_counts("steps", "restarts", "num_targets")
         self._check(0 <= self.rho <= 1, "rho", "in [0, 1]")
-        self._check(self.loss in LOSSES, "loss", f"one of {', '.join(LOSSES)}")
+        losses = (*LOSSES, *TARGETED_LOSSES)
+        self._check(self.loss in losses, "loss", f"one of {', '.join(losses)}")
 
     @property
     def name(self) -> str:
-        """The loss and the norm, like ``apgd_ce_linf``."""
-        return f"apgd_{_SHORT.get(self.loss, self.loss)}_{norm_name(self.norm)}"
+        """The loss, the norm and the target, if there is one, like ``apgd_ce_linf`` or ``apgd_t_l2``."""
+        return f"apgd_{_SHORT.get(self.loss, self.loss)}_{norm_name(self.norm)}{self._suffix}"
+
+    @property
+    def least_classes(self) -> int:
+        """4 for the targeted DLR."""
+        return 4 if self.loss == "dlr_targeted" else 2
 
     @property
     def whole_batch(self) -> bool:
-        """Whether there are neither `restarts` nor `stop_early`."""
-        return self.restarts == 1 and not self.stop_early
+        """Whether there is one run and no `stop_early`."""
+        return self.restarts == 1 and not self.stop_early and (self.aimed or self.loss in LOSSES)
 
     def fooling_only(self) -> APGD:
         """With `stop_early`."""
         return dataclasses.replace(self, stop_early=True)
 
     def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> Perturbed:
-        """The steps, restart by restart."""
-        best = Best.of(task.images, state[0], task.labels, self.loss)
-        for restart in range(self.restarts):
-            climb = _Climb.start(task, random_start(task, self.norm, restart))
-            if restart or self.stop_early:
-                climb = keep(climb, ~best.fooled)
-            best = self._climb(logits_fn, best, climb)
+        """The steps, run by run: for each class aimed at, its restarts."""
+        best, targets = self._look(task.images, state[0], task), self._targets(state[0], task)
+
+        def going(run: tf.Tensor, best: Best) -> tf.Tensor:
+            return run < self.restarts * targets.shape[1]
+
+        def body(run: tf.Tensor, best: Best) -> tuple[tf.Tensor, Best]:
+            aimed = task._replace(target=tf.gather(targets, run // self.restarts, axis=1))
+            climb = _Climb.start(aimed, random_start(task, self.norm, run))
+            takes_part = ~best.fooled if self.stop_early else ~best.fooled | (run == 0)
+            return run + 1, self._climb(logits_fn, best, climb if self.whole_batch else keep(climb, takes_part))
+
+        _, best = tf.while_loop(going, body, (tf.constant(0), best))
         return Perturbed(best.points, best.logits)
 
+    def _targets(self, logits: tf.Tensor, task: Task) -> tf.Tensor:
+        """The classes aimed at in turn, ``(batch, runs)``; for a loss of one wrong class the most probable ones."""
+        if self.aimed or self.loss in LOSSES:
+            return task.target[:, None]
+        count = min(self.num_targets, logits.shape[-1] - 1)
+        return tf.cast(tf.math.top_k(others(logits, task.labels), count).indices, task.labels.dtype)
+
+    def _look(self, points: tf.Tensor, logits: tf.Tensor, task: Task) -> Best:
+        """Points by the loss that tells which of them is the best, whatever class they were to be."""
+        loss = "margin" if self.loss in TARGETED_LOSSES else self.loss
+        return Best.of(points, logits, task.labels, loss, self._aims(task))
+
     def _climb(self, logits_fn: LogitsFunction, best: Best, climb: _Climb) -> Best:
-        """All steps of one restart."""
+        """All steps of one run."""
         marks = checkpoints(self.steps)
         enough = np.full(self.steps + 1, -1.0)  # no checkpoint
         enough[marks[1:]] = self.rho * np.diff(marks)
@@ -173,16 +203,17 @@ class APGD(FixedBudgetAttack):
 
         def body(step: tf.Tensor, best: Best, climb: _Climb) -> tuple[tf.Tensor, Best, _Climb]:
             climb = tf.cond(step > 0, lambda: self._move(climb, step), lambda: climb)
-            gradient, logits = loss_gradient(logits_fn, climb.here.point, climb.task.labels, loss=self.loss)
-            new = Best.of(climb.here.point, logits, climb.task.labels, self.loss)
-            best, looked = best.improved_at(climb.index, new), climb.with_look(gradient, new.loss)
-            needed = tf.gather(tf.constant(enough, new.loss.dtype), step)
+            labels, targets = climb.task.labels, self._aims(climb.task, self.loss)
+            gradient, logits = loss_gradient(logits_fn, climb.here.point, labels, loss=self.loss, targets=targets)
+            new, loss = self._look(climb.here.point, logits, climb.task), loss_value(logits, labels, self.loss, targets)
+            best, looked = best.improved_at(climb.index, new), climb.with_look(gradient, loss)
+            needed = tf.gather(tf.constant(enough, loss.dtype), step)
             looked = tf.cond(needed >= 0, lambda: looked.checked(needed), lambda: looked)
             return step + 1, best, keep(looked, ~new.fooled) if self.stop_early else looked
 
         def last() -> Best:  # the end of the last step needs no gradient
             point = self._move(climb, step).here.point
-            return best.improved_at(climb.index, Best.of(point, logits_fn(point), climb.task.labels, self.loss))
+            return best.improved_at(climb.index, self._look(point, logits_fn(point), climb.task))
 
         step, best, climb = tf.while_loop(going, body, (tf.constant(0), best, climb))
         best = tf.cond(tf.size(climb.index) > 0, last, lambda: best)

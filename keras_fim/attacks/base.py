@@ -41,12 +41,14 @@ class Problem:
         images: The pixels ``(n, ...)``, in the dtype that it works in and within the bounds.
         units: From pixels to unit coordinates and back.
         task: The same images in unit coordinates, with labels and keys; its ε is 0.
+        aimed: Whether only the target's prediction is a success.
     """
 
     logits_fn: LogitsFunction
     images: tf.Tensor
     units: Units
     task: Task
+    aimed: bool = False
 
     @property
     def labels(self) -> tf.Tensor:
@@ -59,8 +61,23 @@ class Problem:
         return self.units.logits_fn(self.logits_fn)
 
     def budgets(self, epsilon: float) -> tf.Tensor:
-        """ε in unit coordinates for each sample, ``(n,)``."""
-        return tf.fill([len(self.images)], tf.constant(epsilon / self.units.scale, self.images.dtype))
+        """ε in unit coordinates for each sample, ``(n,)``; 0 for those that are left out."""
+        return tf.constant(np.where(self.left_out, 0, epsilon / self.units.scale), self.images.dtype)
+
+    @property
+    def left_out(self) -> np.ndarray:
+        """Which samples have their target as their label, bool ``(n,)``."""
+        return np.asarray((self.task.target == self.task.labels) & self.aimed)
+
+    def fooled(self, predictions: np.ndarray, rows: Any = slice(None)) -> np.ndarray:
+        """Which predictions, of all samples or of some ``rows``, are a success, bool."""
+        labels, targets = self.labels.numpy()[rows], self.task.target.numpy()[rows]
+        return np.asarray(predictions == targets if self.aimed else predictions != labels)
+
+    def details(self, more: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Details of a result, with the targets if there are any."""
+        aims = {"target": self.task.target} if self.aimed else {}
+        return {key: np.asarray(value) for key, value in {**more, **aims}.items()}
 
     def distances(self, points: tf.Tensor, pixels: np.ndarray, norm: float) -> np.ndarray:
         """Norms of the perturbations in pixels, float64 ``(n,)``; in unit coordinates with bounds for each channel."""
@@ -103,6 +120,16 @@ class Attack(abc.ABC):
     @abc.abstractmethod
     def name(self) -> str:
         """Unique name, used in the CLI, log keys and files."""
+
+    @property
+    def aimed(self) -> bool:
+        """Whether only the prediction of a target is a success (`keras_fim.attacks.aimed`)."""
+        return False
+
+    @property
+    def least_classes(self) -> int:
+        """The smallest number of classes for which it is defined."""
+        return 2
 
     @property
     @abc.abstractmethod
@@ -197,15 +224,18 @@ class Attack(abc.ABC):
         logits_fn, count, units = logits_function(model, images), len(images), Units(self.bounds)
         images = logits_fn.cast(images)
         num_classes = logits_fn.compiled(predict_logits)(images[:1]).shape[-1]
+        if num_classes < self.least_classes:
+            expected = f"at least {self.least_classes} classes for {self.name}"
+            raise ValueError(f"`model` should have {expected}. Received: a model of {num_classes} classes")
         classes = check_labels(labels, count, num_classes)
-        aims = check_targets(targets, getattr(self, "target", ""), classes, num_classes)
+        aims = check_targets(targets, getattr(self, "target", ""), classes, num_classes, aimed=self.aimed)
         indices = np.arange(count) if indices is None else np.asarray(indices)
         if indices.shape != (count,) or not np.issubdtype(indices.dtype, np.integer):
             raise ValueError(f"`indices` should be {count} integers. Received: shape={indices.shape}, {indices.dtype}")
         keys = draws.keys_of(self.seed, tf.constant(indices, tf.int64))
         zero = tf.zeros([count], images.dtype)
         task = Task(units.to_units(images), tf.constant(classes), zero, keys, tf.constant(aims))
-        return Problem(logits_fn, images, units, task)
+        return Problem(logits_fn, images, units, task, self.aimed)
 
     def _function(self, method: Callable[..., Any], logits_fn: LogitsFunction) -> Callable[..., Any]:
         """``method(self, logits_fn, ...)`` as a function of tensors, compiled if the attack can be."""
@@ -250,12 +280,12 @@ class Attack(abc.ABC):
         start = problem.task.images
         points = problem.units.returned(reached, start, problem.images)
         moved = tf.reduce_any(reached != start, axis=tuple(range(1, reached.shape.rank)))
-        predictions, labels = self._predictions(problem.logits_fn, points), problem.labels.numpy()
-        standing = np.flatnonzero((predictions == labels) & moved)
+        predictions = self._predictions(problem.logits_fn, points)
+        standing = np.flatnonzero(~problem.fooled(predictions) & moved)
         if not problem.units.identity and len(standing):
             seen = problem.units.to_pixels(tf.gather(reached, standing))
             again = self._predictions(problem.logits_fn, seen)
-            hit = again != labels[standing]
+            hit = problem.fooled(again, standing)
             points = put(points, tf.constant(standing[hit]), tf.boolean_mask(seen, hit))
             predictions[standing] = again
         return points, predictions

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks.losses import margin_against
+from keras_fim.attacks.aimed import AimedAttack
+from keras_fim.attacks.losses import loss_value
 from keras_fim.attacks.nearest import Found, SearchAttack
 from keras_fim.attacks.samples import Task, choose, keep, put, take
 from keras_fim.logits import LogitsFunction
@@ -40,11 +41,12 @@ class _Descent(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CarliniWagner(SearchAttack):
+class CarliniWagner(SearchAttack, AimedAttack):
     r"""Carlini-Wagner l2: :math:`\min_w \|x(w) - x\|_2^2 + c \max(z_y - \max_{j \ne y} z_j + \kappa, 0)`.
 
     x is in unit coordinates. ``x(w)`` is a tanh that stays inside the bounds; w is found by Adam, the weight c by a
     search, image by image. Where the loss no longer falls over a tenth of the steps, the image leaves the batch.
+    With a target t the hinge is :math:`\max(\max_{j \ne t} z_j - z_t + \kappa, 0)`.
 
     Args:
         steps: largest number of gradient steps for each weight.
@@ -54,6 +56,7 @@ class CarliniWagner(SearchAttack):
             halved in the logarithm.
         confidence: κ, the margin by which the wrong class must win.
         abort_early: whether images leave the batch.
+        target: See `keras_fim.attacks.aimed.AimedAttack`.
 
     Example:
         >>> from keras_fim import models
@@ -72,8 +75,12 @@ class CarliniWagner(SearchAttack):
     confidence: float = 0.0
     abort_early: bool = True
 
-    name = "carlini_wagner_l2"
     norm = 2.0
+
+    @property
+    def name(self) -> str:
+        """``carlini_wagner_l2``, with the target if there is one, like ``carlini_wagner_l2_to_3``."""
+        return f"carlini_wagner_l2{self._suffix}"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -131,10 +138,12 @@ class CarliniWagner(SearchAttack):
             points = (tf.tanh(descent.variable) + 1) / 2
             logits = logits_fn(points)
             square = tf.reduce_sum((points - task.images) ** 2, axis=axes)
-            margin = margin_against(logits, task.labels)
+            margin = loss_value(logits, task.labels, "margin", self._aims(task))
             loss = square + descent.weight * tf.maximum(self.confidence - margin, 0)
         gradient = tape.gradient(loss, descent.variable)
-        fooled = (tf.argmax(logits, axis=-1) != task.labels) & (margin >= self.confidence)
+        predicted = tf.argmax(logits, axis=-1)
+        hit = predicted == task.target if self.aimed else predicted != task.labels
+        fooled = hit & (margin >= self.confidence)
         old = take(nearest, descent.index)
         new = choose(fooled & (square < old.square), _Nearest(points, square, fooled), old)
         nearest = put(nearest, descent.index, new._replace(fooled=old.fooled | fooled))

@@ -11,9 +11,11 @@ import numpy as np
 
 from keras_fim.attacks.adapters.cleverhans import CleverHans, cleverhans_attacks
 from keras_fim.attacks.apgd import APGD
+from keras_fim.attacks.autoattack import AutoAttack
 from keras_fim.attacks.base import Attack, check_epsilons
 from keras_fim.attacks.carlini_wagner import CarliniWagner
 from keras_fim.attacks.deepfool import DeepFool
+from keras_fim.attacks.fab import FAB
 from keras_fim.attacks.fixed_budget import FixedBudgetAttack
 from keras_fim.attacks.fmn import FMN
 from keras_fim.attacks.iterative import BIM, MIM, PGD
@@ -44,10 +46,13 @@ _SHORT = {
     "apgd": "apgd_ce_linf",
     "apgd_ce": "apgd_ce_linf",
     "apgd_dlr": "apgd_dlr_linf",
+    "apgd_t": "apgd_t_linf",
+    "autoattack": "autoattack_linf",
     "bim": "bim_linf",
     "carlini_wagner": "carlini_wagner_l2",
     "cw": "carlini_wagner_l2",
     "deepfool": "deepfool_l2",
+    "fab": "fab_t_l2",
     "fmn": "fmn_l2",
     "mim": "mim_linf",
     "pgd": "pgd_linf",
@@ -59,6 +64,8 @@ _SHORT = {
 _IN_TWO_NORMS: tuple[tuple[Any, str, dict[str, Any]], ...] = (
     (APGD, "apgd_ce", {}),
     (APGD, "apgd_dlr", {"loss": "dlr"}),
+    (APGD, "apgd_t", {"loss": "dlr_targeted"}),
+    (AutoAttack, "autoattack", {}),
     (Square, "square", {}),
     (Strong, "strong", {}),
     (DeepFool, "deepfool", {}),
@@ -76,6 +83,7 @@ def _constructors() -> dict[str, Callable[..., Attack]]:
             found[f"{prefix}_{norm_name(norm)}"] = functools.partial(kind, norm=norm, **options)
     for norm in (1, 2, np.inf):
         found[f"fmn_{norm_name(norm)}"] = functools.partial(FMN, norm=norm)
+        found[f"fab_t_{norm_name(norm)}"] = functools.partial(FAB, norm=norm)
     for attack, norm in cleverhans_attacks():
         found[CleverHans(attack, norm=norm).name] = functools.partial(CleverHans, attack, norm=norm)
     return {**found, "carlini_wagner_l2": CarliniWagner, "jsma": JSMA}

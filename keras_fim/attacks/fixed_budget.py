@@ -50,18 +50,18 @@ class FixedBudgetAttack(Attack):
 
     def _result(self, problem: Problem, logits: tf.Tensor, found: Perturbed) -> AttackResult:
         """An `AttackResult` from the logits of the images and what was found, in unit coordinates."""
-        labels = problem.labels.numpy()
-        was_correct, points = np.argmax(logits, axis=-1) == labels, found.adversarials
+        was_correct = (np.argmax(logits, axis=-1) == problem.labels.numpy()) & ~problem.left_out
+        points = found.adversarials
         predictions = np.argmax(found.logits, axis=-1)
         if not problem.units.identity:  # the way back to pixels rounds
             points, predictions = self._in_pixels(problem, found.adversarials)
         return AttackResult(
             adversarials=points.numpy(),
-            success=was_correct & (predictions != labels),
+            success=was_correct & problem.fooled(predictions),
             distances=problem.distances(found.adversarials, points.numpy(), self.norm),
             predictions=predictions,
             was_correct=was_correct,
-            details={key: value.numpy() for key, value in found.details.items()},
+            details=problem.details(found.details),
         )
 
     @property

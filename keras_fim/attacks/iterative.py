@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.attacks.aimed import AimedAttack
 from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
 from keras_fim.attacks.losses import LOSSES, loss_gradient, others
 from keras_fim.attacks.lp import check_norm, norm_name, project_inside, step
@@ -28,7 +29,7 @@ class _Climb(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class IterativeAttack(FixedBudgetAttack):
+class IterativeAttack(FixedBudgetAttack, AimedAttack):
     """Steps of fixed length up the loss, each followed by a projection onto the ball and the pixel bounds.
 
     Of N steps it pays N gradients and one forward pass; where there is no random start, a sweep over ε shares the
@@ -41,7 +42,7 @@ class IterativeAttack(FixedBudgetAttack):
             because the projection takes from all changed values what a step has given to few.
         loss: ``"cross_entropy"``; ``"margin"``, the largest wrong logit minus the true one; ``"dlr"``, the same in
             units of the logits' spread; or ``"targeted_margin"``, the margin of one wrong class, with each restart for
-            the next most probable one (Gowal et al. 2019).
+            the next most probable one (Gowal et al. 2019) unless there is a target.
         random_start: start anywhere in the ball instead of at the image.
         restarts: number of runs; those after the first start at random, and only samples that still stand take part.
         decay: weight of the accumulated gradient in a step (Dong et al. 2018); 0 for none.
@@ -49,6 +50,7 @@ class IterativeAttack(FixedBudgetAttack):
         stop_early: a sample leaves the batch as soon as it is fooled: faster where only fooled-or-not is asked.
         clip_first: clip each step to the pixel bounds before the projection, too, as CleverHans does.
         sparsity: for l1, the share of the values that a step is spread over at least; one value at least.
+        target: See `keras_fim.attacks.aimed.AimedAttack`; all restarts aim at it.
     """
 
     norm: float = np.inf
@@ -77,8 +79,8 @@ class IterativeAttack(FixedBudgetAttack):
 
     @property
     def name(self) -> str:
-        """The method and the norm, like ``pgd_linf``."""
-        return f"{self.base_name}_{norm_name(self.norm)}"
+        """The method, the norm and the target, if there is one, like ``pgd_linf`` or ``pgd_linf_to_3``."""
+        return f"{self.base_name}_{norm_name(self.norm)}{self._suffix}"
 
     @property
     def whole_batch(self) -> bool:
@@ -93,13 +95,15 @@ class IterativeAttack(FixedBudgetAttack):
         """Logits, and the gradient at the images if that is where the steps start."""
         if self.random_start or self.loss == "targeted_margin":
             return (logits_fn(task.images),)
-        gradient, logits = loss_gradient(logits_fn, task.images, task.labels, loss=self.loss)
+        targets = self._aims(task)
+        gradient, logits = loss_gradient(logits_fn, task.images, task.labels, loss=self.loss, targets=targets)
         return logits, gradient
 
     def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> Perturbed:
         """The steps, restart by restart."""
         images, (logits, *gradient) = task.images, state
-        best = Best.of(images, logits, task.labels, self._scored)  # any other point replaces it after a random start
+        # any other point replaces the image after a random start
+        best = Best.of(images, logits, task.labels, self._scored, self._aims(task))
         task = task._replace(epsilon=self._before_rounding(task))
         for restart in range(self.restarts):
             aimed, zero = task._replace(target=self._target(logits, task, restart)), tf.zeros_like(images)
@@ -126,16 +130,15 @@ class IterativeAttack(FixedBudgetAttack):
 
         def body(index: tf.Tensor, best: Best, climb: _Climb) -> tuple[tf.Tensor, Best, _Climb]:
             climb = tf.cond(index > 0, lambda: self._move(climb, index), lambda: climb)
-            labels, targets = climb.task.labels, climb.task.target
+            labels, targets = climb.task.labels, self._aims(climb.task, self.loss)
             gradient, logits = loss_gradient(logits_fn, climb.point, labels, loss=self.loss, targets=targets)
-            best, climb = self._keep(best, climb, logits), climb._replace(gradient=gradient)
-            if self.stop_early:
-                climb = keep(climb, tf.argmax(logits, axis=-1) == labels)
-            return index + 1, best, climb
+            new, climb = self._look(climb, logits), climb._replace(gradient=gradient)
+            best = self._keep(best, climb, new)
+            return index + 1, best, keep(climb, ~new.fooled) if self.stop_early else climb
 
         def last() -> Best:  # the end of the last step needs no gradient
             end = self._move(climb, index)
-            return self._keep(best, end, logits_fn(end.point))
+            return self._keep(best, end, self._look(end, logits_fn(end.point)))
 
         index, best, climb = tf.while_loop(going, body, (tf.constant(1 if with_gradient else 0), best, climb))
         best = tf.cond(tf.size(climb.index) > 0, last, lambda: best)
@@ -157,8 +160,10 @@ class IterativeAttack(FixedBudgetAttack):
             point = tf.clip_by_value(point, 0, 1)
         return climb._replace(point=project_inside(point, task.images, task.epsilon, self.norm))
 
-    def _keep(self, best: Best, climb: _Climb, logits: tf.Tensor) -> Best:
-        new = Best.of(climb.point, logits, climb.task.labels, self._scored)
+    def _look(self, climb: _Climb, logits: tf.Tensor) -> Best:
+        return Best.of(climb.point, logits, climb.task.labels, self._scored, self._aims(climb.task))
+
+    def _keep(self, best: Best, climb: _Climb, new: Best) -> Best:
         return best.improved_at(climb.index, new) if self.keep_best else put(best, climb.index, new)
 
     @property
@@ -167,8 +172,8 @@ class IterativeAttack(FixedBudgetAttack):
         return "margin" if self.loss == "targeted_margin" else self.loss
 
     def _target(self, logits: tf.Tensor, task: Task, restart: int) -> tf.Tensor:
-        """The class that a restart aims at with ``"targeted_margin"``; any for the other losses."""
-        if self.loss != "targeted_margin":
+        """The class that a restart aims at with ``"targeted_margin"``; that of the task for the other losses."""
+        if self.loss != "targeted_margin" or self.aimed:
             return task.target
         order = tf.argsort(others(logits, task.labels), axis=-1, direction="DESCENDING")
         return tf.cast(order[:, restart % (logits.shape[-1] - 1)], task.labels.dtype)

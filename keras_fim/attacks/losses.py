@@ -10,11 +10,15 @@ from keras_fim.logits import LogitsFunction
 
 __all__ = [
     "LOSSES",
+    "TARGETED_LOSSES",
     "log_odds_against",
     "logits_ratio_against",
     "loss_gradient",
+    "loss_value",
     "margin_against",
     "others",
+    "targeted_margin",
+    "targeted_ratio",
 ]
 
 
@@ -70,7 +74,62 @@ def logits_ratio_against(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     return tf.math.divide_no_nan(margin, largest[:, 0] - largest[:, 2])
 
 
+def targeted_margin(logits: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+    """``z_t - z_y``: positive where the target is ahead of the label.
+
+    Args:
+        logits: ``(batch, K)``.
+        labels: ``(batch,)``, class indices.
+        targets: ``(batch,)``, class indices.
+
+    Returns:
+        ``(batch,)``.
+    """
+    return tf.gather(logits, targets, batch_dims=1) - tf.gather(logits, labels, batch_dims=1)
+
+
+def targeted_ratio(logits: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+    r"""Targeted difference of logits ratio, :math:`-(z_y - z_t) / (z_{π_1} - (z_{π_3} + z_{π_4}) / 2)`.
+
+    It depends neither on a shift nor on the scale of the logits, and needs at least four classes.
+
+    Args:
+        logits: ``(batch, K)``.
+        labels: ``(batch,)``, class indices.
+        targets: ``(batch,)``, class indices.
+
+    Returns:
+        ``(batch,)``; 0 where the four largest logits are equal.
+
+    Source:
+        Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks
+        (ICML 2020), eq. 7.
+    """
+    largest = tf.math.top_k(logits, 4).values
+    spread = largest[:, 0] - (largest[:, 2] + largest[:, 3]) / 2
+    return tf.math.divide_no_nan(targeted_margin(logits, labels, targets), spread)
+
+
 LOSSES = {"cross_entropy": log_odds_against, "margin": margin_against, "dlr": logits_ratio_against}
+TARGETED_LOSSES = {"targeted_margin": targeted_margin, "dlr_targeted": targeted_ratio}
+
+
+def loss_value(logits: tf.Tensor, labels: tf.Tensor, loss: str, targets: tf.Tensor | None = None) -> tf.Tensor:
+    """What an attack raises.
+
+    Args:
+        logits: ``(batch, K)``.
+        labels: ``(batch,)``, class indices.
+        loss: A key of `LOSSES` or of `TARGETED_LOSSES`.
+        targets: ``(batch,)``, the classes aimed at: with a key of `LOSSES` its negative for them is raised. ``None``
+            for away from the labels.
+
+    Returns:
+        ``(batch,)``.
+    """
+    if loss in TARGETED_LOSSES:
+        return TARGETED_LOSSES[loss](logits, labels, targets)
+    return LOSSES[loss](logits, labels) if targets is None else -LOSSES[loss](logits, targets)
 
 
 def loss_gradient(
@@ -87,9 +146,8 @@ def loss_gradient(
         logits_fn: the classifier.
         images: ``(batch, ...)``.
         labels: ``(batch,)``, class indices.
-        loss: a key of `LOSSES`; ``"cross_entropy"`` gives the gradient of `log_odds_against`. Or
-            ``"targeted_margin"``, ``z_t - z_y`` for the class t of ``targets``.
-        targets: ``(batch,)``, class indices.
+        loss: As for `loss_value`; ``"cross_entropy"`` gives the gradient of `log_odds_against`.
+        targets: As for `loss_value`.
 
     Returns:
         ``(gradients, logits)``.
@@ -97,10 +155,7 @@ def loss_gradient(
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(images)
         logits = logits_fn(images)
-        if loss == "targeted_margin":
-            value = tf.gather(logits, targets, batch_dims=1) - tf.gather(logits, labels, batch_dims=1)
-        else:
-            value = LOSSES[loss](logits, labels)
+        value = loss_value(logits, labels, loss, targets)
     return gradient(tape, value, images), logits
 
 

@@ -13,6 +13,7 @@ from keras_fim.attacks import draws
 __all__ = [
     "by_image",
     "check_norm",
+    "least_multiplier",
     "norm_name",
     "norms",
     "norms_of",
@@ -113,7 +114,7 @@ def step(points: tf.Tensor, gradients: tf.Tensor, length: tf.Tensor, p: float, *
     most = tf.minimum(room, budget / max(1, math.ceil(sparsity * flat.shape[-1])))
     slopes = tf.abs(flat)
     top = tf.reduce_max(slopes, axis=-1, keepdims=True)
-    moves = _least(lambda least: tf.where(slopes > least, most, tf.zeros_like(most)), top, budget)
+    moves = least_multiplier(lambda least: tf.where(slopes > least, most, tf.zeros_like(most)), top, budget)
     return points + tf.reshape(tf.sign(flat) * moves, tf.shape(points))
 
 
@@ -195,7 +196,7 @@ def _capped(lengths: tf.Tensor, room: tf.Tensor, epsilon: tf.Tensor, p: float) -
     values, caps, radius = _flat(lengths), _flat(room), epsilon[:, None]
     if p == 1:
         top = tf.reduce_max(values, axis=-1, keepdims=True)
-        inside = _least(lambda shift: tf.clip_by_value(values - shift, 0, caps), top, radius)
+        inside = least_multiplier(lambda shift: tf.clip_by_value(values - shift, 0, caps), top, radius)
     else:
         inside = _scaled(values, caps, radius)
     return tf.reshape(inside, tf.shape(lengths))
@@ -222,7 +223,7 @@ def _scaled(values: tf.Tensor, caps: tf.Tensor, radius: tf.Tensor) -> tf.Tensor:
     return tf.minimum(scale * values, caps)
 
 
-def _least(rows: Callable[[tf.Tensor], tf.Tensor], top: tf.Tensor, limit: tf.Tensor) -> tf.Tensor:
+def least_multiplier(rows: Callable[[tf.Tensor], tf.Tensor], top: tf.Tensor, limit: tf.Tensor) -> tf.Tensor:
     """``rows(λ)`` at the least λ >= 0 for which their sum is at most ``limit``.
 
     Halving the interval of λ until it is as short as rounding takes a fifth of the time of sorting where the sum bends.

@@ -72,9 +72,19 @@ class MinimalDistance(MinimalDistanceAttack):
         return self.attack.norm
 
     @property
-    def target(self) -> str:
+    def target(self) -> int | str | None:
         """That of the attack, if it has one."""
         return getattr(self.attack, "target", "")
+
+    @property
+    def aimed(self) -> bool:
+        """Whether the attack is."""
+        return self.attack.aimed
+
+    @property
+    def least_classes(self) -> int:
+        """That of the attack."""
+        return self.attack.least_classes
 
     def nearest(self, problem: Problem, correct: np.ndarray) -> Found:
         """The smallest ε by growth and halvings."""
@@ -105,8 +115,8 @@ class _Search:
     """The samples of a search over ε, and the nearest adversarial of each so far, all in unit coordinates."""
 
     def __init__(self, attack: FixedBudgetAttack, problem: Problem, correct: np.ndarray) -> None:
-        self.attack, self.task = attack, problem.task
-        self.labels, self.points = problem.labels.numpy(), problem.task.images.numpy().copy()
+        self.attack, self.problem, self.task = attack, problem, problem.task
+        self.points = problem.task.images.numpy().copy()
         self.distances = np.where(correct, np.inf, 0.0)
         prepare, self.perturb = (
             attack._function(half, problem.unit_fn) for half in (type(attack).prepare, type(attack).perturb)
@@ -122,7 +132,7 @@ class _Search:
             task, state = take((self.task, self.state), rows)
             found = self.perturb(task._replace(epsilon=tf.constant(epsilons[rows], task.images.dtype)), state)
             points = found.adversarials.numpy()
-            hit = fooled[rows] = np.argmax(found.logits, axis=-1) != self.labels[rows]
+            hit = fooled[rows] = self.problem.fooled(np.argmax(found.logits, axis=-1), rows)
             distances = norms(points.astype(np.float64) - task.images.numpy(), self.attack.norm)
             nearer = hit & (distances < self.distances[rows])
             self.points[rows[nearer]], self.distances[rows[nearer]] = points[nearer], distances[nearer]

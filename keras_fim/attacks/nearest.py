@@ -40,14 +40,14 @@ class MinimalDistanceAttack(Attack):
         limits = check_epsilons([np.inf if epsilon is None else epsilon for epsilon in epsilons], infinite=True)
         labels, images = problem.labels.numpy(), problem.images.numpy()
         predictions = self._predictions(problem.logits_fn, problem.images)
-        correct = predictions == labels
+        correct = (predictions == labels) & ~problem.left_out
         found = self.nearest(problem, correct)
         points, attacked = self._in_pixels(problem, found.adversarials)
         predictions = np.where(correct, attacked, predictions)
         distances = problem.distances(found.adversarials, points.numpy(), self.norm)
         results = []
         for limit in limits:
-            success = correct & (predictions != labels) & (distances <= limit)
+            success = correct & problem.fooled(predictions) & (distances <= limit)
             results.append(
                 AttackResult(
                     adversarials=np.where(success.reshape(-1, *[1] * (images.ndim - 1)), points, images),
@@ -55,7 +55,7 @@ class MinimalDistanceAttack(Attack):
                     distances=np.where(success, distances, np.where(correct, np.inf, 0.0)),
                     predictions=np.where(correct & ~success, labels, predictions),
                     was_correct=correct,
-                    details={key: np.asarray(value) for key, value in found.details.items()},
+                    details=problem.details(found.details),
                 )
             )
         return results

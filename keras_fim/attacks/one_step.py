@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.attacks.aimed import AimedAttack
 from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
 from keras_fim.attacks.losses import log_odds_against, loss_gradient
 from keras_fim.attacks.lp import by_image, check_norm, norm_name, steepest
@@ -39,8 +40,13 @@ class OneStep(FixedBudgetAttack):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FGSM(OneStep):
+class FGSM(OneStep, AimedAttack):
     r"""Fast Gradient Sign Method: :math:`x + \varepsilon \operatorname{sign} \nabla_x J(x, y)`, ε in l∞.
+
+    With a target t it steps along :math:`-\nabla_x J(x, t)`.
+
+    Args:
+        target: See `keras_fim.attacks.aimed.AimedAttack`.
 
     Example:
         >>> from keras_fim import models
@@ -52,12 +58,16 @@ class FGSM(OneStep):
         Goodfellow, Shlens, Szegedy, Explaining and harnessing adversarial examples (ICLR 2015).
     """
 
-    name = "fgsm"
     norm = np.inf
+
+    @property
+    def name(self) -> str:
+        """``fgsm``, with the target if there is one, like ``fgsm_to_3``."""
+        return f"fgsm{self._suffix}"
 
     def prepare(self, logits_fn: LogitsFunction, task: Task) -> tuple[tf.Tensor, ...]:
         """Logits, and signs of the gradient."""
-        gradients, logits = loss_gradient(logits_fn, task.images, task.labels)
+        gradients, logits = loss_gradient(logits_fn, task.images, task.labels, targets=self._aims(task))
         return logits, steepest(gradients, np.inf)
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import tensorflow as tf
 
 from keras_fim.attacks import draws
-from keras_fim.attacks.losses import LOSSES
+from keras_fim.attacks.losses import loss_value
 from keras_fim.attacks.lp import by_image, random_in_ball
 
 __all__ = ["Best", "Task", "choose", "keep", "put", "random_start", "take"]
@@ -41,7 +41,7 @@ class Best(NamedTuple):
         points: ``(n, ...)``.
         logits: ``(n, K)``, theirs.
         loss: ``(n,)``, theirs.
-        fooled: bool ``(n,)``, whether another class than the label is predicted.
+        fooled: bool ``(n,)``, whether another class than the label is predicted, or the target if there is one.
     """
 
     points: tf.Tensor
@@ -50,9 +50,13 @@ class Best(NamedTuple):
     fooled: tf.Tensor
 
     @classmethod
-    def of(cls, points: tf.Tensor, logits: tf.Tensor, labels: tf.Tensor, loss: str) -> Best:
-        """Points that were looked at; ``loss`` is a key of `LOSSES`."""
-        return cls(points, logits, LOSSES[loss](logits, labels), tf.argmax(logits, axis=-1) != labels)
+    def of(
+        cls, points: tf.Tensor, logits: tf.Tensor, labels: tf.Tensor, loss: str, targets: tf.Tensor | None = None
+    ) -> Best:
+        """Points that were looked at; ``loss`` and ``targets`` are as for `keras_fim.attacks.losses.loss_value`."""
+        predicted = tf.argmax(logits, axis=-1)
+        fooled = predicted != labels if targets is None else predicted == targets
+        return cls(points, logits, loss_value(logits, labels, loss, targets), fooled)
 
     def unless_worse_than(self, old: Best) -> Best:
         """The better ones of two, sample by sample; of equals the old."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import numpy as np
 import tensorflow as tf
 
@@ -36,14 +38,17 @@ def choose_targets(target: str, task: Task, logits: tf.Tensor) -> tf.Tensor:
     return tf.argmax(others(-logits if target == "least_likely" else logits, task.labels), axis=-1)
 
 
-def check_targets(targets: Labels | None, target: str, labels: np.ndarray, num_classes: int) -> np.ndarray:
+def check_targets(
+    targets: Labels | None, target: int | str | None, labels: np.ndarray, num_classes: int, *, aimed: bool = False
+) -> np.ndarray:
     """The targets of a call.
 
     Args:
-        targets: Wrong classes, as labels, or ``None``.
-        target: How the attack chooses them; ``"given"`` if they come with the call.
+        targets: Classes, as labels, or ``None``.
+        target: How the attack chooses them: ``"given"`` if they come with the call, or the one class.
         labels: The true classes, int64 ``(batch,)``.
         num_classes: K.
+        aimed: Whether samples whose label is their target are left out, so that there may be some.
 
     Returns:
         int64 ``(batch,)``; the labels if no targets come with the call.
@@ -53,9 +58,13 @@ def check_targets(targets: Labels | None, target: str, labels: np.ndarray, num_c
     """
     if (targets is not None) != (target == "given"):
         raise ValueError(f"`targets` should be passed with target='given' and only then. Received: {targets!r}")
+    if isinstance(target, Integral):
+        if int(target) >= num_classes:
+            raise ValueError(f"`target` should be a class from 0 to {num_classes - 1}. Received: target={target}")
+        return np.full_like(labels, int(target))
     if targets is None:
         return labels
     classes = check_labels(targets, len(labels), num_classes)
-    if np.any(classes == labels):
+    if not aimed and np.any(classes == labels):
         raise ValueError("`targets` should differ from the true labels. Received: a target that is the label")
     return classes

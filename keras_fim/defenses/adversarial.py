@@ -84,7 +84,7 @@ class AdversarialTraining(Defense):
     ) -> None:
         if not isinstance(attack, attacks.FixedBudgetAttack) or not attack.compiled:
             raise ValueError(f"`attack` should be a compiled attack with a budget. Received: attack={attack!r}")
-        if getattr(attack, "target", None) == "given":
+        if attack.aimed or getattr(attack, "target", None) == "given":
             raise ValueError(f"`attack` should choose its targets: none are given in training. Received: {attack!r}")
         check_epsilons([epsilon])
         if not 0 <= noise < np.inf:

@@ -20,7 +20,7 @@ from keras_fim.attacks.lp import norm_name
 from keras_fim.attacks.nearest import MinimalDistanceAttack
 from keras_fim.evaluation.cells import Cells, attack_settings, digest, model_digest, packed, unpacked
 from keras_fim.evaluation.distances import distance_summary
-from keras_fim.evaluation.flags import BLACK_BOX, one_class, outputs_flags
+from keras_fim.evaluation.flags import BLACK_BOX, one_class, outputs_flags, path_flags
 from keras_fim.evaluation.gallery import Gallery
 from keras_fim.evaluation.intervals import wilson
 from keras_fim.evaluation.measurement import Outcome, measure, probabilities
@@ -213,7 +213,12 @@ class _Run:
         result = Evaluation(
             model=name,
             pixels=self._pixels(),
-            flags=(*self.flags, *unvaried, *(spectrum.flags if spectrum else ())),
+            flags=(
+                *self.flags,
+                *unvaried,
+                *(flag for plan, outcome in pairs for flag in path_flags(plan.attack, outcome)),
+                *(spectrum.flags if spectrum else ()),
+            ),
             accuracy=wilson(int(correct.sum()), len(correct)),
             mean_confidence=float(confidences.mean(dtype=np.float64)),
             rows=marked([row for plan, outcome in pairs for row in attack_rows(*plan, outcome)]),

@@ -5,14 +5,17 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.attacks.base import Attack
 from keras_fim.attacks.losses import loss_gradient
+from keras_fim.attacks.staged import StagedAttack, outputs_differ
+from keras_fim.evaluation.measurement import Outcome
 from keras_fim.logits import LogitsFunction
 from keras_fim.validation import check_labels
 
-__all__ = ["BLACK_BOX", "one_class", "outputs_flags"]
+__all__ = ["BLACK_BOX", "one_class", "outputs_flags", "path_flags"]
 
-_DIFFER = 1e-4  # l2-normalized logits of two passes
 _FEW = 64  # images whose gradients are looked at
+_MOST = 0.02  # share of the images that gradients may leave to a search without them
 
 BLACK_BOX = "black box: only a search without gradients ran, so the true robust accuracy is at most the figure here"
 
@@ -39,7 +42,7 @@ def outputs_flags(logits_fn: LogitsFunction, images: tf.Tensor, labels: np.ndarr
     if not np.isfinite(first).all():
         share = 1 - np.isfinite(first).all(axis=-1).mean()
         flags.append(f"not finite: the logits of {100 * share:.0f} % of the images are NaN or infinite")
-    elif _distance(first, second) > _DIFFER:
+    elif outputs_differ(first, second):
         flags.append("random outputs: two passes over the same images differ, so a success may not repeat itself")
     if gradients:
         with logits_fn.explained():
@@ -59,7 +62,26 @@ def one_class(predictions: np.ndarray, labels: np.ndarray) -> list[str]:
     return [f"one class: the model predicts class {predictions[0]} for every image, so its robustness means nothing"]
 
 
-def _distance(first: np.ndarray, second: np.ndarray) -> float:
-    """The largest l2 distance between normalized rows."""
-    norms = [np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-300) for rows in (first, second)]
-    return float(np.linalg.norm(first / norms[0] - second / norms[1], axis=-1).max())
+def path_flags(attack: Attack, outcome: Outcome) -> list[str]:
+    """Flags of what an attack of several stages met on its way.
+
+    Args:
+        attack: The attack; one of another kind has none.
+        outcome: What it did.
+
+    Returns:
+        A sentence for each of: a search without gradients that fools what gradients do not, and samples that stand
+        where the margin has no slope.
+    """
+    if not isinstance(attack, StagedAttack) or not outcome.was_correct.any():
+        return []
+    stages = outcome.stages[:, outcome.was_correct]
+    square, stuck = ((stages == number).mean(axis=1).max() for number in (attack.stages.index("square"), -2))
+    flags = []
+    if square > _MOST:
+        text = f"a search without gradients fools {100 * square:.0f} % that {attack.name} does not with them"
+        flags.append(f"black box: {text}, so gradients are masked")
+    if stuck > 0.01:
+        text = f"{100 * stuck:.0f} % of the images stand where the gradient of the margin is zero"
+        flags.append(f"zero gradients on the way: under {attack.name} {text}, so it could not go on")
+    return flags

@@ -24,12 +24,15 @@ class Outcome(NamedTuple):
     """What an attack does to n samples at e budgets: figures, no images.
 
     Attributes:
-        was_correct: Bool ``(n,)``: classified correctly before the attack.
-        fooled: Bool ``(e, n)``: correct before and misclassified now, which one more call of the model confirmed.
+        was_correct: Bool ``(n,)``: classified correctly before the attack, and not of the class that it aims at.
+        fooled: Bool ``(e, n)``: correct before and misclassified now, which one more call of the model confirmed; with
+            a target, classified as the target.
         unconfirmed: Bool ``(e, n)``: misclassified according to the attack, but not when the model was called again.
-        distances: Float64 ``(n,)``, of the nearest confirmed adversarial: inf without one, 0 if wrong before.
+        distances: Float64 ``(n,)``, of the nearest confirmed adversarial: inf without one, 0 if wrong before, NaN if
+            the sample is of the class that the attack aims at and was left out.
         taken_for: Int64 ``(e, n)``, the class that the model gave to a sample when it was fooled; -1 for the others.
-        stages: Int64 ``(e, n)``, the stage of `keras_fim.attacks.Strong` that fooled a sample; -1 for none.
+        stages: Int64 ``(e, n)``, the stage of `keras_fim.attacks.Strong` or `AutoAttack` that fooled a sample; -1 or
+            -2 for none.
         seconds: The time that it took.
         seen: What ``inspect`` returned for each result of the attack; never stored.
     """
@@ -86,7 +89,8 @@ def measure(
     taken_for = [_taken_for(logits_fn, result, chunk.labels) for result in results]
     confirmed = [classes >= 0 for classes in taken_for]
     near = [np.where(kept, result.distances, np.inf) for kept, result in zip(confirmed, results, strict=True)]
-    distances = np.where(results[0].was_correct, np.min(near, axis=0), 0.0)
+    left_out = results[0].details.get("target", np.full(len(chunk.labels), -1)) == chunk.labels
+    distances = np.where(results[0].was_correct, np.min(near, axis=0), np.where(left_out, np.nan, 0.0))
     claimed = [result.success for result in results]
     if searching:
         claimed = [claimed[0] & (results[0].distances <= epsilon) for epsilon in epsilons]
@@ -100,7 +104,7 @@ def measure(
         unconfirmed=np.array(claimed) & ~fooled,
         distances=distances,
         taken_for=np.where(fooled, np.array(taken_for), -1),
-        stages=np.where(fooled, stages, -1).astype(np.int64),
+        stages=np.where(fooled, stages, np.minimum(stages, -1)).astype(np.int64),
         seconds=time.perf_counter() - begin,
         seen=[inspect(r._replace(success=c)) for r, c in zip(results, confirmed, strict=True)] if inspect else [],
     )
@@ -145,8 +149,9 @@ def _taken_for(logits_fn: LogitsFunction, result: AttackResult, labels: np.ndarr
     taken_for = np.full(len(labels), -1, np.int64)
     if len(where):
         outputs = logits_fn.in_batches(_outputs, result.adversarials[where])
-        classes = outputs.argmax(axis=-1)
-        taken_for[where] = np.where(np.isfinite(outputs).all(axis=-1) & (classes != labels[where]), classes, -1)
+        classes, targets = outputs.argmax(axis=-1), result.details.get("target")
+        hit = classes != labels[where] if targets is None else classes == targets[where]
+        taken_for[where] = np.where(np.isfinite(outputs).all(axis=-1) & hit, classes, -1)
     return taken_for
 
 

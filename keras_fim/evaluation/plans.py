@@ -10,13 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.attacks.autoattack import AutoAttack
 from keras_fim.attacks.base import Attack
 from keras_fim.attacks.catalog import Epsilons, attack_by_name, resolve_epsilons
-from keras_fim.attacks.losses import loss_gradient
+from keras_fim.attacks.fab import FAB
+from keras_fim.attacks.losses import TARGETED_LOSSES, loss_gradient
 from keras_fim.attacks.lp import norm_name
 from keras_fim.attacks.minimal import MinimalDistance
 from keras_fim.attacks.one_step import FGM, FGSM
 from keras_fim.attacks.square import Square
+from keras_fim.attacks.staged import StagedAttack
 from keras_fim.attacks.strong import Strong
 from keras_fim.evaluation.measurement import fits_memory
 from keras_fim.evaluation.sources import Chunk
@@ -95,21 +98,26 @@ def planned(
     return [Plan(*pair) for pair in zip(chosen, resolve_epsilons(chosen, epsilons), strict=True)]
 
 
-def default_attacks(epsilons: Epsilons = None, *, black_box: bool = False, **options: Any) -> list[Attack]:
+def default_attacks(
+    epsilons: Epsilons = None, *, black_box: bool = False, autoattack: bool = False, **options: Any
+) -> list[Attack]:
     """The strong attack and one of one step, in the norms of the keys of ``epsilons``, or else in l∞.
 
     Args:
         epsilons: As for `keras_fim.attacks.resolve_epsilons`.
         black_box: Whether to return `Square`, which needs no gradient, in place of both.
+        autoattack: Whether to return `AutoAttack` in place of both.
         **options: Of `Strong`.
 
     Returns:
-        Two attacks for each norm.
+        One or two attacks for each norm.
     """
     keys = {norm_name(key) if isinstance(key, (int, float)) else str(key) for key in _keys(epsilons)}
     norms = [norm for norm in (2, np.inf) if norm_name(norm) in keys] or [np.inf]
     if black_box:
         return [Square(norm=norm, queries=5000) for norm in norms]
+    if autoattack:
+        return [AutoAttack(norm=norm) for norm in norms]
     return [attack for norm in norms for attack in (FGM() if norm == 2 else FGSM(), Strong(norm=norm, **options))]
 
 
@@ -140,10 +148,13 @@ def stated_gradients(attack: Attack) -> int:
         >>> stated_gradients(attacks.FGSM()), stated_gradients(attacks.PGD(steps=10, restarts=3))
         (1, 30)
     """
-    if isinstance(attack, Strong):
+    if isinstance(attack, StagedAttack):
         return sum(stated_gradients(stage) for stage in attack.attacks().values())
     inner = stated_gradients(attack.attack) * 20 if isinstance(attack, MinimalDistance) else 0
-    steps = getattr(attack, "steps", 1) * getattr(attack, "restarts", 1) * getattr(attack, "search_steps", 1)
+    runs = getattr(attack, "restarts", 1) * getattr(attack, "search_steps", 1)
+    if getattr(attack, "loss", "") in TARGETED_LOSSES or isinstance(attack, FAB):
+        runs *= getattr(attack, "num_targets", 1)
+    steps = getattr(attack, "steps", 1) * runs
     return int(inner + max(steps, getattr(attack, "queries", 0) // 3))
 
 

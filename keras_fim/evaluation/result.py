@@ -138,7 +138,38 @@ class Evaluation(Report):
             + (", a preview" if "quick=True" in row.options else "")
             for (norm, epsilon), row in self.strongest.items()
         ]
-        return "\n".join(["Verdict", *lines, self.pixels, *(f"flag: {flag}" for flag in self.flags)])
+        flags = [f"flag: {flag}" for flag in self.flags]
+        return "\n".join(["Verdict", *lines, self.pixels, *flags, *self.quotes])
+
+    @property
+    def quotes(self) -> list[str]:
+        """A sentence to quote for each norm and ε of `keras_fim.attacks.AutoAttack`, with what it was measured on."""
+        return [
+            f"to quote: {self.model} has a robust accuracy of {row.robust} at {row.norm} ε = {row.epsilon:g} under "
+            f"AutoAttack (standard) as implemented in keras_fim {self.versions['keras_fim']}, and a clean accuracy of "
+            f"{self.accuracy}, on {row.robust.total} images{', with flags' if self.flags else ''}"
+            for row in self._by_autoattack()
+        ]
+
+    def _by_autoattack(self) -> list[AttackRow]:
+        return [row for row in self.rows if row.attack.startswith("autoattack_")]
+
+    def _leaderboard(self) -> list[Row]:
+        """A row for each norm and ε of AutoAttack, with the share that stands after each stage."""
+        return [
+            {
+                "model": self.model,
+                "norm": row.norm,
+                "ε": row.epsilon,
+                "images": row.robust.total,
+                "version": "standard",
+                "clean": self.accuracy,
+                **{f"fooled by {stage}": f"{100 * share:.1f} %" for stage, share in row.stages.items()},
+                "robust": row.robust,
+                "flags": len(self.flags),
+            }
+            for row in self._by_autoattack()
+        ]
 
     def tables(self) -> dict[str, list[Row]]:
         """Accuracy; attacks; distances; spectrum."""
@@ -163,6 +194,7 @@ class Evaluation(Report):
         ]
         return {
             f"On {self.accuracy.total} images, with 95 % intervals": [clean],
+            "Leaderboard": self._leaderboard(),
             "Within ε": attacks,
             "Fooled by each stage": stages,
             "Nearest adversarials": [summary.row() for summary in self.distances],

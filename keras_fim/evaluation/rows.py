@@ -29,15 +29,18 @@ class AttackRow:
         norm: ``"l0"``, ``"l1"``, ``"l2"`` or ``"linf"``: the norm of ε.
         epsilon: The budget.
         fooling: Misclassified samples over originally correct ones.
-        robust: Samples that are classified correctly before and after the attack, over all.
+        robust: Samples that are classified correctly before the attack and stand it, over all; those of the class
+            that the attack aims at are left out.
         num_unconfirmed: Samples that the attack reported as fooled and that are not counted, because the model did not
             misclassify them when it was called on them once more.
         nearest: Quantiles, over the originally correct samples, of the smallest ε that fools, by their share ("0.5"):
             inf where the attack failed. Interpolated between the budgets of an attack that has several of them, exact
             for one that looks for the nearest adversarial, empty for a single budget.
-        strongest: Whether no attack here of the same norm and ε fools more. Its ``robust`` is the one to quote.
+        strongest: Whether no attack here of the same norm and ε fools more. Its ``robust`` is the one to quote. Never
+            for an attack with a target, which says nothing about other classes.
         stages: For `keras_fim.attacks.Strong`, the share of the originally correct samples that each stage fooled.
         seconds: The time of the measurement, which an attack that shares work among its ε divides among them.
+        aimed: Whether the attack has a target, whose prediction alone is a success.
     """
 
     attack: str
@@ -51,6 +54,7 @@ class AttackRow:
     strongest: bool
     stages: dict[str, float]
     seconds: float
+    aimed: bool = False
 
     def line(self) -> str:
         """The row in a few words."""
@@ -129,7 +133,7 @@ def attack_rows(attack: Attack, epsilons: Sequence[float], outcome: Outcome) -> 
     Returns:
         `AttackRow` by ε.
     """
-    correct = outcome.was_correct
+    correct, num_samples = outcome.was_correct, int((~np.isnan(outcome.distances)).sum())
     total, nearest = int(correct.sum()), _nearest(attack, epsilons, outcome)
     rows = []
     for position, epsilon in enumerate(epsilons):
@@ -142,7 +146,7 @@ def attack_rows(attack: Attack, epsilons: Sequence[float], outcome: Outcome) -> 
                 norm=norm_name(attack.norm),
                 epsilon=float(epsilon),
                 fooling=wilson(fooled, total),
-                robust=wilson(total - fooled, len(correct)),
+                robust=wilson(total - fooled, num_samples),
                 num_unconfirmed=int(outcome.unconfirmed[position].sum()),
                 nearest=nearest,
                 strongest=False,
@@ -151,6 +155,7 @@ def attack_rows(attack: Attack, epsilons: Sequence[float], outcome: Outcome) -> 
                     for number, name in enumerate(names)
                 },
                 seconds=outcome.seconds / len(epsilons),
+                aimed=attack.aimed,
             )
         )
     return tuple(rows)
@@ -170,8 +175,12 @@ def marked(rows: Sequence[AttackRow]) -> tuple[AttackRow, ...]:
     """The rows, with those marked that fool most at their norm and ε."""
     most: dict[tuple[str, float], int] = {}
     for row in rows:
-        most[row.norm, row.epsilon] = max(most.get((row.norm, row.epsilon), 0), row.fooling.count)
-    return tuple(dataclasses.replace(row, strongest=row.fooling.count == most[row.norm, row.epsilon]) for row in rows)
+        if not row.aimed:
+            most[row.norm, row.epsilon] = max(most.get((row.norm, row.epsilon), 0), row.fooling.count)
+    return tuple(
+        dataclasses.replace(row, strongest=not row.aimed and row.fooling.count == most[row.norm, row.epsilon])
+        for row in rows
+    )
 
 
 def _nearest(attack: Attack, epsilons: Sequence[float], outcome: Outcome) -> dict[str, float]:

@@ -16,9 +16,11 @@ from keras_fim.logits import logits_function
 RANDOM = [
     *[attacks.PGD(norm=p, steps=3, restarts=2) for p in (1, 2, np.inf)],
     *[attacks.APGD(norm=p, steps=6, restarts=2) for p in (2, np.inf)],
+    attacks.APGD(loss="dlr_targeted", steps=6, num_targets=2),
     *[attacks.Square(norm=p, queries=20) for p in (2, np.inf)],
     attacks.OTCM(target="random"),
     attacks.Strong(quick=True),
+    attacks.AutoAttack(),
 ]
 OTHERS = [
     attacks.FGSM(),
@@ -30,6 +32,7 @@ OTHERS = [
     attacks.DeepFool(norm=np.inf),
     attacks.CarliniWagner(steps=30, search_steps=3),
     *[attacks.FMN(norm=p, steps=20) for p in (1, 2, np.inf)],
+    *[attacks.FAB(norm=p, steps=20) for p in (1, 2, np.inf)],
     attacks.JSMA(target="random"),
     attacks.MinimalDistance(attacks.PGD(steps=5)),
 ]

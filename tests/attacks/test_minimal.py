@@ -15,6 +15,8 @@ ATTACKS = [
     attacks.DeepFool(norm=np.inf, num_rivals=2),
     attacks.FMN(norm=1, steps=20),
     attacks.FMN(steps=20),
+    *[attacks.FAB(norm=p, steps=10, num_targets=2) for p in (1, 2, np.inf)],
+    attacks.FAB(steps=10, num_targets=2, targeted=False),
     attacks.JSMA(),
     attacks.CarliniWagner(steps=30, search_steps=3, learning_rate=0.1),
 ]

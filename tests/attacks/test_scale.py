@@ -24,14 +24,17 @@ ATTACKS = [
     *[lambda norm=norm, **o: attacks.MIM(norm=norm, **o) for norm in (1, np.inf)],
     *[lambda norm=norm, **o: attacks.APGD(norm=norm, **o) for norm in (2, np.inf)],
     lambda **o: attacks.APGD(loss="dlr", **o),
+    lambda **o: attacks.APGD(norm=2, loss="dlr_targeted", **o),
     *[lambda norm=norm, **o: attacks.Square(norm=norm, queries=100, **o) for norm in (2, np.inf)],
     *[lambda norm=norm, **o: attacks.DeepFool(norm=norm, **o) for norm in (2, np.inf)],
     *[lambda norm=norm, **o: attacks.FMN(norm=norm, **o) for norm in (1, 2, np.inf)],
+    *[lambda norm=norm, **o: attacks.FAB(norm=norm, **o) for norm in (1, 2, np.inf)],
     attacks.CarliniWagner,
     attacks.JSMA,
     lambda **o: attacks.MinimalDistance(attacks.FGSM(**o)),
     lambda **o: attacks.MinimalDistance(attacks.PGD(steps=5, **o)),
     lambda **o: attacks.Strong(quick=True, **o),
+    attacks.AutoAttack,
 ]
 IMAGES = np.random.default_rng(1).integers(0, 1025, size=(24, 8)) / 1024
 

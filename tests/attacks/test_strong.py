@@ -9,6 +9,7 @@ from keras_fim import attacks
 from keras_fim.logits import logits_function
 
 QUICK = {norm: attacks.Strong(norm=norm, quick=True) for norm in (2, np.inf)}
+SHORTENED = ("transfer", "pgd", "apgd_ce", "apgd_dlr", "fmn", "apgd_t")
 EPSILONS = {2: [0.0, 0.3, 0.6, 1.0], np.inf: [0.0, 0.02, 0.04, 0.08]}
 
 
@@ -68,10 +69,10 @@ def test_nothing_is_traced_again_for_other_numbers_of_samples(swept, digit_model
     for n in (1, 7, 60):
         attack(digit_model, digits[2][:n], digits[3][:n], epsilon=0.03)
     functions = logits_function(digit_model)._compiled
-    ours = {attack for _, attack in attack._rounds()}
+    ours = {attack for _, attack in attack._rounds(10)}
     compiled = [(key[0].__name__, {*key[1]}) for key in functions]
-    stages = [name for name, static in compiled if name == "perturb" and static & ours]
-    assert len(stages) == len(ours) == 4
+    stages = [name for name, static in compiled if name in ("perturb", "search") and static & ours]
+    assert len(stages) == len(ours) == 6
     assert all(f.experimental_get_tracing_count() == 1 for f in functions.values())
 
 
@@ -98,7 +99,7 @@ def test_one_sample_a_seed_and_progress(digit_model, digits, capsys):
     one = digits[2][at[:1]], digits[3][at[:1]]
     first, second = (attack(digit_model, *one, epsilon=0.05) for _ in range(2))
     np.testing.assert_array_equal(first.adversarials, second.adversarials)
-    assert "8/8" in capsys.readouterr().out
+    assert "10/10" in capsys.readouterr().out
     assert attack == attacks.Strong(quick=True) and attack.name == "strong_linf"
 
 
@@ -122,7 +123,7 @@ def test_a_constant_model_stands():
 
 def test_quick_is_a_quarter():
     full, quick = attacks.Strong().attacks(), attacks.Strong(quick=True).attacks()
-    assert [full[name].steps for name in ("transfer", "pgd", "apgd_ce", "apgd_dlr")] == [40, 40, 100, 100]
-    assert [quick[name].steps for name in ("transfer", "pgd", "apgd_ce", "apgd_dlr")] == [10, 10, 25, 25]
+    assert [full[name].steps for name in SHORTENED] == [40, 40, 100, 100, 100, 100]
+    assert [quick[name].steps for name in SHORTENED] == [10, 10, 25, 25, 25, 25]
     assert (full["square"].queries, quick["square"].queries) == (1000, 250)
     assert full["pgd"].restarts == quick["pgd"].restarts == 5

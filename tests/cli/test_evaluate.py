@@ -44,6 +44,23 @@ def command(model, out, *more):
     return ["evaluate", "--model", str(model), *shared, *more]
 
 
+@pytest.mark.slow
+def test_a_row_for_the_leaderboard_and_a_sentence_to_quote(saved, tmp_path, capsys):
+    options = ("--autoattack", "--epsilons", "l2=0.4", "--max-samples", "10")
+    assert cli.main(command(saved / "softmax.keras", tmp_path, *options)) == 0
+    printed = capsys.readouterr().out
+    result = evaluation.Evaluation.load(tmp_path / "evaluation.json")
+    (row,) = result.rows
+    assert (row.attack, row.norm, row.epsilon, row.strongest) == ("autoattack_l2", "l2", 0.4, True)
+    assert sum(row.stages.values()) == pytest.approx(row.fooling.value) and 0 < row.robust.value < result.accuracy.value
+    (quote,) = result.quotes
+    expected = f"to quote: softmax has a robust accuracy of {row.robust} at l2 ε = 0.4 under AutoAttack (standard)"
+    assert quote.startswith(expected) and f"a clean accuracy of {result.accuracy}, on 10 images" in quote
+    assert "Leaderboard" in printed and quote in printed and "fooled by fab_t" in printed
+    assert cli.main(command(saved / "softmax.keras", tmp_path, "--autoattack", "--quick")) == 2
+    assert "`--autoattack` should stand without" in capsys.readouterr().err
+
+
 def test_raw_logits_of_flat_images(saved, tmp_path, capsys, monkeypatch):
     options = ("--attacks", "fgsm,minimal_fgm", "--epsilons", "linf=0.05,0.1")
     arguments = command(saved / "logits.keras", tmp_path, *options)
@@ -120,7 +137,7 @@ def test_strong_and_masking(saved, tmp_path, capsys):
     [
         (("--attacks", "fgsm,deepfol"), "one of ossa, fgsm,"),
         (("--attacks", "fgsm,ossa", "--epsilons", "0.1"), "different norms (l2, linf)"),
-        (("--attacks", "fgsm", "--epsilons", "linf=x"), "NORM=NUMBERS, such as l2=0.5,1,2. Received: 'linf=x'"),
+        (("--attacks", "fgsm", "--epsilons", "linf=x"), "such as l2=0.5,1,2 or linf=8/255. Received: 'linf=x'"),
         (("--attacks", "fgsm", "--epsilons", "linf=0.1", "0.2"), "or be one list"),
         (("--attacks", "fgsm", "--epsilons", "linf=nan"), "Received: epsilon=nan"),
         (("--max-samples", "0"), "should be a positive integer"),

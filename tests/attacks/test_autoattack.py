@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_fim import attacks
+from keras_fim.logits import logits_function
+
+EPSILONS = {2: [1.0, 0.3], np.inf: [0.08, 0.02]}
+
+
+def linear(num_classes):
+    """Linear classes on images of 4x5 pixels far from their bounds, and the distances to the nearest boundary."""
+    rng = np.random.default_rng(num_classes)
+    weights, images = rng.normal(size=(20, num_classes)), rng.uniform(0.45, 0.55, size=(30, 4, 5, 1))
+    bias = -0.5 * weights.sum(axis=0)
+    fn = logits_function(lambda x: tf.reshape(x, [-1, 20]) @ weights + bias, from_logits=True)
+    logits = images.reshape(30, 20) @ weights + bias
+    labels = logits.argmax(axis=-1)
+    gaps = logits.max(axis=-1)[:, None] - logits
+    steep = weights[:, :, None] - weights[:, None, :]
+
+    def optimum(norm):
+        slopes = np.linalg.norm(steep, ord=2 if norm == 2 else 1, axis=0)[labels]
+        rivals = np.arange(num_classes) != labels[:, None]
+        return np.min(gaps / np.where(rivals, slopes, 1), axis=-1, where=rivals, initial=np.inf)
+
+    return fn, images, labels, optimum
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("norm", "num_classes"), [(2, 2), (2, 10), (np.inf, 3)])
+def test_linear_classes_are_fooled_from_the_optimum_on(norm, num_classes):
+    fn, images, labels, optimum = linear(num_classes)
+    distances, epsilon = optimum(norm), float(np.median(optimum(norm)))
+    attack = attacks.AutoAttack(norm=norm)
+    result = attack(fn, images, labels, epsilon=epsilon)
+    assert result.success[distances < 0.99 * epsilon].all() and not result.success[distances > epsilon * 1.0001].any()
+    assert (result.distances <= epsilon * (1 + 1e-6)).all()
+    assert sum(attack.shares(result).values()) == pytest.approx(result.fooling_ratio) and result.fooling_ratio > 0.4
+    tried = {key[0].__name__ for key in fn._compiled if key[0].__name__ in ("perturb", "search")}
+    assert tried == {"perturb", "search"}
+
+
+def test_the_stages_are_those_that_the_number_of_classes_allows():
+    attack = attacks.AutoAttack(norm=2)
+    for num_classes, names, losses in [
+        (10, ["apgd_ce", "apgd_t", "fab_t", "square"], ["cross_entropy", "dlr_targeted"]),
+        (3, ["apgd_ce", "apgd_dlr", "apgd_t", "fab_t", "square"], ["cross_entropy", "dlr", "targeted_margin"]),
+        (2, ["apgd_ce", "apgd_t", "fab_t", "square"], ["cross_entropy", "targeted_margin"]),
+    ]:
+        stages = attack.attacks(num_classes)
+        assert list(stages) == names and set(names) <= set(attack.stages)
+        assert [stage.loss for stage in stages.values() if isinstance(stage, attacks.APGD)] == losses
+        assert all(stages[name].steps == 100 for name in names[:-1])
+        assert (stages["square"].queries, stages["fab_t"].num_targets, stages["apgd_t"].num_targets) == (5000, 9, 9)
+        assert all(stage.norm == 2 for stage in stages.values())
+
+
+@pytest.mark.parametrize(
+    "norm", [pytest.param(2, marks=pytest.mark.nightly), pytest.param(np.inf, marks=pytest.mark.slow)]
+)
+def test_success_grows_with_epsilon_and_is_at_least_that_of_others(norm, digit_model, digits):
+    images, labels = digits[2][:12], digits[3][:12]
+    attack, epsilons = attacks.AutoAttack(norm=norm), EPSILONS[norm]
+    results = attack.sweep(digit_model, images, labels, epsilons)
+    for epsilon, result in zip(epsilons, results, strict=True):
+        assert (result.distances <= epsilon + 1e-6).all()
+        assert result.adversarials.min() >= 0 and result.adversarials.max() <= 1
+        again = digit_model.predict(result.adversarials, verbose=0).argmax(axis=-1)
+        np.testing.assert_array_equal(result.success, result.was_correct & (again != labels))
+        alone = attacks.APGD(norm=norm, loss="dlr", stop_early=True)(digit_model, images, labels, epsilon=epsilon)
+        assert result.success.sum() >= alone.success.sum() - 1
+        near = attacks.FMN(norm=norm)(digit_model, images, labels)
+        assert (near.success & (near.distances <= 0.99 * epsilon) & ~result.success).sum() <= 1
+    largest, smallest = (result.success for result in results)
+    assert (largest >= smallest).all() and largest.sum() > smallest.sum()
+
+
+@pytest.mark.nightly
+def test_what_fmn_reaches_strong_reaches(digit_model, digits):
+    """An image whose nearest adversarial by FMN lies within ε is fooled."""
+    images, labels = digits[2][:60], digits[3][:60]
+    for norm, epsilon in ((2, 0.5), (np.inf, 0.04)):
+        near = attacks.FMN(norm=norm)(digit_model, images, labels, epsilon=epsilon)
+        result = attacks.Strong(norm=norm)(digit_model, images, labels, epsilon=epsilon)
+        assert near.success.any() and (result.success | ~near.success).all()
+
+
+def test_random_outputs_are_refused_and_rand_is_named():
+    noise = keras.layers.GaussianNoise(0.2)
+    model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
+    fn = logits_function(lambda x: model(noise(x, training=True)), from_logits=True)
+    images = np.full((3, 4, 4, 1), 0.5, "float32")
+    with pytest.raises(ValueError, match="`model` should return the same logits in two passes .*version='rand'"):
+        attacks.AutoAttack()(fn, images, [0, 1, 2], epsilon=0.1)
+
+
+def test_bad_options():
+    with pytest.raises(ValueError, match="`version` should be .*Received: version='plus'"):
+        attacks.AutoAttack(version="plus")
+    with pytest.raises(ValueError, match="`norm` should be one of 2, np.inf"):
+        attacks.AutoAttack(norm=0)
