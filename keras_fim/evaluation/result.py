@@ -105,9 +105,13 @@ class Evaluation(Report):
 
     @property
     def strongest(self) -> dict[tuple[str, float], AttackRow]:
-        """By norm and ε, in ascending order, the row of the attack that fools most, the first one of equals."""
-        rows = {(row.norm, row.epsilon): row for row in reversed(self.rows) if row.strongest}
-        return dict(sorted(rows.items()))
+        """By norm and ε, in ascending order, the row of the attack that fools most, the first one of equals.
+
+        Of attacks that aim at a class only where there are no others.
+        """
+        rows = [row for row in reversed(self.rows) if row.strongest]
+        rows = rows or sorted(self.rows, key=lambda row: row.fooling.count)
+        return dict(sorted({(row.norm, row.epsilon): row for row in rows}.items()))
 
     @property
     def headline(self) -> AttackRow:
@@ -124,10 +128,12 @@ class Evaluation(Report):
         """The verdict in two sentences."""
         row = self.headline
         attack = row.attack + (", a preview" if "quick=True" in row.options else "")
+        effect = f"an attacker leaves {100 * row.robust.value:.1f} % correct ({attack})"
+        if row.aimed:
+            effect = f"an attacker turns {100 * row.fooling.value:.1f} % of them into the target class ({attack})"
         return (
             f"Correct on {100 * self.accuracy.value:.1f} % of {self.accuracy.total:,} images.",
-            f"With {_WAYS[row.norm].format(row.epsilon)}, an attacker leaves {100 * row.robust.value:.1f} % correct "
-            f"({attack}).",
+            f"With {_WAYS[row.norm].format(row.epsilon)}, {effect}.",
         )
 
     @property
