@@ -108,5 +108,5 @@ def test_tensorflows_own_command_shows_and_runs_it(exported, tmp_path):
 
 def test_only_known_weights_are_exported(tmp_path, capsys):
     assert cli.main(["export", "nobody", "--out", str(tmp_path / "m")]) == 2
-    assert "`name` should be a run folder" in capsys.readouterr().err
+    assert "The model should be a .keras file, a run folder" in capsys.readouterr().err
     assert not (tmp_path / "m").exists()
