@@ -194,14 +194,12 @@ class _Run:
         correct, confidences = np.concatenate(self.correct), np.concatenate(self.confidences)
         outcomes = [Outcome.joined(self.outcomes[index]) for index in range(len(plans))]
         pairs = list(zip(plans, outcomes, strict=True))
+        constant = one_class(np.concatenate(self.predictions), np.concatenate(self.labels))
+        on_the_way = [flag for plan, outcome in pairs for flag in path_flags(plan.attack, outcome)]
         return Evaluation(
             model=name,
             pixels=self._pixels(),
-            flags=(
-                *self.flags,
-                *one_class(np.concatenate(self.predictions), np.concatenate(self.labels)),
-                *(flag for plan, outcome in pairs for flag in path_flags(plan.attack, outcome)),
-            ),
+            flags=(*self.flags, *constant, *on_the_way),
             accuracy=wilson(int(correct.sum()), len(correct)),
             mean_confidence=float(confidences.mean(dtype=np.float64)),
             rows=marked([row for plan, outcome in pairs for row in attack_rows(*plan, outcome)]),
