@@ -30,6 +30,8 @@ if _TYPE_CHECKING:
         plots,
         training,
     )
+    from keras_fim.evaluation.radius import boundary_radius
+    from keras_fim.evaluation.smoothing import certify
     from keras_fim.fisher import fisher_spectrum
     from keras_fim.geometry.label_smoothing import default_mu, label_smoothing_from_mu, mu_from_label_smoothing
     from keras_fim.losses import FisherEigenvalueLoss, FisherTraceLoss
@@ -40,7 +42,9 @@ __all__ = [
     "FisherEigenvalueLoss",
     "FisherTraceLoss",
     "attacks",
+    "boundary_radius",
     "callbacks",
+    "certify",
     "data",
     "default_mu",
     "defenses",
@@ -66,6 +70,8 @@ _HOMES = {
     **dict.fromkeys(
         ("default_mu", "label_smoothing_from_mu", "mu_from_label_smoothing"), "keras_fim.geometry.label_smoothing"
     ),
+    "boundary_radius": "keras_fim.evaluation.radius",
+    "certify": "keras_fim.evaluation.smoothing",
     "fisher_spectrum": "keras_fim.fisher",
 }
 __getattr__ = _importer(__name__, _HOMES)

@@ -1,4 +1,4 @@
-"""Layers that add a Fisher penalty to whatever loss a model is trained with."""
+"""Layers: a Fisher penalty for whatever loss a model is trained with, and the thermometer encoding of pixels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_fim.geometry.penalty import penalized_cross_entropy
 from keras_fim.losses import mu_value, mu_variable
 
-__all__ = ["FisherTraceRegularization"]
+__all__ = ["FisherTraceRegularization", "ThermometerEncoding"]
 
 
 @keras.saving.register_keras_serializable("keras_fim")
@@ -69,3 +69,67 @@ class FisherTraceRegularization(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments; ``mu`` as the number that it is now."""
         return {**super().get_config(), "mu": mu_value(self.mu), "gradient_limit": self.gradient_limit}
+
+
+@keras.saving.register_keras_serializable("keras_fim")
+class ThermometerEncoding(keras.layers.Layer):
+    r"""Writes each value x of [0, 1] as k entries, of which entry l is 1 where :math:`x \le l / k` and 0 elsewhere.
+
+    It was proposed as a defense, because attacks by gradients find nothing where there is no gradient; this package
+    refuses to run them there. Through a smooth twin of the layer (`smooth`) they fool the model all the same:
+
+        twin = keras.models.clone_model(
+            model, clone_function=lambda layer: layer.smooth() if isinstance(layer, ThermometerEncoding) else layer
+        )
+        robust = keras_fim.logits.logits_function(model, backward=twin)  # for attacks, evaluate, spectra
+
+    Args:
+        levels: The number k of levels, an integer >= 2.
+        temperature: ``None`` for the steps; a number T > 0 for :math:`\sigma((l / k - x) / T)` in their place, which
+            has a gradient.
+        **kwargs: Of `keras.layers.Layer`.
+
+    Call:
+        ``inputs`` floating ``(..., channels)`` to ``(..., channels * levels)`` of the layer's compute dtype.
+
+    Raises:
+        ValueError: If ``levels`` or ``temperature`` is out of range, or the number of channels is not known.
+
+    Example:
+        >>> ThermometerEncoding(4)(tf.constant([[0.1, 0.6]])).numpy()
+        array([[1., 1., 1., 1., 0., 0., 1., 1.]], dtype=float32)
+
+    Source:
+        Buckman, Roy, Raffel, Goodfellow, Thermometer encoding: one hot way to resist adversarial examples (ICLR 2018);
+        Athalye, Carlini, Wagner, Obfuscated gradients give a false sense of security (ICML 2018).
+    """
+
+    def __init__(self, levels: int = 16, *, temperature: float | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not isinstance(levels, int) or isinstance(levels, bool) or levels < 2:
+            raise ValueError(f"`levels` should be an integer >= 2. Received: levels={levels}")
+        if temperature is not None and not 0 < temperature < math.inf:
+            raise ValueError(f"`temperature` should be a positive number or None. Received: temperature={temperature}")
+        self.levels, self.temperature = levels, temperature
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Encode values ``(..., channels)``."""
+        inputs = tf.convert_to_tensor(inputs)
+        margins = tf.range(1, self.levels + 1, dtype=inputs.dtype) / self.levels - inputs[..., None]
+        smooth = self.temperature is not None
+        entries = tf.sigmoid(margins / self.temperature) if smooth else tf.cast(margins >= 0, inputs.dtype)
+        return tf.reshape(entries, tf.concat([tf.shape(inputs)[:-1], [inputs.shape[-1] * self.levels]], axis=0))
+
+    def smooth(self, temperature: float = 0.1) -> ThermometerEncoding:
+        """The layer of the same name with a gradient, for a twin of the model."""
+        return ThermometerEncoding(**{**self.get_config(), "temperature": temperature})
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """``levels`` entries for every channel."""
+        if not input_shape or input_shape[-1] is None:
+            raise ValueError(f"inputs should have a known number of channels. Received: shape={input_shape}")
+        return (*input_shape[:-1], input_shape[-1] * self.levels)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "levels": self.levels, "temperature": self.temperature}

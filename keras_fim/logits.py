@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.geometry.gradients import NoGradientError
+from keras_fim.geometry.gradients import NoGradientError, gradient
 from keras_fim.geometry.simplex import two_classes
 from keras_fim.inspection import call_model, float_twin, gradient_stop, output_form
 from keras_fim.typing import Images, Model
@@ -152,6 +152,13 @@ class LogitsFunction:
             batch = self.cast(tf.convert_to_tensor(images[start : start + batch_size]))
             parts.append(tf.nest.map_structure(lambda tensor: tensor.numpy(), call(batch)))
         return tf.nest.map_structure(lambda *columns: np.concatenate(columns), *parts)
+
+    def check_gradient(self, images: Any) -> None:
+        """Raise a ValueError, as `explained` words it, if the logits of images ``(batch, ...)`` have no gradient."""
+        images = self.cast(tf.convert_to_tensor(images))
+        with self.explained(), tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(images)
+            gradient(tape, self(images), images)
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:

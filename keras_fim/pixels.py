@@ -162,7 +162,7 @@ def images_in_range(model: Model, images: Images, bounds: Bounds | PixelRange | 
 
     Raises:
         ValueError: If they are outside, or look as if they were scaled to 0..255 and nothing says that the model takes
-            that, or as `keras_fim.validation.check_images`.
+            that, or the model has no gradient to such images, or as `keras_fim.validation.check_images`.
     """
     integers = tf.convert_to_tensor(images).dtype.is_integer
     checked = check_images(images)
@@ -170,6 +170,7 @@ def images_in_range(model: Model, images: Images, bounds: Bounds | PixelRange | 
         return find_range(model, images, bounds=bounds).clip(checked)[0]
     low, high = float(tf.reduce_min(checked)), float(tf.reduce_max(checked))
     if integers or (low >= 0 and 1.5 < high <= 255.5):
+        logits_function(model, checked).check_gradient(checked[:1])  # token ids have no range
         raise ValueError(
             "`images` should be in the range that the model takes, and nothing says that it takes these: pass "
             f"bounds=(0, 255) if it does, or scale them. Received: values from {low:g} to {high:g}"

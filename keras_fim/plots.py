@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from keras_fim.evaluation.result import Evaluation
 from keras_fim.evaluation.rows import RobustnessCurve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["defenses_figure", "evaluation_figure", "robustness_figure"]
+__all__ = ["defenses_figure", "robustness_figure"]
 
 _NORMS = {"l0": "$l_0$", "l1": "$l_1$", "l2": "$l_2$", "linf": r"$l_\infty$"}
 
@@ -46,33 +45,6 @@ def robustness_figure(curves: Mapping[str, Sequence[RobustnessCurve]]) -> Figure
         )
         axes.grid(alpha=0.3)
         axes.legend()
-    return figure
-
-
-def evaluation_figure(evaluation: Evaluation) -> Figure:
-    """Fooling ratio against ε: one panel for each norm, one line for each attack, with its 95 % interval.
-
-    Args:
-        evaluation: what `keras_fim.evaluation.evaluate` returns.
-
-    Returns:
-        A matplotlib figure that belongs to no window.
-    """
-    from matplotlib.figure import Figure
-
-    norms = sorted({row.norm for row in evaluation.rows})
-    figure = Figure(figsize=(4.6 * len(norms), 3.8), layout="constrained")
-    for axes, norm in zip(figure.subplots(1, len(norms), squeeze=False)[0], norms, strict=True):
-        for options in dict.fromkeys(row.options for row in evaluation.rows if row.norm == norm):
-            rows = sorted((row for row in evaluation.rows if row.options == options), key=lambda row: row.epsilon)
-            epsilons = [row.epsilon for row in rows]
-            axes.plot(epsilons, [100 * row.fooling.value for row in rows], marker="o", label=rows[0].attack)
-            low, high = ([100 * getattr(row.fooling, end) for row in rows] for end in ("low", "high"))
-            axes.fill_between(epsilons, low, high, alpha=0.15)
-        axes.set(xlabel=f"perturbation ε ({_NORMS[norm]})", ylabel="fooling ratio [%]", ylim=(-2, 102))
-        axes.grid(alpha=0.3)
-        axes.legend()
-    figure.suptitle(f"{evaluation.model}: accuracy {evaluation.accuracy}")
     return figure
 
 

@@ -33,6 +33,12 @@ examples:
   python -m reproduction store results/runs/mnist-plain results/runs/mnist-fisher
   python -m reproduction store results/runs/mnist-mu0.02-seed0 --name mnist-fisher
 """
+_HASHES = """Write the hashes of a dataset's training images, by which `keras-fim evaluate` recognizes images that the
+named weights were trained on.
+
+example:
+  python -m reproduction hashes mnist
+"""
 _COMPARE = """Train the defenses chosen for a dataset, attack all of them alike, and say what each costs: a table as
 JSON, CSV and Markdown, and a figure. Models are taken from the stored weights, or trained and then stored. An
 interrupted run continues where it was.
@@ -106,6 +112,18 @@ def _store(arguments: argparse.Namespace) -> None:
         )
 
 
+def _hashes_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", help="Dataset: mnist, gtsrb or cifar10.")
+
+
+def _hashes(arguments: argparse.Namespace) -> None:
+    from keras_fim import data
+    from keras_fim.training.provenance import STORED_HASHES, image_hashes, write_hashes
+
+    hashes = image_hashes(data.load(arguments.data, 500, data_dir=arguments.data_dir)[0])
+    print(f"{len(hashes)} hashes: {write_hashes(STORED_HASHES / f'{arguments.data}.npy', hashes)}")
+
+
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", help="Dataset: mnist, gtsrb, cifar10 or mnist5k.")
     parser.add_argument("--defenses", nargs="+", metavar="NAME", help="Contestants (default: those of the dataset).")
@@ -147,6 +165,7 @@ def _compare(arguments: argparse.Namespace) -> None:
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[Any], None]]] = {
     "": (_PAPER, _paper_arguments, _paper),
     "store": (_STORE, _store_arguments, _store),
+    "hashes": (_HASHES, _hashes_arguments, _hashes),
     "compare": (_COMPARE, _compare_arguments, _compare),
 }
 

@@ -37,6 +37,9 @@ class Page:
     def open(self, url):
         self._send("Page.navigate", url=url)
 
+    def resize(self, width, height):
+        self._send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+
     def evaluate(self, expression):
         """The value of a JavaScript expression, which may use ``deep(selector)``."""
         answer = self._send("Runtime.evaluate", expression=f"{DEEP}{expression}", returnByValue=True)

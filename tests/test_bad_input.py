@@ -10,7 +10,7 @@ import tensorflow as tf
 import keras_fim
 from keras_fim import attacks, data, evaluation, export, models
 from keras_fim.callbacks import MuSchedule
-from keras_fim.training import TrainingConfig, load_model, recipe
+from keras_fim.training import load_model, recipe
 
 IMAGES, LABELS = np.full((3, 4), 0.5, "float32"), np.array([0, 1, 2])
 LOGITS = np.array([[1.0, 2.0, -3.0]] * 3, "float32")
@@ -89,7 +89,7 @@ CASES = {
     "width 0": (lambda m: models.vgg11(width=0), "`width` should be positive"),
     "dropout 1": (lambda m: models.vgg11(dropout=1.0), r"`dropout` should be in \[0, 1\)"),
     "two filters for three stages": (lambda m: models.resnet14(filters=(8, 16)), "3 positive integers"),
-    "unknown data set": (lambda m: data.load("mnits"), "should be one of mnist, cifar10, gtsrb, mnist5k. .*'mnits'"),
+    "unknown data set": (lambda m: data.load("mnits"), "should be mnist, .*'mnits' .did you mean mnist"),
     "batch size 0": (lambda m: data.load("mnist5k", batch_size=0), "`batch_size` should be a positive integer"),
     "limit 0": (lambda m: data.load("mnist5k", limit=0), "`limit` should be a positive integer"),
     "validation 1": (lambda m: data.load_splits("mnist5k", validation=1.0), r"`validation` should be in \(0, 1\)"),
@@ -123,7 +123,9 @@ CASES = {
         "`dataset` should not be empty",
     ),
     "export of a callable": (lambda m: export.saved_model(lambda x: x, "x"), "`model` should be a Keras model"),
-    "unknown model": (lambda m: TrainingConfig(data="mnist", model="lenet"), "`model` should be one of convnet"),
+    "unknown model": (lambda m: load_model("lenet"), "one of convnet, vgg11, resnet14.*'lenet'"),
+    "no module": (lambda m: load_model("no_such:build"), "module of the model 'no_such:build' cannot be imported"),
+    "no function": (lambda m: load_model("keras.applications:Lenet"), "'keras.applications:Lenet', which is None"),
     "unknown optimizer": (lambda m: recipe("mnist", optimizer="adamw"), "`optimizer` should be adam or sgd"),
     "no epochs": (lambda m: recipe("mnist", epochs=0), "`epochs` should be a positive integer"),
     "weights that do not exist": (lambda m: load_model("nothing"), "one of the stored weights.*'nothing'"),

@@ -6,7 +6,10 @@ import pytest
 import tensorflow as tf
 
 import keras_fim
-from keras_fim.layers import FisherTraceRegularization
+from keras_fim import attacks
+from keras_fim.geometry.gradients import NoGradientError
+from keras_fim.layers import FisherTraceRegularization, ThermometerEncoding
+from keras_fim.logits import logits_function
 
 
 def classifier(regularized):
@@ -71,3 +74,67 @@ def test_gradient_is_limited():
         layer(logits)
         value = sum(layer.losses)
     assert np.linalg.norm(tape.gradient(value, logits)) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_thermometer_encoding_is_that_of_the_definition():
+    levels, values = 5, np.random.default_rng(0).uniform(size=(3, 2, 4)).astype("float32")
+    values[0, 0, :3] = 0.0, 1.0, 0.4
+    encoded = ThermometerEncoding(levels)(values).numpy().reshape(3, 2, 4, levels)
+    expected = values[..., None] <= np.arange(1, levels + 1, dtype="float32") / np.float32(levels)
+    np.testing.assert_array_equal(encoded, expected)
+    smooth = ThermometerEncoding(levels).smooth(1e-3)(values).numpy().reshape(expected.shape)
+    far = np.abs(values[..., None] - np.arange(1, levels + 1) / levels) > 0.02
+    np.testing.assert_allclose(smooth[far], expected[far], atol=1e-6)
+    assert ThermometerEncoding(levels).compute_output_shape((None, 2, 4)) == (None, 2, 20)
+
+
+def thermometer_model(levels=16, temperature=None):
+    """The linear classifier of values that are rounded up to the next level: entries sum to the levels above."""
+    kernel = np.random.default_rng(0).normal(size=(8, 3))
+    layers = [ThermometerEncoding(levels, temperature=temperature), keras.layers.Dense(3, activation="softmax")]
+    model = keras.Sequential([keras.Input((8,)), *layers])
+    model.layers[1].set_weights([np.repeat(-kernel / levels, levels, axis=0), 0.5 * kernel.sum(axis=0)])
+    return model, kernel
+
+
+def test_thermometer_encoding_makes_the_round_trip(tmp_path):
+    for temperature in (None, 0.05):
+        model, _ = thermometer_model(temperature=temperature)
+        model.save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+        assert loaded.layers[0].get_config() == model.layers[0].get_config()
+        points = np.random.default_rng(1).uniform(size=(4, 8)).astype("float32")
+        np.testing.assert_array_equal(loaded(points), model(points))
+
+
+def test_what_thermometer_encoding_hides_from_gradients_a_smooth_twin_finds():
+    model, kernel = thermometer_model(levels=64)
+    images = np.random.default_rng(2).uniform(0.1, 0.9, size=(40, 8)).astype("float32")
+    labels, epsilon = model(images).numpy().argmax(axis=-1), 0.06
+    pgd = attacks.PGD(steps=20)
+    with pytest.raises(NoGradientError, match=r"stops at the layer thermometer_encoding\w* \(ThermometerEncoding\)"):
+        pgd(model, images, labels, epsilon=epsilon)
+    flat = logits_function(lambda x: model(x)._keras_logits + 0 * tf.reduce_sum(x), from_logits=True)
+    assert not attacks.BIM()(flat, images, labels, epsilon=epsilon).success.any()  # zeros in place of the gradient
+    twin = keras.models.clone_model(
+        model, clone_function=lambda layer: layer.smooth() if isinstance(layer, ThermometerEncoding) else layer
+    )
+    assert twin.layers[1] is model.layers[1]
+    fooled = pgd(logits_function(model, backward=twin), images, labels, epsilon=epsilon).success
+    margins = np.min(  # over the other classes: how far the linear classifier's boundary is in l∞
+        [
+            np.where(labels == other, np.inf, ((images - 0.5) * (kernel.T[labels] - kernel.T[other])).sum(axis=-1))
+            / np.maximum(np.abs(kernel.T[labels] - kernel.T[other]).sum(axis=-1), 1e-9)
+            for other in range(3)
+        ],
+        axis=0,
+    )
+    assert fooled[margins < epsilon - 1 / 64].all() and not fooled[margins > epsilon + 1 / 64].any()
+    assert (margins < epsilon - 1 / 64).sum() > 10 and not fooled.all()
+
+
+@pytest.mark.parametrize("options", [{"levels": 1}, {"levels": True}, {"levels": 2.5}, {"temperature": 0.0}], ids=str)
+def test_bad_options_of_thermometer_encoding(options):
+    (name,) = options
+    with pytest.raises(ValueError, match=f"`{name}` should be"):
+        ThermometerEncoding(**options)

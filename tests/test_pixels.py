@@ -147,3 +147,29 @@ def test_what_needs_no_range_refuses_bytes_that_nothing_asks_for():
         assert keras_fim.fisher_spectrum(model(), images, bounds=(0, 255)).eigenvalues.shape == (60, 1)
     for scaled in (IMAGES, 2 * IMAGES - 1, 4 * IMAGES - 2):
         np.testing.assert_array_equal(images_in_range(model(), scaled), scaled)
+
+
+CAFFE = np.array([103.939, 116.779, 123.68], "float32")  # taken off blue, green and red by VGG16 and ResNet50
+
+
+def caffe(image):
+    return keras.applications.vgg16.preprocess_input(image)
+
+
+@pytest.mark.parametrize("inside", [caffe, LAYERS.Lambda(caffe, name="preprocessing")], ids=["arithmetic", "Lambda"])
+def test_preprocessing_that_only_shifts_asks_for_the_range(inside, tmp_path):
+    """It tells no scale: 0..255 and 0..1 are as likely."""
+    shifted, pixels = functional(inside), 255 * IMAGES
+    np.testing.assert_allclose(  # the layers do what the name says
+        keras.Model(shifted.inputs[0], shifted.operations[-3].output)(pixels), pixels[..., ::-1] - CAFFE, atol=1e-4
+    )
+    for call in (
+        lambda: find_range(shifted, pixels),
+        lambda: keras_fim.fisher_spectrum(shifted, pixels),
+        lambda: keras_fim.export.saved_model(shifted, tmp_path / "m", images=pixels),
+    ):
+        with pytest.raises(ValueError, match="bounds"):
+            call()
+    assert find_range(shifted, pixels, bounds=(0, 255)).bounds == (0, 255)
+    classes = np.argmax(shifted(pixels), axis=-1)
+    assert find_range(shifted, pixels, classes).bounds == (0, 255)  # by the accuracy

@@ -13,11 +13,10 @@ from keras_fim.attacks.losses import loss_gradient, margin_against
 from keras_fim.attacks.lp import check_norm, norm_name, norms_of, project, unit
 from keras_fim.attacks.nearest import Found, SearchAttack
 from keras_fim.attacks.samples import Task, choose
+from keras_fim.geometry.boundary import DUAL
 from keras_fim.logits import LogitsFunction
 
 __all__ = ["FMN"]
-
-_DUAL = {1.0: np.inf, 2.0: 2.0, np.inf: 1.0}
 
 
 class _State(NamedTuple):
@@ -93,7 +92,7 @@ class FMN(SearchAttack):
         cosine = (1 + tf.cos(math.pi * tf.cast(step, images.dtype) / self.steps)) / 2
         gamma = 1e-4 + (self.gamma - 1e-4) * cosine
         way = norms_of(state.points - images, self.norm)
-        boundary = way + tf.math.divide_no_nan(-margin, norms_of(gradient, _DUAL[self.norm]))
+        boundary = way + tf.math.divide_no_nan(-margin, norms_of(gradient, DUAL[self.norm]))
         grown = tf.where(tf.math.is_finite(state.radius) & ~found_before, tf.maximum(state.radius, boundary), boundary)
         outside = (1 + gamma) * tf.where(found_before, state.radius, grown)  # past the boundary, not onto it
         radius = tf.where(fooled, tf.minimum(state.radius * (1 - gamma), state.distance), outside)

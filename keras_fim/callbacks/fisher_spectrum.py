@@ -20,7 +20,7 @@ __all__ = ["FisherSpectrum"]
 
 _RUN = "fisher"
 _QUANTILES = (0.1, 0.5, 0.9)
-_COLUMNS = ("largest_x", "trace_x", "largest_s", "largest_z", None, "confidence")  # of `QUANTITIES`
+_COLUMNS = ("largest_x", "trace_x", "largest_s", "largest_z", "boundary_radius", "confidence")  # of `QUANTITIES`
 _KRYLOV_STEPS = 5  # of more than 64 classes; an image takes two products in each
 _TOLERANCE = 0.05  # changes of medians by less than this share are none
 _SMALLEST = 1e-30  # what a histogram of logarithms shows for a saturated sample's 0
@@ -32,8 +32,10 @@ class FisherSpectrum(MeasuringCallback):
     ``logs`` gets ``fisher/largest_x/q50`` (and ``q10``, ``q90``), quantiles over the samples of the largest eigenvalue
     :math:`\lambda_{\max}(G_x)` of the Fisher information matrix in the input; the same of its trace as
     ``fisher/trace_x``, of :math:`\lambda_{\max}(G_s) = 1 / \min_i p_i` (the paper's eq. 3) as ``fisher/largest_s`` and
-    of :math:`\lambda_{\max}(G_z)` in the logits as ``fisher/largest_z``; ``fisher/confidence/mean``, of the largest
-    probability; and ``fisher_seconds``. TensorBoard gets histograms as well, of logarithms to base 10.
+    of :math:`\lambda_{\max}(G_z)` in the logits as ``fisher/largest_z``, and of the boundary radius
+    (`keras_fim.boundary_radius`, in l2) as ``fisher/boundary_radius``, over the samples that have one;
+    ``fisher/confidence/mean``, of the largest probability; and ``fisher_seconds``. TensorBoard gets histograms as well,
+    of logarithms to base 10.
 
     A penalty on :math:`G_s` need not lower :math:`\lambda_{\max}(G_x)`, which is what tells how far an image is from
     another prediction. A warning is given, once, when the median of the former falls by more than 5 % while that of the
@@ -108,9 +110,10 @@ class FisherSpectrum(MeasuringCallback):
     def _figures(self, model: keras.Model) -> dict[str, float]:
         begin = time.perf_counter()
         found = information(self._logits(model), self.images, max_steps=_KRYLOV_STEPS)
+        found["boundary radius"] = found["boundary radius"][~np.isnan(found["boundary radius"])]
         with np.errstate(over="ignore"):  # TensorBoard knows float32 only
             pairs = zip(_COLUMNS, QUANTITIES, strict=True)
-            self._columns = {key: found[name].astype(np.float32) for key, name in pairs if key}
+            self._columns = {key: found[name].astype(np.float32) for key, name in pairs if len(found[name])}
         figures = {
             f"fisher/{key}/q{100 * share:g}": float(np.quantile(values, share, method="lower"))
             for key, values in self._columns.items()

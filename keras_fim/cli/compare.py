@@ -8,6 +8,7 @@ Examples:
   keras-fim compare --data mnist5k --quick
   keras-fim compare --data mnist --defenses spectral n-fgm --seeds 0 1 2
   keras-fim compare --data gtsrb --epochs 3 --learning-rate 0.05 --init-from gtsrb-plain
+  keras-fim compare --data photos/ --model my.keras --defenses none,n-fgm,pgd --epochs 3
 """
 
 from __future__ import annotations
@@ -15,12 +16,20 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from keras_fim.cli.options import DATASETS, add_data_dir, add_max_samples, add_training_options, training_options
+from keras_fim.cli.options import (
+    DATASETS,
+    add_bounds,
+    add_data_dir,
+    add_image_size,
+    add_max_samples,
+    add_training_options,
+    training_options,
+)
 from keras_fim.training.defending import COMPARED, NAMES
 
 __all__ = ["add_arguments", "run"]
 
-_TRAINING = ("model", "epochs", "batch_size", "learning_rate", "warmup_epochs", "limit", "init_from")
+_TRAINING = ("model", "epochs", "batch_size", "learning_rate", "warmup_epochs", "limit", "init_from", "augment")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,23 +48,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="Take a quarter of the strong attack's steps.")
     add_training_options(parser, _TRAINING)
     parser.add_argument("--out", type=Path, help="Folder for results and runs (default: results/runs/compare-DATA).")
+    add_image_size(parser)
+    add_bounds(parser, "what a leading rescaling of the model says, or by its accuracy")
     add_data_dir(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Compare, and print the table."""
+    from keras_fim.data import short_name
     from keras_fim.training.comparison import compare
 
-    folder = arguments.out or Path("results/runs") / f"compare-{arguments.data}"
+    folder = arguments.out or Path("results/runs") / f"compare-{short_name(arguments.data)}"
     comparison = compare(
         arguments.data,
         folder,
-        arguments.defenses or COMPARED,
+        [name for text in arguments.defenses or COMPARED for name in text.split(",") if name],
         seeds=arguments.seeds,
         max_samples=arguments.max_samples,
         quick=arguments.quick,
-        changes=training_options(arguments, skip=("data",)),
+        changes=training_options(arguments, skip=("data", "bounds")),
         data_dir=arguments.data_dir,
+        image_size=arguments.image_size,
+        bounds=arguments.bounds,
         on_progress=lambda line: print(line, flush=True),
     )
     print(f"\n{comparison}\n\nwritten to {folder}: comparison.md, .csv, .json and .png")

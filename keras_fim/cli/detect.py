@@ -6,7 +6,7 @@ last rows are an attacker who knows the detector. Needs scikit-learn (the extra 
 
 Examples:
   keras-fim detect mnist-plain mnist-fisher --out results/detection
-  keras-fim detect model.keras --data mnist
+  keras-fim detect model.keras --data photos/
   keras-fim export mnist-fisher --out saved_models/mnist --detector results/detection/mnist-fisher.lambda.json
 """
 
@@ -15,14 +15,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from keras_fim.cli.options import DATASETS, add_data_dir, add_max_samples
+from keras_fim.cli.options import DATASETS, MODELS, add_bounds, add_data_dir, add_image_size, add_max_samples
 
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="Name of stored weights, run folder or .keras file.")
+    parser.add_argument("models", nargs="+", metavar="MODEL", help=f"Model: {MODELS}.")
     parser.add_argument("--data", help=f"Dataset (default: the one that the model was trained on): {DATASETS}.")
     add_max_samples(parser, 400, "(half to fit, half to evaluate)")
     parser.add_argument(
@@ -41,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("results/detection"), help="Folder for results (default: %(default)s)."
     )
+    add_image_size(parser)
+    add_bounds(parser, "what the record of the run or a leading rescaling says, or by its accuracy")
     add_data_dir(parser)
 
 
@@ -57,5 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
             max_adaptive=arguments.max_adaptive,
             false_positive_rate=arguments.false_positive_rate,
             data_dir=arguments.data_dir,
+            image_size=arguments.image_size,
+            bounds=arguments.bounds,
         )
         print(f"{report}\n", flush=True)

@@ -2,8 +2,9 @@
 
 Attack a model and print, with 95 % intervals, how often it is fooled at each budget, how far the
 nearest adversarials are, and how large its Fisher information is. Without --attacks it runs the strong attack, whose
-robust accuracy may be quoted, and a one-step attack beside it. Tables, a figure and every finished cell are written
-to one folder: the same command goes on where an interrupted one stopped.
+robust accuracy may be quoted, and a one-step attack beside it. A report to read (report.html), tables, a row for each
+image (samples.csv) and every finished cell are written to one folder: the same command goes on where an interrupted one
+stopped. Exit code 3 means that --fail-under was not reached.
 
 attacks: ossa, fgsm, fgm, otcm, bim, pgd, mim, apgd_ce, apgd_dlr, apgd_t, square, strong, autoattack, deepfool, fmn,
 fab, carlini_wagner, jsma;
@@ -16,22 +17,28 @@ Examples:
   keras-fim evaluate --model path.keras --data mnist --attacks ossa,fgsm,pgd,deepfool
   keras-fim evaluate --model results/runs/mine --data cifar10 --masking --twin cifar10-plain
   keras-fim evaluate --model results/runs/mine --data cifar10 --autoattack --epsilons l2=0.5
+  keras-fim evaluate --model path.keras --data mnist --epsilons linf=0.1 --fail-under 0.6 --json
+  keras-fim evaluate --model my.keras --data photos/ --epsilons linf=8/255 --only cat --target dog
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import math
+import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_fim.cli.options import DATASETS, add_data_dir, add_max_samples
+from keras_fim.cli.options import DATASETS, MODELS, add_bounds, add_data_dir, add_image_size, add_max_samples, number
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
     from keras_fim.attacks import Attack
+    from keras_fim.data import DatasetInfo
     from keras_fim.logits import LogitsFunction
     from keras_fim.pixels import PixelRange
 
@@ -40,9 +47,7 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument(
-        "--model", required=True, help="A .keras file, SavedModel, run folder, or name of stored weights."
-    )
+    parser.add_argument("--model", required=True, help=f"A SavedModel, {MODELS}.")
     parser.add_argument("--data", required=True, help=f"Dataset whose test images are taken: {DATASETS}.")
     parser.add_argument("--attacks", help="Names of attacks, separated by commas (default: strong and one step).")
     parser.add_argument(
@@ -60,56 +65,83 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick", action="store_true", help="A preview, not to be quoted: a quarter of the strong attack's steps."
     )
+    parser.add_argument("--target", metavar="CLASS", help="Count only images that are taken for this class afterwards.")
+    parser.add_argument("--only", metavar="CLASS", help="Attack images of this class only.")
     parser.add_argument("--masking", action="store_true", help="Look for signs of masked gradients on 200 images.")
     parser.add_argument("--twin", metavar="MODEL", help="An undefended model for strong and --masking; as --model.")
     parser.add_argument("--returns", choices=("logits", "probabilities"), help="What the model returns, if unclear.")
-    parser.add_argument(
-        "--bounds",
-        nargs=2,
-        type=float,
-        metavar=("LOW", "HIGH"),
-        help="Range of the pixels that the model takes (default: found from the model or by its accuracy).",
-    )
+    add_bounds(parser, "found from the model or by its accuracy")
+    add_image_size(parser)
     parser.add_argument(
         "--black-box", action="store_true", help="Only a search without gradients, for models that have none."
     )
     parser.add_argument("--no-spectrum", action="store_true", help="Leave out the Fisher information.")
     parser.add_argument(
-        "--out", type=Path, help="Folder for tables, figure and cells (default: results/evaluations/MODEL-DATA)."
+        "--out", type=Path, help="Folder for report, tables and cells (default: results/evaluations/MODEL-DATA)."
     )
+    threshold = "Exit with code 3 if the robust accuracy is lower, from 0 to 1; for one norm and one budget."
+    parser.add_argument("--fail-under", type=float, metavar="SHARE", help=threshold)
+    parser.add_argument("--json", action="store_true", help="Print the result as JSON in place of the tables.")
     add_data_dir(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure, print and write."""
-    from keras_fim import plots
+    from keras_fim.data import short_name
     from keras_fim.evaluation import evaluate
+    from keras_fim.evaluation.evaluate import say
+    from keras_fim.evaluation.report import encode
 
     model, name = _model(arguments.model, arguments.returns)
     twin = _model(arguments.twin)[0] if arguments.twin else None
     attacks = _attacks(arguments, twin)
-    bounds, dataset = _dataset(arguments, model)
-    folder = arguments.out or Path("results/evaluations") / f"{name}-{arguments.data}"
+    _check_threshold(arguments, attacks)
+    bounds, dataset, facts = _dataset(arguments, model)
+    if arguments.target:
+        attacks = _aimed(attacks, facts.label(arguments.target))
+    folder = arguments.out or Path("results/evaluations") / f"{name}-{short_name(arguments.data)}"
     evaluation = evaluate(
         model,
         dataset,
         attacks=attacks,
-        epsilons=_epsilons(arguments.epsilons),
+        epsilons=_epsilons(arguments.epsilons) or _usual_epsilons(attacks, facts, bounds),
         max_samples=arguments.max_samples,
         bounds=bounds,
         black_box=arguments.black_box,
         spectrum=not arguments.no_spectrum,
         name=name,
+        class_names=facts.class_names,
         folder=folder / "cells",
-        progress=lambda line: print(line, flush=True),
+        progress=say if sys.stderr.isatty() else None,
     )
-    print(f"\n{evaluation}\n")
-    for suffix in (".json", ".csv", ".md"):
-        evaluation.save(folder / f"evaluation{suffix}")
-    plots.evaluation_figure(evaluation).savefig(folder / "fooling.png", dpi=120)
-    if arguments.masking:
-        _masking(model, dataset, attacks, twin, bounds, folder)
-    print(f"written to {folder}: evaluation.json, .csv, .md, fooling.png{', masking.*' if arguments.masking else ''}")
+    for file in ("evaluation.json", "evaluation.csv", "evaluation.md", "report.html", "samples.csv"):
+        evaluation.save(folder / file)
+    masking = _masking(model, dataset, attacks, twin, bounds, folder) if arguments.masking else []
+    if arguments.json:
+        summary = {key: getattr(evaluation, key) for key in ("sentences", "flags", "pixels")}
+        result = {**summary, "report": str(folder / "report.html"), "records": evaluation.records()}
+        print(json.dumps(encode(result), indent=2))
+    else:
+        last = [*evaluation.sentences, f"report: {folder / 'report.html'}"]
+        print(evaluation, *masking, "\n".join(last), sep="\n\n")
+    if arguments.fail_under is not None and evaluation.headline.robust.value < arguments.fail_under:
+        raise SystemExit(3)
+
+
+def _check_threshold(arguments: argparse.Namespace, attacks: list[Attack]) -> None:
+    """Refuse a threshold that is no share, or that several figures could be held against."""
+    from keras_fim.attacks.lp import norm_name
+    from keras_fim.evaluation.plans import planned
+
+    if arguments.fail_under is None:
+        return
+    if not 0 <= arguments.fail_under <= 1:
+        raise ValueError(f"`--fail-under` should be from 0 to 1. Received: {arguments.fail_under:g}")
+    plans = planned(attacks, _epsilons(arguments.epsilons), None, black_box=arguments.black_box)
+    budgets = {f"{norm_name(plan.attack.norm)} {epsilon:g}" for plan in plans for epsilon in plan.epsilons}
+    if len(budgets) > 1:
+        expected = "have one norm and one budget, such as --epsilons linf=0.03"
+        raise ValueError(f"`--fail-under` should {expected}. Received: {', '.join(sorted(budgets))}")
 
 
 def _masking(
@@ -119,16 +151,16 @@ def _masking(
     twin: LogitsFunction | None,
     bounds: PixelRange,
     folder: Path,
-) -> None:
+) -> list[str]:
     from keras_fim.attacks.lp import norm_name
     from keras_fim.evaluation import masking_report
 
     norms = [norm for norm in (2.0, math.inf) if norm in {attack.norm for attack in attacks}] or [2.0, math.inf]
-    for norm in norms:
-        report = masking_report(model, dataset, norm=norm, twin=twin, bounds=bounds)
-        print(f"{report}\n")
+    reports = {norm_name(norm): masking_report(model, dataset, norm=norm, twin=twin, bounds=bounds) for norm in norms}
+    for name, report in reports.items():
         for suffix in (".json", ".csv", ".md"):
-            report.save(folder / f"masking_{norm_name(norm)}{suffix}")
+            report.save(folder / f"masking_{name}{suffix}")
+    return [str(report) for report in reports.values()]
 
 
 def _model(source: str, returns: str | None = None) -> tuple[LogitsFunction, str]:
@@ -143,25 +175,70 @@ def _model(source: str, returns: str | None = None) -> tuple[LogitsFunction, str
     return logits_function(model, from_logits=None if returns is None else returns == "logits"), name
 
 
-def _dataset(arguments: argparse.Namespace, model: LogitsFunction) -> tuple[PixelRange, tf.data.Dataset]:
-    """The range of the pixels, and the test images in it and in the shape that the model takes."""
-    import tensorflow as tf
-
+def _dataset(
+    arguments: argparse.Namespace, model: LogitsFunction
+) -> tuple[PixelRange, tf.data.Dataset, DatasetInfo]:
+    """The range of the pixels, the images in it and in the shape that the model takes, and what they are."""
     from keras_fim import data
-    from keras_fim.pixels import find_range, range_of_model
+    from keras_fim.evaluation.evaluate import say
+    from keras_fim.training import inputs
+    from keras_fim.training.trained import record_of
 
-    test = data.load(arguments.data, 256, data_dir=arguments.data_dir)[1]
-    shape, wanted = tuple(test.element_spec[0].shape[1:]), getattr(model.model, "input_shape", None)
-    if not isinstance(wanted, tuple) or None in wanted[1:]:
-        wanted = (None, *shape)
-    if math.prod(wanted[1:]) != math.prod(shape):
-        raise ValueError(f"`--model` should take images {shape}. Received: a model for {wanted[1:]}")
-    test = test.map(lambda images, labels: (tf.reshape(images, (-1, *wanted[1:])), labels))
-    bounds = arguments.bounds or range_of_model(model)
-    images, labels = next(iter(test.unbatch().batch(512)))
-    pixels = find_range(model, images, labels, bounds)
-    low, high = pixels.bounds
-    return pixels, test.map(lambda images, labels: (low + (high - low) * images, labels))
+    try:
+        record = record_of(arguments.model)
+    except ValueError:  # a SavedModel
+        record = None
+    options: dict[str, Any] = {"size": arguments.image_size, "record": record}
+    source = inputs.open_for(model.model, arguments.data, arguments.data_dir, **options)
+    trained_on_it = record is not None and record["config"]["data"] == arguments.data
+    only = source.info.label(arguments.only) if arguments.only else None
+    images, split = data.evaluated(source, arguments.max_samples, unseen=trained_on_it, only=only)
+    if source.whole is not None:
+        which = "the 20 % that the model was not trained on" if trained_on_it else "all of them"
+        say(f"{len(split.labels)} images, of {which}")
+    _warn_of_seen(arguments, images)
+    shape = _input_shape(model, source.info.image_shape)
+    images = inputs.in_range(images, (0.0, 1.0), shape)
+    bounds = inputs.model_range(model, images, arguments.bounds)
+    return bounds, inputs.in_range(images, bounds.bounds), source.info
+
+
+def _input_shape(model: LogitsFunction, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that the model takes, if images of ``shape`` can be written in it."""
+    taken = getattr(model.model, "input_shape", None)
+    wanted = taken[1:] if isinstance(taken, tuple) and None not in taken[1:] else shape
+    if math.prod(wanted) != math.prod(shape):
+        raise ValueError(f"`--model` should take images {shape}. Received: a model for {wanted}")
+    return wanted
+
+
+def _warn_of_seen(arguments: argparse.Namespace, images: tf.data.Dataset) -> None:
+    """Warn if images are among those that the model was trained on."""
+    from keras_fim.evaluation import chunks
+    from keras_fim.training import provenance
+
+    if (hashes := provenance.seen_images(arguments.model)) is None:
+        return
+    masks = [provenance.was_seen(chunk.images, hashes) for chunk in chunks(images, arguments.max_samples)]
+    seen, total = sum(int(mask.sum()) for mask in masks), sum(len(mask) for mask in masks)
+    if seen:
+        warnings.warn(
+            f"The model was trained on {seen} of these {total} images: its figures here say little about new images.",
+            stacklevel=2,
+        )
+
+
+def _usual_epsilons(
+    attacks: list[Attack], facts: DatasetInfo, bounds: PixelRange
+) -> dict[str, tuple[float, ...]] | None:
+    """Budgets that suit color images, for the norms of the attacks; None for the library's own."""
+    from keras_fim.attacks.lp import norm_name
+    from keras_fim.training.budgets import default_epsilons
+
+    if len(facts.image_shape) != 3 or facts.image_shape[-1] != 3 or isinstance(bounds.low, tuple):
+        return None
+    budgets = default_epsilons(facts.image_shape, bounds.bounds)
+    return {norm_name(norm): values for norm, values in budgets.items() if norm in {a.norm for a in attacks}} or None
 
 
 def _attacks(arguments: argparse.Namespace, twin: LogitsFunction | None) -> list[Attack]:
@@ -172,11 +249,31 @@ def _attacks(arguments: argparse.Namespace, twin: LogitsFunction | None) -> list
     options: dict[str, Any] = {"twin": twin, "quick": arguments.quick}
     if arguments.autoattack and (arguments.attacks or arguments.quick or arguments.black_box):
         raise ValueError("`--autoattack` should stand without --attacks, --quick and --black-box. Received: both")
+    if arguments.attacks is None and arguments.target:
+        return _default_aimed(arguments)
     if arguments.attacks is None:
         kind = {"black_box": arguments.black_box, "autoattack": arguments.autoattack}
         return default_attacks(_epsilons(arguments.epsilons), **kind, **options)
     named = [attack_by_name(name.strip()) for name in arguments.attacks.split(",") if name.strip()]
     return [dataclasses.replace(attack, **options) if isinstance(attack, Strong) else attack for attack in named]
+
+
+def _default_aimed(arguments: argparse.Namespace) -> list[Attack]:
+    """A step towards the target and the strongest climb towards it, in the norms of the budgets."""
+    from keras_fim.attacks import APGD, FGM, FGSM
+    from keras_fim.evaluation import default_attacks
+
+    norms = dict.fromkeys(attack.norm for attack in default_attacks(_epsilons(arguments.epsilons)))
+    return [attack for norm in norms for attack in (FGM() if norm == 2 else FGSM(), APGD(norm=norm))]
+
+
+def _aimed(attacks: list[Attack], target: int) -> list[Attack]:
+    """The attacks with a target."""
+    from keras_fim.attacks.aimed import AimedAttack
+
+    if wrong := [attack.name for attack in attacks if not isinstance(attack, AimedAttack)]:
+        raise ValueError(f"`--target` should go with attacks that take one, such as fgsm,apgd_ce. Received: {wrong}")
+    return [dataclasses.replace(attack, target=target) for attack in attacks if isinstance(attack, AimedAttack)]
 
 
 def _epsilons(texts: list[str] | None) -> dict[str, list[float]] | list[float] | None:
@@ -187,9 +284,9 @@ def _epsilons(texts: list[str] | None) -> dict[str, list[float]] | list[float] |
     for text in texts:
         key, _, values = text.rpartition("=")
         try:
-            budgets.setdefault(key, []).extend(float(value) for value in values.split(","))
-        except ValueError:
-            expected = "NORM=NUMBERS, such as l2=0.5,1,2"
+            budgets.setdefault(key, []).extend(number(value) for value in values.split(","))
+        except argparse.ArgumentTypeError:
+            expected = "NORM=NUMBERS, such as l2=0.5,1,2 or linf=8/255"
             raise ValueError(f"`--epsilons` should be {expected}. Received: {text!r}") from None
     if "" not in budgets:
         return budgets

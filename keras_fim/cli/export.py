@@ -6,6 +6,7 @@ fresh process without Keras and compare. Exit code 1 means that it does not answ
 Examples:
   keras-fim export mnist-fisher --out saved_models/mnist
   keras-fim export results/runs/gtsrb-plain-seed0 --out saved_models/gtsrb --detector detector.json
+  keras-fim export my.keras --out served/ --bounds 0 255 --labels labels.txt --reference-images photos/val
 """
 
 from __future__ import annotations
@@ -13,25 +14,23 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from keras_fim.cli.options import add_data_dir, add_max_samples
+from keras_fim.cli.options import DATASETS, MODELS, add_bounds, add_data_dir, add_image_size, add_max_samples
 
 __all__ = ["add_arguments", "export_and_verify", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument("source", help="Run folder, name of stored weights, or .keras file.")
+    parser.add_argument("source", help=f"Model: {MODELS}.")
     parser.add_argument("--out", type=Path, required=True, help="The model's folder, in which versions are numbered.")
     parser.add_argument("--version", type=int, help="Number of the version (default: the next).")
     parser.add_argument("--detector", type=Path, help="JSON file of a detector for the signature `detect`.")
     parser.add_argument("--direction", action="store_true", help="Let the signature `fisher` also return directions.")
-    parser.add_argument(
-        "--bounds",
-        type=float,
-        nargs=2,
-        metavar=("LOW", "HIGH"),
-        help="Smallest and largest pixel value (default: what the run's record or a leading rescaling says).",
-    )
+    add_bounds(parser, "what the run's record or a leading rescaling says")
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="Text file with the name of a class in each line.")
+    text = f"Dataset of the reference inputs (default: the one on record): {DATASETS}."
+    parser.add_argument("--reference-images", metavar="DATA", help=text)
+    add_image_size(parser)
     add_max_samples(parser, 200, "for the reference inputs and the model card's robustness table; 0 for none")
     add_data_dir(parser)
 
@@ -52,10 +51,13 @@ def export_and_verify(source: str | Path, folder: Path, arguments: argparse.Name
     from keras_fim.records import read_json
     from keras_fim.training.exporting import export_model
 
-    names = ("max_samples", "version", "direction", "data_dir", "bounds")
+    names = ("max_samples", "version", "direction", "data_dir", "bounds", "image_size")
     given = {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
     if getattr(arguments, "detector", None):
         given["detector"] = FisherDetector(**read_json(arguments.detector))
+    given["reference"] = getattr(arguments, "reference_images", None)
+    if getattr(arguments, "labels", None):
+        given["labels"] = arguments.labels.read_text(encoding="utf-8").splitlines()
     report = verify(export_model(source, folder, **given))
     print(report)
     if not report.passed:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from keras_fim.cli.options import DATASETS, add_data_dir
+from keras_fim.cli.options import DATASETS, add_bounds, add_data_dir, add_image_size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="localhost", help="Host of the server (default: %(default)s).")
     parser.add_argument("--port", type=int, help="Port of the server (default: 8501 for REST, 8500 for gRPC).")
     parser.add_argument("--version", type=int, help="Version of the model (default: the newest).")
+    add_image_size(parser)
+    parser.add_argument("--channels", type=int, choices=(1, 3), default=3, help="With --image-size: gray or RGB.")
+    add_bounds(parser, "0 to 1")
     add_data_dir(parser)
 
 
@@ -42,12 +45,15 @@ def run(arguments: argparse.Namespace) -> None:
     """Send the images and print a table."""
     from keras_fim import data
     from keras_fim.evaluation import samples
+    from keras_fim.training.inputs import in_range
 
-    test = data.load(arguments.data, test_limit=arguments.count, data_dir=arguments.data_dir)[1]
-    images, labels = samples(test)
+    shape = (arguments.image_size, arguments.image_size, arguments.channels) if arguments.image_size else None
+    options = {"test_limit": arguments.count, "data_dir": arguments.data_dir, "image_shape": shape}
+    test = data.load(arguments.data, **options)[1]
+    images, labels = samples(in_range(test, tuple(arguments.bounds or (0.0, 1.0))))
     predictions = _ask(arguments, images, "serving_default")
     fisher = _ask(arguments, images, "fisher")
-    names = data.info(arguments.data).class_names
+    names = data.info(arguments.data, arguments.data_dir, image_shape=shape).class_names
     print(f"{'image':>5}  {'label':24} {'predicted':24} {'p':>6} {'lambda':>10} {'radius':>8}")
     confidences = predictions["probabilities"].max(axis=-1)
     for index, (label, predicted) in enumerate(zip(labels, predictions["classes"], strict=True)):

@@ -1,6 +1,7 @@
-"""Train a model of the paper, defended or plain.
+"""Train a model so that it is harder to fool.
 
-Train the paper's model of a dataset with the Fisher-trace loss, CE + mu * sum(1/p), or another defense.
+Train the paper's model of a dataset, or harden your own, with the Fisher-trace loss, CE + mu * sum(1/p), or another
+defense.
 
 Everything is written to one folder: run.json (configuration, versions, test accuracy), model.keras (the weights that
 are best on the validation part), history.csv, tensorboard/, and checkpoints to resume from. Options that are not given
@@ -14,6 +15,8 @@ Examples:
   keras-fim train --data mnist --defense spectral+n-fgm --epsilon 1.5
   keras-fim train --data cifar10 --out runs/a --resume  continue an interrupted run
   keras-fim train --data gtsrb --quick                  one epoch on 2,000 images, to see that everything works
+  keras-fim train --model my.keras --data photos/ --defense n-fgm     harden a model on your own images
+  keras-fim train --model package.module:build --data photos/ --image-size 64 --defense n-fgm --epsilon 4/255
 """
 
 from __future__ import annotations
@@ -26,12 +29,22 @@ from typing import Any
 
 from keras_fim.cli import export
 from keras_fim.cli.errors import run_safely
-from keras_fim.cli.options import DATASETS, add_data_dir, add_training_options, training_options
+from keras_fim.cli.options import (
+    DATASETS,
+    add_bounds,
+    add_data_dir,
+    add_image_size,
+    add_training_options,
+    number,
+    training_options,
+)
 from keras_fim.records import read_json
-from keras_fim.training.config import TrainingConfig, recipe
+from keras_fim.training.config import TrainingConfig
 from keras_fim.training.defending import NAMES, default_options
 
 __all__ = ["add_arguments", "main", "run"]
+
+_PAPER = ("convnet", "vgg11", "resnet14")
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, data_name: str | None = None) -> None:
@@ -44,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, data_name: str | None = No
     default = "" if data_name is None else f" (default: {data_name})"
     parser.add_argument("--data", default=data_name, required=data_name is None, help=f"Dataset{default}: {DATASETS}.")
     parser.add_argument("--defense", help=f"Defense, or several joined by +: {', '.join(NAMES)}.")
-    parser.add_argument("--epsilon", type=float, help="Budget of adversarial training, in the norm of the defense.")
+    budget = "Budget of adversarial training, in the norm of the defense, such as 0.5 or 8/255."
+    parser.add_argument("--epsilon", type=number, help=budget)
     parser.add_argument(
         "--option",
         dest="options",
@@ -60,6 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, data_name: str | None = No
         help="Weight of the defense's penalty; 0 for none. With several values, one run follows another.",
     )
     add_training_options(parser)
+    add_image_size(parser)
+    add_bounds(parser, "what its rescaling says, or 0 to 1")
     add_data_dir(parser)
     parser.add_argument("--out", type=Path, help="Folder for everything the run writes (default: results/runs/...).")
     parser.add_argument(
@@ -93,7 +109,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _train(config: TrainingConfig, folder: Path, arguments: argparse.Namespace) -> None:
+    from keras_fim.data import short_name
     from keras_fim.training.run import train
+    from keras_fim.training.trained import builds
 
     print(f"{config.model} on {config.data}: {_why(config, given=arguments.mu is not None)}")
     print(f"writing to {folder}")
@@ -104,9 +122,24 @@ def _train(config: TrainingConfig, folder: Path, arguments: argparse.Namespace) 
         f"test accuracy {100 * results['test_accuracy']:.2f} % with the weights of epoch {results['best_epoch']} of "
         f"{results['epochs']}, trained in {results['training_seconds']:.0f} s: {folder / 'model.keras'}"
     )
+    if not builds(config.model) and robustness:
+        _say_robustness(config, folder, arguments)
     if arguments.export:
-        plain = arguments.export == Path("saved_models")
-        export.export_and_verify(folder, arguments.export / config.data if plain else arguments.export, arguments)
+        usual = arguments.export == Path("saved_models")
+        exported = arguments.export / short_name(config.data) if usual else arguments.export
+        export.export_and_verify(folder, exported, arguments)
+
+
+def _say_robustness(config: TrainingConfig, folder: Path, arguments: argparse.Namespace) -> None:
+    """Print accuracy and robust accuracy of the model before and after."""
+    from keras_fim.evaluation.report import table
+    from keras_fim.training.hardening import before_and_after, comparison_rows
+
+    options: dict[str, Any] = {"data_dir": arguments.data_dir, "quick": arguments.quick}
+    results = before_and_after(config, folder, progress=lambda line: print(line, flush=True), **options)
+    print(f"\n{table(comparison_rows(results))}")
+    if arguments.quick:
+        print("These figures are a smoke test, not to be quoted: few images, and a quarter of the attack's steps.")
 
 
 def _table(records: list[dict[str, Any]]) -> str:
@@ -156,18 +189,26 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 def _config(arguments: argparse.Namespace, mu: float | None) -> TrainingConfig:
-    given = training_options(arguments, skip=("data", "mu"))
+    from keras_fim.training.inputs import described_recipe
+
+    given = training_options(arguments, skip=("data", "mu", "bounds"))
     quick = {"epochs": 1, "limit": 2000, "test_limit": 1000, "warmup_epochs": 0.0} if arguments.quick else {}
     options = dict(arguments.options or [])
     if arguments.epsilon is not None:
         options["epsilon"] = arguments.epsilon
     weight = {} if mu is None else {"mu": mu}
-    return recipe(arguments.data, **{**quick, **given, **weight, "defense_options": options})
+    changes = {**quick, **given, **weight, "defense_options": options}
+    return described_recipe(
+        arguments.data, size=arguments.image_size, bounds=arguments.bounds, data_dir=arguments.data_dir, **changes
+    )
 
 
 def _default_folder(config: TrainingConfig, *, quick: bool, sweep: bool) -> Path:
     usual = config.defense == TrainingConfig.defense
-    parts = [config.data] if usual else [config.data, config.defense]
+    from keras_fim.data import short_name
+
+    own = [] if config.model in _PAPER else [Path(config.model).name.removesuffix(".keras").replace(":", "-")]
+    parts = [*own, short_name(config.data), *([] if usual else [config.defense])]
     if sweep:
         parts.append("sweep")
     elif config.mu:
@@ -183,14 +224,13 @@ def _default_folder(config: TrainingConfig, *, quick: bool, sweep: bool) -> Path
 def _named(config: TrainingConfig) -> list[str]:
     """The ε that was given, and every option that is not as usual: runs that differ by one have different folders."""
     given = config.defense_options
-    usual = default_options(config.defense, config.data, {})
+    usual = default_options(config.defense, config.facts, {}, config.bounds)
     named = {key: given[key] for key in sorted(given) if key == "epsilon" or given[key] != usual[key]}
     values = {key: f"{value:.3g}" if isinstance(value, (int, float)) else value for key, value in named.items()}
     return [f"{'eps' if key == 'epsilon' else key.replace('_', '-')}{value}" for key, value in values.items()]
 
 
 def _why(config: TrainingConfig, *, given: bool) -> str:
-    from keras_fim.data import info
     from keras_fim.geometry.label_smoothing import label_smoothing_from_mu
 
     if config.defense != TrainingConfig.defense:
@@ -199,7 +239,7 @@ def _why(config: TrainingConfig, *, given: bool) -> str:
         return ", ".join([config.defense, *(f"{key} = {value}" for key, value in facts.items())])
     if not config.mu:
         return "plain cross-entropy (mu = 0)"
-    num_classes = info(config.data).num_classes
+    num_classes = config.facts.num_classes
     alpha = label_smoothing_from_mu(config.mu, num_classes)
     effect = f"mu = {config.mu:g} has the optimum of label smoothing {alpha:.3f} at {num_classes} classes"
     return effect if given else f"{effect}, as the paper's 0.02 has at 10; change it with --mu (0 for plain training)"

@@ -1,6 +1,20 @@
-"""The paper's data sets and an embedded sample, as batches of (images in [0, 1], labels)."""
+"""Datasets as batches of (images in [0, 1], labels): the paper's, a folder of images, an ``.npz`` file, TFDS."""
 
-from keras_fim.data.catalog import DatasetInfo, info, names
-from keras_fim.data.loading import Splits, load, load_splits
+from keras_fim.data.catalog import DatasetInfo, names
+from keras_fim.data.loading import Splits, evaluated, load, load_splits
+from keras_fim.data.sources import KINDS, Source, described, info, open_source, short_name
 
-__all__ = ["DatasetInfo", "Splits", "info", "load", "load_splits", "names"]
+__all__ = [
+    "DatasetInfo",
+    "KINDS",
+    "Source",
+    "Splits",
+    "described",
+    "evaluated",
+    "info",
+    "load",
+    "load_splits",
+    "names",
+    "open_source",
+    "short_name",
+]

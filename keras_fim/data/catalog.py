@@ -1,7 +1,8 @@
-"""What data sets there are, and their images as arrays."""
+"""The datasets that have a name of their own, and their images as arrays."""
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib.util
 from collections.abc import Callable
@@ -11,26 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_fim.data.augmentation import Augmentation
+from keras_fim.data.splits import Arrays, rank_in_class
 
-__all__ = ["Arrays", "DatasetInfo", "info", "names", "rank_in_class", "read"]
-
-
-class Arrays(NamedTuple):
-    """A split in memory.
-
-    Attributes:
-        images: uint8 ``(n, height, width, channels)``.
-        labels: int64 ``(n,)``, from 0 to K-1.
-        groups: int64 ``(n,)``; samples of one group are near-duplicates and belong on the same side of a split.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    groups: np.ndarray
-
-    def take(self, indices: np.ndarray) -> Arrays:
-        """The samples at ``indices``, in that order."""
-        return Arrays(self.images[indices], self.labels[indices], self.groups[indices])
+__all__ = ["DatasetInfo", "info", "names", "prepare", "read"]
 
 
 class DatasetInfo(NamedTuple):
@@ -44,7 +28,7 @@ class DatasetInfo(NamedTuple):
     """
 
     name: str
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     class_names: tuple[str, ...]
     augmentation: Augmentation
 
@@ -52,6 +36,21 @@ class DatasetInfo(NamedTuple):
     def num_classes(self) -> int:
         """Number of classes K."""
         return len(self.class_names)
+
+    def label(self, name: str) -> int:
+        """The index of a class by its name, or by its number as text.
+
+        Raises:
+            ValueError: If there is no such class.
+        """
+        if name in self.class_names:
+            return self.class_names.index(name)
+        if name.isdecimal() and int(name) < self.num_classes:
+            return int(name)
+        near = difflib.get_close_matches(name, self.class_names, 1)
+        expected = ", ".join(self.class_names[:10]) + (", ..." if self.num_classes > 10 else "")
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(f"The class should be one of {expected}. Received: {name!r}{hint}")
 
 
 def names() -> tuple[str, ...]:
@@ -97,12 +96,22 @@ def read(name: str, data_dir: str | Path | None = None) -> tuple[Arrays, Arrays]
     return _entry(name)[1](None if data_dir is None else str(Path(data_dir).expanduser()))
 
 
-def rank_in_class(labels: np.ndarray) -> np.ndarray:
-    """How many samples of the same class stand before each sample; int ``(n,)``."""
-    rank = np.empty(len(labels), int)
-    for label in np.unique(labels):
-        rank[labels == label] = np.arange(np.count_nonzero(labels == label))
-    return rank
+def prepare(builder: Any) -> None:
+    """Download and prepare a dataset of TFDS, unless it is there.
+
+    Raises:
+        ValueError: If it can neither be found nor downloaded.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        builder.download_and_prepare()
+    except (OSError, RuntimeError, tfds.download.DownloadError) as error:
+        raise ValueError(
+            f"The dataset {builder.name!r} is not prepared in {builder.data_dir} and could not be downloaded "
+            f"({error}). "
+            'Prepare it there with TensorFlow Datasets, or use the embedded sample: data.load("mnist5k").'
+        ) from error
 
 
 def _entry(name: str) -> tuple[Callable[[], DatasetInfo], Callable[[str | None], tuple[Arrays, Arrays]]]:
@@ -118,13 +127,7 @@ def _read_tfds(name: str) -> Callable[[str | None], tuple[Arrays, Arrays]]:
         from keras_fim.data.gtsrb import Builder
 
         builder = Builder(data_dir=data_dir) if name == "gtsrb" else tfds.builder(name, data_dir=data_dir)
-        try:
-            builder.download_and_prepare()
-        except (OSError, RuntimeError, tfds.download.DownloadError) as error:
-            raise ValueError(
-                f"The data set {name!r} is not prepared in {builder.data_dir} and could not be downloaded ({error}). "
-                'Prepare it there with TensorFlow Datasets, or use the embedded sample: data.load("mnist5k").'
-            ) from error
+        prepare(builder)
         train, test = (_arrays(builder.as_dataset(split=s, batch_size=-1)) for s in ("train", "test"))
         return train, test
 

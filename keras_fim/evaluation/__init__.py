@@ -6,15 +6,20 @@ from keras_fim.evaluation.evaluate import evaluate
 from keras_fim.evaluation.intervals import Interval, Ratio, bootstrap, wilson
 from keras_fim.evaluation.masking import MaskingCheck, MaskingReport, masking_report
 from keras_fim.evaluation.plans import default_attacks
+from keras_fim.evaluation.radius import BoundaryRadius, Calibration, boundary_radius, calibrate
 from keras_fim.evaluation.report import Report
 from keras_fim.evaluation.result import Evaluation
 from keras_fim.evaluation.rows import AttackRow, RobustnessCurve
+from keras_fim.evaluation.smoothing import Certificates, certify
 from keras_fim.evaluation.sources import Chunk, Dataset, chunks, samples
 from keras_fim.evaluation.spectrum import SpectrumSummary, spectrum_summary
 from keras_fim.evaluation.transfer import Transfer, TransferRow, transfer
 
 __all__ = [
     "AttackRow",
+    "BoundaryRadius",
+    "Calibration",
+    "Certificates",
     "Chunk",
     "Confidence",
     "Dataset",
@@ -30,6 +35,9 @@ __all__ = [
     "Transfer",
     "TransferRow",
     "bootstrap",
+    "boundary_radius",
+    "calibrate",
+    "certify",
     "chunks",
     "clean_performance",
     "default_attacks",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import sys
@@ -15,15 +16,17 @@ import tensorflow as tf
 
 from keras_fim.attacks.base import Attack
 from keras_fim.attacks.catalog import Epsilons
+from keras_fim.attacks.lp import norm_name
 from keras_fim.attacks.nearest import MinimalDistanceAttack
 from keras_fim.evaluation.cells import Cells, attack_settings, digest, model_digest, packed, unpacked
 from keras_fim.evaluation.distances import distance_summary
 from keras_fim.evaluation.flags import BLACK_BOX, one_class, outputs_flags, path_flags
+from keras_fim.evaluation.gallery import Gallery
 from keras_fim.evaluation.intervals import wilson
 from keras_fim.evaluation.measurement import Outcome, measure, probabilities
 from keras_fim.evaluation.plans import Plan, estimate, fitted, pixel_range, planned
-from keras_fim.evaluation.result import Evaluation
-from keras_fim.evaluation.rows import attack_rows, marked
+from keras_fim.evaluation.result import Evaluation, PerSample
+from keras_fim.evaluation.rows import attack_rows, marked, named
 from keras_fim.evaluation.sources import Chunk, Dataset, check_max_samples, chunks
 from keras_fim.evaluation.spectrum import QUANTITIES, SpectrumSummary, information
 from keras_fim.inspection import gradient_stop
@@ -54,6 +57,7 @@ def evaluate(
     black_box: bool = False,
     spectrum: bool = True,
     name: str | None = None,
+    class_names: Sequence[str] = (),
     folder: str | Path | None = None,
     progress: Callable[[str], None] | None = say,
 ) -> Evaluation:
@@ -77,6 +81,7 @@ def evaluate(
             flagged as an upper bound on robustness.
         spectrum: Whether to measure the Fisher information, too (`keras_fim.evaluation.spectrum.information`).
         name: The model's name in the table; ``None`` for its own.
+        class_names: The names of the classes, for the report.
         folder: The folder where each finished cell (an attack on a chunk) is written at once. A measurement that was
             stopped goes on after the last of them. A cell of another model, chunk, attack or list of ε is not taken.
         progress: Called with a line of text: how long it may take, then each finished cell. ``None`` for silence.
@@ -114,7 +119,9 @@ def evaluate(
             run.attack(index, plan, chunk)
         if spectrum and not black_box:
             run.spectrum(chunk)
-    return run.evaluation(plans, name or str(getattr(logits_fn.model, "name", type(logits_fn.model).__name__)))
+        run.show(chunk)
+    result = run.evaluation(plans, name or str(getattr(logits_fn.model, "name", type(logits_fn.model).__name__)))
+    return dataclasses.replace(result, class_names=tuple(class_names))
 
 
 class _Run:
@@ -140,6 +147,8 @@ class _Run:
         self.outcomes: dict[int, list[Outcome]] = {}
         self.information: list[dict[str, np.ndarray]] = []
         self.settings: dict[int, dict[str, Any]] = {}
+        self.indices: list[np.ndarray] = []
+        self.gallery = Gallery()
 
     def say(self, line: str) -> None:
         """Report progress, if there is something to say."""
@@ -157,6 +166,7 @@ class _Run:
     def clean(self, chunk: Chunk) -> None:
         """Predictions of untouched images."""
         self.data.append(digest(*chunk))
+        self.indices.append(chunk.indices)
         p = probabilities(self.logits_fn, self._images(chunk, count=True))
         self.predictions.append(p.argmax(axis=-1))
         self.labels.append(check_labels(chunk.labels, *p.shape))
@@ -182,24 +192,29 @@ class _Run:
 
     def spectrum(self, chunk: Chunk) -> None:
         """The Fisher information of a chunk."""
-        settings = {"attack": "spectrum", "revision": 1}
+        settings = {"attack": "spectrum", "revision": 2}
         images = self._images(chunk)
         columns, took = self._cell("spectrum", settings, QUANTITIES, lambda: information(self.logits_fn, images))
         self.information.append(columns)
         median = self._summary().quantile("λ_max(G_x)", 0.5)
         self.say(f"{sum(map(len, self.correct))} images: median λ_max(G_x) {median:.3g} ({took})")
 
+    def show(self, chunk: Chunk) -> None:
+        """Keep a few images of a chunk for the report, by how far the boundary is, or else by their confidence."""
+        scores = self.information[-1]["boundary radius"] if self.information else self.confidences[-1]
+        self.gallery.add(chunk, np.where(self.correct[-1], scores, np.nan))
+
     def evaluation(self, plans: Sequence[Plan], name: str) -> Evaluation:
         """The result."""
         correct, confidences = np.concatenate(self.correct), np.concatenate(self.confidences)
         outcomes = [Outcome.joined(self.outcomes[index]) for index in range(len(plans))]
-        pairs = list(zip(plans, outcomes, strict=True))
-        constant = one_class(np.concatenate(self.predictions), np.concatenate(self.labels))
+        pairs, spectrum = list(zip(plans, outcomes, strict=True)), self._summary() if self.information else None
+        unvaried = one_class(np.concatenate(self.predictions), np.concatenate(self.labels))
         on_the_way = [flag for plan, outcome in pairs for flag in path_flags(plan.attack, outcome)]
-        return Evaluation(
+        result = Evaluation(
             model=name,
             pixels=self._pixels(),
-            flags=(*self.flags, *constant, *on_the_way),
+            flags=(*self.flags, *unvaried, *on_the_way, *(spectrum.flags if spectrum else ())),
             accuracy=wilson(int(correct.sum()), len(correct)),
             mean_confidence=float(confidences.mean(dtype=np.float64)),
             rows=marked([row for plan, outcome in pairs for row in attack_rows(*plan, outcome)]),
@@ -208,10 +223,28 @@ class _Run:
                 for plan, outcome in pairs
                 if isinstance(plan.attack, MinimalDistanceAttack)
             ),
-            spectrum=self._summary() if self.information else None,
+            spectrum=spectrum,
             digests={"model": self.model, "data": digest(*self.data)},
             versions=versions(),
+            samples=self._samples(pairs),
         )
+        plan = next(plan for plan in plans if repr(plan.attack) == result.headline.options)
+        return dataclasses.replace(result, examples=self.gallery.examples(self.logits_fn, *plan))
+
+    def _samples(self, pairs: Sequence[tuple[Plan, Outcome]]) -> PerSample:
+        several = len({plan.attack.name for plan, _ in pairs}) < len(pairs)  # of one attack with other options
+        taken_for, figures = {}, {}
+        for (attack, epsilons), outcome in pairs:
+            name = repr(attack) if several else attack.name
+            for epsilon, classes in zip(epsilons, outcome.taken_for, strict=True):
+                taken_for[named(name, norm_name(attack.norm), epsilon)] = tuple(classes.tolist())
+            if isinstance(attack, MinimalDistanceAttack):
+                figures[f"nearest of {name}"] = tuple(outcome.distances.tolist())
+        for key in ("boundary radius", "λ_max(G_x)") if self.information else ():
+            figures[key] = tuple(np.concatenate([part[key] for part in self.information]).tolist())
+        columns = self.indices, self.labels, self.predictions, self.confidences
+        index, label, prediction, confidence = (tuple(np.concatenate(parts).tolist()) for parts in columns)
+        return PerSample(index, label, prediction, confidence, taken_for, figures)
 
     def _images(self, chunk: Chunk, *, count: bool = False) -> tf.Tensor:
         """The images of a chunk, within the range of the pixels."""

@@ -30,6 +30,7 @@ class Outcome(NamedTuple):
         unconfirmed: Bool ``(e, n)``: misclassified according to the attack, but not when the model was called again.
         distances: Float64 ``(n,)``, of the nearest confirmed adversarial: inf without one, 0 if wrong before, NaN if
             the sample is of the class that the attack aims at and was left out.
+        taken_for: Int64 ``(e, n)``, the class that the model gave to a sample when it was fooled; -1 for the others.
         stages: Int64 ``(e, n)``, the stage of `keras_fim.attacks.Strong` or `AutoAttack` that fooled a sample; -1 or
             -2 for none.
         seconds: The time that it took.
@@ -40,6 +41,7 @@ class Outcome(NamedTuple):
     fooled: np.ndarray
     unconfirmed: np.ndarray
     distances: np.ndarray
+    taken_for: np.ndarray
     stages: np.ndarray
     seconds: float
     seen: Sequence[Any] = ()
@@ -48,9 +50,8 @@ class Outcome(NamedTuple):
     def joined(cls, parts: Iterable[Outcome]) -> Outcome:
         """The outcomes of several chunks as one; arrays that were ``seen`` are joined as well."""
         *arrays, seconds, seen = zip(*parts, strict=True)
-        correct, fooled, unconfirmed, distances, stages = (np.concatenate(column, axis=-1) for column in arrays)
         joined = [np.concatenate(column) for column in zip(*seen, strict=True)]
-        return cls(correct, fooled, unconfirmed, distances, stages, sum(seconds), joined)
+        return cls._make([*(np.concatenate(column, axis=-1) for column in arrays), sum(seconds), joined])
 
     def seen_at(self, position: int) -> Any:
         """What was seen at a budget; of a search it is the same at all of them."""
@@ -85,7 +86,8 @@ def measure(
     searching = isinstance(attack, MinimalDistanceAttack)
     asked = [np.inf] if searching else list(epsilons)
     results = attack.sweep(logits_fn, chunk.images, chunk.labels, asked, indices=chunk.indices)
-    confirmed = [_confirmed(logits_fn, result, chunk.labels) for result in results]
+    taken_for = [_taken_for(logits_fn, result, chunk.labels) for result in results]
+    confirmed = [classes >= 0 for classes in taken_for]
     near = [np.where(kept, result.distances, np.inf) for kept, result in zip(confirmed, results, strict=True)]
     left_out = results[0].details.get("target", np.full(len(chunk.labels), -1)) == chunk.labels
     distances = np.where(results[0].was_correct, np.min(near, axis=0), np.where(left_out, np.nan, 0.0))
@@ -101,6 +103,7 @@ def measure(
         fooled=fooled,
         unconfirmed=np.array(claimed) & ~fooled,
         distances=distances,
+        taken_for=np.where(fooled, np.array(taken_for), -1),
         stages=np.where(fooled, stages, np.minimum(stages, -1)).astype(np.int64),
         seconds=time.perf_counter() - begin,
         seen=[inspect(r._replace(success=c)) for r, c in zip(results, confirmed, strict=True)] if inspect else [],
@@ -140,16 +143,16 @@ def fits_memory(shape: Sequence[int], *, copies: int = _COPIES, largest: int = 1
     return int(max(1, min(largest, _MEMORY // max(1, 4 * int(np.prod(shape)) * copies))))
 
 
-def _confirmed(logits_fn: LogitsFunction, result: AttackResult, labels: np.ndarray) -> np.ndarray:
-    """Which successes fool the model called as its user calls it, by what it returns itself; bool ``(n,)``."""
+def _taken_for(logits_fn: LogitsFunction, result: AttackResult, labels: np.ndarray) -> np.ndarray:
+    """The wrong class of each success that fools the model called as its user calls it, else -1; int64 ``(n,)``."""
     (where,) = np.nonzero(result.success)
-    confirmed = np.zeros_like(result.success)
+    taken_for = np.full(len(labels), -1, np.int64)
     if len(where):
         outputs = logits_fn.in_batches(_outputs, result.adversarials[where])
-        predicted, targets = outputs.argmax(axis=-1), result.details.get("target")
-        hit = predicted != labels[where] if targets is None else predicted == targets[where]
-        confirmed[where] = np.isfinite(outputs).all(axis=-1) & hit
-    return confirmed
+        classes, targets = outputs.argmax(axis=-1), result.details.get("target")
+        hit = classes != labels[where] if targets is None else classes == targets[where]
+        taken_for[where] = np.where(np.isfinite(outputs).all(axis=-1) & hit, classes, -1)
+    return taken_for
 
 
 def _outputs(logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:

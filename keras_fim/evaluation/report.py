@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from keras_fim.records import read_json, write_json, write_text
 
-__all__ = ["Report", "Row", "decode", "encode", "table"]
+__all__ = ["Report", "Row", "decode", "encode", "shown", "table"]
 
 Row: TypeAlias = Mapping[str, Any]
 """A row of a table: values by column; text, numbers, or dataclasses that print."""
@@ -109,7 +109,7 @@ def table(rows: Sequence[Row], *, markdown: bool = False) -> str:
         pgd_linf     0.5
     """
     header = list(rows[0])
-    cells = [header, *[[_text(row[column]) for column in header] for row in rows]]
+    cells = [header, *[[shown(row[column]) for column in header] for row in rows]]
     right = [all(_is_number(row[column]) for row in rows) for column in header]
     widths = [max(len(row[index]) for row in cells) for index in range(len(header))]
     lines = [
@@ -171,7 +171,8 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _text(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as the tables show it."""
     if isinstance(value, bool):
         return "yes" if value else ""
     if value is None:

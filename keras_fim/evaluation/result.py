@@ -3,16 +3,58 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from keras_fim.evaluation.distances import DistanceSummary
+from keras_fim.evaluation.gallery import Example
 from keras_fim.evaluation.intervals import Ratio, wilson
 from keras_fim.evaluation.report import Report, Row
 from keras_fim.evaluation.rows import AttackRow
 from keras_fim.evaluation.spectrum import SpectrumSummary
+from keras_fim.records import write_text
 
-__all__ = ["Evaluation"]
+__all__ = ["Evaluation", "PerSample"]
+
+_WAYS = {
+    "l0": "at most {:g} values changed",
+    "l1": "a change of at most {:g} in total (l1)",
+    "l2": "a change of length at most {:g} (l2)",
+    "linf": "each pixel changed by at most {:g}",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class PerSample(Report):
+    """A row for each sample; ``save("samples.csv")`` writes them.
+
+    Attributes:
+        index: The positions in the dataset.
+        label: The true classes.
+        prediction: The classes predicted without an attack.
+        confidence: The predicted probability of ``prediction``.
+        taken_for: For each attack and ε, such as ``"fgsm at linf 0.1"``, the wrong class that a sample was given; -1 if
+            it was not fooled, or wrong before.
+        figures: Further columns by name: the boundary radius and λ_max, and for each attack that looks for the nearest
+            adversarial its distance (inf without one, 0 if the sample was wrong before).
+    """
+
+    index: tuple[int, ...]
+    label: tuple[int, ...]
+    prediction: tuple[int, ...]
+    confidence: tuple[float, ...]
+    taken_for: dict[str, tuple[int, ...]]
+    figures: dict[str, tuple[float, ...]]
+
+    def tables(self) -> dict[str, list[Row]]:
+        """A row for each sample."""
+        columns: dict[str, Any] = {name: getattr(self, name) for name in ("index", "label", "prediction", "confidence")}
+        for name, classes in self.taken_for.items():
+            columns |= {f"fooled by {name}": [wrong >= 0 for wrong in classes], f"taken for by {name}": classes}
+        columns |= self.figures
+        return {"": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +72,9 @@ class Evaluation(Report):
         spectrum: The Fisher information, or None if it was not asked for.
         digests: Of the model and of the data: equal ones are the same.
         versions: Of the packages that measured.
+        samples: A row for each sample, or None from a file of an older version.
+        examples: Images that are easily fooled, typical, and hardly fooled; empty if the inputs are no images.
+        class_names: The names of the classes, or nothing.
     """
 
     model: str
@@ -42,6 +87,9 @@ class Evaluation(Report):
     spectrum: SpectrumSummary | None
     digests: dict[str, str]
     versions: dict[str, str | None] = dataclasses.field(repr=False)
+    samples: PerSample | None = dataclasses.field(default=None, repr=False)
+    examples: tuple[Example, ...] = dataclasses.field(default=(), repr=False)
+    class_names: tuple[str, ...] = dataclasses.field(default=(), repr=False)
 
     def row(self, attack: str, epsilon: float) -> AttackRow:
         """The row of an attack, by name, at an ε.
@@ -56,13 +104,45 @@ class Evaluation(Report):
         raise ValueError(f"`attack` and `epsilon` should be of {known}. Received: {attack} at {epsilon:g}")
 
     @property
+    def strongest(self) -> dict[tuple[str, float], AttackRow]:
+        """By norm and ε, in ascending order, the row of the attack that fools most, the first one of equals.
+
+        Of attacks that aim at a class only where there are no others.
+        """
+        rows = [row for row in reversed(self.rows) if row.strongest]
+        rows = rows or sorted(self.rows, key=lambda row: row.fooling.count)
+        return dict(sorted({(row.norm, row.epsilon): row for row in rows}.items()))
+
+    @property
+    def headline(self) -> AttackRow:
+        """The strongest row at the smallest ε that leaves less than half of the accuracy, or else at the largest ε.
+
+        It is of l∞ if that was measured, or else of l2.
+        """
+        norm = max(norm for norm, _ in self.strongest)
+        rows = [row for key, row in self.strongest.items() if key[0] == norm]
+        return next((row for row in rows if 2 * row.robust.value < self.accuracy.value), rows[-1])
+
+    @property
+    def sentences(self) -> tuple[str, str]:
+        """The verdict in two sentences."""
+        row = self.headline
+        attack = row.attack + (", a preview" if "quick=True" in row.options else "")
+        effect = f"an attacker leaves {100 * row.robust.value:.1f} % correct ({attack})"
+        if row.aimed:
+            effect = f"an attacker turns {100 * row.fooling.value:.1f} % of them into the target class ({attack})"
+        return (
+            f"Correct on {100 * self.accuracy.value:.1f} % of {self.accuracy.total:,} images.",
+            f"With {_WAYS[row.norm].format(row.epsilon)}, {effect}.",
+        )
+
+    @property
     def verdict(self) -> str:
         """The robust accuracy that may be quoted: for each norm and ε that of the attack here that fools most."""
-        strongest = {(row.norm, row.epsilon): row for row in reversed(self.rows) if row.strongest}
         lines = [
             f"{norm} {epsilon:g}: robust accuracy {row.robust} under {row.attack}"
             + (", a preview" if "quick=True" in row.options else "")
-            for (norm, epsilon), row in sorted(strongest.items())
+            for (norm, epsilon), row in self.strongest.items()
         ]
         flags = [f"flag: {flag}" for flag in self.flags]
         return "\n".join(["Verdict", *lines, self.pixels, *flags, *self.quotes])
@@ -120,6 +200,39 @@ class Evaluation(Report):
             "Nearest adversarials": [summary.row() for summary in self.distances],
             "Fisher information": [] if self.spectrum is None else self.spectrum.tables()[""],
         }
+
+    def save(self, path: str | Path) -> Path:
+        """Write the result aside and rename it.
+
+        Args:
+            path: ``.html`` for a page to read, in one file that needs no network; ``samples.csv`` for a row for each
+                sample; otherwise as `Report.save`.
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: If the suffix is another.
+        """
+        if Path(path).name == "samples.csv" and self.samples is not None:
+            return self.samples.save(path)
+        if Path(path).suffix != ".html":
+            return super().save(path)
+        from keras_fim.evaluation.page import page
+
+        return write_text(path, page(self))
+
+    def to_pandas(self) -> Any:
+        """The rows by sample as a ``pandas.DataFrame``, which has to be installed.
+
+        Raises:
+            ValueError: If the result was loaded from a file of an older version, which has no such rows.
+        """
+        import pandas
+
+        if self.samples is None:
+            raise ValueError("`samples` should be kept with the evaluation. Received: None; measure again")
+        return pandas.DataFrame(self.samples.records()).set_index("index")
 
     def __str__(self) -> str:
         return f"{super().__str__()}\n\n{self.verdict}"

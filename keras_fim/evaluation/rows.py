@@ -14,7 +14,7 @@ from keras_fim.evaluation.intervals import Ratio, wilson
 from keras_fim.evaluation.measurement import Outcome
 from keras_fim.evaluation.report import Report, Row
 
-__all__ = ["QUANTILES", "AttackRow", "RobustnessCurve", "attack_rows", "marked"]
+__all__ = ["QUANTILES", "AttackRow", "RobustnessCurve", "attack_rows", "marked", "named"]
 
 QUANTILES = (0.25, 0.5, 0.75)
 
@@ -59,7 +59,7 @@ class AttackRow:
     def line(self) -> str:
         """The row in a few words."""
         unconfirmed = f", {self.num_unconfirmed} unconfirmed" if self.num_unconfirmed else ""
-        return f"{self.attack} at {self.norm} {self.epsilon:g}: fooling ratio {self.fooling}{unconfirmed}"
+        return f"{named(self.attack, self.norm, self.epsilon)}: fooling ratio {self.fooling}{unconfirmed}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +159,16 @@ def attack_rows(attack: Attack, epsilons: Sequence[float], outcome: Outcome) -> 
             )
         )
     return tuple(rows)
+
+
+def named(attack: str, norm: str, epsilon: float) -> str:
+    """What a column calls an attack at an ε.
+
+    Example:
+        >>> named("fgsm", "linf", 0.1)
+        'fgsm at linf 0.1'
+    """
+    return f"{attack} at {norm} {epsilon:g}"
 
 
 def marked(rows: Sequence[AttackRow]) -> tuple[AttackRow, ...]:

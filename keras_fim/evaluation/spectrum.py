@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -18,6 +17,7 @@ from keras_fim.geometry import (
     logit_fim_largest_eigenvalue,
     simplex_fim_largest_eigenvalue,
 )
+from keras_fim.geometry.boundary import boundary_distance
 from keras_fim.geometry.eigen import spectrum_of_factor
 from keras_fim.geometry.krylov import krylov_spectrum_and_logits
 from keras_fim.logits import LogitsFunction, logits_function
@@ -30,7 +30,6 @@ __all__ = [
     "QUANTITIES",
     "SpectrumSummary",
     "information",
-    "least_divergence_to_a_tie",
     "spectrum_summary",
 ]
 
@@ -40,7 +39,7 @@ EXACT_CLASSES = 64
 PROBES = 8
 """Random signs from which the part of the trace beyond the largest eigenvalue is estimated."""
 
-QUANTITIES = ("λ_max(G_x)", "tr G_x", "λ_max(G_s)", "λ_max(G_z)", "predicted KL radius", "confidence")
+QUANTITIES = ("λ_max(G_x)", "tr G_x", "λ_max(G_s)", "λ_max(G_z)", "boundary radius", "confidence")
 """What `information` tells about each image."""
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -53,29 +52,41 @@ class SpectrumSummary(Report):
     Attributes:
         quantiles: The quantiles, in [0, 1]; each is the value of one of the images.
         values: For each quantity its quantiles: ``"λ_max(G_x)"`` and ``"tr G_x"`` in the input, ``"λ_max(G_s)"`` in the
-            softmax output, ``"λ_max(G_z)"`` in the logits, and ``"predicted KL radius"``, the l2 distance at which
-            :math:`\tfrac12 \lambda_{\max}(G_x) r^2` reaches the smallest divergence that ties the two most probable
-            classes (inf where the information is 0): where the quadratic form expects the nearest adversarial.
+            softmax output, ``"λ_max(G_z)"`` in the logits, and ``"boundary radius"``, the first-order l2 distance to
+            the decision boundary (`keras_fim.boundary_radius`).
         num_samples: The number of images.
+        num_without_radius: The number of images without a boundary radius, because their gradients are zero or not
+            finite; its quantiles are those of the others.
     """
 
     quantiles: tuple[float, ...]
     values: dict[str, tuple[float, ...]]
     num_samples: int
+    num_without_radius: int = 0
 
     @classmethod
     def of(cls, columns: Mapping[str, np.ndarray], quantiles: Sequence[float] = _QUANTILES) -> SpectrumSummary:
         """The summary of what `information` returns."""
+        radius = columns["boundary radius"]
+        defined = radius[~np.isnan(radius)]
+        columns = {**columns, "boundary radius": defined if len(defined) else radius}
         values = {
             key: tuple(float(value) for value in np.quantile(columns[key], quantiles, method="inverted_cdf"))
             for key in QUANTITIES[:-1]
         }
-        return cls(tuple(float(quantile) for quantile in quantiles), values, len(columns["tr G_x"]))
+        missing = len(radius) - len(defined)
+        return cls(tuple(float(quantile) for quantile in quantiles), values, len(radius), missing)
 
     def tables(self) -> dict[str, list[Row]]:
         """A row for each quantity."""
         names = [f"{100 * quantile:g} %" for quantile in self.quantiles]
         return {"": [{"quantity": key, **dict(zip(names, row, strict=True))} for key, row in self.values.items()]}
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """A sentence about the images without a radius, if there are some."""
+        some = f"no boundary radius: at {self.num_without_radius} of {self.num_samples} images no margin has a gradient"
+        return (some,) if self.num_without_radius else ()
 
     def quantile(self, quantity: str, quantile: float) -> float:
         """One of the `values`."""
@@ -104,7 +115,7 @@ def spectrum_summary(model: Model, images: Images, *, quantiles: tuple[float, ..
         tr G_x                  1
         λ_max(G_s)              2
         λ_max(G_z)            0.5
-        predicted KL radius     0
+        boundary radius         0
     """
     if not len(quantiles) or not all(0 <= quantile <= 1 for quantile in quantiles):
         raise ValueError(f"`quantiles` should be numbers in [0, 1], at least one. Received: quantiles={quantiles}")
@@ -139,32 +150,11 @@ def information(logits_fn: LogitsFunction, images: Images, *, max_steps: int = 1
     return found
 
 
-def least_divergence_to_a_tie(logits: tf.Tensor) -> tf.Tensor:
-    r"""The smallest :math:`D_{KL}(p \| p')` over all p' in which the two most probable classes of p are equally so.
-
-    It is taken where these two share their probability and the others keep theirs:
-    :math:`p_a \log \frac{2 p_a}{p_a + p_b} + p_b \log \frac{2 p_b}{p_a + p_b}`, at most :math:`\log 2`.
-
-    Args:
-        logits: ``(batch, K)``.
-
-    Returns:
-        ``(batch,)``, in nats.
-
-    Example:
-        >>> least_divergence_to_a_tie(tf.constant([[2.0, 2.0, 0.0], [60.0, 0.0, 0.0]])).numpy().round(4)
-        array([0.    , 0.6931], dtype=float32)
-    """
-    log_p = tf.nn.log_softmax(logits)
-    top = tf.math.top_k(log_p, 2).values
-    shared = tf.reduce_logsumexp(top, axis=-1, keepdims=True) - tf.math.log(tf.constant(2.0, log_p.dtype))
-    return tf.maximum(tf.reduce_sum(tf.exp(top) * (top - shared), axis=-1), 0)
-
-
 def _exact(logits_fn: LogitsFunction, images: tf.Tensor) -> dict[str, tf.Tensor]:
     matrix, logits = factor(logits_fn, images)
     matrix = tf.cast(matrix, tf.float64)
-    return _figures(logits, spectrum_of_factor(matrix, 1)[0][:, 0], tf.reduce_sum(matrix**2, axis=(1, 2)))
+    radius = boundary_distance(linearize(logits_fn, images))[0]
+    return _figures(logits, spectrum_of_factor(matrix, 1)[0][:, 0], tf.reduce_sum(matrix**2, axis=(1, 2)), radius)
 
 
 def _estimated(max_steps: int, logits_fn: LogitsFunction, images: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -186,13 +176,12 @@ def _estimated(max_steps: int, logits_fn: LogitsFunction, images: tf.Tensor) -> 
 
     start = tf.constant(0), tf.zeros_like(largest)
     _, total = tf.while_loop(lambda probe, _: probe < PROBES, body, start, parallel_iterations=1)
-    return _figures(logits, largest, largest + total / PROBES)
+    return _figures(logits, largest, largest + total / PROBES, boundary_distance(jacobian)[0])
 
 
-def _figures(logits: tf.Tensor, largest: tf.Tensor, trace: tf.Tensor) -> dict[str, tf.Tensor]:
+def _figures(logits: tf.Tensor, largest: tf.Tensor, trace: tf.Tensor, radius: tf.Tensor) -> dict[str, tf.Tensor]:
     logits = tf.cast(logits, tf.float64)  # float32 overflows at a logit gap of 88
-    radius = 2 * least_divergence_to_a_tie(logits) / tf.where(largest > 0, largest, 1)
     in_outputs = simplex_fim_largest_eigenvalue(logits), logit_fim_largest_eigenvalue(logits)
-    radius = tf.sqrt(tf.where(largest > 0, radius, math.inf))
-    figures = largest, trace, *in_outputs, radius, tf.reduce_max(tf.nn.softmax(logits), axis=-1)
+    confidence = tf.reduce_max(tf.nn.softmax(logits), axis=-1)
+    figures = largest, trace, *in_outputs, tf.cast(radius, tf.float64), confidence
     return dict(zip(QUANTITIES, figures, strict=True))

@@ -163,10 +163,10 @@ def _reference_images(serving: Serving, images: Images | None) -> np.ndarray:
 def _predictions(signature: str, logits_fn: LogitsFunction, images: np.ndarray) -> dict[str, np.ndarray]:
     """What the model itself says, through its softmax if it has one."""
     inputs = logits_fn.cast(tf.constant(images))
+    probabilities = tf.nn.softmax(logits_fn(inputs)).numpy()
     if logits_fn.form in ("softmax", "probabilities"):
-        probabilities = logits_fn.forward(inputs, training=False).numpy()
-    else:
-        probabilities = tf.nn.softmax(logits_fn(inputs)).numpy()
+        own = logits_fn.forward(inputs, training=False).numpy()
+        probabilities = probabilities if own.dtype.itemsize < 4 else own  # a softmax of 16 bits has 3 digits
     ordered = np.sort(probabilities, axis=-1)
     return {
         f"{signature}/probabilities": probabilities,

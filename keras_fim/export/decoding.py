@@ -16,11 +16,14 @@ MAX_PIXELS = 1 << 24
 """The largest image, width times height, that is decoded: a small file can announce gigabytes."""
 
 PREPROCESSING = (
-    "PNG or JPEG; the EXIF orientation of a JPEG is applied, transparent pixels of a PNG are blended with white, CMYK "
-    "becomes RGB or gray; resized (bilinear, with antialiasing); scaled from 0..255 to the bounds"
+    "PNG or JPEG; the EXIF orientation is applied, transparent pixels of a PNG are blended with white, CMYK becomes "
+    "RGB or gray; resized (bilinear, with antialiasing); scaled from 0..255 to the bounds"
 )
-_HEADER = 1 << 16  # bytes of a JPEG in which its EXIF segment begins
-_EXIF = (0xFF, 0xE1, None, None, *b"Exif\0\0")  # marker, length, name
+_HEADER = 1 << 16  # bytes of a file in which its EXIF segment begins
+_EXIF = (  # the ten bytes before its content
+    (0xFF, 0xE1, None, None, *b"Exif\0\0"),  # of a JPEG: marker, length, name
+    (None, None, 0, 0, None, None, *b"eXIf"),  # of a PNG: the end of the chunk before, length, name
+)
 _ORIENTATION = 0x0112
 
 
@@ -42,6 +45,7 @@ def decoded(files: tf.Tensor, image_shape: tuple[int, ...], bounds: Bounds) -> t
         png = tf.strings.regex_full_match(tf.strings.substr(file, 1, 3), "PNG")
         with tf.control_dependencies([_check_size(file, png)]):
             image = tf.cond(png, lambda: _from_png(file, channels), lambda: _from_jpeg(file, channels))
+        image = _upright(image, _orientation(file))
         image.set_shape([None, None, channels])
         image = tf.image.resize(image, (height, width), antialias=True)
         return low + (high - low) * image / 255.0
@@ -63,8 +67,10 @@ def _from_jpeg(file: tf.Tensor, channels: int) -> tf.Tensor:
         return tf.image.rgb_to_grayscale(tf.cast(tf.io.decode_jpeg(file, channels=3), tf.float32))
 
     cmyk = tf.equal(tf.io.extract_jpeg_shape(file)[2], 4)
-    image = tf.cond(cmyk, gray_of_cmyk, color) if channels == 1 else color()
-    orientation = _orientation(file)
+    return tf.cond(cmyk, gray_of_cmyk, color) if channels == 1 else color()
+
+
+def _upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     image = tf.cond(orientation >= 5, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
     for axis, flipped in ((1, (2, 3, 6, 7)), (0, (3, 4, 7, 8))):
         image = _flipped(image, axis, tf.reduce_any(orientation == flipped))
@@ -76,13 +82,17 @@ def _flipped(image: tf.Tensor, axis: int, flip: tf.Tensor) -> tf.Tensor:
 
 
 def _orientation(file: tf.Tensor) -> tf.Tensor:
-    """The EXIF orientation of a JPEG, from 1 to 8; 1 where it has none."""
+    """The EXIF orientation of a file, from 1 to 8; 1 where it has none."""
     header = tf.cast(tf.io.decode_raw(tf.strings.substr(file, 0, _HEADER), tf.uint8), tf.int32)
-    header = tf.pad(header, [[0, len(_EXIF)]])
-    count = tf.size(header) - len(_EXIF)
-    starts = [header[i : count + i] == byte for i, byte in enumerate(_EXIF) if byte is not None]
-    found = tf.where(tf.reduce_all(starts, axis=0))[:, 0]
-    exists, tiff = tf.size(found) > 0, tf.cast(tf.concat([found, [0]], axis=0)[0], tf.int32) + len(_EXIF)
+    length = len(_EXIF[0])
+    header = tf.pad(header, [[0, length]])
+    count = tf.size(header) - length
+
+    def begins(segment: tuple[int | None, ...]) -> tf.Tensor:
+        return tf.reduce_all([header[i : count + i] == v for i, v in enumerate(segment) if v is not None], axis=0)
+
+    found = tf.where(tf.reduce_any([begins(segment) for segment in _EXIF], axis=0))[:, 0]
+    exists, tiff = tf.size(found) > 0, tf.cast(tf.concat([found, [0]], axis=0)[0], tf.int32) + length
     little = header[tf.minimum(tiff, count)] == ord("I")
 
     def number(at: tf.Tensor, size: int) -> tf.Tensor:

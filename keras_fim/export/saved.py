@@ -20,7 +20,7 @@ from keras_fim.defenses import plain
 from keras_fim.detection import FisherDetector
 from keras_fim.export.companions import write_card, write_references, write_warm_up
 from keras_fim.export.signatures import Serving, classifier_signatures
-from keras_fim.geometry.gradients import NoGradientError, gradient
+from keras_fim.geometry.gradients import NoGradientError
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.pixels import PixelRange, find_range, range_of_model
 from keras_fim.typing import Bounds, Images, Model
@@ -58,8 +58,8 @@ def saved_model(
       ``(batch, *image shape)``, whose sign has no meaning;
     * ``detect``, with a detector: ``images`` -> ``score`` float32, ``is_adversarial`` bool, each ``(batch,)``;
     * ``image_bytes``, for images of 1 or 3 channels: ``image_bytes``, PNG or JPEG files ``(batch,)`` -> as
-      ``serving_default``. A file is turned as its EXIF orientation says (JPEG), blended with white where it is
-      transparent (PNG), resized, and scaled to the bounds.
+      ``serving_default``. A file is turned as its EXIF orientation says, blended with white where it is transparent
+      (PNG), resized, and scaled to the bounds.
 
     A model without a gradient, such as one that takes token ids, has neither ``fisher`` nor ``detect``.
 
@@ -160,12 +160,8 @@ def _pixels(logits_fn: LogitsFunction, images: Images | None, bounds: Bounds | P
 
 
 def _has_gradient(logits_fn: LogitsFunction, image_shape: tuple[int, ...], detector: FisherDetector | None) -> bool:
-    image = logits_fn.cast(tf.zeros((1, *image_shape)))
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(image)
-        logits = logits_fn(image)
     try:
-        gradient(tape, logits, image)
+        logits_fn.check_gradient(tf.zeros((1, *image_shape)))
     except NoGradientError:
         if detector is not None:
             raise ValueError("`detector` should be None: `model` has no gradient. Received: a detector") from None

@@ -1,5 +1,6 @@
 """Fisher geometry of classifiers: the mathematics, on logits and on functions from images to logits."""
 
+from keras_fim.geometry.boundary import boundary_distance
 from keras_fim.geometry.eigen import exact_spectrum
 from keras_fim.geometry.jacobian import Linearization, factor, linearize, linearized
 from keras_fim.geometry.krylov import krylov_direction, krylov_spectrum
@@ -18,6 +19,7 @@ from keras_fim.geometry.simplex import (
 __all__ = [
     "INVERSE_PROBABILITY_CAP",
     "Linearization",
+    "boundary_distance",
     "default_mu",
     "exact_spectrum",
     "factor",

@@ -8,118 +8,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from keras_fim import attacks, data
 from keras_fim.evaluation import Evaluation, evaluate, masking_report, samples
-from keras_fim.evaluation.report import Report, Row
 from keras_fim.fisher import fisher_spectrum
-from keras_fim.plots import defenses_figure
-from keras_fim.records import versions
+from keras_fim.pixels import PixelRange
+from keras_fim.training import inputs
 from keras_fim.training.budgets import default_epsilons
-from keras_fim.training.config import TrainingConfig, recipe
+from keras_fim.training.config import TrainingConfig, completed, recipe
 from keras_fim.training.cost import step_costs
 from keras_fim.training.defending import COMPARED
+from keras_fim.training.defense_rows import Comparison, DefenseRow, mean, spread
 from keras_fim.training.run import train
-from keras_fim.training.trained import load_model
+from keras_fim.training.trained import builds, load_model
 
 if TYPE_CHECKING:
     import keras
-    from matplotlib.figure import Figure
 
 __all__ = ["Comparison", "DefenseRow", "compare", "spread", "write"]
 
-_STRONG = "strong "  # the labels of the strongest attack begin so
 _MASKING_SAMPLES = 200
-
-
-@dataclasses.dataclass(frozen=True)
-class DefenseRow:
-    """The figures of one defense, over its seeds.
-
-    Attributes:
-        defense: The name of the defense.
-        config: How the model of the first seed was trained.
-        seeds: The random seeds of the trainings.
-        accuracy: The accuracy on test images, by seed.
-        fooling: The fooling ratios by seed, for each attack, norm and ε.
-        robust: As ``fooling``, the shares of all attacked images that are classified correctly before and after.
-        eigenvalue: The mean of λ_max(G_x), which eq. (2) penalizes, over the attacked images, by seed.
-        suspects: The checks of the masking report that fired for the first seed, with their norm.
-        cost: Training CPU time relative to plain training: the ratio of a step times the ratio of the epochs.
-    """
-
-    defense: str
-    config: dict[str, Any]
-    seeds: tuple[int, ...]
-    accuracy: tuple[float, ...]
-    fooling: dict[str, tuple[float, ...]]
-    robust: dict[str, tuple[float, ...]]
-    eigenvalue: tuple[float, ...]
-    suspects: tuple[str, ...]
-    cost: float
-
-    def objectives(self) -> list[float]:
-        """Error, fooling ratios of the strongest attack, and cost to one decimal, as in the table: means over seeds."""
-        strong = [_mean(values) for key, values in self.fooling.items() if key.startswith(_STRONG)]
-        return [1 - _mean(self.accuracy), *strong, round(self.cost, 1)]
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison(Report):
-    """Defenses on one dataset.
-
-    Attributes:
-        data: The name of the dataset.
-        images: The number of test images that were attacked.
-        quick: Whether `keras_fim.attacks.Strong` took a quarter of its steps.
-        rows: One row for each defense.
-        versions: The versions of the packages that measured this.
-    """
-
-    data: str
-    images: int
-    quick: bool
-    rows: tuple[DefenseRow, ...]
-    versions: dict[str, str | None] = dataclasses.field(default_factory=versions)
-
-    def tables(self) -> dict[str, list[Row]]:
-        """One row for each defense; ratios in %, means over seeds with their range."""
-        steps = ", a quarter of the strong attack's steps" if self.quick else ""
-        what = f"fooling ratio in %, of the correct among {self.images} test images{steps}; their mean λ_max(G_x)"
-        title = f"{self.data}: {what}; over seeds, mean (range)"
-        front = self.front()
-        return {title: [_table_row(row, row.defense in front) for row in self.rows]}
-
-    def records(self) -> list[dict[str, Any]]:
-        """One row for each defense and seed; ratios in [0, 1]."""
-        return [
-            {
-                "defense": row.defense,
-                "seed": seed,
-                "accuracy": row.accuracy[index],
-                **{f"{key} fooling": values[index] for key, values in row.fooling.items()},
-                **{f"{key} robust": values[index] for key, values in row.robust.items()},
-                "eigenvalue": row.eigenvalue[index],
-                "cost": row.cost,
-            }
-            for row in self.rows
-            for index, seed in enumerate(row.seeds)
-        ]
-
-    def front(self) -> list[str]:
-        """The Pareto front: no other defense is as good in all of `DefenseRow.objectives` and better in one."""
-        points = {row.defense: row.objectives() for row in self.rows}
-        return [name for name, point in points.items() if not any(_dominates(p, point) for p in points.values())]
-
-    def figure(self) -> Figure:
-        """Accuracy against robust accuracy under the strongest attack, at the smallest ε of each norm."""
-        strong = [key for key in self.rows[0].robust if key.startswith(_STRONG)]
-        panels = {
-            key: {row.defense: (_mean(row.accuracy), _mean(row.robust[key]), row.cost) for row in self.rows}
-            for key in {key.split()[1]: key for key in reversed(strong)}.values()
-        }
-        return defenses_figure(panels, self.front())
 
 
 def compare(
@@ -132,6 +40,8 @@ def compare(
     quick: bool = False,
     changes: Mapping[str, Any] | None = None,
     data_dir: str | None = None,
+    image_size: int | None = None,
+    bounds: Sequence[float] | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> Comparison:
     """Train defenses on one dataset, attack all of them alike, and write a table and a figure.
@@ -149,6 +59,8 @@ def compare(
         quick: Whether `keras_fim.attacks.Strong` takes a quarter of its steps.
         changes: Attributes of `TrainingConfig` that replace those of the recipe.
         data_dir: The folder in which TensorFlow Datasets keeps its data.
+        image_size: Height and width of the images, for a model that takes any.
+        bounds: The smallest and the largest pixel value; ``None`` for what a leading rescaling of the model says.
         on_progress: A function that gets a line of text at each step.
 
     Returns:
@@ -161,13 +73,16 @@ def compare(
         raise ValueError("`seeds` should not be empty. Received: no seed")
     if max_samples < 1:
         raise ValueError(f"`max_samples` should be a positive integer. Received: max_samples={max_samples}")
+    own = inputs.described_recipe(data_name, size=image_size, bounds=bounds, data_dir=data_dir, **(changes or {}))
     configs = {
-        name: [recipe(data_name, **{"defense": name, **(changes or {}), "seed": seed}) for seed in dict.fromkeys(seeds)]
+        name: [_config(own, changes or {}, name, seed) for seed in dict.fromkeys(seeds)]
         for name in dict.fromkeys(["none", *defenses])
     }
-    folder = Path(folder)
-    images = samples(data.load(data_name, 500, data_dir=data_dir, test_limit=max_samples)[1])
-    work = _Work(folder, images, quick, data_dir, on_progress or (lambda line: None))
+    folder, (low, high) = Path(folder), own.bounds or (0.0, 1.0)
+    pixels = PixelRange(float(low), float(high))
+    test = data.load(data_name, 500, data_dir=data_dir, test_limit=max_samples, image_shape=own.image_shape)[1]
+    images = samples(inputs.in_range(test, pixels.bounds))
+    work = _Work(folder, images, pixels, quick, data_dir, on_progress or (lambda line: None))
     empty = Comparison(data_name, len(images[1]), quick, ())
     rows = _finished(empty, folder, configs)
     missing = {name: group[0] for name, group in configs.items() if name == "none" or name not in rows}
@@ -181,6 +96,11 @@ def compare(
     return comparison
 
 
+def _config(own: TrainingConfig, changes: Mapping[str, Any], defense: str, seed: int) -> TrainingConfig:
+    told = {"defense": defense, "image_shape": own.image_shape, "bounds": own.bounds, **changes, "seed": seed}
+    return recipe(own.data, facts=own.facts, trained=not builds(own.model), **told)
+
+
 def write(comparison: Comparison, folder: Path) -> None:
     """Write the table as JSON, CSV and Markdown, and the figure."""
     for suffix in ("json", "csv", "md"):
@@ -190,19 +110,13 @@ def write(comparison: Comparison, folder: Path) -> None:
     aside.replace(folder / "comparison.png")
 
 
-def spread(values: Sequence[float], form: str = ".1f", *, scale: float = 1.0) -> str:
-    """The mean and range of a figure over seeds, such as ``12.3 (11.9-12.8)``; a single value alone."""
-    numbers: Any = np.asarray(values, float) * scale
-    mean, low, high = (format(float(value), form) for value in (numbers.mean(), numbers.min(), numbers.max()))
-    return mean if len(numbers) == 1 else f"{mean} ({low}-{high})"
-
-
 @dataclasses.dataclass(frozen=True)
 class _Work:
     """What a comparison measures all defenses with."""
 
     folder: Path
     images: tuple[np.ndarray, np.ndarray]
+    pixels: PixelRange
     quick: bool
     data_dir: str | None
     say: Callable[[str], None]
@@ -214,7 +128,7 @@ class _Work:
         models = [self._model(config) for config in configs]
         twins = [None if name == "none" else self._model(config) for config in plain]
         measured = [self._evaluated(*seed) for seed in zip(configs, models, twins, strict=True)]
-        options: dict[str, Any] = {"twin": twins[0], "max_samples": _MASKING_SAMPLES}
+        options: dict[str, Any] = {"twin": twins[0], "max_samples": _MASKING_SAMPLES, "bounds": self.pixels}
         reports = {norm: masking_report(models[0], self.images, norm=norm, **options) for norm in self._epsilons()}
         by_attack = {
             f"{row.attack.removesuffix(f'_{row.norm}')} {row.norm} {row.epsilon:.3g}": (row, *others)
@@ -227,7 +141,7 @@ class _Work:
             accuracy=tuple(evaluation.accuracy.value for evaluation in measured),
             fooling={label: tuple(row.fooling.value for row in rows) for label, rows in by_attack.items()},
             robust={label: tuple(row.robust.value for row in rows) for label, rows in by_attack.items()},
-            eigenvalue=tuple(_mean(fisher_spectrum(model, self.images[0]).eigenvalues) for model in models),
+            eigenvalue=tuple(self._eigenvalue(model) for model in models),
             suspects=tuple(
                 f"{check.name} (l{norm:g})"
                 for norm, report in reports.items()
@@ -237,9 +151,13 @@ class _Work:
             cost=cost,
         )
 
+    def _eigenvalue(self, model: keras.Model) -> float:
+        return mean(fisher_spectrum(model, self.images[0], bounds=self.pixels.bounds).eigenvalues)
+
     def _epsilons(self) -> dict[float, tuple[float, ...]]:
         """One budget for each norm, the second smallest."""
-        return {norm: values[1:2] for norm, values in default_epsilons(self.images[0].shape[-1]).items()}
+        ends = float(np.min(self.pixels.low)), float(np.max(self.pixels.high))
+        return {norm: values[1:2] for norm, values in default_epsilons(self.images[0].shape[1:], ends).items()}
 
     def _model(self, config: TrainingConfig) -> keras.Model:
         run = self.folder / "runs" / f"{config.defense}-seed{config.seed}"
@@ -252,6 +170,7 @@ class _Work:
             self.images,
             attacks=[attacks.OSSA(), attacks.FGSM(), *strong],
             epsilons=self._epsilons(),
+            bounds=self.pixels,
             spectrum=False,
             folder=self.folder / "cells" / f"{config.defense}-seed{config.seed}",
             max_samples=None,
@@ -272,27 +191,7 @@ def _finished(
     return {
         name: row
         for name, row in rows.items()
-        if unchanged and (row.config, row.seeds) == (configs[name][0].as_dict(), tuple(c.seed for c in configs[name]))
+        if unchanged
+        and completed(row.config) == configs[name][0].as_dict()
+        and row.seeds == tuple(config.seed for config in configs[name])
     }
-
-
-def _table_row(row: DefenseRow, on_front: bool) -> Row:
-    return {
-        "defense": row.defense,
-        "accuracy": spread(row.accuracy, ".2f", scale=100),
-        **{key: spread(values, scale=100) for key, values in row.fooling.items()},
-        "λ_max": spread(row.eigenvalue, ".2g"),
-        "cost": f"{row.cost:.1f}",
-        "on the front": on_front,
-        f"masked gradients? (seed {row.seeds[0]})": ", ".join(row.suspects) or "no sign",
-        "seeds": len(row.seeds),
-    }
-
-
-def _mean(values: ArrayLike) -> float:
-    return float(np.asarray(values, np.float64).mean())
-
-
-def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
-    pairs = list(zip(one, other, strict=True))
-    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)

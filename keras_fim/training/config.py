@@ -7,9 +7,13 @@ import inspect
 import json
 import math
 import re
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from keras_fim.training.defending import check_defense, default_options, default_weights, takes_mu
+
+if TYPE_CHECKING:
+    from keras_fim.data import DatasetInfo
 
 __all__ = ["TrainingConfig", "completed", "descriptions", "differences", "recipe"]
 
@@ -19,8 +23,8 @@ class TrainingConfig:
     """A training run. The command line offers the same options, with the descriptions below.
 
     Attributes:
-        data: The name of the dataset, as in `keras_fim.data.load`.
-        model: The name of the model: ``convnet``, ``vgg11`` or ``resnet14``.
+        data: The name of the dataset, or where it is, as in `keras_fim.data.load`.
+        model: The model: ``convnet``, ``vgg11``, ``resnet14``, a .keras file or another source of `load_model`.
         model_options: Further arguments of the model.
         defense: The name of a defense, or several names joined by ``+``.
         defense_options: Further options of the defense.
@@ -41,6 +45,9 @@ class TrainingConfig:
         seed: The random seed of initial weights, shuffling and augmentation.
         mixed_precision: The dtype policy of Keras, ``mixed_float16`` or ``mixed_bfloat16``; float32 by default.
         init_from: The weights to start from: a run folder, a name of stored weights, a .weights.h5 or .keras file.
+        image_shape: The height, width and channels to which images are resized; those of the dataset by default.
+        class_names: The names of the classes of a dataset that has no name of its own.
+        bounds: The smallest and the largest pixel value that the model takes; by default as its rescaling says.
     """
 
     data: str
@@ -65,13 +72,13 @@ class TrainingConfig:
     seed: int = 0
     mixed_precision: str | None = None
     init_from: str | None = None
+    image_shape: Sequence[int] | None = None
+    class_names: Sequence[str] | None = None
+    bounds: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        from keras_fim.data import info
-        from keras_fim.models import MODELS
-
-        info(self.data)
-        _check("model", self.model, self.model in MODELS, f"one of {', '.join(MODELS)}")
+        self.facts  # noqa: B018 - raises if the dataset is unknown
+        _check("model", self.model, bool(self.model), "the name of a model")
         _check("optimizer", self.optimizer, self.optimizer in ("adam", "sgd"), "adam or sgd")
         policies = (None, "mixed_float16", "mixed_bfloat16")
         _check("mixed_precision", self.mixed_precision, self.mixed_precision in policies, f"one of {policies}")
@@ -86,6 +93,16 @@ class TrainingConfig:
         check_defense(self.defense, self.defense_options)
         _check("mu", self.mu, not self.mu or takes_mu(self.defense), f"0 with the defense {self.defense}")
         _check("learning_rate", self.learning_rate, 0 < self.learning_rate < math.inf, "a positive number")
+
+    @property
+    def facts(self) -> DatasetInfo:
+        """The shape of the images and the classes."""
+        from keras_fim import data
+
+        if self.class_names is None or self.image_shape is None:
+            return data.info(self.data, image_shape=self.image_shape)
+        height, width, channels = self.image_shape
+        return data.described(self.data, (height, width, channels), self.class_names)
 
     def as_dict(self) -> dict[str, Any]:
         """The options by name, as JSON gives them back."""
@@ -122,11 +139,24 @@ _RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-def recipe(data: str, **changes: Any) -> TrainingConfig:
+_NEW_MODEL = {
+    "model": "resnet14",
+    "epochs": 15,
+    "batch_size": 64,
+    "learning_rate": 1e-3,
+    "warmup_epochs": 1.0,
+    "augment": True,
+}
+_TRAINED_MODEL = {"epochs": 5, "batch_size": 64, "learning_rate": 5e-4, "warmup_epochs": 0.5, "augment": True}
+
+
+def recipe(data: str, *, facts: DatasetInfo | None = None, trained: bool = False, **changes: Any) -> TrainingConfig:
     """The settings that suit a dataset: the paper's model for it, and its defense with the weight that suits both.
 
     Args:
-        data: The name of the dataset.
+        data: The name of the dataset, or where it is.
+        facts: The shape of the images and the classes; ``None`` to look.
+        trained: Whether the model is trained already, so that a few epochs at a small rate are enough.
         **changes: Attributes of `TrainingConfig` that replace those of the recipe.
 
     Returns:
@@ -139,11 +169,16 @@ def recipe(data: str, **changes: Any) -> TrainingConfig:
         >>> recipe("gtsrb", epochs=3).mu
         0.0013
     """
-    if data not in _RECIPES:
-        raise ValueError(f"`data` should be one of {', '.join(_RECIPES)}. Received: data={data!r}")
+    from keras_fim.data import info
+
+    facts = info(data) if facts is None else facts
     defense = changes.get("defense", TrainingConfig.defense)
-    options = default_options(defense, data, changes.pop("defense_options", {}))
-    suited = {"data": data, **default_weights(defense, data), **_RECIPES[data]}
+    options = default_options(defense, facts, changes.pop("defense_options", {}), changes.get("bounds"))
+    suited = {"data": data, **default_weights(defense, facts), **_RECIPES.get(data, _NEW_MODEL)}
+    if trained:
+        suited.update(_TRAINED_MODEL)
+    if data not in _RECIPES:
+        suited |= {"image_shape": list(facts.image_shape), "class_names": list(facts.class_names)}
     return TrainingConfig(**{**suited, **changes, "defense_options": options})
 
 

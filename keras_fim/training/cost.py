@@ -10,7 +10,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_fim import data
 from keras_fim.training.config import TrainingConfig
 from keras_fim.training.defending import default_options, defended
 from keras_fim.training.run import build_model, compile_model
@@ -35,7 +34,7 @@ def step_costs(configs: Mapping[str, TrainingConfig], *, rounds: int = 12) -> di
         ``seconds``, the median time of a step.
     """
     first = next(iter(configs.values()))
-    facts, rng = data.info(first.data), np.random.default_rng(0)
+    facts, rng = first.facts, np.random.default_rng(0)
     images = rng.uniform(size=(first.batch_size, *facts.image_shape)).astype("float32")
     batch = tf.constant(images), tf.constant(rng.integers(0, facts.num_classes, first.batch_size))
     steps = {name: _step(config, batch) for name, config in configs.items()}
@@ -60,7 +59,7 @@ def step_costs(configs: Mapping[str, TrainingConfig], *, rounds: int = 12) -> di
 
 def _step(config: TrainingConfig, batch: tuple[tf.Tensor, tf.Tensor]) -> Callable[[], object]:
     keras.utils.set_random_seed(0)
-    options = default_options(config.defense, config.data, config.defense_options)
+    options = default_options(config.defense, config.facts, config.defense_options, config.bounds)
     model = defended(build_model(config, fresh=True), config.defense, mu=config.mu, seed=0, options=options)
     compile_model(model, config, steps_per_epoch=100)
     iterator = iter(tf.data.Dataset.from_tensors(batch).repeat())

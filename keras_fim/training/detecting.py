@@ -6,21 +6,24 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
-from keras_fim import attacks, data
+from keras_fim import attacks
 from keras_fim.detection import AdaptivePGD, FisherDetector, detection_curves
-from keras_fim.evaluation import chunks, clean_performance, samples
+from keras_fim.evaluation import chunks, clean_performance
 from keras_fim.evaluation.measurement import Outcome, measure
+from keras_fim.evaluation.plans import bounded
 from keras_fim.evaluation.report import Report, Row
 from keras_fim.logits import logits_function
+from keras_fim.pixels import PixelRange
 from keras_fim.records import versions, write_json, write_text
 from keras_fim.training.budgets import default_epsilons
+from keras_fim.training.inputs import test_samples
 from keras_fim.training.trained import load_model, record_of
-from keras_fim.typing import AttackResult
+from keras_fim.typing import AttackResult, Bounds
 
 __all__ = ["DetectionReport", "evaluate_detection"]
 
@@ -76,6 +79,8 @@ def evaluate_detection(
     max_adaptive: int = 100,
     false_positive_rate: float = 0.05,
     data_dir: str | None = None,
+    image_size: int | None = None,
+    bounds: tuple[float, float] | None = None,
 ) -> DetectionReport:
     """Fit detectors on half of some test images, and measure them on the other half under other attacks.
 
@@ -92,6 +97,8 @@ def evaluate_detection(
         max_adaptive: The number of the latter that the adaptive attacker gets.
         false_positive_rate: The false-positive rate of the thresholds on the images that they are fitted on.
         data_dir: The folder in which TensorFlow Datasets keeps its data.
+        image_size: Height and width of the images, for a model that takes any.
+        bounds: The smallest and the largest pixel value; ``None`` for what the model's record or rescaling says.
 
     Returns:
         `DetectionReport`.
@@ -100,24 +107,23 @@ def evaluate_detection(
         ValueError: If there is no model of that name, or the dataset is neither given nor on record.
     """
     model = load_model(name)
-    images, labels = samples(data.load(data_name or _trained_on(name), data_dir=data_dir)[1], max_samples)
-    budgets = {norm: epsilons[1:] for norm, epsilons in default_epsilons(images.shape[-1]).items()}
+    where: dict[str, Any] = {"data_dir": data_dir, "size": image_size, "bounds": bounds}
+    images, labels, pixels, _ = test_samples(name, model, data_name or _trained_on(name), max_samples, **where)
+    own, budgets = _Classifier(model, pixels.bounds), _budgets(images, pixels)
     fit, test = (images[::2], labels[::2]), (images[1::2], labels[1::2])
-    detectors = _fitted(model, *fit, budgets, false_positive_rate)
-    scores = {kind: detector.scores(model, test[0]) for kind, detector in detectors.items()}
+    detectors = _fitted(own, *fit, budgets, false_positive_rate)
+    scores = {kind: own.scores(detector, test[0]) for kind, detector in detectors.items()}
     alarms = {kind: float((scores[kind] > detector.threshold).mean()) for kind, detector in detectors.items()}
-    rows = [row for plan in _plans(budgets) for row in _rows(model, *plan, test, detectors, scores)]
+    rows = [row for plan in _plans(budgets) for row in _rows(own, *plan, test, detectors, scores)]
     few = test[0][:max_adaptive], test[1][:max_adaptive]
     for kind in ("lambda", "fgsm"):
         if detector := detectors.get(kind):  # each under the attacker who knows it
-            plan = _adaptive_attack(detector), budgets[np.inf][1:], few, {kind: detector}, scores
-            rows += [{**row, "attack": f"{row['attack']} on {kind}"} for row in _rows(model, *plan)]
+            knows = _rows(own, _adaptive_attack(detector), budgets[np.inf][1:], few, {kind: detector}, scores)
+            rows += [{**row, "attack": f"{row['attack']} on {kind}"} for row in knows]
     report = DetectionReport(
         model=Path(name).name.removesuffix(".keras"),
         config={
-            "num_fitted": len(fit[0]),
-            "num_evaluated": len(test[0]),
-            "num_adaptive": max_adaptive,
+            **{"num_fitted": len(fit[0]), "num_evaluated": len(test[0]), "num_adaptive": max_adaptive},
             "false_positive_rate": false_positive_rate,
             "fitted_on": {"fgsm": budgets[np.inf][1], "pgd": budgets[np.inf][0]},
             "adaptive": repr(_adaptive_attack(detectors["lambda"])),
@@ -128,6 +134,24 @@ def evaluate_detection(
     )
     _write(report, folder)
     return report
+
+
+def _budgets(images: np.ndarray, pixels: PixelRange) -> dict[float, tuple[float, ...]]:
+    usual = default_epsilons(images.shape[1:], (float(np.min(pixels.low)), float(np.max(pixels.high))))
+    return {norm: epsilons[1:] for norm, epsilons in usual.items()}
+
+
+class _Classifier(NamedTuple):
+    """A model and the range of its pixels."""
+
+    model: keras.Model
+    bounds: Bounds
+
+    def scores(self, detector: FisherDetector, images: np.ndarray) -> np.ndarray:
+        return detector.scores(self.model, images, bounds=self.bounds)
+
+    def fit(self, *images: np.ndarray, rate: float) -> FisherDetector:
+        return FisherDetector.fit(self.model, *images, false_positive_rate=rate, bounds=self.bounds)
 
 
 def _trained_on(name: str) -> str:
@@ -156,15 +180,15 @@ def _write(report: DetectionReport, folder: Path) -> None:
 
 
 def _fitted(
-    model: keras.Model, images: np.ndarray, labels: np.ndarray, budgets: dict[float, Any], rate: float
+    own: _Classifier, images: np.ndarray, labels: np.ndarray, budgets: dict[float, Any], rate: float
 ) -> dict[str, FisherDetector]:
     plans = {"fgsm": (attacks.FGSM(), budgets[np.inf][1]), "pgd": (attacks.PGD(steps=20), budgets[np.inf][0])}
-    detectors = {"lambda": FisherDetector.fit(model, images, false_positive_rate=rate)}
+    detectors = {"lambda": own.fit(images, rate=rate)}
     for kind, (attack, epsilon) in plans.items():
-        result = attack(model, images, labels, epsilon=epsilon)
+        result = bounded(attack, own.bounds)(own.model, images, labels, epsilon=epsilon)
         attacked = result.adversarials[result.success]
         if len(attacked) >= _FEWEST:
-            detectors[kind] = FisherDetector.fit(model, images, attacked, false_positive_rate=rate)
+            detectors[kind] = own.fit(images, attacked, rate=rate)
     return detectors
 
 
@@ -184,7 +208,7 @@ def _adaptive_attack(detector: FisherDetector) -> AdaptivePGD:
 
 
 def _rows(
-    model: keras.Model,
+    own: _Classifier,
     attack: attacks.Attack,
     epsilons: Sequence[float],
     samples: tuple[np.ndarray, np.ndarray],
@@ -196,11 +220,11 @@ def _rows(
     def scored(result: AttackResult) -> np.ndarray:
         scores = np.full((len(result.success), len(detectors)), np.nan)
         for column, detector in enumerate(detectors.values() if result.success.any() else ()):
-            scores[result.success, column] = detector.scores(model, result.adversarials[result.success])
+            scores[result.success, column] = own.scores(detector, result.adversarials[result.success])
         return scores
 
-    logits_fn = logits_function(model)
-    outcome = Outcome.joined(measure(logits_fn, attack, epsilons, chunk, inspect=scored) for chunk in chunks(samples))
+    logits_fn, plan = logits_function(own.model), (bounded(attack, own.bounds), epsilons)
+    outcome = Outcome.joined(measure(logits_fn, *plan, chunk, inspect=scored) for chunk in chunks(samples))
     rows, num = [], int(outcome.was_correct.sum())
     for position, epsilon in enumerate(epsilons):
         scores = outcome.seen_at(position)[outcome.fooled[position]]

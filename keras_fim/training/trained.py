@@ -1,7 +1,11 @@
-"""Trained models by name, run folder or file; the named weights come with the package, stored as float16."""
+"""Models by name, run folder, file or function; the named weights come with the package, stored as float16."""
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +30,33 @@ def stored_names() -> tuple[str, ...]:
     return tuple(sorted(path.parent.name for path in _STORED.glob("*/weights.npz")))
 
 
-def load_model(name: str | Path) -> keras.Model:
-    """Load a trained model.
+def load_model(
+    name: str | Path, *, image_shape: Sequence[int] | None = None, num_classes: int | None = None
+) -> keras.Model:
+    """Load or build a model.
 
     Args:
-        name: A name of `stored_names`, a folder of stored weights, a run folder, or a ``.keras`` file.
+        name: A name of `stored_names`, a folder of stored weights, a run folder, or a ``.keras`` file; what builds a
+            model: ``"package.module:function"``, ``"keras.applications:NAME"`` (with random weights) or a name of
+            `keras_fim.models.MODELS`.
+        image_shape: ``(height, width, channels)``, for what builds a model and takes it.
+        num_classes: The number of classes, likewise.
 
     Returns:
-        The model. It is not compiled if it comes from stored weights.
+        The model; only that of a run is compiled. Files are loaded in Keras' safe mode, which runs no code of theirs.
 
     Raises:
-        ValueError: If there is nothing of that name.
+        ValueError: If there is nothing of that name, or it is not a Keras model.
     """
     path = Path(name)
     if path.suffix == ".keras" and path.is_file():
-        return keras.models.load_model(path)
+        return keras.models.load_model(path, compile=False, safe_mode=True)
     if (path / "model.keras").is_file():
-        return keras.models.load_model(path / "model.keras")
+        return keras.models.load_model(path / "model.keras", safe_mode=True)
+    if (path / "saved_model.pb").is_file():
+        raise ValueError(f"A SavedModel can be evaluated only; name the .keras file it comes from. Received: {name}")
+    if builds(name):
+        return _built(str(name), image_shape, num_classes)
     folder = _stored(path)
     config = read_json(folder / "run.json")["config"]
     facts = data.info(config["data"])
@@ -50,6 +64,11 @@ def load_model(name: str | Path) -> keras.Model:
     with np.load(folder / "weights.npz") as arrays:
         model.set_weights([arrays[key].astype(np.float32) for key in sorted(arrays)])
     return model
+
+
+def builds(name: str | Path) -> bool:
+    """Whether a source of `load_model` builds a new model, with weights of its own making."""
+    return str(name) in models.MODELS or (":" in str(name) and not Path(name).exists())
 
 
 def load_into(model: keras.Model, source: str | Path) -> None:
@@ -82,6 +101,10 @@ def record_of(source: str | Path) -> dict[str, Any] | None:
         ValueError: If there is nothing of that name.
     """
     path = Path(source)
+    if builds(source):
+        return None
+    if path.name == "model.keras" and (path.parent / "run.json").is_file():
+        path = path.parent
     if path.name.endswith((".weights.h5", ".keras")) and path.is_file():
         return None
     record = (path if (path / "model.keras").is_file() else _stored(path)) / "run.json"
@@ -92,7 +115,43 @@ def _stored(name: Path) -> Path:
     for folder in (name, _STORED / name):
         if (folder / "weights.npz").is_file():
             return folder
+    stored, new = ", ".join(stored_names()), ", ".join(models.MODELS)
     raise ValueError(
-        "`name` should be a run folder, a .keras file, a folder of stored weights or one of the stored weights: "
-        f"{', '.join(stored_names())}. Received: {str(name)!r}"
+        "The model should be a .keras file, a run folder, MODULE:FUNCTION, keras.applications:NAME, one of "
+        f"{new}, or one of the stored weights: {stored}. Received: {str(name)!r}"
     )
+
+
+def _built(name: str, image_shape: Sequence[int] | None, num_classes: int | None) -> keras.Model:
+    """The model that a function returns; it gets the image shape and the number of classes if it takes them."""
+    module, _, attribute = name.rpartition(":")
+    if not module:
+        build: Any = models.MODELS[attribute]
+    elif module == "keras.applications":
+        build = getattr(keras.applications, attribute, None)
+    else:
+        sys.path.insert(0, str(Path.cwd()))  # as python -m does
+        try:
+            build = getattr(importlib.import_module(module), attribute, None)
+        except ImportError as error:
+            raise ValueError(f"The module of the model {name!r} cannot be imported: {error}") from error
+        finally:
+            sys.path.pop(0)
+    if not callable(build):
+        raise ValueError(f"The model should be a function MODULE:FUNCTION. Received: {name!r}, which is {build!r}")
+    model = build(**_arguments(build, module, image_shape, num_classes))
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"{name} should return a keras.Model. Received: a {type(model).__name__}")
+    return model
+
+
+def _arguments(
+    build: Any, module: str, image_shape: Sequence[int] | None, num_classes: int | None
+) -> dict[str, Any]:
+    taken = inspect.signature(build).parameters
+    offered: dict[str, Any] = {"weights": None} if module == "keras.applications" else {}
+    if image_shape is not None:
+        offered |= dict.fromkeys(("input_shape", "image_shape", "shape"), tuple(image_shape))
+    if num_classes is not None:
+        offered |= dict.fromkeys(("num_classes", "classes"), num_classes)
+    return {key: value for key, value in offered.items() if key in taken}

@@ -7,7 +7,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_fim import data
 from keras_fim.attacks.lp import norm_name
 from keras_fim.callbacks import FisherSpectrum, RobustnessCurve
 from keras_fim.callbacks.board import write_hparams
@@ -21,19 +20,21 @@ _IMAGES_BETWEEN = 20_000  # to train on from one measurement to the next: small 
 _PGD = "cleverhans_projected_gradient_descent_linf"
 
 
-def robustness_curve(config: TrainingConfig, dataset: tf.data.Dataset, **options: Any) -> RobustnessCurve:
+def robustness_curve(
+    config: TrainingConfig, dataset: tf.data.Dataset, *, bounds: tuple[float, float] = (0.0, 1.0), **options: Any
+) -> RobustnessCurve:
     """The default attacks, at values of ε that suit the dataset."""
-    facts = data.info(config.data)
+    facts = config.facts
     epsilons: dict[Any, Any] | None = None  # the callback's own values suit gray images
     if facts.image_shape[-1] == 3:
-        epsilons = {norm_name(norm): values for norm, values in default_epsilons(3).items()}
+        epsilons = {norm_name(norm): values for norm, values in default_epsilons(facts.image_shape, bounds).items()}
         epsilons[_PGD] = epsilons["linf"][1]
-    return RobustnessCurve(dataset, epsilons=epsilons, class_names=facts.class_names, **options)
+    return RobustnessCurve(dataset, epsilons=epsilons, class_names=facts.class_names, bounds=bounds, **options)
 
 
 def fisher_spectrum(config: TrainingConfig, dataset: tf.data.Dataset, **options: Any) -> FisherSpectrum:
     """The spectrum of as many images as a few hundred gradients allow."""
-    return FisherSpectrum(dataset, max_samples=_NUM_GRADIENTS // data.info(config.data).num_classes, **options)
+    return FisherSpectrum(dataset, max_samples=_NUM_GRADIENTS // config.facts.num_classes, **options)
 
 
 def epochs_between(num_batches: int, batch_size: int) -> int:
@@ -55,7 +56,8 @@ def write_row(config: TrainingConfig, folder: Path, results: dict[str, Any]) -> 
 
 
 def _options(config: TrainingConfig) -> dict[str, bool | int | float | str]:
-    usual, options = recipe(config.data).as_dict(), config.as_dict()
+    usual = recipe(config.data, facts=config.facts, model=config.model).as_dict()
+    options = {key: value for key, value in config.as_dict().items() if key not in ("image_shape", "class_names")}
     always = ("data", "model", "mu", "seed")
     columns = {key: value for key, value in options.items() if key in always or value != usual.get(key)}
     plain = "label_smoothing" if config.label_smoothing else "none"

@@ -16,6 +16,7 @@ import pytest
 
 import keras_fim
 from keras_fim import cli, evaluation
+from tests.tables import read_csv
 
 PACKAGE = Path(keras_fim.__file__).parent
 
@@ -60,20 +61,41 @@ def test_a_row_for_the_leaderboard_and_a_sentence_to_quote(saved, tmp_path, caps
     assert "`--autoattack` should stand without" in capsys.readouterr().err
 
 
-def test_raw_logits_of_flat_images(saved, tmp_path, capsys):
+def test_raw_logits_of_flat_images(saved, tmp_path, capsys, monkeypatch):
     options = ("--attacks", "fgsm,minimal_fgm", "--epsilons", "linf=0.05,0.1")
     arguments = command(saved / "logits.keras", tmp_path, *options)
     assert cli.main(arguments) == 0
-    printed = capsys.readouterr().out
+    printed, progress = capsys.readouterr()
     found = evaluation.Evaluation.load(tmp_path / "evaluation.json")
     assert found.model == "logits" and found.accuracy.total == 40 and found.accuracy.value > 0.6
     assert [row.epsilon for row in found.rows] == [0.05, 0.1, 0.5, 1.0, 2.0, 3.0]
-    assert str(found) in printed and "fgsm at linf 0.05: fooling ratio" in printed
+    assert str(found) in printed and not progress  # no terminal
+    last = printed.splitlines()[-3:]
+    assert last[0].startswith("Correct on ") and last[0].endswith(" of 40 images.")
+    assert last[1].startswith("With each pixel changed by at most 0.")
+    assert last[2] == f"report: {tmp_path / 'report.html'}"
     written = {path.name for path in tmp_path.iterdir()}
-    assert written == {"cells", "evaluation.csv", "evaluation.json", "evaluation.md", "fooling.png"}
-    assert (tmp_path / "fooling.png").stat().st_size > 10_000
+    assert written == {"cells", "samples.csv", "report.html", *(f"evaluation.{x}" for x in ("csv", "json", "md"))}
+    rows = read_csv(tmp_path / "samples.csv")
+    fooled = [row["fooled by fgsm at linf 0.05"] for row in rows]
+    assert len(rows) == 40 and fooled.count(True) == found.row("fgsm", 0.05).fooling.count
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert cli.main(arguments) == 0
-    assert "(kept)" in capsys.readouterr().out
+    progress = capsys.readouterr().err
+    assert "fgsm at linf 0.05: fooling ratio" in progress and "(kept)" in progress
+
+
+def test_a_gate_for_continuous_integration(saved, tmp_path, capsys):
+    options = ("--attacks", "fgsm", "--epsilons", "linf=0.1", "--json", "--fail-under")
+    arguments = command(saved / "logits.keras", tmp_path, *options)
+    assert cli.main([*arguments, "0"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    (robust,) = [row["robust accuracy"] for row in result["records"] if row.get("attack") == "fgsm"]
+    assert 0.1 < robust < 0.9 and result["report"] == str(tmp_path / "report.html") and len(result["sentences"]) == 2
+    assert cli.main([*arguments, f"{robust}"]) == 0  # equal is not lower
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([*arguments, f"{robust + 0.01}"])
+    assert exit_.value.code == 3
 
 
 @pytest.mark.slow
@@ -115,10 +137,13 @@ def test_strong_and_masking(saved, tmp_path, capsys):
     [
         (("--attacks", "fgsm,deepfol"), "one of ossa, fgsm,"),
         (("--attacks", "fgsm,ossa", "--epsilons", "0.1"), "different norms (l2, linf)"),
-        (("--attacks", "fgsm", "--epsilons", "linf=x"), "NORM=NUMBERS, such as l2=0.5,1,2. Received: 'linf=x'"),
+        (("--attacks", "fgsm", "--epsilons", "linf=x"), "such as l2=0.5,1,2 or linf=8/255. Received: 'linf=x'"),
         (("--attacks", "fgsm", "--epsilons", "linf=0.1", "0.2"), "or be one list"),
         (("--attacks", "fgsm", "--epsilons", "linf=nan"), "Received: epsilon=nan"),
         (("--max-samples", "0"), "should be a positive integer"),
+        (("--attacks", "fgsm", "--fail-under", "0.5"), "one norm and one budget, such as --epsilons linf=0.03. Receiv"),
+        (("--epsilons", "l2=1", "linf=0.1", "--fail-under", "0.5"), "Received: l2 1, linf 0.1"),
+        (("--epsilons", "linf=0.1", "--fail-under", "60"), "`--fail-under` should be from 0 to 1. Received: 60"),
     ],
 )
 def test_bad_input_is_one_line(more, message, saved, tmp_path, capsys):

@@ -36,7 +36,7 @@ def test_every_training_option_has_a_description_and_a_flag(capsys):
     with pytest.raises(SystemExit):
         cli.main(["train", "--help"])
     printed = " ".join(capsys.readouterr().out.split())
-    for name in texts.keys() - {"model_options", "defense_options"}:
+    for name in texts.keys() - {"model_options", "defense_options", "image_shape", "class_names"}:
         assert f"--{name.replace('_', '-')}" in printed
     assert texts["weight_decay"] in printed and texts["batch_size"] in printed
 

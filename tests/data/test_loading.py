@@ -6,7 +6,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from keras_fim import data
-from keras_fim.data import catalog, loading
+from keras_fim.data import catalog, loading, splits
 from keras_fim.data.augmentation import Augmentation
 from keras_fim.evaluation import samples
 
@@ -15,7 +15,7 @@ def arrays(tracks=None, n=400):
     rng = np.random.default_rng(0)
     groups = np.arange(n) if tracks is None else np.repeat(np.arange(tracks), n // tracks)
     labels = rng.integers(0, 4, n) if tracks is None else groups % 4
-    return catalog.Arrays(rng.integers(0, 256, (n, 8, 8, 3), np.uint8), labels.astype(np.int64), groups)
+    return splits.Arrays(rng.integers(0, 256, (n, 8, 8, 3), np.uint8), labels.astype(np.int64), groups)
 
 
 def test_embedded_digits_are_split_by_class():
@@ -67,7 +67,7 @@ def test_validation_is_held_out_by_class_whatever_the_seed():
 
 def test_validation_takes_whole_tracks():
     everything = arrays(tracks=40)
-    held_out = loading._held_out(everything, 0.2)
+    held_out = splits.held_out(everything, 0.2)
     assert set(everything.groups[held_out]).isdisjoint(everything.groups[~held_out])
     for label in range(4):
         assert held_out[everything.labels == label].mean() == pytest.approx(0.2, abs=0.05)
@@ -117,7 +117,7 @@ def test_augmentation_turns_and_zooms_about_the_center():
     """A centered square of area 64 grows and shrinks between 1 / 1.25² and 1 / 0.75² and stays centered."""
     square = np.zeros((64, 32, 32, 1), np.uint8)
     square[:, 12:20, 12:20] = 255
-    everything = catalog.Arrays(square, np.zeros(64, np.int64), np.arange(64))
+    everything = splits.Arrays(square, np.zeros(64, np.int64), np.arange(64))
     areas = augmented(everything, Augmentation(zoom=0.25)).sum(axis=(1, 2, 3))
     assert 38 < areas.min() < 50 and 80 < areas.max() < 116
     turned = augmented(everything, Augmentation(rotation=45.0))
@@ -130,7 +130,7 @@ def test_augmentation_turns_and_zooms_about_the_center():
 def test_augmentation_changes_the_light():
     gray = np.full((64, 4, 4, 1), 102, np.uint8)
     gray[:, :2] = 153
-    everything = catalog.Arrays(gray, np.zeros(64, np.int64), np.arange(64))
+    everything = splits.Arrays(gray, np.zeros(64, np.int64), np.arange(64))
     brighter = augmented(everything, Augmentation(brightness=0.2)).mean(axis=(1, 2, 3))
     assert 0.3 <= brighter.min() < 0.35 and 0.65 < brighter.max() <= 0.7
     images = augmented(everything, Augmentation(contrast=0.5))

@@ -174,15 +174,16 @@ def pixels_of(file, channels=3, size=(8, 6)):
 
 @pytest.mark.parametrize("orientation", range(1, 10))
 @pytest.mark.parametrize("byte_order", ["<", ">"])
-def test_orientation_of_a_jpeg(orientation, byte_order):
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_orientation_of_a_file(kind, orientation, byte_order):
     """Against Pillow's turns; 9 is none."""
     kinds = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
     turns = dict(enumerate(kinds, start=2))
     exif = Image.Exif()
     exif.endian = byte_order
     exif[0x010F], exif[0x0112], exif[0x0131] = "maker", orientation, "software"
-    file = encoded(Image.fromarray(BYTES[0]), "JPEG", quality=100, exif=exif)
-    upright = Image.fromarray(tf.io.decode_jpeg(file).numpy())
+    file = encoded(Image.fromarray(BYTES[0]), kind, quality=100, exif=exif)
+    upright = Image.fromarray(tf.io.decode_image(file).numpy())
     if orientation in turns:
         upright = upright.transpose(getattr(Image.Transpose, turns[orientation]))
     upright = np.asarray(upright)

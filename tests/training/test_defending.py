@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from keras_fim import cli, defenses, losses
+from keras_fim.data import info
 from keras_fim.training import TrainingConfig, checkpoint, load_model, recipe, run, train
 from keras_fim.training.defending import NAMES, default_options, defended, overfitting_watch
 
@@ -42,9 +43,9 @@ def test_what_a_name_stands_for():
     spectral = recipe("gtsrb", defense="spectral", defense_options={"step": 0.05})
     assert (spectral.mu, spectral.mu_warmup_epochs, spectral.defense_options["step"]) == (0.02, 3.0, 0.05)
     for data, norm, epsilon in (("mnist", "l2", 2.0), ("mnist", "linf", 0.1), ("cifar10", "linf", 2 / 255)):
-        assert default_options("pgd", data, {"norm": norm})["epsilon"] == epsilon
-    assert default_options("n-fgsm", "gtsrb", {})["epsilon"] == 2 / 255
-    options = default_options("spectral+n-fgm", "mnist", {})
+        assert default_options("pgd", info(data), {"norm": norm})["epsilon"] == epsilon
+    assert default_options("n-fgsm", info("gtsrb"), {})["epsilon"] == 2 / 255
+    options = default_options("spectral+n-fgm", info("mnist"), {})
     outer = defended(classifier(), "spectral+n-fgm", mu=0.3, seed=0, options=options)
     assert isinstance(outer, defenses.SpectralDefense) and outer.mu.numpy() == pytest.approx(0.3)
     assert isinstance(outer.inner, defenses.AdversarialTraining) and outer.inner.epsilon == 2.0

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +14,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_fim import cli
-from keras_fim.training import checkpoint, load_model, recipe, train, trained
+from keras_fim import cli, data
+from keras_fim.evaluation import samples
+from keras_fim.training import checkpoint, load_model, provenance, recipe, train, trained
 from keras_fim.training import run as running
 from keras_fim.training.run import build_model, compile_model
 from reproduction.storing import store_run
@@ -40,7 +42,8 @@ def test_run_folder_holds_everything(run):
     assert record["versions"]["keras"] == keras.__version__ and record["versions"]["git"]
     assert record["results"]["epochs"] == 2 and 0 < record["results"]["test_accuracy"] <= 1
     names = {path.name for path in run.iterdir()}
-    assert names == {"run.json", "model.keras", "best.weights.h5", "history.csv", "checkpoints", "tensorboard"}
+    files = {"run.json", "model.keras", "best.weights.h5", "history.csv", "training_images.npy"}
+    assert names == files | {"checkpoints", "tensorboard"}
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["epoch-0002.weights.h5"]
     assert [row["epoch"] for row in checkpoint.read_history(run)] == [1, 2]
 
@@ -191,7 +194,8 @@ def test_bare_weights_have_no_record_and_missing_ones_leave_no_run(run, tmp_path
 
     monkeypatch.setattr(running, "_train", stop)
     for name in ("best.weights.h5", "model.keras"):
-        config = small(init_from=str(run / name))
+        shutil.copy(run / name, tmp_path / f"bare-{name}")
+        config = small(init_from=str(tmp_path / f"bare-{name}"))
         with pytest.raises(InterruptedError):
             train(config, tmp_path / name)
         record = json.loads((tmp_path / name / "run.json").read_text())
@@ -242,3 +246,16 @@ def test_bare_command_says_why_this_mu(capsys, monkeypatch, tmp_path):
     output = capsys.readouterr().out
     assert "mu = 0.02 has the optimum of label smoothing 0.765 at 10 classes" in output
     assert str(Path("results/runs/mnist-mu0.02-seed0")) in output
+
+
+def test_hashes_of_the_training_images_are_kept(run):
+    """Each image that is trained on is recognized, none of the test images is, and neither is a changed one."""
+    train_images, test_images = (samples(part)[0] for part in data.load("mnist5k", limit=300))
+    hashes = provenance.seen_images(run)
+    assert hashes.dtype == np.uint64 and (np.diff(hashes.astype(object)) >= 0).all()
+    kept = samples(data.load_splits("mnist5k", limit=300, validation=0.05).train)[0]
+    assert len(kept) == 300 == len(hashes) and provenance.was_seen(kept, hashes).all()
+    assert not provenance.was_seen(test_images[:200], hashes).any()
+    changed = np.clip(kept[:50] + 0.01, 0, 1)
+    assert not provenance.was_seen(changed, hashes).any() and len(train_images) == 300
+    assert provenance.seen_images(run / "model.keras") is not None and provenance.seen_images("nothing") is None

@@ -1,0 +1,230 @@
+"""Where images come from: a named dataset, a folder by class, an ``.npz`` file, or TensorFlow Datasets."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from keras_fim.data import catalog
+from keras_fim.data.augmentation import Augmentation
+from keras_fim.data.catalog import DatasetInfo
+from keras_fim.data.folders import read_folder
+from keras_fim.data.splits import Arrays, Files, Records, Split, held_out
+
+__all__ = ["KINDS", "Source", "described", "info", "open_source", "short_name"]
+
+KINDS = "mnist, cifar10, gtsrb, mnist5k (no download), a folder of images by class, an .npz file, or tfds:NAME"
+_TFDS = "tfds:"
+_TEST_SHARE = 0.2  # of a dataset that comes in one part
+
+
+class Source(NamedTuple):
+    """A dataset that is open.
+
+    Attributes:
+        info: The shape of its images and its classes.
+        train: The samples to train on; None where there are only images to evaluate.
+        validation: Samples to choose the best weights on, if the dataset has such a part.
+        test: The samples to evaluate.
+        whole: All samples, if nobody but us divided them into ``train`` and ``test``.
+    """
+
+    info: DatasetInfo
+    train: Split | None
+    validation: Split | None
+    test: Split
+    whole: Split | None = None
+
+
+def open_source(
+    name: str,
+    data_dir: str | Path | None = None,
+    *,
+    image_shape: Sequence[int] | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Source:
+    """Open a dataset: list its samples and their labels.
+
+    Args:
+        name: A name of `names`; a folder that holds a folder of images for each class, or such folders inside of
+            ``train``, ``val`` and ``test``; an ``.npz`` file with ``x_train, y_train, x_test, y_test`` or with
+            ``images, labels``; or ``tfds:NAME`` or ``tfds:NAME/CONFIG``.
+        data_dir: The folder in which TensorFlow Datasets keeps its data.
+        image_shape: ``(height, width, channels)`` of the images; ``None`` for that of the dataset.
+        class_names: The classes in the order of a model's outputs, for a folder that names some of them.
+
+    Returns:
+        `Source`.
+
+    Raises:
+        ValueError: If there is no such dataset, or it is not as described.
+    """
+    if name in catalog.names():
+        train, test = catalog.read(name, data_dir)
+        source = Source(catalog.info(name), train, None, test)
+    elif name.startswith(_TFDS):
+        source = _from_tfds(name, data_dir)
+    elif Path(name).expanduser().is_dir():
+        source = _from_folder(name, image_shape, class_names)
+    elif name.endswith(".npz") and Path(name).expanduser().is_file():
+        source = _from_archive(name)
+    else:
+        near = difflib.get_close_matches(name, catalog.names(), 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(f"The dataset should be {KINDS}. Received: {name!r}{hint}")
+    if image_shape is not None:
+        source = source._replace(info=source.info._replace(image_shape=tuple(image_shape)))
+    return source
+
+
+def info(
+    name: str, data_dir: str | Path | None = None, *, image_shape: Sequence[int] | None = None
+) -> DatasetInfo:
+    """The shape of the images and the classes of a dataset.
+
+    Args:
+        name: As in `open_source`.
+        data_dir: As in `open_source`.
+        image_shape: As in `open_source`.
+
+    Raises:
+        ValueError: As in `open_source`.
+
+    Example:
+        >>> info("gtsrb").num_classes
+        43
+    """
+    facts = catalog.info(name) if name in catalog.names() else open_source(name, data_dir, image_shape=image_shape).info
+    return facts if image_shape is None else facts._replace(image_shape=tuple(image_shape))
+
+
+def short_name(name: str) -> str:
+    """A dataset's name as a part of a file name: ``photos`` for ``data/photos/``, ``tfds-beans`` for ``tfds:beans``."""
+    if name.startswith(_TFDS):
+        return name.replace(":", "-").replace("/", "-")
+    return name if name in catalog.names() else Path(name).expanduser().resolve().name.removesuffix(".npz")
+
+
+def described(name: str, image_shape: Sequence[int], class_names: Sequence[str]) -> DatasetInfo:
+    """What is assumed of a dataset that is new to us: shifts by a sixteenth of the image do not change the class."""
+    height, width, channels = image_shape
+    augmentation = Augmentation(shift=max(1, min(height, width) // 16))
+    return DatasetInfo(name, (int(height), int(width), int(channels)), tuple(class_names), augmentation)
+
+
+def _from_folder(name: str, image_shape: Sequence[int] | None, class_names: Sequence[str] | None) -> Source:
+    folder = read_folder(Path(name).expanduser(), class_names)
+    parts = folder.divided()
+    shape = image_shape or _shape_of_files(name, parts["test"])
+    whole = folder.parts.get("")
+    facts = described(name, shape, folder.class_names)
+    return Source(facts, parts.get("train"), parts.get("validation"), parts["test"], whole)
+
+
+def _shape_of_files(name: str, files: Files) -> tuple[int, int, int]:
+    """The shape of the images, if the first of them have one."""
+    from PIL import Image
+
+    shapes = set()
+    for path in files.paths[:: max(1, len(files.paths) // 50)]:
+        try:
+            with Image.open(path) as image:
+                shapes.add((image.height, image.width, 1 if image.mode in ("1", "L", "I", "I;16") else 3))
+        except OSError:
+            continue  # counted where the images are read
+    sizes = {shape[:2] for shape in shapes}
+    if len(sizes) != 1:
+        received = ", ".join(f"{width}x{height}" for height, width in sorted(sizes)[:3]) or "no readable image"
+        raise ValueError(
+            f"The images in {name} should have one size, or be resized to the one that is given "
+            f"(--image-size 224, image_shape=(224, 224, 3)). Received: {received}{', ...' if len(sizes) > 3 else ''}"
+        )
+    return (*sizes.pop(), max(shape[2] for shape in shapes))
+
+
+@functools.lru_cache(maxsize=2)
+def _arrays_of(path: str, changed: int) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as archive:
+        return {key: archive[key] for key in archive.files if key in _KEYS}
+
+
+_KEYS = ("x_train", "y_train", "x_test", "y_test", "images", "labels")
+
+
+def _from_archive(name: str) -> Source:
+    path = Path(name).expanduser()
+    try:
+        arrays = _arrays_of(str(path), path.stat().st_mtime_ns)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{name} should be an .npz file of plain arrays (no pickled objects): {error}") from error
+    pairs = [pair for pair in (_KEYS[:2], _KEYS[2:4], _KEYS[4:]) if set(pair) <= set(arrays)]
+    if not pairs or (pairs == [_KEYS[:2]]):
+        expected = "x_test and y_test, with x_train and y_train to train on, or images and labels"
+        raise ValueError(f"{name} should hold the arrays {expected}. Received: {', '.join(arrays) or 'none of them'}")
+    labels = np.concatenate([np.asarray(arrays[key]).reshape(-1) for _, key in pairs])
+    classes = np.unique(labels)
+    if labels.dtype.kind in "iu":
+        if classes[0] < 0:
+            raise ValueError(f"The labels in {name} should be at least 0. Received: {classes[0]}")
+        classes = np.arange(classes[-1] + 1)
+    elif labels.dtype.kind not in "US":
+        raise ValueError(f"The labels in {name} should be integers or strings. Received: {labels.dtype}")
+    splits = {pair: _split_of(name, arrays[pair[0]], arrays[pair[1]], classes) for pair in pairs}
+    first = next(iter(splits.values()))
+    facts = described(name, first.images.shape[1:], [str(name) for name in classes])
+    if _KEYS[2:4] in splits:
+        return Source(facts, splits.get(_KEYS[:2]), None, splits[_KEYS[2:4]])
+    return _divided(facts, first)
+
+
+def _split_of(name: str, images: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> Arrays:
+    images = images[..., None] if images.ndim == 3 else images
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or len(images) != labels.size or not len(images):
+        expected = "(n, height, width) or (n, height, width, 1 or 3), and n labels, at least one"
+        raise ValueError(f"The images in {name} should be {expected}. Received: {images.shape}, {labels.size} labels")
+    if images.dtype != np.uint8:
+        low, high = (float(end) for end in (images.min(), images.max()))
+        if not (0 <= low and high <= 255):
+            raise ValueError(f"The images in {name} should be in 0..255 or 0..1. Received: {low:g}..{high:g}")
+        images = np.round(images * (255.0 if high <= 1 else 1.0)).astype(np.uint8)
+    return Arrays(images, np.searchsorted(classes, labels.reshape(-1)).astype(np.int64), np.arange(len(images)))
+
+
+def _from_tfds(name: str, data_dir: str | Path | None) -> Source:
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name.removeprefix(_TFDS), data_dir=None if data_dir is None else str(data_dir))
+    except tfds.core.registered.DatasetNotFoundError as error:
+        raise ValueError(f"TensorFlow Datasets should have this dataset. Received: {name!r}") from error
+    catalog.prepare(builder)
+    features = dict(builder.info.features)
+    if not ("image" in features and isinstance(features.get("label"), tfds.features.ClassLabel)):
+        raise ValueError(f"{name} should have the features image and label. Received: {', '.join(features)}")
+    shape = tuple(features["image"].shape)
+    splits = {key: _records(builder, key) for key in builder.info.splits if key in ("train", "validation", "test")}
+    if None in shape:
+        shape = (224, 224, shape[-1])  # resized to the usual size of photographs, unless another one is asked for
+    facts, train = described(name, shape, features["label"].names), splits.get("train")
+    if "test" in splits:
+        return Source(facts, train, splits.get("validation"), splits["test"])
+    if "validation" in splits:
+        return Source(facts, train, None, splits["validation"])
+    if train is None:
+        raise ValueError(f"{name} should have the split train or test. Received: {', '.join(builder.info.splits)}")
+    return _divided(facts, train)
+
+
+def _divided(facts: DatasetInfo, whole: Split) -> Source:
+    mask = held_out(whole, _TEST_SHARE)
+    return Source(facts, whole.take(np.flatnonzero(~mask)), None, whole.take(np.flatnonzero(mask)), whole)
+
+
+def _records(builder: Any, split: str) -> Records:
+    labels = np.fromiter((label for _, label in Records.encoded(builder, split).as_numpy_iterator()), np.int64)
+    return Records(builder, split, np.arange(len(labels)), labels)

@@ -1,0 +1,248 @@
+"""The splits of a dataset: labels in memory, images in memory, in files or in TFDS records, read as they are needed."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+__all__ = ["Arrays", "Files", "Records", "Split", "decode_image", "held_out", "rank_in_class", "to_shape"]
+
+_WHITE = 255  # behind transparent pixels, as in an export
+_BUFFER = 1 << 27  # bytes of encoded records that are shuffled together
+_SHOWN = 5  # unreadable files that a warning names
+
+
+class Split(Protocol):
+    """A part of a dataset.
+
+    Attributes:
+        labels: int64 ``(n,)``, from 0 to K-1.
+        groups: int64 ``(n,)``; samples of one group are near-duplicates and belong on the same side of a division.
+    """
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The class indices."""
+
+    @property
+    def groups(self) -> np.ndarray:
+        """The groups of near-duplicates."""
+
+    def take(self, indices: np.ndarray) -> Split:
+        """The samples at ``indices``."""
+
+    def elements(self, image_shape: Sequence[int], seed: int | None = None) -> tf.data.Dataset:
+        """Single samples ``(uint8 image of image_shape, label)``, shuffled anew each time unless ``seed`` is None."""
+
+
+class Arrays(NamedTuple):
+    """A split in memory.
+
+    Attributes:
+        images: uint8 ``(n, height, width, channels)``.
+        labels: int64 ``(n,)``, from 0 to K-1.
+        groups: int64 ``(n,)``; samples of one group are near-duplicates and belong on the same side of a split.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray
+
+    def take(self, indices: np.ndarray) -> Arrays:
+        """The samples at ``indices``, in that order."""
+        return Arrays(self.images[indices], self.labels[indices], self.groups[indices])
+
+    def elements(self, image_shape: Sequence[int], seed: int | None = None) -> tf.data.Dataset:
+        """See `Split`."""
+        dataset = _shuffled(tf.data.Dataset.from_tensor_slices((self.images, self.labels)), len(self.labels), seed)
+        if self.images.shape[1:] == tuple(image_shape):
+            return dataset
+        return dataset.map(lambda image, label: (to_shape(image, image_shape), label), tf.data.AUTOTUNE)
+
+
+class Files(NamedTuple):
+    """A split in image files.
+
+    Attributes:
+        paths: Their names, ``(n,)`` strings.
+        labels: int64 ``(n,)``.
+        groups: int64 ``(n,)``.
+    """
+
+    paths: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray
+
+    def take(self, indices: np.ndarray) -> Files:
+        """The files at ``indices``, in that order."""
+        return Files(self.paths[indices], self.labels[indices], self.groups[indices])
+
+    def readable(self) -> Files:
+        """The files that can be decoded; a warning counts the others and names some.
+
+        Raises:
+            ValueError: If none can.
+        """
+        with ThreadPoolExecutor() as pool:
+            reasons = list(pool.map(_reason_unreadable, self.paths))
+        wrong = [f"{path} ({reason})" for path, reason in zip(self.paths, reasons, strict=True) if reason]
+        if not wrong:
+            return self
+        names = "; ".join(wrong[:_SHOWN]) + ("; ..." if len(wrong) > _SHOWN else "")
+        if len(wrong) == len(reasons):
+            raise ValueError(f"None of the {len(wrong)} image files can be read: {names}")
+        message = f"{len(wrong)} of {len(reasons)} image files cannot be read and are skipped: {names}"
+        warnings.warn(message, stacklevel=2)
+        return self.take(np.flatnonzero([not reason for reason in reasons]))
+
+    def elements(self, image_shape: Sequence[int], seed: int | None = None) -> tf.data.Dataset:
+        """See `Split`."""
+        dataset = tf.data.Dataset.from_tensor_slices((self.paths, self.labels))
+        dataset = _shuffled(dataset, len(self.labels), seed)
+        return dataset.map(
+            lambda path, label: (_decoded(tf.io.read_file(path), image_shape), label), tf.data.AUTOTUNE
+        )
+
+
+class Records(NamedTuple):
+    """A split of a dataset that TensorFlow Datasets has prepared.
+
+    Attributes:
+        builder: The TFDS builder.
+        name: The name of the split.
+        indices: int64 ``(n,)``, the places of the samples in that split, ascending.
+        labels: int64 ``(n,)``.
+    """
+
+    builder: Any
+    name: str
+    indices: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def groups(self) -> np.ndarray:
+        """One group for each sample."""
+        return np.arange(len(self.labels))
+
+    @staticmethod
+    def encoded(builder: Any, name: str) -> tf.data.Dataset:
+        """Encoded images and labels of a whole split, always in the same order."""
+        import tensorflow_datasets as tfds
+
+        dataset = builder.as_dataset(split=name, decoders={"image": tfds.decode.SkipDecoding()})
+        return dataset.map(lambda element: (element["image"], element["label"]))
+
+    def take(self, indices: np.ndarray) -> Records:
+        """The samples at ``indices``, in the order of the records."""
+        order = np.sort(indices)
+        return self._replace(indices=self.indices[order], labels=self.labels[order])
+
+    def elements(self, image_shape: Sequence[int], seed: int | None = None) -> tf.data.Dataset:
+        """See `Split`; shuffled within a buffer of 128 MiB of encoded images."""
+        size = self.builder.info.splits[self.name]
+        wanted = np.zeros(size.num_examples, bool)
+        wanted[self.indices] = True
+        dataset = self.encoded(self.builder, self.name).enumerate().filter(lambda i, _: tf.gather(wanted, i))
+        buffer = max(1000, _BUFFER * size.num_examples // max(1, size.num_bytes))
+        dataset = _shuffled(dataset.map(lambda _, element: element), min(buffer, len(self.labels)), seed)
+        dataset = dataset.map(lambda file, label: (_decoded(file, image_shape), label), tf.data.AUTOTUNE)
+        return dataset.apply(tf.data.experimental.assert_cardinality(len(self.labels)))
+
+
+def rank_in_class(labels: np.ndarray) -> np.ndarray:
+    """How many samples of the same class stand before each sample; int ``(n,)``."""
+    rank = np.empty(len(labels), int)
+    for label in np.unique(labels):
+        rank[labels == label] = np.arange(np.count_nonzero(labels == label))
+    return rank
+
+
+def held_out(split: Split, share: float) -> np.ndarray:
+    """Mask of the part that is held out: of each class, whole groups until ``share`` of its samples are reached."""
+    generator = np.random.default_rng(0)
+    mask = np.zeros(len(split.labels), bool)
+    for label in np.unique(split.labels):
+        members = np.flatnonzero(split.labels == label)
+        groups, sizes = np.unique(split.groups[members], return_counts=True)
+        order = generator.permutation(len(groups))
+        before = np.cumsum(sizes[order]) - sizes[order]
+        selected = groups[order][before < share * len(members)][: len(groups) - 1]  # one at least to train on
+        mask[members] = np.isin(split.groups[members], selected)
+    return mask
+
+
+def decode_image(file: bytes, channels: int) -> np.ndarray:
+    """The pixels of an image file in any format that Pillow reads.
+
+    The EXIF orientation is applied, transparent pixels are blended with white, and of 16 bits the upper 8 are taken.
+
+    Args:
+        file: Its content.
+        channels: 1 for gray, 3 for RGB.
+
+    Returns:
+        uint8 ``(height, width, channels)``.
+
+    Raises:
+        OSError: If Pillow cannot read it.
+    """
+    from PIL import Image, ImageOps
+
+    with Image.open(io.BytesIO(file)) as opened:
+        image: Any = ImageOps.exif_transpose(opened)
+        if image.mode.startswith("I"):
+            image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, (_WHITE,) * 4), image)
+        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    return pixels[..., None] if channels == 1 else pixels
+
+
+def to_shape(image: tf.Tensor, image_shape: Sequence[int]) -> tf.Tensor:
+    """An image in another size (bilinear, with antialiasing), gray or RGB.
+
+    Args:
+        image: uint8 ``(height, width, channels)``.
+        image_shape: ``(height, width, channels)``.
+
+    Returns:
+        uint8 ``image_shape``.
+    """
+    height, width, channels = image_shape
+    if image.shape[-1] != channels:
+        image = tf.image.rgb_to_grayscale(image) if channels == 1 else tf.image.grayscale_to_rgb(image)
+    if tuple(image.shape[:2]) != (height, width):
+        resized = tf.image.resize(image, (height, width), antialias=True)
+        image = tf.cast(tf.round(tf.clip_by_value(resized, 0.0, 255.0)), tf.uint8)
+    return tf.ensure_shape(image, (height, width, channels))
+
+
+def _decoded(file: tf.Tensor, image_shape: Sequence[int]) -> tf.Tensor:
+    channels = int(image_shape[-1])
+    image = tf.numpy_function(lambda content: decode_image(content, channels), [file], tf.uint8)
+    image.set_shape((None, None, channels))
+    return to_shape(image, image_shape)
+
+
+def _shuffled(dataset: tf.data.Dataset, buffer: int, seed: int | None) -> tf.data.Dataset:
+    return dataset if seed is None else dataset.shuffle(buffer, seed=seed)
+
+
+def _reason_unreadable(path: str) -> str:
+    """Why a file cannot be decoded, or ""; a JPEG is decoded at an eighth of its size, which reads all of it."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.draft(None, (1, 1))
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return str(error).replace(str(path), "").strip(" '\"") or type(error).__name__
+    return ""

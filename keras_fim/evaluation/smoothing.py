@@ -1,0 +1,142 @@
+"""A guarantee: randomized smoothing, which certifies the smoothed classifier and no other."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from keras_fim.attacks import draws
+from keras_fim.attacks.base import predict_logits
+from keras_fim.logits import LogitsFunction, logits_function
+from keras_fim.pixels import PixelRange, images_in_range
+from keras_fim.typing import Bounds, Images, Labels, Model
+from keras_fim.validation import check_labels
+
+__all__ = ["ABSTAINED", "Certificates", "certify"]
+
+ABSTAINED = -1
+"""The class of an image for which no class can be certified."""
+
+
+class Certificates(NamedTuple):
+    """What `certify` proves of the smoothed classifier.
+
+    Attributes:
+        classes: int64 ``(n,)``, what it predicts; `ABSTAINED` where it does not say.
+        radius: Float64 ``(n,)``, the l2 distance within which it predicts nothing else; 0 where it abstained.
+        probability: Float64 ``(n,)``, the lower confidence bound of the class's probability under the noise.
+    """
+
+    classes: np.ndarray
+    radius: np.ndarray
+    probability: np.ndarray
+
+    def accuracy(self, labels: Labels, radius: float = 0.0) -> float:
+        """The share of images that are certified to be classified correctly within a radius."""
+        right = self.classes == check_labels(labels, len(self.classes), int(np.max(labels, initial=0)) + 1)
+        return float(np.mean(right & (self.radius >= radius)))
+
+
+def certify(
+    model: Model,
+    images: Images,
+    sigma: float,
+    *,
+    num_selection: int = 100,
+    num_draws: int = 10_000,
+    alpha: float = 0.001,
+    batch_size: int = 256,
+    seed: int = 0,
+    indices: Any = None,
+    bounds: Bounds | PixelRange | None = None,
+) -> Certificates:
+    r"""The l2 radius within which the *smoothed* classifier keeps its class, with probability at least 1 - α.
+
+    The smoothed classifier g predicts the class that a model f predicts most often under Gaussian noise,
+    :math:`g(x) = \arg\max_c P(f(x + \sigma n) = c)`. The class is selected on some draws; on others, its probability
+    is bounded from below by :math:`p_A` (Clopper and Pearson, one-sided, at level α), and
+
+    .. math:: r = \sigma \, \Phi^{-1}(p_A) \quad\text{if } p_A > \tfrac12
+
+    or else g abstains. The guarantee is about g, in l2, and for each image by itself: of n images α n may be wrong. It
+    says nothing about f, which is not as robust. Train f with the same noise, or little is certified.
+
+    Args:
+        model: Any classifier that `keras_fim.logits.logits_function` takes.
+        images: ``(n, ...)`` in the range that the model takes. The noise is added after this check and not clipped.
+        sigma: The standard deviation σ of the noise, on the scale of the images.
+        num_selection: The number of draws on which the class is selected.
+        num_draws: The number N of draws on which its probability is bounded; the radius is at most
+            :math:`\sigma \, \Phi^{-1}(\alpha^{1/N})`.
+        alpha: The probability α that a certificate is wrong.
+        batch_size: The number of noisy images worked on at a time, which bounds the memory.
+        seed: The seed of the noise, which also depends on the index of an image and on nothing else.
+        indices: The images' positions in their dataset, ``(n,)``; ``None`` for 0, 1, ...
+        bounds: The smallest and the largest pixel value that the model takes; ``None`` for what its leading rescaling
+            says, if it has one.
+
+    Returns:
+        `Certificates`. A draw on which the logits are not finite counts for no class.
+
+    Raises:
+        ValueError: If images are empty, not finite or outside of the range, or an option is out of range.
+
+    Example:
+        >>> model = logits_function(lambda x: tf.concat([x, -x], axis=-1), from_logits=True)  # the boundary is at 0
+        >>> found = certify(model, [[0.5], [-0.3], [0.001]], sigma=0.25)
+        >>> found.classes, bool((found.radius <= [0.5, 0.3, 0.001]).all())
+        (array([ 0,  1, -1]), True)
+
+    Source:
+        Cohen, Rosenfeld, Kolter, Certified adversarial robustness via randomized smoothing (ICML 2019).
+    """
+    from scipy.stats import beta, norm
+
+    _check(sigma, alpha, num_selection=num_selection, num_draws=num_draws, batch_size=batch_size)
+    images = images_in_range(model, images, bounds)
+    logits_fn = logits_function(model, images)
+    images, size = logits_fn.cast(images), min(batch_size, len(images))
+    keys = draws.keys_of(seed, tf.constant(np.arange(len(images)) if indices is None else indices, tf.int64))
+    classes = logits_fn.compiled(predict_logits)(images[:1]).shape[-1]
+    count = logits_fn.compiled(_counts, classes, max(1, batch_size // size))
+    parts, intervals = [], tf.constant([[0, num_selection], [num_selection, num_selection + num_draws]], tf.int64)
+    for start in range(0, len(images), size):
+        given = images[start : start + size], keys[start : start + size], tf.constant(sigma, images.dtype)
+        selected, estimated = (count(*given, interval[0], interval[1]).numpy() for interval in intervals)
+        parts.append((selected.argmax(axis=-1), estimated[np.arange(len(selected)), selected.argmax(axis=-1)]))
+    top, hits = (np.concatenate(column) for column in zip(*parts, strict=True))
+    bound = np.where(hits > 0, beta.ppf(alpha, np.maximum(hits, 1), num_draws - hits + 1), 0.0)
+    sure = bound > 0.5
+    return Certificates(np.where(sure, top, ABSTAINED), sigma * norm.ppf(np.maximum(bound, 0.5)), bound)
+
+
+def _counts(
+    classes: int, repeats: int, logits_fn: LogitsFunction, images: tf.Tensor, keys: tf.Tensor, *numbers: tf.Tensor
+) -> tf.Tensor:
+    """How often each class is predicted; int64 ``(batch, K)``. The numbers are σ, the first draw, and the last + 1."""
+    sigma, first, last = numbers
+    repeated, keys_of_copies = tf.repeat(images, repeats, axis=0), tf.repeat(keys, repeats)
+
+    def body(draw: tf.Tensor, counts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        places = tf.tile(draw + tf.range(repeats, dtype=tf.int64), [tf.shape(images)[0]])
+        noise = draws.normal(draws.fold(keys_of_copies, places), images.shape[1:], images.dtype)
+        logits = logits_fn(repeated + sigma * noise)
+        valid = tf.reduce_all(tf.math.is_finite(logits), axis=-1) & (places < last)
+        votes = tf.where(valid[:, None], tf.one_hot(tf.argmax(logits, axis=-1), classes, dtype=tf.int64), 0)
+        return draw + repeats, counts + tf.reduce_sum(tf.reshape(votes, [-1, repeats, classes]), axis=1)
+
+    start = first, tf.zeros([tf.shape(images)[0], classes], tf.int64)
+    return tf.while_loop(lambda draw, _: draw < last, body, start, parallel_iterations=1)[1]
+
+
+def _check(sigma: float, alpha: float, **counts: int) -> None:
+    if not 0 < sigma < math.inf:
+        raise ValueError(f"`sigma` should be a finite number > 0. Received: sigma={sigma}")
+    if not 0 < alpha < 1:
+        raise ValueError(f"`alpha` should be in (0, 1). Received: alpha={alpha}")
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"`{name}` should be a positive integer. Received: {name}={value}")

@@ -1,0 +1,82 @@
+"""How far the decision boundary is, to first order, from the gradients of a few differences of logits."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from keras_fim.geometry.jacobian import Linearization
+
+__all__ = ["DUAL", "boundary_distance", "check_boundary"]
+
+DUAL = {1.0: np.inf, 2.0: 2.0, np.inf: 1.0}
+"""The dual of each norm."""
+
+
+def boundary_distance(
+    jacobian: Linearization, norm: float = 2.0, rivals: int = 3
+) -> tuple[tf.Tensor, tf.Tensor]:
+    r"""The first-order distance to the boundary between the predicted class y and its most probable rivals.
+
+    .. math:: \min_j \frac{z_y - z_j}{\|\nabla_x (z_y - z_j)\|_q}, \qquad 1/p + 1/q = 1
+
+    Exact for a linear model without bounds on the pixels. It takes one gradient for each rival. A rival whose gradient
+    is zero or not finite is left out.
+
+    Args:
+        jacobian: Of the logits at the images.
+        norm: The p of the distance: 1, 2 or inf.
+        rivals: The number of rivals j, at most; there are K - 1.
+
+    Returns:
+        The distance ``(batch,)`` in the dtype of the logits, NaN where no rival is left, and the class of the nearest
+        rival, int32 ``(batch,)``.
+
+    Raises:
+        ValueError: If the norm is another, or ``rivals < 1``.
+
+    Example:
+        >>> from keras_fim.geometry import linearize
+        >>> weights = tf.constant([[3.0, 0.0], [4.0, 0.0]])  # z_0 = 3 a + 4 b, z_1 = 0
+        >>> distance, rival = boundary_distance(linearize(lambda x: x @ weights, tf.constant([[1.0, 0.5]])))
+        >>> distance.numpy(), rival.numpy()
+        (array([1.], dtype=float32), array([1], dtype=int32))
+
+    Source:
+        Moosavi-Dezfooli, Fawzi, Frossard, DeepFool: a simple and accurate method to fool deep neural networks
+        (CVPR 2016), whose first step has this length.
+    """
+    check_boundary(norm, rivals)
+    logits = jacobian.logits
+    classes = logits.shape[-1]
+    largest, order = tf.math.top_k(logits, min(rivals, classes - 1) + 1)
+    signs = tf.one_hot(order, classes, dtype=logits.dtype)
+    lengths = tf.stack(
+        [_length(jacobian.pull(signs[:, 0] - signs[:, j]), DUAL[norm]) for j in range(1, signs.shape[1])], axis=-1
+    )
+    distances = tf.cast(largest[:, :1] - largest[:, 1:], lengths.dtype) / lengths
+    infinite = tf.cast(np.inf, distances.dtype)
+    distances = tf.where((lengths > 0) & tf.math.is_finite(distances), distances, infinite)
+    nearest = tf.argmin(distances, axis=-1)
+    smallest = tf.gather(distances, nearest, batch_dims=1)
+    distance = tf.where(smallest < infinite, smallest, tf.cast(np.nan, distances.dtype))
+    return tf.cast(distance, logits.dtype), tf.gather(order[:, 1:], nearest, batch_dims=1)
+
+
+def check_boundary(norm: float, rivals: int) -> None:
+    """Check the options of `boundary_distance`.
+
+    Raises:
+        ValueError: If the norm is not 1, 2 or inf, or ``rivals < 1``.
+    """
+    if norm not in DUAL:
+        raise ValueError(f"`norm` should be one of 1, 2, np.inf. Received: norm={norm!r}")
+    if rivals < 1:
+        raise ValueError(f"`rivals` should be a positive integer. Received: rivals={rivals}")
+
+
+def _length(vectors: tf.Tensor, order: float) -> tf.Tensor:
+    """The norm of each of ``(batch, ...)``, without underflow of squares."""
+    flat = tf.reshape(vectors, [tf.shape(vectors)[0], -1])
+    scale = tf.reduce_max(tf.abs(flat), axis=-1, keepdims=True)
+    return scale[:, 0] * tf.norm(tf.math.divide_no_nan(flat, scale), ord=order, axis=-1)

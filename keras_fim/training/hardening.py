@@ -1,0 +1,98 @@
+"""How robust a model is before and after it was trained: under the strongest attack, with its accuracy beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_fim import data
+from keras_fim.attacks import Strong
+from keras_fim.evaluation import Evaluation, evaluate
+from keras_fim.evaluation.report import Row
+from keras_fim.pixels import PixelRange
+from keras_fim.training import inputs
+from keras_fim.training.budgets import default_epsilons
+from keras_fim.training.config import TrainingConfig
+from keras_fim.training.defending import budget, default_options
+from keras_fim.training.trained import builds, load_model
+
+__all__ = ["before_and_after", "comparison_rows"]
+
+_SAMPLES, _QUICK_SAMPLES = 200, 50
+
+
+def before_and_after(
+    config: TrainingConfig,
+    folder: Path,
+    *,
+    data_dir: str | None = None,
+    quick: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, Evaluation]:
+    """Attack the model of a run on test images, and the model that it started from, if that was trained already.
+
+    The norm and ε are those of the defense, or l∞ with 2/255 of the range on color images, with 0.1 of it on gray ones.
+    Finished cells and both results are kept in ``folder/robustness``.
+
+    Args:
+        config: The run.
+        folder: Its folder, in which it has finished.
+        data_dir: The folder in which TensorFlow Datasets keeps its data.
+        quick: Whether to attack 50 images with a quarter of the steps, which is a preview.
+        progress: As for `keras_fim.evaluation.evaluate`.
+
+    Returns:
+        An evaluation by ``"before"``, if there is one, and ``"after"``.
+    """
+    norm, epsilon = _budget(config)
+    low, high = config.bounds or (0.0, 1.0)
+    pixels = PixelRange(float(low), float(high))
+    limits: dict[str, Any] = {"test_limit": _QUICK_SAMPLES if quick else _SAMPLES, "image_shape": config.image_shape}
+    test = data.load(config.data, 64, data_dir=data_dir, **limits)[1]
+    images = inputs.in_range(test, pixels.bounds)
+    models: dict[str, keras.Model] = {"after": load_model(folder)}
+    if not builds(config.model):
+        models = {"before": load_model(config.model), **models}
+    results = {}
+    for name, model in models.items():
+        results[name] = evaluate(
+            model,
+            images,
+            attacks=[Strong(norm=norm, quick=quick)],
+            epsilons=[epsilon],
+            max_samples=None,
+            bounds=pixels,
+            name=name,
+            folder=folder / "robustness" / name,
+            progress=progress,
+        )
+        results[name].save(folder / "robustness" / f"{name}.json")
+    return results
+
+
+def comparison_rows(results: dict[str, Evaluation]) -> list[Row]:
+    """A row for each model: accuracy, and robust accuracy under the strongest attack, with intervals."""
+    return [
+        {
+            "model": name,
+            "accuracy": result.accuracy,
+            f"robust accuracy at {row.norm} {row.epsilon:.3g}": row.robust,
+            "flags": "; ".join(result.flags),
+        }
+        for name, result in results.items()
+        for row in result.rows
+        if row.strongest
+    ]
+
+
+def _budget(config: TrainingConfig) -> tuple[float, float]:
+    """Norm and ε at which the model is attacked."""
+    options: dict[str, Any] = default_options(config.defense, config.facts, config.defense_options, config.bounds)
+    if own := budget(config.defense, options):
+        return own
+    low, high = config.bounds or (0.0, 1.0)
+    shape = config.facts.image_shape
+    return float("inf"), default_epsilons(shape, (float(low), float(high)))[float("inf")][1]

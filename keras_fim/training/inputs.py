@@ -1,0 +1,247 @@
+"""A dataset as a model takes it: image shape, range of the pixels, classes, and what it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_fim import models
+from keras_fim.data import DatasetInfo, Source, evaluated, load, names, open_source
+from keras_fim.evaluation import samples
+from keras_fim.logits import LogitsFunction
+from keras_fim.pixels import PixelRange, find_range, range_of_model
+from keras_fim.training.config import TrainingConfig, recipe
+from keras_fim.training.trained import builds, load_model, record_of
+from keras_fim.typing import Bounds
+
+__all__ = [
+    "Samples",
+    "check_outputs",
+    "described_recipe",
+    "image_shape",
+    "in_range",
+    "model_range",
+    "open_for",
+    "recorded_range",
+    "test_samples",
+]
+
+_USUAL = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
+
+
+
+def image_shape(model: Any, size: int | None = None, dataset: Sequence[int] | None = None) -> tuple[int, ...] | None:
+    """The shape of the images that a model takes.
+
+    Args:
+        model: A Keras model, or any callable, which says nothing.
+        size: Height and width for a model that takes any.
+        dataset: The shape of a dataset's images, for what neither of the two says.
+
+    Returns:
+        ``(height, width, channels)``; None where it is not known, or the model takes no images of one or three
+        channels.
+
+    Raises:
+        ValueError: If ``size`` contradicts the model.
+    """
+    taken = getattr(model, "input_shape", None)
+    if not (isinstance(taken, tuple) and len(taken) == 4 and taken[3] in (None, 1, 3)):
+        taken = (None, None, None, None) if not isinstance(taken, tuple) else None
+    if taken is None:
+        return None
+    given = (size, size, None) if size else (None, None, None)
+    if any(own is not None and other is not None and own != other for own, other in zip(taken[1:], given, strict=True)):
+        raise ValueError(f"`--image-size` should be that of the model, {taken[1]}x{taken[2]}. Received: {size}")
+    sides = zip(taken[1:], given, dataset or (None, None, None), strict=True)
+    shape = tuple(int(own or other or last or 0) for own, other, last in sides)
+    return shape if all(shape) else None
+
+
+def open_for(
+    model: Any, name: str, data_dir: str | None = None, *, size: int | None = None, record: dict[str, Any] | None = None
+) -> Source:
+    """Open a dataset in the shape that a model takes, with its classes in the order of the model's, if on record.
+
+    Args:
+        model: As in `image_shape`.
+        name: As in `keras_fim.data.open_source`.
+        data_dir: The folder in which TensorFlow Datasets keeps its data.
+        size: As in `image_shape`.
+        record: The record of the model's run, or None.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        ValueError: As `keras_fim.data.open_source`, or if it has more classes than the model.
+    """
+    names = (record or {}).get("config", {}).get("class_names")
+    shape = image_shape(model, size)
+    source = open_source(name, data_dir, image_shape=shape, class_names=names)
+    if shape is None and (complete := image_shape(model, size, source.info.image_shape)):
+        source = source._replace(info=source.info._replace(image_shape=complete))
+    check_outputs(model, source.info)
+    return source
+
+
+def described_recipe(
+    data: str,
+    *,
+    size: int | None = None,
+    bounds: Sequence[float] | None = None,
+    data_dir: str | None = None,
+    **changes: Any,
+) -> TrainingConfig:
+    """`recipe` for any dataset and any model: looks at both, and tells image shape, classes and range of the pixels.
+
+    Args:
+        data: As in `keras_fim.data.open_source`.
+        size: Height and width of the images, for a model that takes any.
+        bounds: The smallest and the largest pixel value of a model that does not begin with a rescaling.
+        data_dir: The folder in which TensorFlow Datasets keeps its data.
+        **changes: Attributes of `TrainingConfig` that replace those of the recipe; ``model`` is a source of
+            `load_model`.
+
+    Returns:
+        `TrainingConfig`.
+
+    Raises:
+        ValueError: As `load_model`, `open_for` and `model_range`.
+    """
+    name = changes.get("model")
+    if name is None or name in models.MODELS:
+        if data in names() and size is None:
+            return recipe(data, **{**changes, "bounds": bounds and [float(end) for end in bounds]})
+        facts = open_for(None, data, data_dir, size=size).info
+        return recipe(data, facts=facts, image_shape=list(facts.image_shape), **changes)
+    model = None if builds(name) else load_model(name)
+    facts = open_for(model, data, data_dir, size=size, record=record_of(name)).info
+    if model is None:
+        model = load_model(name, image_shape=facts.image_shape, num_classes=facts.num_classes)
+        pixels = find_range(model, bounds=(bounds[0], bounds[1])) if bounds else range_of_model(model)
+    else:
+        images = load(data, 64, data_dir=data_dir, image_shape=facts.image_shape)[1]
+        pixels = model_range(model, images, bounds)
+    ends = pixels.bounds if pixels else (0.0, 1.0)
+    if any(isinstance(end, tuple) for end in ends):
+        raise ValueError(f"`--model` should take one range of pixels for all channels. Received: {pixels}")
+    settings = {"image_shape": list(facts.image_shape), "bounds": [float(np.max(end)) for end in ends]}
+    return recipe(data, facts=facts, trained=not builds(name), **{**settings, **changes})
+
+
+class Samples(NamedTuple):
+    """Test images as a model takes them.
+
+    Attributes:
+        images: In the range and the shape that the model takes.
+        labels: int64 ``(n,)``.
+        pixels: The range.
+        facts: What the dataset is.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    pixels: PixelRange
+    facts: DatasetInfo
+
+
+def test_samples(
+    name: str | Path,
+    model: keras.Model,
+    data: str,
+    max_samples: int,
+    *,
+    data_dir: str | None = None,
+    size: int | None = None,
+    bounds: Sequence[float] | None = None,
+) -> Samples:
+    """Test images of a dataset, the same number per class as far as possible.
+
+    Args:
+        name: The source of the model, for its record.
+        model: The model.
+        data: As in `keras_fim.data.open_source`.
+        max_samples: The number of images.
+        data_dir: The folder in which TensorFlow Datasets keeps its data.
+        size: Height and width of the images, for a model that takes any.
+        bounds: The smallest and the largest pixel value that the model takes.
+
+    Returns:
+        `Samples`.
+
+    Raises:
+        ValueError: As `open_for` and `model_range`.
+    """
+    record = record_of(name)
+    source = open_for(model, data, data_dir, size=size, record=record)
+    trained_on_it = record is not None and record["config"]["data"] == data
+    dataset = evaluated(source, max_samples, unseen=trained_on_it)[0]
+    pixels = recorded_range(record) if bounds is None and record else None
+    pixels = pixels or model_range(model, dataset, bounds)
+    return Samples(*samples(in_range(dataset, pixels.bounds), max_samples), pixels, source.info)
+
+
+def recorded_range(record: dict[str, Any]) -> PixelRange:
+    """The range of the pixels in the record of a run."""
+    low, high = record["config"].get("bounds") or (0.0, 1.0)
+    return PixelRange(float(low), float(high), "found from the record of its run")
+
+
+def check_outputs(model: Any, facts: DatasetInfo) -> None:
+    """Raise a ValueError if a dataset has more classes than a model."""
+    shape = getattr(model, "output_shape", None)
+    if not isinstance(shape, tuple) or not shape[-1]:
+        return
+    count = 2 if shape[-1] == 1 else shape[-1]
+    if facts.num_classes > count:
+        names = ", ".join(facts.class_names[:10])
+        raise ValueError(
+            f"The dataset {facts.name} should have at most the {count} classes of the model. "
+            f"Received: {facts.num_classes} classes ({names}{', ...' if facts.num_classes > 10 else ''})"
+        )
+
+
+def model_range(
+    model: LogitsFunction | keras.Model, dataset: tf.data.Dataset, bounds: Sequence[float] | None = None
+) -> PixelRange:
+    """The range of pixel values that a model takes, given images that are at hand in [0, 1].
+
+    Args:
+        model: The classifier.
+        dataset: Images in [0, 1], in the shape that the model takes, and their labels.
+        bounds: What the caller says.
+
+    Returns:
+        What is given, what the model begins with, or the usual range in which it classifies best.
+
+    Raises:
+        ValueError: If none can be told.
+    """
+    if bounds is not None:
+        return find_range(model, bounds=(bounds[0], bounds[1]))
+    if told := range_of_model(model):
+        return told
+    images, labels = samples(dataset, 512)
+    reasons = []
+    for low, high in _USUAL:
+        try:
+            return find_range(model, (low + (high - low) * images).astype(np.float32), labels)
+        except ValueError as error:
+            reasons.append(error)
+    raise reasons[0]
+
+
+def in_range(dataset: tf.data.Dataset, bounds: Bounds, shape: Sequence[int] | None = None) -> tf.data.Dataset:
+    """Batches of images in [0, 1] in another range, and in another shape if one is given."""
+    low, high = (tf.constant(np.asarray(end), tf.float32) for end in bounds)
+    if shape is not None:
+        dataset = dataset.map(lambda images, labels: (tf.reshape(images, (-1, *shape)), labels))
+    if bounds == (0.0, 1.0):
+        return dataset
+    return dataset.map(lambda images, labels: (low + (high - low) * images, labels))

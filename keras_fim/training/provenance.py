@@ -1,0 +1,66 @@
+"""Which images a model was trained on, as hashes of their pixels."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_fim.training.trained import record_of
+
+__all__ = ["HASHES", "STORED_HASHES", "image_hashes", "seen_images", "was_seen", "write_hashes"]
+
+HASHES = "training_images.npy"
+"""The file in a run's folder with the hashes of the images that it was trained on."""
+
+STORED_HASHES = Path(__file__).parent / "weights" / "training_images"
+
+
+def image_hashes(dataset: tf.data.Dataset) -> np.ndarray:
+    """Sorted hashes, uint64 ``(n,)``, of images in [0, 1] as pixels of 8 bits."""
+    hashes = [_hashed(image) for images, _ in dataset.as_numpy_iterator() for image in _pixels(images)]
+    return np.sort(np.array(hashes, np.uint64))
+
+
+def was_seen(images: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+    """Which images in [0, 1] have one of the sorted hashes; bool ``(n,)``."""
+    own = np.array([_hashed(image) for image in _pixels(images)], np.uint64)
+    places = np.searchsorted(hashes, own)
+    return np.asarray(hashes[np.minimum(places, len(hashes) - 1)] == own)
+
+
+def seen_images(source: str | Path) -> np.ndarray | None:
+    """The hashes of the images that a model was trained on; None if they are not on record.
+
+    Args:
+        source: As in `keras_fim.training.load_model`.
+    """
+    path, record = Path(source), None
+    for folder in (path, path.parent):
+        if (folder / HASHES).is_file():
+            return np.asarray(np.load(folder / HASHES, allow_pickle=False))
+    try:
+        record = record_of(source)
+    except ValueError:
+        return None
+    stored = STORED_HASHES / f"{record['config']['data']}.npy" if record else None
+    return np.asarray(np.load(stored, allow_pickle=False)) if stored and stored.is_file() else None
+
+
+def write_hashes(path: Path, hashes: np.ndarray) -> Path:
+    """Write hashes aside and rename the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.tmp.npy")
+    np.save(aside, hashes, allow_pickle=False)
+    return aside.replace(path)
+
+
+def _pixels(images: Any) -> np.ndarray:
+    return np.round(255 * np.asarray(images)).astype(np.uint8)
+
+
+def _hashed(image: np.ndarray) -> int:
+    return int.from_bytes(hashlib.blake2b(image.tobytes(), digest_size=8).digest(), "big")

@@ -1,0 +1,140 @@
+"""The commands on a stranger's folder of pictures and a stranger's model."""
+
+from __future__ import annotations
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_fim import cli
+from keras_fim.training import load_model
+
+NAMES = ("bright", "dark", "red")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Three classes of 12x12 pictures that a small network tells apart, 60 of each."""
+    root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for label, name in enumerate(NAMES):
+        (root / name).mkdir()
+        for index in range(60):
+            pixels = rng.integers(0, 120, (12, 12, 3))
+            pixels += {0: 110, 1: 10, 2: np.array([120, 10, 10])}[label]
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{index}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def stranger(photos, tmp_path_factory):
+    """A model of their own making, of pixels from 0 to 255, trained without us."""
+    keras.utils.set_random_seed(0)
+    dataset = keras.utils.image_dataset_from_directory(photos, image_size=(12, 12), batch_size=20, seed=0, verbose=0)
+    layers = [keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(4, 3, activation="relu"), keras.layers.Flatten()]
+    model = keras.Sequential([keras.Input((12, 12, 3)), *layers, keras.layers.Dense(3, activation="softmax")])
+    model.compile(keras.optimizers.Adam(0.01), loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(dataset, epochs=4, verbose=0)
+    path = tmp_path_factory.mktemp("model") / "mine.keras"
+    model.save(path)
+    return path
+
+
+def run(*arguments):
+    assert cli.main([str(argument) for argument in arguments]) == 0
+
+
+def test_evaluate(photos, stranger, tmp_path, capsys):
+    run("evaluate", "--model", stranger, "--data", photos, "--epsilons", "linf=8,32", "--quick", "--out", tmp_path)
+    captured = capsys.readouterr()
+    printed = captured.out
+    assert "180 images, of all of them" in captured.err and "pixels 0..255, found from Rescaling(1/255)" in printed
+    result = json.loads((tmp_path / "evaluation.json").read_text())
+    assert result["accuracy"]["value"] > 0.9 and {row["epsilon"] for row in result["rows"]} == {8.0, 32.0}
+    weakest, strongest = (min(row["robust"]["value"] for row in result["rows"] if row["epsilon"] == e) for e in (8, 32))
+    assert strongest < weakest
+
+
+def test_harden_with_robustness_before_and_after(photos, stranger, tmp_path, capsys):
+    arguments = ["--model", stranger, "--data", photos, "--defense", "n-fgm", "--epochs", "1", "--quick"]
+    run("train", *arguments, "--out", tmp_path / "run")
+    printed = capsys.readouterr().out
+    config = json.loads((tmp_path / "run" / "run.json").read_text())["config"]
+    assert config["bounds"] == [0.0, 255.0] and config["class_names"] == list(NAMES)
+    assert config["defense_options"]["epsilon"] == pytest.approx(255 * 0.5 * (432 / 3072) ** 0.5, rel=1e-2)
+    rows = [line for line in printed.splitlines() if line.startswith(("before", "after"))]
+    assert len(rows) == 2 and "robust accuracy at l2 47.9" in printed and "smoke test" in printed
+    model = load_model(tmp_path / "run")
+    assert model.input_shape == (None, 12, 12, 3)
+    run("evaluate", "--model", tmp_path / "run", "--data", photos, "--attacks", "fgsm", "--out", tmp_path / "again")
+    messages = capsys.readouterr().err
+    assert "the 20 % that the model was not trained on" in messages and "was trained on" not in messages
+    npz = tmp_path / "all.npz"
+    pictures = [(np.asarray(Image.open(path)), path.parent.name) for path in sorted(photos.rglob("*.png"))]
+    np.savez(npz, images=np.stack([image for image, _ in pictures]), labels=[name for _, name in pictures])
+    run("evaluate", "--model", tmp_path / "run", "--data", npz, "--attacks", "fgsm", "--out", tmp_path / "leak")
+    hashes = np.load(tmp_path / "run" / "training_images.npy")
+    assert f"trained on {len(hashes)} of these 180 images" in capsys.readouterr().err
+
+
+def build(input_shape, num_classes):
+    """What --model MODULE:FUNCTION names."""
+    layers = [keras.layers.Conv2D(4, 3, activation="relu"), keras.layers.GlobalAveragePooling2D()]
+    return keras.Sequential([keras.Input(input_shape), *layers, keras.layers.Dense(num_classes)])
+
+
+def test_train_from_scratch_on_a_function(photos, tmp_path, capsys):
+    arguments = ["--model", f"{__name__}:build", "--data", photos, "--defense", "none", "--epochs", "1"]
+    run("train", *arguments, "--image-size", "10", "--no-robustness", "--out", tmp_path)
+    config = json.loads((tmp_path / "run.json").read_text())["config"]
+    assert config["image_shape"] == [10, 10, 3] and load_model(tmp_path).output_shape == (None, 3)
+
+
+def test_export_with_labels_and_reference_images(photos, stranger, tmp_path, capsys):
+    (tmp_path / "labels.txt").write_text("\n".join(NAMES))
+    arguments = ["--labels", tmp_path / "labels.txt", "--reference-images", photos, "--max-samples", "30"]
+    run("export", stranger, "--out", tmp_path / "served", *arguments)
+    assert "verified" in capsys.readouterr().out
+    assert (tmp_path / "served" / "1" / "assets" / "labels.txt").read_text().split() == list(NAMES)
+
+
+@pytest.mark.slow
+def test_compare_and_detect(photos, stranger, tmp_path, capsys):
+    options = ["--model", stranger, "--defenses", "none,n-fgm", "--epochs", "1", "--quick", "--max-samples", "30"]
+    run("compare", "--data", photos, *options, "--out", tmp_path / "compare")
+    assert "n-fgm" in capsys.readouterr().out
+    run("detect", stranger, "--data", photos, "--max-samples", "60", "--max-adaptive", "5", "--out", tmp_path)
+    assert "benign" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (("evaluate", "--model", "mnist-plain", "--data", "nowhere"), "a folder of images by class, an .npz file"),
+    (("train", "--model", "nothing.keras", "--data", "mnist5k"), "The model should be a .keras file"),
+    (("train", "--data", "mnist5k", "--model", "keras.applications:Nothing"), "which is None"),
+])
+def test_what_is_not_there(arguments, message, capsys):
+    assert cli.main(list(arguments)) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_dataset_of_more_classes_than_the_model(photos, tmp_path, capsys):
+    model = keras.Sequential([keras.Input((12, 12, 3)), keras.layers.Flatten(), keras.layers.Dense(1, "sigmoid")])
+    model.save(tmp_path / "two.keras")
+    assert cli.main(["evaluate", "--model", str(tmp_path / "two.keras"), "--data", str(photos)]) == 2
+    assert "at most the 2 classes of the model. Received: 3 classes (bright, dark, red)" in capsys.readouterr().err
+
+
+def test_one_class_is_to_become_another(photos, stranger, tmp_path, capsys):
+    arguments = ["--model", stranger, "--data", photos, "--epsilons", "linf=60", "--only", "bright", "--no-spectrum"]
+    run("evaluate", *arguments, "--target", "red", "--out", tmp_path)
+    result = json.loads((tmp_path / "evaluation.json").read_text())
+    assert result["accuracy"]["total"] == 60
+    assert {row["attack"] for row in result["rows"]} == {"fgsm_to_2", "apgd_ce_linf_to_2"}
+    model, fooled = load_model(stranger), max(row["fooling"]["value"] for row in result["rows"])
+    bright = np.stack([np.asarray(Image.open(path), float) for path in sorted((photos / "bright").iterdir())])
+    away = np.clip(bright + 60 * np.array([1, -1, -1]), 0, 255)
+    assert fooled >= np.mean(model.predict(away, verbose=0).argmax(axis=-1) == 2) > 0.1
+    assert cli.main(["evaluate", *map(str, arguments), "--target", "rad", "--out", str(tmp_path)]) == 2
+    assert "one of bright, dark, red. Received: 'rad' (did you mean red?)" in capsys.readouterr().err

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy.stats import binomtest, norm
+
+import keras_fim
+from keras_fim.logits import logits_function
+
+SIGMA = 0.5
+
+
+def half_spaces(images):
+    """Two classes that part where 3 a + 4 b = 1, at the distance |3 a + 4 b - 1| / 5."""
+    margin = images @ tf.constant([[3.0], [4.0]], images.dtype) - 1
+    return tf.concat([margin, -margin], axis=-1)
+
+
+MODEL = logits_function(half_spaces, from_logits=True)
+DISTANCES = np.array([-1.0, -0.5, -0.25, 0.1, 0.4, 0.8])
+IMAGES = np.float32([0.12, 0.16] + DISTANCES[:, None] * [0.6, 0.8])  # from the plane along its normal
+
+
+def test_of_a_linear_model_the_radius_is_the_distance_as_the_draws_grow():
+    """The class has the probability Φ(d / σ), so that σ Φ⁻¹ of it is d."""
+    gaps = []
+    for draws in (1_000, 30_000):
+        result = keras_fim.certify(MODEL, IMAGES, SIGMA, num_draws=draws)
+        np.testing.assert_array_equal(result.classes, DISTANCES < 0)
+        assert (result.radius <= np.abs(DISTANCES)).all()  # each with probability 0.999
+        assert (result.probability <= norm.cdf(np.abs(DISTANCES) / SIGMA)).all()
+        gaps.append(np.abs(DISTANCES) - result.radius)
+    assert (gaps[1] < gaps[0]).all() and gaps[1].max() < 0.05
+
+
+def test_the_bound_is_that_of_clopper_and_pearson():
+    result = keras_fim.certify(MODEL, IMAGES, SIGMA, num_draws=500, alpha=0.05)
+    votes = np.array([[binomtest(k, 500, alternative="greater").proportion_ci(0.95).low for k in range(501)]])
+    hits = np.abs(votes - result.probability[:, None]).argmin(axis=-1)
+    np.testing.assert_allclose(votes[0][hits], result.probability, rtol=1e-9)
+    np.testing.assert_allclose(result.radius, SIGMA * norm.ppf(result.probability), rtol=1e-9)
+    assert (np.abs(hits / 500 - norm.cdf(np.abs(DISTANCES) / SIGMA)) < 0.1).all()
+
+
+def test_it_abstains_next_to_the_boundary():
+    result = keras_fim.certify(MODEL, np.float32([[0.12, 0.1601]]), SIGMA, num_draws=1_000)
+    assert result.classes == [-1] and result.radius == [0] and result.probability < 0.5
+
+
+def test_draws_depend_on_the_seed_and_the_index_and_on_nothing_else():
+    options = {"sigma": SIGMA, "num_selection": 7, "num_draws": 50}
+    whole = keras_fim.certify(MODEL, IMAGES, **options).probability
+    for size in (1, 4, 100, 400):  # fewer than the images, and several draws of an image at a time
+        np.testing.assert_array_equal(keras_fim.certify(MODEL, IMAGES, **options, batch_size=size).probability, whole)
+    part = keras_fim.certify(MODEL, IMAGES[2:4], **options, indices=[2, 3])
+    np.testing.assert_array_equal(part.probability, whole[2:4])
+    assert (keras_fim.certify(MODEL, IMAGES, **options, seed=1).probability != whole).any()
+
+
+def test_the_selection_is_not_used_for_the_bound():
+    seen = []
+
+    def watched(images):
+        tf.py_function(lambda x: seen.append(x.numpy().copy()), [images], [])
+        return half_spaces(images)
+
+    keras_fim.certify(logits_function(watched, from_logits=True), IMAGES[:1], SIGMA, num_selection=20, num_draws=30)
+    points = np.concatenate(seen[1:])[:, 0]  # the first call asks for the number of classes
+    assert len(np.unique(points)) >= 50
+
+
+def test_noise_leaves_the_range_and_images_do_not():
+    noisy = []
+
+    def watched(images):
+        tf.py_function(lambda x: noisy.append(float(tf.reduce_max(tf.abs(x)))), [images], [])
+        return half_spaces(images)
+
+    model = logits_function(watched, from_logits=True)
+    keras_fim.certify(model, IMAGES[:2] * 0 + 0.5, 3.0, num_draws=20, bounds=(0, 1))
+    assert max(noisy) > 1.5
+    with pytest.raises(ValueError, match="within the bounds"):
+        keras_fim.certify(model, IMAGES[:2] * 0 + 1.5, 3.0, bounds=(0, 1))
+
+
+def test_answers_that_are_not_finite_count_for_no_class():
+    broken = logits_function(lambda x: tf.where(x[:, :1] > 0.2, np.nan, half_spaces(x)), from_logits=True)
+    result = keras_fim.certify(broken, np.float32([[0.2, -9.0]]), SIGMA, num_draws=1_000)
+    assert result.classes == [-1] and 0.4 < result.probability[0] < 0.5  # half of the draws, all of them class 1
+
+
+def test_certified_accuracy():
+    result = keras_fim.certify(MODEL, IMAGES, SIGMA, num_draws=2_000)
+    assert result.accuracy(DISTANCES < 0) == 1 and result.accuracy(DISTANCES > 0) == 0
+    assert result.accuracy(DISTANCES < 0, radius=0.3) == 4 / 6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sigma": 0.0}, "`sigma` should be a finite number > 0. Received: sigma=0.0"),
+        ({"alpha": 1.0}, r"`alpha` should be in \(0, 1\). Received: alpha=1.0"),
+        ({"num_draws": 0}, "`num_draws` should be a positive integer. Received: num_draws=0"),
+    ],
+)
+def test_bad_input(options, message):
+    with pytest.raises(ValueError, match=message):
+        keras_fim.certify(MODEL, IMAGES, **{"sigma": SIGMA, **options})
