@@ -43,8 +43,8 @@ def measure(name: str, batch_size: int, rounds: int, calls: int) -> dict[str, An
         path = export.saved_model(model, Path(folder) / name, detector=detector)
         signatures = tf.saved_model.load(str(path)).signatures
         batch = tf.constant(images)
-        times: dict[str, list[float]] = {key: [] for key in ("serving_default", "fisher", "detect")}
-        ratios: dict[str, list[float]] = {key: [] for key in ("fisher", "detect")}
+        times: dict[str, list[float]] = {key: [] for key in ("serving_default", "fisher", "trust", "detect")}
+        ratios: dict[str, list[float]] = {key: [] for key in ("fisher", "trust", "detect")}
         for key in times:
             seconds(signatures[key], batch, calls)  # warms up
         before = seconds(signatures["serving_default"], batch, calls)

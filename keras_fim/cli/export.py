@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", type=int, help="Number of the version (default: the next).")
     parser.add_argument("--detector", type=Path, help="JSON file of a detector for the signature `detect`.")
     parser.add_argument("--direction", action="store_true", help="Let the signature `fisher` also return directions.")
+    parser.add_argument("--calibrated", action="store_true", help="Let `trust` also return a calibrated radius.")
     add_bounds(parser, "what the run's record or a leading rescaling says")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="Text file with the name of a class in each line.")
     text = f"Dataset of the reference inputs (default: the one on record): {DATASETS}."
@@ -51,7 +52,7 @@ def export_and_verify(source: str | Path, folder: Path, arguments: argparse.Name
     from keras_fim.records import read_json
     from keras_fim.training.exporting import export_model
 
-    names = ("max_samples", "version", "direction", "data_dir", "bounds", "image_size")
+    names = ("max_samples", "version", "direction", "calibrated", "data_dir", "bounds", "image_size")
     given = {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
     if getattr(arguments, "detector", None):
         given["detector"] = FisherDetector(**read_json(arguments.detector))

@@ -1,7 +1,8 @@
 """Send test images to a model server and print its predictions with λ.
 
 Send test images to TensorFlow Serving, over REST or gRPC, and print for each the predicted class, its
-probability, the largest eigenvalue of the Fisher information matrix and the l2 radius that goes with it.
+probability, the largest eigenvalue of the Fisher information matrix and the first-order l2 distance to the nearest
+other prediction.
 gRPC needs tensorflow-serving-api (the extra [serving]).
 
 Examples:
@@ -52,14 +53,14 @@ def run(arguments: argparse.Namespace) -> None:
     test = data.load(arguments.data, **options)[1]
     images, labels = samples(in_range(test, tuple(arguments.bounds or (0.0, 1.0))))
     predictions = _ask(arguments, images, "serving_default")
-    fisher = _ask(arguments, images, "fisher")
+    trust = _ask(arguments, images, "trust")
     names = data.info(arguments.data, arguments.data_dir, image_shape=shape).class_names
     print(f"{'image':>5}  {'label':24} {'predicted':24} {'p':>6} {'lambda':>10} {'radius':>8}")
     confidences = predictions["probabilities"].max(axis=-1)
     for index, (label, predicted) in enumerate(zip(labels, predictions["classes"], strict=True)):
         print(
             f"{index:5}  {names[label]:24.24} {names[predicted]:24.24} {confidences[index]:6.3f} "
-            f"{fisher['lambda_max'][index]:10.3g} {fisher['kl_radius'][index]:8.3f}"
+            f"{trust['lambda_max'][index]:10.3g} {trust['boundary_radius'][index]:8.3f}"
         )
     right = int((predictions["classes"] == labels).sum())
     print(f"{right} of {len(labels)} as labeled; {arguments.protocol} from {arguments.host}")

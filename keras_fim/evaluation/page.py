@@ -51,9 +51,8 @@ def _by_class(evaluation: Evaluation) -> dict[str, Any]:
     if samples is None:
         return {"classes": [], "confusions": []}
     labels, right = np.array(samples.label), np.array(samples.label) == np.array(samples.prediction)
-    taken_for = list(zip(evaluation.rows, map(np.array, samples.taken_for.values()), strict=True))  # in one order
-    standing = [right & (wrong < 0) for key in evaluation.strongest.values() for row, wrong in taken_for if row == key]
-    wrong = next(wrong for row, wrong in taken_for if row == evaluation.headline)
+    standing = [right & (samples.wrong_classes(row) < 0) for row in evaluation.strongest.values()]
+    wrong = samples.wrong_classes(evaluation.headline)
     pairs = collections.Counter(zip(labels[wrong >= 0].tolist(), wrong[wrong >= 0].tolist(), strict=True))
     classes = [
         (label, [wilson(int(rows[labels == label].sum()), int((labels == label).sum())) for rows in (right, *standing)])

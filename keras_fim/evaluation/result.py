@@ -12,7 +12,7 @@ from keras_fim.evaluation.distances import DistanceSummary
 from keras_fim.evaluation.gallery import Example
 from keras_fim.evaluation.intervals import Ratio, wilson
 from keras_fim.evaluation.report import Report, Row
-from keras_fim.evaluation.rows import AttackRow
+from keras_fim.evaluation.rows import AttackRow, named
 from keras_fim.evaluation.spectrum import SpectrumSummary
 from keras_fim.records import write_text
 
@@ -55,6 +55,11 @@ class PerSample(Report):
             columns |= {f"fooled by {name}": [wrong >= 0 for wrong in classes], f"taken for by {name}": classes}
         columns |= self.figures
         return {"": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]}
+
+    def wrong_classes(self, row: AttackRow) -> np.ndarray:
+        """``taken_for`` of a row, int64 ``(n,)``."""
+        names = [named(name, row.norm, row.epsilon) for name in (row.attack, row.options)]
+        return np.array(next(self.taken_for[name] for name in names if name in self.taken_for))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.evaluation.radius import boundary_radius
 from keras_fim.export.decoding import PREPROCESSING
 from keras_fim.export.runner import EXTRA, REFERENCES
 from keras_fim.export.signatures import Serving
@@ -48,6 +49,10 @@ def write_references(logits_fn: LogitsFunction, serving: Serving, path: Path, im
         arrays["fisher/kl_radius"] = serving.radius(spectrum.eigenvalues[:, 0]).numpy()
         if serving.direction:
             arrays["fisher/direction"] = spectrum.directions[:, 0].numpy()
+        radius = boundary_radius(logits_fn, inputs, bounds=serving.pixels.bounds).radius
+        arrays |= {f"trust/{name}": radii for name, radii in serving.boundary_radii(radius).items()}
+        arrays["trust/lambda_max"] = arrays["fisher/lambda_max"]
+        arrays["trust/confidence"] = arrays["serving_default/probabilities"].max(axis=-1)
     if serving.detector:
         arrays["detect/score"] = serving.detector.scores(logits_fn, inputs, bounds=serving.pixels.bounds)
         arrays["detect/is_adversarial"] = arrays["detect/score"] > serving.detector.threshold
@@ -135,6 +140,7 @@ def write_card(
         "labels": None if labels is None else [str(label) for label in labels],
         "signatures": {name: _interface(function) for name, function in signatures.items()},
         "fisher": {"kl": serving.kl, "max_steps": serving.fisher_steps},
+        "calibration": serving.calibration.as_dict() if serving.calibration else None,
         "detector": serving.detector.as_dict() if serving.detector else None,
         "warm_up_requests": warm_up,
         "report": content,
@@ -179,7 +185,8 @@ def _requests(serving: Serving, path: Path) -> Iterator[tuple[str, str, np.ndarr
     """Signature, name of its input, and values."""
     with np.load(path / EXTRA / REFERENCES) as arrays:
         images, encoded = arrays["images"], arrays["image_bytes"] if serving.decodes else None
-    names = ["serving_default", "logits", *["fisher"] * serving.differentiable, *["detect"] * bool(serving.detector)]
+    robustness = [*["fisher", "trust"] * serving.differentiable, *["detect"] * bool(serving.detector)]
+    names = ["serving_default", "logits", *robustness]
     for count in (1, NUM_REFERENCES):
         yield from ((name, "images", images[:count]) for name in names)
         if encoded is not None:

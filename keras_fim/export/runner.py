@@ -23,6 +23,9 @@ TOLERANCES = {
     "logits": 1e-4,
     "lambda_max": 1e-4,
     "kl_radius": 1e-4,
+    "boundary_radius": 1e-4,
+    "calibrated_radius": 1e-4,
+    "confidence": 1e-4,
     "direction": 1e-3,
     "score": 1e-4,
     "classes": 0.0,
@@ -82,13 +85,18 @@ def _deviation(output: str, found: np.ndarray | None, expected: np.ndarray, clea
     which are logarithms, relative where they exceed 1; 1 - |cos| of directions; share of other classes and verdicts,
     where these were clear.
     """
-    if found is None or found.shape != expected.shape or not np.isfinite(found).all():
+    if found is None or found.shape != expected.shape:
+        return float("inf")
+    if output.endswith("_radius"):  # NaN of an image without a gradient
+        undefined = np.isnan(found) & np.isnan(expected)
+        found, expected = np.where(undefined, 0, found), np.where(undefined, 0, expected)
+    if not np.isfinite(found).all():
         return float("inf")
     if not len(expected):
         return 0.0
     if output in ("classes", "is_adversarial", "in_bounds"):
         return float(np.mean(found[clear] != expected[clear])) if clear.any() else 0.0
-    found, expected = (each.reshape(len(each), -1).astype(np.float64) for each in (found, expected))
+    found, expected = (values.reshape(len(values), -1).astype(np.float64) for values in (found, expected))
     if output == "direction":  # both are zero where λ is
         sizes = np.linalg.norm(found, axis=-1) * np.linalg.norm(expected, axis=-1)
         same = (found == expected).all(axis=-1)

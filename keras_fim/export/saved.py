@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from keras_fim.defenses import plain
 from keras_fim.detection import FisherDetector
+from keras_fim.evaluation.radius import Calibration
 from keras_fim.export.companions import write_card, write_references, write_warm_up
 from keras_fim.export.signatures import Serving, classifier_signatures
 from keras_fim.geometry.gradients import NoGradientError
@@ -42,6 +43,7 @@ def saved_model(
     kl: float = math.log(2),
     direction: bool = False,
     fisher_steps: int = 1,
+    calibration: Calibration | None = None,
 ) -> Path:
     r"""Export a classifier as ``folder/<version>``, the layout that TensorFlow Serving watches.
 
@@ -56,12 +58,18 @@ def saved_model(
       distance along the worst direction at which the predicted divergence reaches ``kl``, at most the diagonal of the
       box of all images (which is what :math:`\lambda_{\max} = 0` gives); and, if asked for, ``direction`` float32
       ``(batch, *image shape)``, whose sign has no meaning;
+    * ``trust``: ``images`` -> ``boundary_radius`` float32 ``(batch,)``, the first-order l2 distance to the decision
+      boundary (`keras_fim.boundary_radius`; NaN where no margin has a gradient), with a calibration
+      ``calibrated_radius``, ``confidence``, the largest probability, and ``lambda_max``;
     * ``detect``, with a detector: ``images`` -> ``score`` float32, ``is_adversarial`` bool, each ``(batch,)``;
     * ``image_bytes``, for images of 1 or 3 channels: ``image_bytes``, PNG or JPEG files ``(batch,)`` -> as
       ``serving_default``. A file is turned as its EXIF orientation says, blended with white where it is transparent
       (PNG), resized, and scaled to the bounds.
 
-    A model without a gradient, such as one that takes token ids, has neither ``fisher`` nor ``detect``.
+    ``kl_radius`` is *not* the distance to the decision boundary: :math:`\lambda_{\max}` vanishes with the confidence,
+    so that it is 2 to 20 times too far where a model is sure. ``trust`` answers that question.
+
+    A model without a gradient, such as one that takes token ids, has none of ``fisher``, ``trust`` and ``detect``.
 
     Beside the model: ``model_card.json``; ``assets/labels.txt`` from ``labels``; in ``assets.extra/`` 16 reference
     inputs with the outputs of the model as it is here, for `keras_fim.export.verify`, and warm-up requests. These need
@@ -87,6 +95,7 @@ def saved_model(
         kl: the divergence of ``kl_radius``, in nats; at log 2 a certain prediction has fallen to 1/2.
         direction: whether ``fisher`` returns the direction, too: an image for each image.
         fisher_steps: largest number of Krylov steps of ``fisher``; one is what its cost was measured with.
+        calibration: What `keras_fim.evaluation.calibrate` returned for the model in l2.
 
     Returns:
         The folder written.
@@ -103,13 +112,12 @@ def saved_model(
     """
     folder = Path(folder)
     logits_fn, image_shape = _keras_logits_function(model, input_shape)
+    options: dict[str, Any] = {"kl": kl, "direction": direction, "fisher_steps": fisher_steps, "detector": detector}
     serving = Serving(
+        **options,
         image_shape=image_shape,
         pixels=_pixels(logits_fn, images, bounds),
-        kl=kl,
-        direction=direction,
-        fisher_steps=fisher_steps,
-        detector=detector,
+        calibration=calibration,
         differentiable=_has_gradient(logits_fn, image_shape, detector),
     )
     _next_version(folder, version)  # refuses a version that is taken before the work is done

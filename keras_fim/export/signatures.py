@@ -11,7 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.detection import FisherDetector
+from keras_fim.evaluation.radius import Calibration
 from keras_fim.export.decoding import decoded
+from keras_fim.geometry.boundary import boundary_distance
+from keras_fim.geometry.jacobian import linearize
 from keras_fim.geometry.spectrum import spectrum_and_logits
 from keras_fim.logits import LogitsFunction
 from keras_fim.pixels import PixelRange
@@ -20,6 +23,8 @@ from keras_fim.validation import inside_or_not
 __all__ = ["Serving", "classifier_signatures"]
 
 Outputs = dict[str, tf.Tensor]
+_FILES = tf.TensorSpec((None,), tf.string, name="image_bytes")
+_RADII = ("kl_radius", "boundary_radius", "calibrated_radius")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,7 +38,8 @@ class Serving:
         direction: whether ``fisher`` returns the eigenvector, too.
         fisher_steps: largest number of Krylov steps of ``fisher``.
         detector: of the signature ``detect``.
-        differentiable: Whether the model has a gradient; without one there is neither ``fisher`` nor ``detect``.
+        calibration: What ``trust`` multiplies the boundary radius by for its calibrated one; ``None`` for none.
+        differentiable: Whether the model has a gradient; without one there is no ``fisher``, ``trust``, ``detect``.
     """
 
     image_shape: tuple[int, ...]
@@ -42,11 +48,14 @@ class Serving:
     direction: bool
     fisher_steps: int
     detector: FisherDetector | None
+    calibration: Calibration | None = None
     differentiable: bool = True
 
     def __post_init__(self) -> None:
         if self.detector is not None and not self.differentiable:
             raise ValueError("`detector` should be None: `model` has no gradient. Received: a detector")
+        if self.calibration is not None and self.calibration.norm != "l2":
+            raise ValueError(f"`calibration` should be one in l2. Received: {self.calibration!r}")
         if not 0 < self.kl < math.inf:
             raise ValueError(f"`kl` should be a positive number. Received: kl={self.kl}")
         if self.fisher_steps < 1:
@@ -63,6 +72,11 @@ class Serving:
         diagonal = float(np.linalg.norm(spans))
         smallest = tf.maximum(eigenvalues, 2 * self.kl / diagonal**2)
         return tf.sqrt(2 * self.kl / smallest)
+
+    def boundary_radii(self, radius: Any) -> dict[str, Any]:
+        """The boundary radius, and the calibrated one if there is a calibration, as ``trust`` calls them."""
+        calibrated = {} if self.calibration is None else {"calibrated_radius": self.calibration.factor * radius}
+        return {"boundary_radius": radius, **calibrated}
 
 
 def classifier_signatures(logits_fn: LogitsFunction, serving: Serving) -> dict[str, Any]:
@@ -81,19 +95,22 @@ def classifier_signatures(logits_fn: LogitsFunction, serving: Serving) -> dict[s
     """
     images = tf.TensorSpec((None, *serving.image_shape), tf.float32, name="images")
 
-    def logits_of(images: tf.Tensor) -> tf.Tensor:
-        return tf.debugging.check_numerics(logits_fn(images), "the model's logits are not finite")
-
     def predict(images: tf.Tensor) -> Outputs:
-        logits = logits_of(images)
+        logits = _finite_logits(logits_fn(images))
         return {"probabilities": tf.nn.softmax(logits), "classes": tf.argmax(logits, axis=-1)}
 
     def fisher(images: tf.Tensor) -> Outputs:
         spectrum, logits = spectrum_and_logits(logits_fn, images, 1, max_steps=serving.fisher_steps)
-        with tf.control_dependencies([tf.debugging.check_numerics(logits, "the model's logits are not finite")]):
+        with tf.control_dependencies([_finite_logits(logits)]):
             eigenvalues = tf.identity(spectrum.eigenvalues[:, 0])
         outputs = {"lambda_max": eigenvalues, "kl_radius": serving.radius(eigenvalues)}
         return {**outputs, "direction": spectrum.directions[:, 0]} if serving.direction else outputs
+
+    def trust(images: tf.Tensor) -> Outputs:
+        jacobian = linearize(logits_fn, images)
+        outputs = serving.boundary_radii(boundary_distance(jacobian)[0])
+        confidence = tf.reduce_max(tf.nn.softmax(jacobian.logits), axis=-1)
+        return {**outputs, "confidence": confidence, "lambda_max": fisher(images)["lambda_max"]}
 
     def image_bytes(image_bytes: tf.Tensor) -> Outputs:
         return for_any_batch(predict)(decoded(image_bytes, serving.image_shape, serving.pixels.bounds))
@@ -107,16 +124,17 @@ def classifier_signatures(logits_fn: LogitsFunction, serving: Serving) -> dict[s
 
         return signature
 
-    served = {"serving_default": predict, "logits": lambda x: {"logits": logits_of(x)}}
-    if serving.differentiable:
-        served["fisher"] = fisher
-    if serving.detector:
-        served["detect"] = _detection(serving.detector, logits_fn)
+    served = {"serving_default": predict, "logits": lambda x: {"logits": _finite_logits(logits_fn(x))}}
+    served |= {"fisher": fisher, "trust": trust} if serving.differentiable else {}
+    served |= {"detect": _detection(serving.detector, logits_fn)} if serving.detector else {}
     signatures = {name: _compiled(for_any_batch(function), name, images) for name, function in served.items()}
     if serving.decodes:
-        encoded = tf.TensorSpec((None,), tf.string, name="image_bytes")
-        signatures["image_bytes"] = _compiled(image_bytes, "image_bytes", encoded)
+        signatures["image_bytes"] = _compiled(image_bytes, "image_bytes", _FILES)
     return signatures
+
+
+def _finite_logits(logits: tf.Tensor) -> tf.Tensor:
+    return tf.debugging.check_numerics(logits, "the model's logits are not finite")
 
 
 def _detection(detector: FisherDetector, logits_fn: LogitsFunction) -> Callable[[tf.Tensor], Outputs]:
@@ -130,7 +148,7 @@ def _detection(detector: FisherDetector, logits_fn: LogitsFunction) -> Callable[
 def _marked(outputs: Outputs, in_bounds: tf.Tensor) -> Outputs:
     """NaN for what says how robust an image outside of the range is, and adversarial as its verdict."""
     marked = dict(outputs)
-    for name in {"lambda_max", "kl_radius", "direction", "score"} & set(outputs):
+    for name in {*_RADII, "lambda_max", "direction", "score"} & set(outputs):
         keep = tf.reshape(in_bounds, [-1, *[1] * (outputs[name].shape.rank - 1)])
         marked[name] = tf.where(keep, outputs[name], tf.cast(math.nan, outputs[name].dtype))
     if "is_adversarial" in outputs:

@@ -13,16 +13,20 @@ import numpy as np
 
 from keras_fim import attacks, data
 from keras_fim.detection import FisherDetector
-from keras_fim.evaluation import clean_performance, robustness_curve
+from keras_fim.evaluation import calibrate, clean_performance, robustness_curve, samples
 from keras_fim.evaluation.plans import bounded
 from keras_fim.export import saved_model
 from keras_fim.training.budgets import default_epsilons
-from keras_fim.training.inputs import recorded_range, test_samples
+from keras_fim.training.inputs import evaluated_images, recorded_range
 from keras_fim.training.trained import load_model, record_of
 from keras_fim.typing import Bounds
 
 __all__ = ["export_model"]
 
+_ABSENT = (
+    "The dataset {!r} is not on this machine: the export has random reference inputs, and its card no robustness "
+    "table. Pass the folder of the data (--data-dir) to have both."
+)
 _METHODS: tuple[attacks.Attack, ...] = (attacks.FGSM(), attacks.PGD(steps=20), attacks.OSSA())
 
 
@@ -33,6 +37,7 @@ def export_model(
     version: int | None = None,
     detector: FisherDetector | None = None,
     direction: bool = False,
+    calibrated: bool = False,
     max_samples: int = 200,
     data_dir: str | None = None,
     bounds: tuple[float, float] | None = None,
@@ -52,6 +57,8 @@ def export_model(
         version: The version of the model; ``None`` for the next one.
         detector: The detector that the signature ``detect`` serves.
         direction: Whether the signature ``fisher`` also returns the direction.
+        calibrated: Whether the signature ``trust`` also returns a radius that is calibrated on the test images
+            (`keras_fim.evaluation.calibrate`), of which there have to be 200 then.
         max_samples: The number of test images; 0 for random reference inputs and no table.
         data_dir: The folder in which TensorFlow Datasets keeps its data.
         bounds: The smallest and the largest pixel value that the model takes; ``None`` for what the record of its run
@@ -64,30 +71,32 @@ def export_model(
         The folder written.
 
     Raises:
-        ValueError: If there is nothing of that name, or nothing says the pixel values.
+        ValueError: If there is nothing of that name, nothing says the pixel values, or there are too few images for a
+            calibration.
     """
     model, record = load_model(source), record_of(source)
-    options: dict[str, Any] = {"version": version, "detector": detector, "direction": direction, "bounds": bounds}
+    options: dict[str, Any] = {"version": version, "detector": detector, "direction": direction}
     if image_size is not None:
         options["input_shape"] = (image_size, image_size, getattr(model, "input_shape", (None,))[-1] or 3)
     config, report = (record["config"], _card(record)) if record else (None, {})
-    if record:
-        options["bounds"] = bounds or recorded_range(record)
+    if record and bounds is None:
+        options["bounds"] = recorded_range(record)
     data_name = reference or (config and config["data"])
+    at_hand = data_name is not None and _prepared(data_name, data_dir)
+    if calibrated and not (at_hand and max_samples):
+        raise ValueError("`calibrated` should be True with images of a dataset on this machine. Received: no images")
     if data_name is None:
         return saved_model(model, folder, labels=labels, **options)
-    if max_samples and not _prepared(data_name, data_dir):
-        warnings.warn(
-            f"The dataset {data_name!r} is not on this machine: the export has random reference inputs, and its "
-            "card no robustness table. Pass the folder of the data (--data-dir) to have both.",
-            stacklevel=2,
-        )
+    if max_samples and not at_hand:
+        warnings.warn(_ABSENT.format(data_name), stacklevel=2)
     elif max_samples:
-        given: dict[str, Any] = {"data_dir": data_dir, "size": image_size, "bounds": bounds}
-        images, classes, pixels, facts = test_samples(source, model, data_name, max_samples, **given)
-        report["robustness"] = _robustness(model, images, classes, pixels.bounds)
-        options |= {"images": images, "bounds": pixels}
-        labels = labels or facts.class_names
+        where: dict[str, Any] = {"data_dir": data_dir, "size": image_size, "bounds": bounds}
+        tested = evaluated_images(source, model, data_name, max_samples, **where)
+        images, classes = samples(tested.dataset, max_samples)
+        report["robustness"] = _robustness(model, images, classes, tested.pixels.bounds)
+        options |= {"images": images, "bounds": tested.pixels}
+        options["calibration"] = calibrate(model, images, bounds=tested.pixels) if calibrated else None
+        labels = labels or tested.facts.class_names
     names = labels or (config or {}).get("class_names") or data.info(data_name, data_dir).class_names
     return saved_model(model, folder, labels=names, report=report, **options)
 

@@ -130,14 +130,16 @@ def test_it_survives_json(result, tmp_path):
     assert evaluation.Evaluation.load(result.save(tmp_path / "evaluation.json")) == result
 
 
-def test_the_same_attack_with_other_options_has_columns_of_its_own():
+def test_the_same_attack_with_other_options_has_columns_of_its_own(tmp_path):
     images, labels = np.array([[0.6], [0.4]], "float32"), np.array([0, 1])
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
     model.set_weights([np.array([[4.0, -4.0]]), np.array([-2.0, 2.0])])
     pair = [attacks.PGD(steps=2), attacks.PGD(steps=3)]
-    options = {"attacks": pair, "epsilons": [0.3], "bounds": (0, 1), "spectrum": False, "progress": None}
+    options = {"attacks": pair, "epsilons": [0.3, 0.3], "bounds": (0, 1), "spectrum": False, "progress": None}
     pair_result = evaluation.evaluate(model, (images, labels), **options)
     assert len(pair_result.samples.taken_for) == 2 and pair_result.examples == ()
+    assert all(pair_result.samples.wrong_classes(row).tolist() == [1, 0] for row in pair_result.rows)
+    assert "PGD(" in pair_result.save(tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_gallery_keeps_nine_images_of_any_number_of_chunks():

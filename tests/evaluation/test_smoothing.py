@@ -6,6 +6,7 @@ import tensorflow as tf
 from scipy.stats import binomtest, norm
 
 import keras_fim
+from keras_fim import attacks
 from keras_fim.logits import logits_function
 
 SIGMA = 0.5
@@ -88,6 +89,25 @@ def test_answers_that_are_not_finite_count_for_no_class():
     broken = logits_function(lambda x: tf.where(x[:, :1] > 0.2, np.nan, half_spaces(x)), from_logits=True)
     result = keras_fim.certify(broken, np.float32([[0.2, -9.0]]), SIGMA, num_draws=1_000)
     assert result.classes == [-1] and 0.4 < result.probability[0] < 0.5  # half of the draws, all of them class 1
+
+
+@pytest.mark.slow
+def test_no_step_within_the_radius_changes_what_the_smoothed_digits_are(digit_model, digits):
+    """The step goes where the model itself changes fastest; the smoothed classifier says the same or abstains."""
+    images, labels = digits[2][:20], digits[3][:20]
+    options = {"sigma": 0.2, "num_draws": 1_000, "alpha": 0.01, "bounds": (0, 1)}
+    result = keras_fim.certify(digit_model, images, **options)
+    assert result.accuracy(labels) > 0.4 and result.accuracy(labels, 0.3) < result.accuracy(labels)
+    attack = attacks.FGM(bounds=(-9, 9))
+    sure = np.flatnonzero(result.radius > 0)
+    for share, certain in ((1.0, True), (12.0, False)):
+        moved = [
+            attack(digit_model, images[[i]], result.classes[[i]], epsilon=share * result.radius[i]).adversarials
+            for i in sure
+        ]
+        again = keras_fim.certify(digit_model, np.concatenate(moved), **{**options, "bounds": (-9, 9)}).classes
+        changed = (again != result.classes[sure]) & (again >= 0)
+        assert changed.any() != certain
 
 
 def test_certified_accuracy():

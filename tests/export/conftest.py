@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_fim import detection, export, models
+from keras_fim import detection, evaluation, export, models
 
 LABELS = [f"digit {index}" for index in range(10)]
 
@@ -29,6 +29,7 @@ class Exported:
             images=self.images,
             bounds=(0, 1),
             direction=True,
+            calibration=evaluation.Calibration(0.8, 0.9, "l2", 200, 0),
         )
 
 

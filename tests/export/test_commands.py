@@ -44,6 +44,19 @@ def test_export_command(stored, tmp_path, capsys):
     assert (tmp_path / "m" / "1" / "assets" / "labels.txt").read_text().splitlines()[7]
 
 
+def test_a_calibrated_radius_is_exported_and_verified(stored, tmp_path, capsys):
+    command = ["export", str(stored), "--out", str(tmp_path / "m"), "--calibrated", "--max-samples"]
+    assert cli.main([*command, "200"]) == 0
+    assert "calibrated_radius" in capsys.readouterr().out
+    calibration = json.loads((tmp_path / "m" / "1" / "model_card.json").read_text())["calibration"]
+    assert calibration["share"] == 0.9 and calibration["norm"] == "l2" and 0.1 < calibration["factor"] < 10
+    assert calibration["num_samples"] + calibration["num_without_radius"] == 200
+    for count, message in (("30", "at least 200 with a boundary radius. Received: 30"), ("0", "Received: no images")):
+        assert cli.main([*command, count]) == 2
+        assert message in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "m").iterdir()] == ["1"]
+
+
 def test_named_weights_are_exported_without_their_dataset(tmp_path, capsys):
     assert cli.main(["export", "mnist-plain", "--out", str(tmp_path / "m"), "--data-dir", str(tmp_path / "no")]) == 0
     printed = capsys.readouterr()
@@ -95,5 +108,5 @@ def test_tensorflows_own_command_shows_and_runs_it(exported, tmp_path):
 
 def test_only_known_weights_are_exported(tmp_path, capsys):
     assert cli.main(["export", "nobody", "--out", str(tmp_path / "m")]) == 2
-    assert "`name` should be a run folder" in capsys.readouterr().err
+    assert "The model should be a .keras file, a run folder" in capsys.readouterr().err
     assert not (tmp_path / "m").exists()

@@ -81,10 +81,10 @@ def test_rows_outside_are_marked_and_do_not_fail_the_batch(tmp_path):
     served = serve(export.saved_model(model, tmp_path / "m", bounds=(0, 1), detector=detector, direction=True))
     images = digits * np.array([1, 255, 1, 1], "float32")[:, None, None, None]
     images[2, 0, 0], images[3, 0, 0] = 1.0015, -0.0025  # within 0.5/255 of the range and beyond
-    for name in ("serving_default", "logits", "fisher", "detect"):
+    for name in ("serving_default", "logits", "fisher", "trust", "detect"):
         found = {key: value.numpy() for key, value in served[name](images=tf.constant(images)).items()}
         assert found["in_bounds"].tolist() == [True, False, True, False]
-        for key in {"lambda_max", "kl_radius", "direction", "score"} & set(found):
+        for key in {"lambda_max", "kl_radius", "boundary_radius", "direction", "score"} & set(found):
             nan = np.isnan(found[key].reshape(4, -1))
             assert nan.all(axis=-1).tolist() == nan.any(axis=-1).tolist() == [False, True, False, True]
         if name == "detect":

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import keras_fim
-from keras_fim import export, models
+from keras_fim import evaluation, export, models
 from keras_fim.export import companions, saved
 from tests import oracles
 from tests.export.conftest import LABELS
@@ -29,11 +29,13 @@ def test_signatures_have_the_promised_outputs(exported, signatures):
     inside = {"in_bounds": ("bool", [None])}
     image = [None, 28, 28, 1]
     fisher = {"lambda_max": ("float32", [None]), "kl_radius": ("float32", [None]), "direction": ("float32", image)}
+    trust = {key: ("float32", [None]) for key in ("boundary_radius", "calibrated_radius", "confidence", "lambda_max")}
     detect = {"score": ("float32", [None]), "is_adversarial": ("bool", [None])}
     assert shapes == {
         "serving_default": predictions | inside,
         "logits": {"logits": ("float32", [None, 10])} | inside,
         "fisher": fisher | inside,
+        "trust": trust | inside,
         "detect": detect | inside,
         "image_bytes": predictions | inside,
     }
@@ -55,6 +57,12 @@ def test_outputs_are_those_of_the_package(exported, signatures):
     np.testing.assert_allclose(fisher["lambda_max"], spectrum.eigenvalues[:, 0], rtol=1e-4)
     cosines = np.sum(fisher["direction"] * spectrum.directions[:, 0], axis=(1, 2, 3))
     np.testing.assert_allclose(np.abs(cosines), 1, atol=1e-3)
+    trust = signatures["trust"](images=images)
+    radius = keras_fim.boundary_radius(exported.model, images).radius
+    np.testing.assert_allclose(trust["boundary_radius"], radius, rtol=1e-4)
+    np.testing.assert_allclose(trust["calibrated_radius"], 0.8 * radius, rtol=1e-4)
+    np.testing.assert_allclose(trust["confidence"], np.max(served["probabilities"], axis=-1), rtol=1e-5)
+    np.testing.assert_allclose(trust["lambda_max"], fisher["lambda_max"], rtol=1e-6)
     found = signatures["detect"](images=images)
     np.testing.assert_allclose(found["score"], exported.detector.scores(exported.model, images), rtol=1e-3, atol=1e-3)
     np.testing.assert_array_equal(found["is_adversarial"], found["score"] > exported.detector.threshold)
@@ -186,6 +194,10 @@ REFUSED = {
     "report that is no JSON": ({"report": {"mu": np.float32(1)}}, "`report` should be ready for JSON"),
     "bounds": ({"bounds": (1.0, 0.0)}, "`bounds` should be"),
     "no divergence": ({"kl": 0.0}, "`kl` should be a positive number. Received: kl=0.0"),
+    "a calibration in another norm": (
+        {"calibration": evaluation.Calibration(0.8, 0.9, "linf", 200, 0)},
+        "`calibration` should be one in l2. Received: .*linf",
+    ),
     "no steps": ({"fisher_steps": 0}, "`fisher_steps` should be a positive integer. Received: fisher_steps=0"),
 }
 

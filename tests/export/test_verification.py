@@ -18,7 +18,7 @@ def test_an_exported_model_is_verified_in_a_process_without_keras(exported, caps
     assert cli.main(["verify", str(exported.path.parent)]) == 0
     table = capsys.readouterr().out
     assert table.strip().endswith("digits/1: verified")
-    for name in ("serving_default", "logits", "fisher", "detect", "image_bytes"):
+    for name in ("serving_default", "logits", "fisher", "trust", "detect", "image_bytes"):
         assert name in table
     assert "MISMATCH" not in table
 
@@ -79,6 +79,9 @@ def test_every_deviation_beyond_the_tolerance_is_found(copy):
         "fisher__lambda_max": once(lambda x: x * 1.0002),
         "fisher__kl_radius": once(lambda x: x * 0.9998),
         "fisher__direction": once(lambda v: v + 0.1 * np.roll(v, 1)),
+        "trust__boundary_radius": once(lambda r: r * 1.0002),
+        "trust__calibrated_radius": once(lambda r: r * np.nan),
+        "trust__confidence": once(lambda p: p * 0.9998),
         "detect__score": once(lambda s: s + 2e-4 * max(1, abs(s))),
         "detect__is_adversarial": once(lambda b: ~b),
         "image_bytes__probabilities": once(lambda p: p - 2e-5),

@@ -17,6 +17,7 @@ OUTPUTS = {
     "serving_default": {"in_bounds", "probabilities", "classes"},
     "logits": {"in_bounds", "logits"},
     "fisher": {"in_bounds", "lambda_max", "kl_radius", "direction"},
+    "trust": {"in_bounds", "boundary_radius", "calibrated_radius", "confidence", "lambda_max"},
     "detect": {"in_bounds", "score", "is_adversarial"},
     "image_bytes": {"in_bounds", "probabilities", "classes"},
 }
@@ -134,7 +135,7 @@ def test_bad_files_are_errors_of_the_request(file, server):
 
 def test_no_image_is_no_output(server):
     none = np.zeros((0, 28, 28, 1), np.float32)
-    for signature in ("serving_default", "fisher", "detect"):
+    for signature in ("serving_default", "fisher", "trust", "detect"):
         answer = predict_grpc(server.address, "digits", {"images": none}, signature=signature)
         assert {len(value) for value in answer.values()} == {0}
     assert server.alive
