@@ -202,8 +202,9 @@ def _attacks(arguments: argparse.Namespace, twin: LogitsFunction | None) -> list
     from keras_fim.evaluation import default_attacks
 
     options: dict[str, Any] = {"twin": twin, "quick": arguments.quick}
-    if arguments.autoattack and (arguments.attacks or arguments.quick or arguments.black_box):
-        raise ValueError("`--autoattack` should stand without --attacks, --quick and --black-box. Received: both")
+    if arguments.autoattack and (arguments.attacks or arguments.quick or arguments.black_box or arguments.target):
+        others = "--attacks, --quick, --black-box and --target"
+        raise ValueError(f"`--autoattack` should stand without {others}. Received: both")
     if arguments.attacks is None and arguments.target:
         return _default_aimed(arguments)
     if arguments.attacks is None:

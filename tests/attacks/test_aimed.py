@@ -123,7 +123,7 @@ def test_the_targeted_ratio_is_its_formula_whatever_the_scale():
     np.testing.assert_array_equal(targeted_ratio(np.ones((2, 4)), [0, 1], [1, 2]), 0.0)
 
 
-@pytest.mark.parametrize("loss", ["dlr_targeted", "targeted_margin"])
+@pytest.mark.parametrize("loss", [pytest.param("dlr_targeted", marks=pytest.mark.slow), "targeted_margin"])
 def test_another_class_is_tried_where_the_most_probable_one_cannot_be_reached(loss):
     """Class 1 stays 0.1 behind the label, wherever the image goes."""
     kernel = np.random.default_rng(0).normal(size=(SIZE, 4))

@@ -59,7 +59,7 @@ def test_the_projection_onto_a_hyperplane_is_exact(norm):
 
 
 @pytest.mark.parametrize("targeted", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["fab_t", "fab"])
-@pytest.mark.parametrize("num_classes", [2, 10])
+@pytest.mark.parametrize("num_classes", [2, pytest.param(10, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("norm", NORMS)
 def test_it_is_at_the_optimum_of_linear_classes_inside_the_bounds(norm, num_classes, targeted):
     images = near_bounds(24, 36)

@@ -34,7 +34,6 @@ ATTACKS = [
     lambda **o: attacks.MinimalDistance(attacks.FGSM(**o)),
     lambda **o: attacks.MinimalDistance(attacks.PGD(steps=5, **o)),
     lambda **o: attacks.Strong(quick=True, **o),
-    attacks.AutoAttack,
 ]
 IMAGES = np.random.default_rng(1).integers(0, 1025, size=(24, 8)) / 1024
 

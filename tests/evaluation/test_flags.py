@@ -57,6 +57,7 @@ def test_zero_gradients_are_flagged():
     assert any(flag.startswith("zero gradients") for flag in measured(model, attacks=["fgsm"]).flags)
 
 
+@pytest.mark.slow
 def test_a_search_without_gradients_that_fools_more_is_flagged():
     """The gradient has the wrong sign: every climb goes down."""
     flipped = logits_function(linear(), backward=linear(after=lambda rows: -rows))
@@ -67,6 +68,7 @@ def test_a_search_without_gradients_that_fools_more_is_flagged():
     assert measured(linear(), attacks=[attacks.Strong(quick=True)], epsilons=[0.05]).flags == ()
 
 
+@pytest.mark.slow
 def test_gradients_that_end_on_the_way_are_flagged():
     """Before the boundary there is a plateau, too wide for a random start to cross."""
 
