@@ -38,7 +38,7 @@ _DEFAULT_EPSILONS = {
     _ITERATIVE.name: (0.1,),
 }
 _DEFAULT_SAMPLES = {_ITERATIVE.name: 25}  # ten gradients an image: 150 would cost more than the other two attacks
-_NUM_SAMPLES = 500
+_NUM_SAMPLES = 400
 _RUN = "robustness"
 _RATIOS = ("val_fooling/", "val_distance/")  # of samples that are classified correctly
 
@@ -71,7 +71,7 @@ class RobustnessCurve(MeasuringCallback):
         log_dir: folder of the TensorBoard logs; ``None`` for none.
         every: epochs from one measurement to the next; the first and the last are always measured.
         max_samples: number of samples, the same in each epoch, of each class as many as far as possible; or a
-            mapping to it from names of attacks, for which it is 500 otherwise.
+            mapping to it from names of attacks, for which it is 400 otherwise.
         seed: The seed of the selection of samples.
         class_names: what to call the classes in pictures.
         num_examples: adversarial examples of each attack in its picture.

@@ -28,7 +28,6 @@ import dataclasses
 import json
 import math
 import sys
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
 
     from keras_fim.attacks import Attack
     from keras_fim.data import DatasetInfo
+    from keras_fim.evaluation import Evaluation
     from keras_fim.logits import LogitsFunction
     from keras_fim.pixels import PixelRange
 
@@ -90,13 +90,17 @@ def run(arguments: argparse.Namespace) -> None:
     from keras_fim.data import short_name
     from keras_fim.evaluation import evaluate
     from keras_fim.evaluation.evaluate import say
-    from keras_fim.evaluation.report import encode
+    from keras_fim.training.inputs import evaluated_images
 
     model, name = _model(arguments.model, arguments.returns)
     twin = _model(arguments.twin)[0] if arguments.twin else None
     attacks = _attacks(arguments, twin)
     _check_threshold(arguments, attacks)
-    bounds, dataset, facts = _dataset(arguments, model)
+    where: dict[str, Any] = {"data_dir": arguments.data_dir, "size": arguments.image_size, "bounds": arguments.bounds}
+    named = arguments.model, model, arguments.data, arguments.max_samples
+    dataset, bounds, facts, part = evaluated_images(*named, only=arguments.only, **where)
+    if part:
+        say(part)
     if arguments.target:
         attacks = _aimed(attacks, facts.label(arguments.target))
     folder = arguments.out or Path("results/evaluations") / f"{name}-{short_name(arguments.data)}"
@@ -117,15 +121,19 @@ def run(arguments: argparse.Namespace) -> None:
     for file in ("evaluation.json", "evaluation.csv", "evaluation.md", "report.html", "samples.csv"):
         evaluation.save(folder / file)
     masking = _masking(model, dataset, attacks, twin, bounds, folder) if arguments.masking else []
-    if arguments.json:
-        summary = {key: getattr(evaluation, key) for key in ("sentences", "flags", "pixels")}
-        result = {**summary, "report": str(folder / "report.html"), "records": evaluation.records()}
-        print(json.dumps(encode(result), indent=2))
-    else:
-        last = [*evaluation.sentences, f"report: {folder / 'report.html'}"]
-        print(evaluation, *masking, "\n".join(last), sep="\n\n")
+    _say(evaluation, masking, folder / "report.html", as_json=arguments.json)
     if arguments.fail_under is not None and evaluation.headline.robust.value < arguments.fail_under:
         raise SystemExit(3)
+
+
+def _say(evaluation: Evaluation, masking: list[str], report: Path, *, as_json: bool) -> None:
+    from keras_fim.evaluation.report import encode
+
+    if as_json:
+        summary = {key: getattr(evaluation, key) for key in ("sentences", "flags", "pixels")}
+        print(json.dumps(encode({**summary, "report": str(report), "records": evaluation.records()}), indent=2))
+    else:
+        print(evaluation, *masking, "\n".join([*evaluation.sentences, f"report: {report}"]), sep="\n\n")
 
 
 def _check_threshold(arguments: argparse.Namespace, attacks: list[Attack]) -> None:
@@ -173,59 +181,6 @@ def _model(source: str, returns: str | None = None) -> tuple[LogitsFunction, str
     path = path.resolve()
     name = path.parent.name if path.name == "model.keras" else path.name.removesuffix(".keras")
     return logits_function(model, from_logits=None if returns is None else returns == "logits"), name
-
-
-def _dataset(
-    arguments: argparse.Namespace, model: LogitsFunction
-) -> tuple[PixelRange, tf.data.Dataset, DatasetInfo]:
-    """The range of the pixels, the images in it and in the shape that the model takes, and what they are."""
-    from keras_fim import data
-    from keras_fim.evaluation.evaluate import say
-    from keras_fim.training import inputs
-    from keras_fim.training.trained import record_of
-
-    try:
-        record = record_of(arguments.model)
-    except ValueError:  # a SavedModel
-        record = None
-    options: dict[str, Any] = {"size": arguments.image_size, "record": record}
-    source = inputs.open_for(model.model, arguments.data, arguments.data_dir, **options)
-    trained_on_it = record is not None and record["config"]["data"] == arguments.data
-    only = source.info.label(arguments.only) if arguments.only else None
-    images, split = data.evaluated(source, arguments.max_samples, unseen=trained_on_it, only=only)
-    if source.whole is not None:
-        which = "the 20 % that the model was not trained on" if trained_on_it else "all of them"
-        say(f"{len(split.labels)} images, of {which}")
-    _warn_of_seen(arguments, images)
-    shape = _input_shape(model, source.info.image_shape)
-    images = inputs.in_range(images, (0.0, 1.0), shape)
-    bounds = inputs.model_range(model, images, arguments.bounds)
-    return bounds, inputs.in_range(images, bounds.bounds), source.info
-
-
-def _input_shape(model: LogitsFunction, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that the model takes, if images of ``shape`` can be written in it."""
-    taken = getattr(model.model, "input_shape", None)
-    wanted = taken[1:] if isinstance(taken, tuple) and None not in taken[1:] else shape
-    if math.prod(wanted) != math.prod(shape):
-        raise ValueError(f"`--model` should take images {shape}. Received: a model for {wanted}")
-    return wanted
-
-
-def _warn_of_seen(arguments: argparse.Namespace, images: tf.data.Dataset) -> None:
-    """Warn if images are among those that the model was trained on."""
-    from keras_fim.evaluation import chunks
-    from keras_fim.training import provenance
-
-    if (hashes := provenance.seen_images(arguments.model)) is None:
-        return
-    masks = [provenance.was_seen(chunk.images, hashes) for chunk in chunks(images, arguments.max_samples)]
-    seen, total = sum(int(mask.sum()) for mask in masks), sum(len(mask) for mask in masks)
-    if seen:
-        warnings.warn(
-            f"The model was trained on {seen} of these {total} images: its figures here say little about new images.",
-            stacklevel=2,
-        )
 
 
 def _usual_epsilons(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import sys
@@ -79,7 +80,8 @@ def evaluate(
             those of the attacks if all are attack objects, and otherwise for what `keras_fim.pixels.find_range` finds.
         black_box: Whether to measure a model without gradients, with `keras_fim.attacks.Square` alone. The result is
             flagged as an upper bound on robustness.
-        spectrum: Whether to measure the Fisher information, too (`keras_fim.evaluation.spectrum.information`).
+        spectrum: Whether to measure the Fisher information, too (`keras_fim.evaluation.spectrum.information`); of more
+            than 64 classes without its trace, by one Krylov step: with the radius, seven gradients an image.
         name: The model's name in the table; ``None`` for its own.
         class_names: The names of the classes, for the report.
         folder: The folder where each finished cell (an attack on a chunk) is written at once. A measurement that was
@@ -192,9 +194,9 @@ class _Run:
 
     def spectrum(self, chunk: Chunk) -> None:
         """The Fisher information of a chunk."""
-        settings = {"attack": "spectrum", "revision": 2}
-        images = self._images(chunk)
-        columns, took = self._cell("spectrum", settings, QUANTITIES, lambda: information(self.logits_fn, images))
+        settings = {"attack": "spectrum", "revision": 3}
+        measure = functools.partial(information, self.logits_fn, self._images(chunk), probes=0)
+        columns, took = self._cell("spectrum", settings, QUANTITIES, measure)
         self.information.append(columns)
         median = self._summary().quantile("λ_max(G_x)", 0.5)
         self.say(f"{sum(map(len, self.correct))} images: median λ_max(G_x) {median:.3g} ({took})")

@@ -176,7 +176,7 @@ def estimate(logits_fn: LogitsFunction, plans: Sequence[Plan], chunk: Chunk, num
         return ""
     images = logits_fn.cast(tf.convert_to_tensor(chunk.images[:_PREVIEW]))
     labels, gradient = tf.constant(chunk.labels[:_PREVIEW]), logits_fn.compiled(_gradient)
-    gradient(images, labels)  # compiles
+    gradient(images[:1], labels[:1])  # compiles
     begin = time.perf_counter()
     gradient(images, labels)
     minutes = (time.perf_counter() - begin) / len(images) * count * total / 60

@@ -53,7 +53,7 @@ class SpectrumSummary(Report):
         quantiles: The quantiles, in [0, 1]; each is the value of one of the images.
         values: For each quantity its quantiles: ``"λ_max(G_x)"`` and ``"tr G_x"`` in the input, ``"λ_max(G_s)"`` in the
             softmax output, ``"λ_max(G_z)"`` in the logits, and ``"boundary radius"``, the first-order l2 distance to
-            the decision boundary (`keras_fim.boundary_radius`).
+            the decision boundary (`keras_fim.boundary_radius`). A trace that was not measured is left out.
         num_samples: The number of images.
         num_without_radius: The number of images without a boundary radius, because their gradients are zero or not
             finite; its quantiles are those of the others.
@@ -66,13 +66,14 @@ class SpectrumSummary(Report):
 
     @classmethod
     def of(cls, columns: Mapping[str, np.ndarray], quantiles: Sequence[float] = _QUANTILES) -> SpectrumSummary:
-        """The summary of what `information` returns."""
+        """The summary of what `information` returns, without a trace of NaN."""
         radius = columns["boundary radius"]
         defined = radius[~np.isnan(radius)]
         columns = {**columns, "boundary radius": defined if len(defined) else radius}
         values = {
             key: tuple(float(value) for value in np.quantile(columns[key], quantiles, method="inverted_cdf"))
             for key in QUANTITIES[:-1]
+            if key != "tr G_x" or not np.isnan(columns[key]).all()
         }
         missing = len(radius) - len(defined)
         return cls(tuple(float(quantile) for quantile in quantiles), values, len(radius), missing)
@@ -123,18 +124,21 @@ def spectrum_summary(model: Model, images: Images, *, quantiles: tuple[float, ..
     return SpectrumSummary.of(information(logits_function(model, images), images), quantiles)
 
 
-def information(logits_fn: LogitsFunction, images: Images, *, max_steps: int = 1) -> dict[str, np.ndarray]:
+def information(
+    logits_fn: LogitsFunction, images: Images, *, max_steps: int = 1, probes: int = PROBES
+) -> dict[str, np.ndarray]:
     r"""The Fisher information of each image.
 
     Up to `EXACT_CLASSES` classes from the whole factor B, one gradient for each class. Beyond, the largest eigenvalue
     comes from the Krylov method, and the trace is :math:`\lambda + \frac1n \sum_i \|B (I - v v^\top) r_i\|^2` with the
-    eigenvector v and n = `PROBES` vectors r of random signs, the same for all images: unbiased, and exact where v is
+    eigenvector v and n probes, vectors r of random signs, the same for all images: unbiased, and exact where v is
     all there is. A probe costs less than a gradient. Batches are as large as 1 GiB allows.
 
     Args:
         logits_fn: The classifier.
         images: ``(n, ...)``, finite, at least one.
         max_steps: The largest number of Krylov steps; one is enough for most images.
+        probes: The number of probes; 0 leaves the trace out, whose column is then NaN.
 
     Returns:
         Float64 arrays ``(n,)`` by the names in `QUANTITIES`; see `SpectrumSummary.values`.
@@ -144,7 +148,7 @@ def information(logits_fn: LogitsFunction, images: Images, *, max_steps: int = 1
     size = fits_memory(shape)
     found: dict[str, np.ndarray]
     if classes > EXACT_CLASSES:
-        found = logits_fn.in_batches(_estimated, images, max_steps, batch_size=size)
+        found = logits_fn.in_batches(_estimated, images, max_steps, probes, batch_size=size)
     else:  # B and its copy in float64
         found = logits_fn.in_batches(_exact, images, batch_size=min(size, fits_memory(shape, copies=3 * classes)))
     return found
@@ -157,10 +161,13 @@ def _exact(logits_fn: LogitsFunction, images: tf.Tensor) -> dict[str, tf.Tensor]
     return _figures(logits, spectrum_of_factor(matrix, 1)[0][:, 0], tf.reduce_sum(matrix**2, axis=(1, 2)), radius)
 
 
-def _estimated(max_steps: int, logits_fn: LogitsFunction, images: tf.Tensor) -> dict[str, tf.Tensor]:
+def _estimated(max_steps: int, probes: int, logits_fn: LogitsFunction, images: tf.Tensor) -> dict[str, tf.Tensor]:
     spectrum, logits = krylov_spectrum_and_logits(logits_fn, images, max_steps=max_steps)
     largest, axes = tf.cast(spectrum.eigenvalues[:, 0], tf.float64), range(1, images.shape.rank)
     jacobian, top = linearize(logits_fn, images), spectrum.directions[:, 0]
+    radius = boundary_distance(jacobian)[0]
+    if not probes:
+        return _figures(logits, largest, tf.fill(tf.shape(largest), tf.constant(np.nan, tf.float64)), radius)
     jacobian.push(tf.zeros_like(images))  # not executed: what products share is built here, and not in each turn
     p = tf.nn.softmax(tf.cast(logits, tf.float64))
     predicted = tf.argmax(logits, axis=-1)
@@ -175,8 +182,8 @@ def _estimated(max_steps: int, logits_fn: LogitsFunction, images: tf.Tensor) -> 
         return probe + 1, total + tf.reduce_sum(p * slopes**2, axis=-1)
 
     start = tf.constant(0), tf.zeros_like(largest)
-    _, total = tf.while_loop(lambda probe, _: probe < PROBES, body, start, parallel_iterations=1)
-    return _figures(logits, largest, largest + total / PROBES, boundary_distance(jacobian)[0])
+    _, total = tf.while_loop(lambda probe, _: probe < probes, body, start, parallel_iterations=1)
+    return _figures(logits, largest, largest + total / probes, radius)
 
 
 def _figures(logits: tf.Tensor, largest: tf.Tensor, trace: tf.Tensor, radius: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -7,25 +7,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import keras
-import numpy as np
-
-from keras_fim import attacks, data, plots
-from keras_fim.evaluation import Confidence, RobustnessCurve, clean_performance, robustness_curve, samples
-from keras_fim.evaluation.report import encode, table
+from keras_fim import attacks, data
+from keras_fim.evaluation import Evaluation, evaluate
+from keras_fim.evaluation.report import Row, table
 from keras_fim.export import saved_model
-from keras_fim.records import read_json, versions, write_json, write_text
+from keras_fim.records import read_json, write_json, write_text
 from keras_fim.training.config import TrainingConfig, differences, recipe
 from keras_fim.training.run import train
 from keras_fim.training.trained import load_model
 
 __all__ = ["DemoReport", "run_demo"]
 
-_ATTACKS = {
-    attacks.FGSM(): (0.05, 0.1, 0.15, 0.2, 0.25, 0.3),
-    attacks.OSSA(): (0.5, 1.0, 1.5, 2.0, 2.5, 3.0),
-}
-_STRONG_EPSILONS, _STRONG_IMAGES = (0.5, 1.0, 1.5, 2.0), 300
+_EPSILONS = {"fgsm": [0.1, 0.2, 0.3], "ossa": [1.0, 2.0, 3.0], "strong_l2": [0.5, 1.0, 1.5]}
+_SAMPLES = 300
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,58 +27,47 @@ class DemoReport:
     """What the demo measured; prints as a table.
 
     Attributes:
-        clean: accuracy and confidence of each model.
-        curves: fooling ratios of each model under each attack.
-        files: what was written, by what it is.
+        results: An evaluation of each model, by its name.
+        files: What was written, by what it is.
     """
 
-    clean: dict[str, Confidence]
-    curves: dict[str, list[RobustnessCurve]]
+    results: dict[str, Evaluation]
     files: dict[str, str]
 
-    def measured(self) -> dict[str, Any]:
-        """All but the files, ready for JSON."""
-        return {"clean": encode(self.clean), "curves": encode(self.curves)}
-
-    def table(self) -> str:
-        """Accuracy, mean confidence and fooling ratios as Markdown, one column for each model."""
-        rows = [
-            {"": "accuracy", **{name: f"{100 * clean.accuracy:.1f} %" for name, clean in self.clean.items()}},
-            {"": "mean confidence", **{name: f"{clean.mean_confidence:.3f}" for name, clean in self.clean.items()}},
-        ]
-        for curves in zip(*self.curves.values(), strict=True):
-            for index, epsilon in enumerate(curves[0].epsilons):
-                ratios = [f"{100 * curve.fooling_ratios[index]:.1f} %" for curve in curves]
-                name = curves[0].attack.removesuffix(f"_{curves[0].norm}").upper()
-                title = f"fooled by {name}, {curves[0].norm} {epsilon:g}"
-                rows.append({"": title, **dict(zip(self.clean, ratios, strict=True))})
-        return table(rows, markdown=True)
+    def table(self, *, markdown: bool = False) -> str:
+        """Accuracy and robust accuracy, one column for each model."""
+        models = self.results.items()
+        rows: list[Row] = [{"": "accuracy", **{name: result.accuracy for name, result in models}}]
+        for index, row in enumerate(next(iter(self.results.values())).rows):
+            title = f"under {row.attack.partition('_')[0].upper()}, {row.norm} {row.epsilon:g}"
+            rows.append({"": title, **{name: result.rows[index].robust for name, result in models}})
+        return table(rows, markdown=markdown)
 
     def __str__(self) -> str:
         files = "\n".join(f"{what + ':':18} {path}" for what, path in self.files.items())
-        return f"\n{self.table()}\n\n{files}"
+        verdicts = "\n".join(f"{name + ':':21} {' '.join(result.sentences)}" for name, result in self.results.items())
+        return f"\n{self.table()}\n\n{verdicts}\n\n{files}"
 
 
 def run_demo(folder: Path, export_folder: Path, *, mu: float = 0.02, epochs: int = 20, seed: int = 0) -> DemoReport:
     """Train on the embedded digits without a defense, with the Fisher trace and with N-FGM, and attack all three.
 
-    Writes table, plot, results and a SavedModel. One-step attacks see all test images, `attacks.Strong` with a quarter
-    of its steps 300 of them.
-
-    An interrupted demo goes on where it stopped; a finished one is done anew.
+    Each model is attacked on 300 test images with one step and with a quarter of the steps of `attacks.Strong`. Writes
+    the table, a report of each model and a SavedModel. An interrupted demo continues where it stopped; a finished one
+    starts anew.
 
     Args:
-        folder: where results and runs go.
-        export_folder: where the SavedModel of the N-FGM model goes, as its next version.
-        mu: weight of the Fisher trace, > 0.
-        epochs: passes over the training digits.
-        seed: of weights and shuffling.
+        folder: The folder for results and runs.
+        export_folder: The folder in which the SavedModel of the N-FGM model becomes the next version.
+        mu: The weight of the Fisher trace, > 0.
+        epochs: The number of passes over the training digits.
+        seed: The random seed of weights and shuffling.
 
     Returns:
         `DemoReport`.
 
     Raises:
-        ValueError: if ``mu`` is not positive.
+        ValueError: If ``mu`` is not positive.
     """
     if not mu > 0:
         raise ValueError(f"`mu` should be positive, to compare with plain training. Received: mu={mu}")
@@ -96,37 +79,41 @@ def run_demo(folder: Path, export_folder: Path, *, mu: float = 0.02, epochs: int
     runs = dict(zip(configs, [folder / name for name in ("plain", "fisher-trace", "n-fgm")], strict=True))
     if not _interrupted(folder, list(zip(runs.values(), configs.values(), strict=True))):
         _clear(folder, list(runs.values()))
-    models = {name: load_model(train(config, runs[name], resume=True)) for name, config in configs.items()}
-    clean, curves = {}, {}
-    for name, model in models.items():
-        print(f"attacking: {name}")
-        clean[name] = clean_performance(model, *_test_images())
-        curves[name] = _curves(model, twin=None if name == "plain" else models["plain"])
-    exported = saved_model(models["N-FGM"], export_folder)
+    results: dict[str, Evaluation] = {}
+    for name, config in configs.items():
+        print(f"training on 3,800 digits, {epochs} epochs: {name}", flush=True)
+        train(config, runs[name], resume=True, verbose=0)
+        print(f"attacking on {_SAMPLES} test digits: {name}", flush=True)
+        results[name] = _attacked(name, runs)
+        results[name].save(runs[name] / "report.html")
     files = {
+        "report": runs["N-FGM"] / "report.html",
+        "of the plain model": runs["plain"] / "report.html",
         "table": folder / "table.md",
-        "plot": folder / "robustness.png",
-        "results": folder / "results.json",
         "TensorBoard logs": folder,
-        "SavedModel": exported,
+        "SavedModel": saved_model(load_model(runs["N-FGM"]), export_folder),
     }
-    report = DemoReport(clean, curves, {what: str(path) for what, path in files.items()})
-    write_text(files["table"], report.table() + "\n")
-    plots.robustness_figure(curves).savefig(files["plot"], dpi=120)
-    settings = {name: config.as_dict() for name, config in configs.items()}
-    write_json(files["results"], {**report.measured(), "configs": settings, "versions": versions()})
+    report = DemoReport(results, {what: str(path) for what, path in files.items()})
+    write_text(folder / "table.md", report.table(markdown=True) + "\n")
+    measured = {name: result.as_dict() for name, result in results.items()}
+    write_json(folder / "results.json", {name: {**m, "samples": None, "examples": []} for name, m in measured.items()})
     return report
 
 
-def _curves(model: keras.Model, twin: keras.Model | None) -> list[RobustnessCurve]:
-    """Of one-step attacks and of the strongest."""
-    curves = [robustness_curve(model, *_test_images(), *attack) for attack in _ATTACKS.items()]
+def _attacked(name: str, runs: dict[str, Path]) -> Evaluation:
+    twin: Any = None if name == "plain" else load_model(runs["plain"])
     strong = attacks.Strong(norm=2, twin=twin, quick=True)
-    return [*curves, robustness_curve(model, *_test_images(_STRONG_IMAGES), strong, _STRONG_EPSILONS)]
-
-
-def _test_images(max_samples: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    return samples(data.load("mnist5k", 500)[1], max_samples)
+    return evaluate(
+        load_model(runs[name]),
+        data.load("mnist5k", 500)[1],
+        attacks=[attacks.FGSM(), attacks.OSSA(), strong],
+        epsilons=_EPSILONS,
+        max_samples=_SAMPLES,
+        name=name,
+        class_names=data.info("mnist5k").class_names,
+        folder=runs[name] / "cells",
+        progress=None,
+    )
 
 
 def _clear(folder: Path, runs: list[Path]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_fim import attacks
 from keras_fim.detection import AdaptivePGD, FisherDetector, detection_curves
-from keras_fim.evaluation import chunks, clean_performance
+from keras_fim.evaluation import chunks, clean_performance, samples
 from keras_fim.evaluation.measurement import Outcome, measure
 from keras_fim.evaluation.plans import bounded
 from keras_fim.evaluation.report import Report, Row
@@ -21,7 +21,7 @@ from keras_fim.logits import logits_function
 from keras_fim.pixels import PixelRange
 from keras_fim.records import versions, write_json, write_text
 from keras_fim.training.budgets import default_epsilons
-from keras_fim.training.inputs import test_samples
+from keras_fim.training.inputs import evaluated_images
 from keras_fim.training.trained import load_model, record_of
 from keras_fim.typing import AttackResult, Bounds
 
@@ -108,18 +108,18 @@ def evaluate_detection(
     """
     model = load_model(name)
     where: dict[str, Any] = {"data_dir": data_dir, "size": image_size, "bounds": bounds}
-    images, labels, pixels, _ = test_samples(name, model, data_name or _trained_on(name), max_samples, **where)
-    own, budgets = _Classifier(model, pixels.bounds), _budgets(images, pixels)
+    tested = evaluated_images(name, model, data_name or _trained_on(name), max_samples, **where)
+    images, labels = samples(tested.dataset, max_samples)
+    own, budgets = _Classifier(model, tested.pixels.bounds), _budgets(images, tested.pixels)
     fit, test = (images[::2], labels[::2]), (images[1::2], labels[1::2])
     detectors = _fitted(own, *fit, budgets, false_positive_rate)
     scores = {kind: own.scores(detector, test[0]) for kind, detector in detectors.items()}
     alarms = {kind: float((scores[kind] > detector.threshold).mean()) for kind, detector in detectors.items()}
     rows = [row for plan in _plans(budgets) for row in _rows(own, *plan, test, detectors, scores)]
     few = test[0][:max_adaptive], test[1][:max_adaptive]
-    for kind in ("lambda", "fgsm"):
-        if detector := detectors.get(kind):  # each under the attacker who knows it
-            knows = _rows(own, _adaptive_attack(detector), budgets[np.inf][1:], few, {kind: detector}, scores)
-            rows += [{**row, "attack": f"{row['attack']} on {kind}"} for row in knows]
+    for kind, detector in ((kind, detectors[kind]) for kind in ("lambda", "fgsm") if kind in detectors):
+        adaptive = _rows(own, _adaptive_attack(detector), budgets[np.inf][1:], few, {kind: detector}, scores)
+        rows += [{**row, "attack": f"{row['attack']} on {kind}"} for row in adaptive]  # it knows the detector
     report = DetectionReport(
         model=Path(name).name.removesuffix(".keras"),
         config={

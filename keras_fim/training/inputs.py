@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,19 +17,19 @@ from keras_fim.evaluation import samples
 from keras_fim.logits import LogitsFunction
 from keras_fim.pixels import PixelRange, find_range, range_of_model
 from keras_fim.training.config import TrainingConfig, recipe
+from keras_fim.training.provenance import warn_of_seen
 from keras_fim.training.trained import builds, load_model, record_of
 from keras_fim.typing import Bounds
 
 __all__ = [
-    "Samples",
+    "EvaluatedImages",
     "check_outputs",
     "described_recipe",
     "image_shape",
     "in_range",
     "model_range",
     "open_for",
-    "recorded_range",
-    "test_samples",
+    "evaluated_images",
 ]
 
 _USUAL = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
@@ -135,62 +136,75 @@ def described_recipe(
     return recipe(data, facts=facts, trained=not builds(name), **{**settings, **changes})
 
 
-class Samples(NamedTuple):
+class EvaluatedImages(NamedTuple):
     """Test images as a model takes them.
 
     Attributes:
-        images: In the range and the shape that the model takes.
-        labels: int64 ``(n,)``.
+        dataset: Batches of images, in the range and the shape that the model takes, and labels.
         pixels: The range.
         facts: What the dataset is.
+        part: Which of the images these are, in words; "" where there is a test part.
     """
 
-    images: np.ndarray
-    labels: np.ndarray
+    dataset: tf.data.Dataset
     pixels: PixelRange
     facts: DatasetInfo
+    part: str
 
 
-def test_samples(
-    name: str | Path,
-    model: keras.Model,
+def evaluated_images(
+    source: str | Path,
+    model: LogitsFunction | keras.Model,
     data: str,
     max_samples: int,
     *,
     data_dir: str | None = None,
     size: int | None = None,
     bounds: Sequence[float] | None = None,
-) -> Samples:
-    """Test images of a dataset, the same number per class as far as possible.
+    only: str | None = None,
+) -> EvaluatedImages:
+    """The images of a dataset on which a model is evaluated; a warning counts those that it was trained on.
 
     Args:
-        name: The source of the model, for its record.
+        source: The source of the model, for its record.
         model: The model.
         data: As in `keras_fim.data.open_source`.
-        max_samples: The number of images.
+        max_samples: The number of images of a dataset that is not in memory, the same number per class as far as
+            possible; one that is in memory is left whole.
         data_dir: The folder in which TensorFlow Datasets keeps its data.
         size: Height and width of the images, for a model that takes any.
         bounds: The smallest and the largest pixel value that the model takes.
+        only: The name of the class whose images are taken; ``None`` for all.
 
     Returns:
-        `Samples`.
+        `EvaluatedImages`.
 
     Raises:
-        ValueError: As `open_for` and `model_range`.
+        ValueError: As `open_for` and `model_range`, or if the images do not fit the model.
     """
-    record = record_of(name)
-    source = open_for(model, data, data_dir, size=size, record=record)
-    trained_on_it = record is not None and record["config"]["data"] == data
-    dataset = evaluated(source, max_samples, unseen=trained_on_it)[0]
-    pixels = recorded_range(record) if bounds is None and record else None
-    pixels = pixels or model_range(model, dataset, bounds)
-    return Samples(*samples(in_range(dataset, pixels.bounds), max_samples), pixels, source.info)
+    keras_model = model.model if isinstance(model, LogitsFunction) else model
+    record = None if (Path(source) / "saved_model.pb").is_file() else record_of(source)
+    opened = open_for(keras_model, data, data_dir, size=size, record=record)
+    own = record is not None and record["config"]["data"] == data
+    label = None if only is None else opened.info.label(only)
+    dataset, split = evaluated(opened, max_samples, unseen=own, only=label)
+    warn_of_seen(source, dataset, max_samples)
+    which = "the 20 % that the model was not trained on" if own else "all of them"
+    part = "" if opened.whole is None else f"{len(split.labels)} images, of {which}"
+    dataset = in_range(dataset, (0.0, 1.0), _written(keras_model, opened.info.image_shape))
+    pixels = model_range(model, dataset, bounds, record)
+    return EvaluatedImages(in_range(dataset, pixels.bounds), pixels, opened.info, part)
 
 
-def recorded_range(record: dict[str, Any]) -> PixelRange:
-    """The range of the pixels in the record of a run."""
-    low, high = record["config"].get("bounds") or (0.0, 1.0)
-    return PixelRange(float(low), float(high), "found from the record of its run")
+def _written(model: Any, shape: Sequence[int]) -> tuple[int, ...] | None:
+    """The shape in which a model takes the values of an image; None for that of the image."""
+    taken = getattr(model, "input_shape", None)
+    if not isinstance(taken, tuple) or None in taken[1:] or taken[1:] == tuple(shape):
+        return None
+    if math.prod(taken[1:]) != math.prod(shape):
+        raise ValueError(f"`--model` should take images {tuple(shape)}. Received: a model for {taken[1:]}")
+    return tuple(taken[1:])
+
 
 
 def check_outputs(model: Any, facts: DatasetInfo) -> None:
@@ -208,7 +222,10 @@ def check_outputs(model: Any, facts: DatasetInfo) -> None:
 
 
 def model_range(
-    model: LogitsFunction | keras.Model, dataset: tf.data.Dataset, bounds: Sequence[float] | None = None
+    model: LogitsFunction | keras.Model,
+    dataset: tf.data.Dataset,
+    bounds: Sequence[float] | None = None,
+    record: dict[str, Any] | None = None,
 ) -> PixelRange:
     """The range of pixel values that a model takes, given images that are at hand in [0, 1].
 
@@ -216,9 +233,10 @@ def model_range(
         model: The classifier.
         dataset: Images in [0, 1], in the shape that the model takes, and their labels.
         bounds: What the caller says.
+        record: The record of the model's run, if there is one.
 
     Returns:
-        What is given, what the model begins with, or the usual range in which it classifies best.
+        What is given, what the model begins with, what is on record, or the usual range in which it classifies best.
 
     Raises:
         ValueError: If none can be told.
@@ -227,6 +245,9 @@ def model_range(
         return find_range(model, bounds=(bounds[0], bounds[1]))
     if told := range_of_model(model):
         return told
+    if record is not None:
+        low, high = record["config"].get("bounds") or (0.0, 1.0)
+        return PixelRange(float(low), float(high), "found from the record of its run")
     images, labels = samples(dataset, 512)
     reasons = []
     for low, high in _USUAL:

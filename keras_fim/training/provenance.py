@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.evaluation import chunks
 from keras_fim.training.trained import record_of
 
-__all__ = ["HASHES", "STORED_HASHES", "image_hashes", "seen_images", "was_seen", "write_hashes"]
+__all__ = ["HASHES", "STORED_HASHES", "image_hashes", "seen_images", "warn_of_seen", "was_seen", "write_hashes"]
 
 HASHES = "training_images.npy"
 """The file in a run's folder with the hashes of the images that it was trained on."""
@@ -30,6 +32,19 @@ def was_seen(images: np.ndarray, hashes: np.ndarray) -> np.ndarray:
     own = np.array([_hashed(image) for image in _pixels(images)], np.uint64)
     places = np.searchsorted(hashes, own)
     return np.asarray(hashes[np.minimum(places, len(hashes) - 1)] == own)
+
+
+def warn_of_seen(source: str | Path, dataset: tf.data.Dataset, max_samples: int) -> None:
+    """Warn if some of the images in [0, 1] that are selected are among those that a model was trained on."""
+    if (hashes := seen_images(source)) is None:
+        return
+    masks = [was_seen(chunk.images, hashes) for chunk in chunks(dataset, max_samples)]
+    seen, total = sum(int(mask.sum()) for mask in masks), sum(len(mask) for mask in masks)
+    if seen:
+        warnings.warn(
+            f"The model was trained on {seen} of these {total} images: its figures here say little about new images.",
+            stacklevel=2,
+        )
 
 
 def seen_images(source: str | Path) -> np.ndarray | None:

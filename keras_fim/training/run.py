@@ -32,6 +32,7 @@ def train(
     resume: bool = False,
     data_dir: str | None = None,
     robustness: bool = False,
+    verbose: int | None = None,
 ) -> Path:
     """Train, choose the best weights on the validation part, and measure them on the test images.
 
@@ -47,6 +48,7 @@ def train(
         robustness: attack the model and measure its Fisher spectrum on validation images after each epoch (of small
             data sets, some), into ``history.csv`` and ``tensorboard/``; and the best model on test images, into
             ``run.json`` as ``results["robustness"]`` (None for inf and NaN). Takes a few per cent of the time.
+        verbose: As for ``fit``; ``None`` for a progress bar in a terminal and a line per epoch elsewhere.
 
     Returns:
         ``folder``. The global dtype policy is afterwards what it was before.
@@ -60,7 +62,7 @@ def train(
         if record.get("results"):
             return folder
         keras.utils.set_random_seed(config.seed)
-        results = _train(config, folder, data_dir, robustness)
+        results = _train(config, folder, data_dir, robustness, verbose)
     watching.write_row(config, folder, results)
     write_json(folder / "run.json", {**record, "results": results})
     return folder
@@ -105,7 +107,9 @@ def compile_model(model: keras.Model, config: TrainingConfig, *, steps_per_epoch
     model.compile(optimizer, loss=loss, metrics=[metric])
 
 
-def _train(config: TrainingConfig, folder: Path, data_dir: str | None, robustness: bool) -> dict[str, Any]:
+def _train(
+    config: TrainingConfig, folder: Path, data_dir: str | None, robustness: bool, verbose: int | None
+) -> dict[str, Any]:
     """Train from the last finished epoch, keep the best model, and measure it."""
     later = 1_000_003 * checkpoint.finished_epochs(folder)  # a resumed run sees other orders
     splits = _split(config, data_dir, augment=config.augment, seed=config.seed + later)
@@ -115,7 +119,7 @@ def _train(config: TrainingConfig, folder: Path, data_dir: str | None, robustnes
         provenance.write_hashes(folder / provenance.HASHES, hashes)
     model = _defended(config, build_model(config))
     compile_model(model, config, steps_per_epoch=len(splits.train))
-    seconds = _fit(model, config, splits, folder, robustness)
+    seconds = _fit(model, config, splits, folder, robustness, verbose)
     plain(model).load_weights(folder / "best.weights.h5")
     measured = model.evaluate(splits.test, return_dict=True, verbose=0)
     _save_model(plain(model), folder / "model.keras")
@@ -172,6 +176,7 @@ def _fit(
     splits: data.Splits,
     folder: Path,
     robustness: bool,
+    verbose: int | None,
 ) -> float:
     history = checkpoint.resume(model, folder)
     watch = overfitting_watch(config.defense, _options(config), splits.validation, history, _bounds(config))
@@ -183,7 +188,7 @@ def _fit(
         callbacks.append(MuSchedule(config.mu, warmup_steps=steps, target=target))
     logs = folder / "tensorboard"
     board = keras.callbacks.TensorBoard(logs, profile_batch=0, write_graph=False)
-    callbacks += [keras.callbacks.ProgbarLogger(), board]
+    callbacks += [*([] if verbose == 0 else [keras.callbacks.ProgbarLogger()]), board]
     if robustness:  # behind those two, which would repeat all that it logs
         every = watching.epochs_between(len(splits.train), config.batch_size)
         callbacks += [
@@ -198,7 +203,7 @@ def _fit(
         initial_epoch=len(history),
         callbacks=callbacks,
         shuffle=False,  # the pipeline shuffles
-        verbose=1 if sys.stdout.isatty() else 2,
+        verbose=(1 if sys.stdout.isatty() else 2) if verbose is None else verbose,
     )
     return sum(row["seconds"] for row in keeper.history)
 

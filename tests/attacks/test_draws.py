@@ -106,6 +106,21 @@ def test_adversarials_depend_neither_on_the_batch_size_nor_on_chunks(attack):
         assert (np.abs(shifted - whole[chunk]) > 1e-3).any()
 
 
+@pytest.mark.nightly
+@pytest.mark.parametrize("attack", [*RANDOM[:-1], *OTHERS[:5]], ids=lambda attack: attack.name)
+def test_success_of_a_convolutional_network_hardly_depends_on_the_batch_size(attack, digit_model, digits):
+    """Steps by the sign of a float32 gradient are not continuous: a sample in a hundred may end elsewhere."""
+    images, labels = digits[2], digits[3]
+    epsilon = {1.0: 8.0, 2.0: 0.8, math.inf: 0.06}[attack.norm]
+    flags = [
+        dataclasses.replace(attack, batch_size=size)(digit_model, images, labels, epsilon=epsilon).success
+        for size in (128, 17, 1)
+    ]
+    assert len(images) == 200 and 0 < flags[0].sum() < 200
+    for other in flags[1:]:
+        assert (other == flags[0]).mean() >= 0.99
+
+
 def test_a_seed_is_not_compiled():
     fn, images, labels = smooth()
     points = [

@@ -127,3 +127,21 @@ def test_quick_is_a_quarter():
     assert [quick[name].steps for name in SHORTENED] == [10, 10, 25, 25, 25, 25]
     assert (full["square"].queries, quick["square"].queries) == (1000, 250)
     assert full["pgd"].restarts == quick["pgd"].restarts == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("attack", "epsilon"),
+    [(attacks.Square(queries=60), 0.05), (attacks.Square(norm=2, queries=60), 0.4), (QUICK[np.inf], 0.02)],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_images_without_a_channel_axis_are_those_of_one_channel(attack, epsilon):
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(48, 12)) / 2, rng.normal(size=(12, 4))
+    fn = logits_function(lambda x: tf.tanh((tf.reshape(x, [-1, 48]) - 0.5) @ first) @ second, from_logits=True)
+    images = rng.uniform(size=(20, 6, 8))
+    labels = fn(tf.constant(images)).numpy().argmax(axis=-1)
+    flat, expected = (attack(fn, x, labels, epsilon=epsilon) for x in (images, images[..., None]))
+    assert flat.adversarials.shape == (20, 6, 8) and 0 < expected.success.sum() < 20
+    np.testing.assert_array_equal(flat.success, expected.success)
+    np.testing.assert_allclose(flat.adversarials[..., None], expected.adversarials, atol=1e-6)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_fim import attacks, evaluation, plots
+from keras_fim import attacks, evaluation
 from keras_fim.logits import logits_function
 
 
@@ -30,14 +30,3 @@ def test_clean_performance(boundary):
     margins = 8 * np.abs(images[:, 0] - 0.5)
     assert clean.accuracy == pytest.approx(5 / 6) and clean.num_samples == 6
     assert clean.mean_confidence == pytest.approx((1 / (1 + np.exp(-margins))).mean(), rel=1e-5)
-
-
-def test_figure_has_a_panel_per_attack_and_a_line_per_model(boundary):
-    curves = [evaluation.robustness_curve(*boundary, a, [0.1, 0.2]) for a in (attacks.FGSM(), attacks.OSSA())]
-    figure = plots.robustness_figure({"plain": curves, "defended": curves})
-    assert [axes.get_title() for axes in figure.axes] == ["FGSM", "OSSA"]
-    line = figure.axes[0].lines[0]
-    np.testing.assert_allclose(line.get_xydata(), [[0.1, 20], [0.2, 40]])
-    assert [text.get_text() for text in figure.axes[1].get_legend().get_texts()] == ["plain", "defended"]
-    with pytest.raises(ValueError, match="the same attacks"):
-        plots.robustness_figure({"plain": curves, "defended": curves[:1]})

@@ -103,3 +103,18 @@ def test_probes_of_a_convolutional_network_in_batches(monkeypatch):
     ratio = whole["λ_max(G_x)"] / exact["λ_max(G_x)"]  # of random weights, whose eigenvalues are close to each other
     assert (ratio <= 1 + 1e-4).all() and (ratio > 0.6).all() and np.median(ratio) > 0.85
     np.testing.assert_allclose(whole["tr G_x"], exact["tr G_x"], rtol=0.4)
+
+
+def test_without_probes_the_summary_has_no_trace():
+    model, points = wide_network()
+    columns = information(model, tf.constant(points), probes=0)
+    whole = information(model, tf.constant(points))
+    assert np.isnan(columns["tr G_x"]).all()
+    for key in set(columns) - {"tr G_x"}:
+        np.testing.assert_allclose(columns[key], whole[key], rtol=1e-9)
+    labels = model(tf.constant(points)).numpy().argmax(axis=-1)
+    options = {"attacks": ["fgsm"], "epsilons": [0.1], "bounds": (points.min(), points.max()), "progress": None}
+    report = evaluation.evaluate(model, (points, labels), **options)
+    assert list(report.spectrum.values) == ["λ_max(G_x)", "λ_max(G_s)", "λ_max(G_z)", "boundary radius"]
+    assert report.spectrum.quantile("λ_max(G_x)", 0.5) == np.sort(whole["λ_max(G_x)"])[11]
+    assert "nan" not in str(report)
