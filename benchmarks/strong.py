@@ -24,7 +24,7 @@ import keras
 import numpy as np
 
 from keras_fim import data
-from keras_fim.attacks import ART, FixedBudgetAttack, Strong
+from keras_fim.attacks import ART, Attack, FixedBudgetAttack, Strong
 from keras_fim.evaluation import samples
 from keras_fim.records import versions, write_json
 from keras_fim.training import load_model
@@ -47,10 +47,11 @@ def art_square(classifier: Any, epsilon: float, *, norm: float) -> Any:
     return attack(classifier, norm=norm, eps=epsilon, max_iter=1000, p_init=0.8, batch_size=128)
 
 
-def contestants(norm: float, twin: keras.Model | None) -> dict[str, FixedBudgetAttack]:
+def contestants(norm: float, twin: keras.Model | None) -> dict[str, Attack]:
     """The attacks by name: those of `Strong` alone, itself, and ART's."""
     strong = Strong(norm=norm, twin=twin)
-    alone = {name: attack.fooling_only() for name, attack in strong.attacks().items() if name != "transfer"}
+    stages = {name: attack for name, attack in strong.attacks().items() if name != "transfer"}
+    alone = {name: a.fooling_only() if isinstance(a, FixedBudgetAttack) else a for name, a in stages.items()}
     theirs = {
         "ART apgd_ce": functools.partial(art_apgd, norm=norm, loss=None),
         "ART apgd_dlr": functools.partial(art_apgd, norm=norm, loss="difference_logits_ratio"),

@@ -167,9 +167,7 @@ class APGD(FixedBudgetAttack, AimedAttack):
     def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> Perturbed:
         """The steps, run by run: for each class aimed at, its restarts."""
         best, targets = self._look(task.images, state[0], task), self._targets(state[0], task)
-
-        def going(run: tf.Tensor, best: Best) -> tf.Tensor:
-            return run < self.restarts * targets.shape[1]
+        count = self.restarts * targets.shape[1]
 
         def body(run: tf.Tensor, best: Best) -> tuple[tf.Tensor, Best]:
             aimed = task._replace(target=tf.gather(targets, run // self.restarts, axis=1))
@@ -177,7 +175,7 @@ class APGD(FixedBudgetAttack, AimedAttack):
             takes_part = ~best.fooled if self.stop_early else ~best.fooled | (run == 0)
             return run + 1, self._climb(logits_fn, best, climb if self.whole_batch else keep(climb, takes_part))
 
-        _, best = tf.while_loop(going, body, (tf.constant(0), best))
+        _, best = tf.while_loop(lambda run, _: run < count, body, (tf.constant(0), best))
         return Perturbed(best.points, best.logits)
 
     def _targets(self, logits: tf.Tensor, task: Task) -> tf.Tensor:

@@ -68,7 +68,7 @@ class AutoAttack(StagedAttack):
         images = problem.images[:_FEW]
         if outputs_differ(*(problem.logits_fn(images).numpy().astype(np.float64) for _ in range(2))):
             expected = "the same logits in two passes over the same images with version='standard'"
-            raise ValueError(f"`model` should return {expected}. Received: random outputs; use version='rand'")
+            raise ValueError(f"`model` should return {expected}. Received: random outputs; a success may not repeat")
         return super()._sweep(problem, epsilons)
 
     def attacks(self, num_classes: int = 10) -> dict[str, Attack]:

@@ -12,12 +12,12 @@ from keras_fim.attacks.losses import others
 from keras_fim.attacks.lp import by_image, check_norm, norm_name, norms_of
 from keras_fim.attacks.nearest import Found, SearchAttack
 from keras_fim.attacks.samples import Task, choose, keep, put, take
+from keras_fim.geometry.boundary import DUAL
 from keras_fim.geometry.gradients import gradient as gradient_of
 from keras_fim.logits import LogitsFunction
 
 __all__ = ["FAB"]
 
-_DUAL = {1.0: float("inf"), 2.0: 2.0, float("inf"): 1.0}
 _TINY = 1e-12
 
 
@@ -149,9 +149,7 @@ class FAB(SearchAttack):
             own = tf.gather(logits, walk.task.labels, batch_dims=1)[:, None]
             columns = tf.unstack(tf.gather(logits, walk.rivals, batch_dims=1) - own, axis=-1)
         slopes = [gradient_of(tape, column, walk.point) for column in columns]
-        gap, slope = columns[0], slopes[0]
-        distance = tf.abs(gap) / (_TINY + norms_of(slope, _DUAL[self.norm]))
-        for column, other in zip(columns[1:], slopes[1:], strict=True):
-            farther = tf.abs(column) / (_TINY + norms_of(other, _DUAL[self.norm]))
-            gap, slope, distance = choose(farther < distance, (column, other, farther), (gap, slope, distance))
-        return gap, slope
+        lengths = tf.stack([norms_of(slope, DUAL[self.norm]) for slope in slopes], axis=1)
+        gaps = tf.stack(columns, axis=1)
+        nearest = tf.argmin(tf.abs(gaps) / (_TINY + lengths), axis=1)
+        return tf.gather(gaps, nearest, batch_dims=1), tf.gather(tf.stack(slopes, axis=1), nearest, batch_dims=1)

@@ -212,15 +212,11 @@ class _Run:
         outcomes = [Outcome.joined(self.outcomes[index]) for index in range(len(plans))]
         pairs, spectrum = list(zip(plans, outcomes, strict=True)), self._summary() if self.information else None
         unvaried = one_class(np.concatenate(self.predictions), np.concatenate(self.labels))
+        on_the_way = [flag for plan, outcome in pairs for flag in path_flags(plan.attack, outcome)]
         result = Evaluation(
             model=name,
             pixels=self._pixels(),
-            flags=(
-                *self.flags,
-                *unvaried,
-                *(flag for plan, outcome in pairs for flag in path_flags(plan.attack, outcome)),
-                *(spectrum.flags if spectrum else ()),
-            ),
+            flags=(*self.flags, *unvaried, *on_the_way, *(spectrum.flags if spectrum else ())),
             accuracy=wilson(int(correct.sum()), len(correct)),
             mean_confidence=float(confidences.mean(dtype=np.float64)),
             rows=marked([row for plan, outcome in pairs for row in attack_rows(*plan, outcome)]),

@@ -77,11 +77,7 @@ def path_flags(attack: Attack, outcome: Outcome) -> list[str]:
         return []
     stages = outcome.stages[:, outcome.was_correct]
     square, stuck = ((stages == number).mean(axis=1).max() for number in (attack.stages.index("square"), -2))
-    flags = []
-    if square > _MOST:
-        text = f"a search without gradients fools {100 * square:.0f} % that {attack.name} does not with them"
-        flags.append(f"black box: {text}, so gradients are masked")
-    if stuck > 0.01:
-        text = f"{100 * stuck:.0f} % of the images stand where the gradient of the margin is zero"
-        flags.append(f"zero gradients on the way: under {attack.name} {text}, so it could not go on")
-    return flags
+    masked = f"a search without gradients fools {100 * square:.0f} % that {attack.name} does not with them"
+    ended = f"under {attack.name} {100 * stuck:.0f} % of the images stand where the gradient of the margin is zero"
+    flags = [f"black box: {masked}, so gradients are masked"] if square > _MOST else []
+    return flags + ([f"zero gradients on the way: {ended}, so it could not go on"] if stuck > 0.01 else [])

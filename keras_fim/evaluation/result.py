@@ -169,15 +169,9 @@ class Evaluation(Report):
         """A row for each norm and ε of AutoAttack, with the share that stands after each stage."""
         return [
             {
-                "model": self.model,
-                "norm": row.norm,
-                "ε": row.epsilon,
-                "images": row.robust.total,
-                "version": "standard",
-                "clean": self.accuracy,
+                **{"model": self.model, "norm": row.norm, "ε": row.epsilon, "images": row.robust.total},
+                **{"version": "standard", "clean": self.accuracy, "robust": row.robust, "flags": len(self.flags)},
                 **{f"fooled by {stage}": f"{100 * share:.1f} %" for stage, share in row.stages.items()},
-                "robust": row.robust,
-                "flags": len(self.flags),
             }
             for row in self._by_autoattack()
         ]

@@ -16,9 +16,8 @@ from keras_fim.detection import FisherDetector
 from keras_fim.evaluation import calibrate, clean_performance, robustness_curve, samples
 from keras_fim.evaluation.plans import bounded
 from keras_fim.export import saved_model
-from keras_fim.pixels import PixelRange
 from keras_fim.training.budgets import default_epsilons
-from keras_fim.training.inputs import evaluated_images
+from keras_fim.training.inputs import evaluated_images, recorded_range
 from keras_fim.training.trained import load_model, record_of
 from keras_fim.typing import Bounds
 
@@ -77,29 +76,29 @@ def export_model(
     """
     model, record = load_model(source), record_of(source)
     options: dict[str, Any] = {"version": version, "detector": detector, "direction": direction, "bounds": bounds}
-    channels = getattr(model, "input_shape", (None,))[-1] or 3
-    options["input_shape"] = None if image_size is None else (image_size, image_size, channels)
-    config, report = (record["config"], _card(record)) if record else ({}, {})
+    if image_size is not None:
+        options["input_shape"] = (image_size, image_size, getattr(model, "input_shape", (None,))[-1] or 3)
+    config, report = (record["config"], _card(record)) if record else (None, {})
     if record and bounds is None:
-        low, high = config.get("bounds") or (0.0, 1.0)
-        options["bounds"] = PixelRange(float(low), float(high), "found from the record of its run")
-    data_name = reference or config.get("data")
-    at_hand = max_samples > 0 and data_name is not None and _prepared(data_name, data_dir)
-    if calibrated and not at_hand:
+        options["bounds"] = recorded_range(record)
+    data_name = reference or (config and config["data"])
+    at_hand = data_name is not None and _prepared(data_name, data_dir)
+    if calibrated and not (at_hand and max_samples):
         raise ValueError("`calibrated` should be True with images of a dataset on this machine. Received: no images")
-    if max_samples and data_name is not None and not at_hand:
+    if data_name is None:
+        return saved_model(model, folder, labels=labels, **options)
+    if max_samples and not at_hand:
         warnings.warn(_ABSENT.format(data_name), stacklevel=2)
-    if at_hand and data_name is not None:
-        given: dict[str, Any] = {"data_dir": data_dir, "size": image_size, "bounds": bounds}
-        tested = evaluated_images(source, model, data_name, max_samples, **given)
+    elif max_samples:
+        where: dict[str, Any] = {"data_dir": data_dir, "size": image_size, "bounds": bounds}
+        tested = evaluated_images(source, model, data_name, max_samples, **where)
         images, classes = samples(tested.dataset, max_samples)
         report["robustness"] = _robustness(model, images, classes, tested.pixels.bounds)
-        calibration = calibrate(model, images, bounds=tested.pixels) if calibrated else None
-        options |= {"images": images, "bounds": tested.pixels, "calibration": calibration}
+        options |= {"images": images, "bounds": tested.pixels}
+        options["calibration"] = calibrate(model, images, bounds=tested.pixels) if calibrated else None
         labels = labels or tested.facts.class_names
-    if data_name is not None:
-        labels = labels or config.get("class_names") or data.info(data_name, data_dir).class_names
-    return saved_model(model, folder, labels=labels, report=report or None, **options)
+    names = labels or (config or {}).get("class_names") or data.info(data_name, data_dir).class_names
+    return saved_model(model, folder, labels=names, report=report, **options)
 
 
 def _card(record: dict[str, Any]) -> dict[str, Any]:

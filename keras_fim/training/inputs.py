@@ -29,6 +29,7 @@ __all__ = [
     "in_range",
     "model_range",
     "open_for",
+    "recorded_range",
     "evaluated_images",
 ]
 
@@ -246,8 +247,7 @@ def model_range(
     if told := range_of_model(model):
         return told
     if record is not None:
-        low, high = record["config"].get("bounds") or (0.0, 1.0)
-        return PixelRange(float(low), float(high), "found from the record of its run")
+        return recorded_range(record)
     images, labels = samples(dataset, 512)
     reasons = []
     for low, high in _USUAL:
@@ -256,6 +256,12 @@ def model_range(
         except ValueError as error:
             reasons.append(error)
     raise reasons[0]
+
+
+def recorded_range(record: dict[str, Any]) -> PixelRange:
+    """The range of the pixels in the record of a run."""
+    low, high = record["config"].get("bounds") or (0.0, 1.0)
+    return PixelRange(float(low), float(high), "found from the record of its run")
 
 
 def in_range(dataset: tf.data.Dataset, bounds: Bounds, shape: Sequence[int] | None = None) -> tf.data.Dataset:

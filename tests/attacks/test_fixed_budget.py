@@ -26,7 +26,7 @@ RANDOM = [
     *[attacks.PGD(norm=p, steps=3, restarts=2) for p in (1, 2, np.inf)],
     *[attacks.APGD(norm=p, loss=loss, steps=6) for p, loss in ((2, "dlr"), (np.inf, "cross_entropy"))],
     *[attacks.Square(norm=p, queries=8) for p in (2, np.inf)],
-    attacks.APGD(norm=2, loss="dlr_targeted", steps=4, num_targets=2),
+    attacks.APGD(norm=2, loss="targeted_margin", steps=4, num_targets=2),
     attacks.OTCM(target="random"),
 ]
 WIDE = (-10.0, 10.0)

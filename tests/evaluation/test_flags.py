@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_fim import attacks
 from keras_fim.evaluation import evaluate, masking_report
 from keras_fim.logits import logits_function
 
@@ -54,6 +55,34 @@ def test_one_class_is_flagged():
 def test_zero_gradients_are_flagged():
     model = linear(before=lambda images: tf.sigmoid(1e5 * (images - 0.5)))
     assert any(flag.startswith("zero gradients") for flag in measured(model, attacks=["fgsm"]).flags)
+
+
+def test_a_search_without_gradients_that_fools_more_is_flagged():
+    """The gradient has the wrong sign: every climb goes down."""
+    flipped = logits_function(linear(), backward=linear(after=lambda rows: -rows))
+    report = measured(flipped, attacks=[attacks.Strong(quick=True)], epsilons=[0.05])
+    (flag,) = report.flags
+    assert flag.startswith("black box: a search without gradients fools") and "under strong" not in flag
+    assert report.rows[0].stages["square"] > 0.5
+    assert measured(linear(), attacks=[attacks.Strong(quick=True)], epsilons=[0.05]).flags == ()
+
+
+def test_gradients_that_end_on_the_way_are_flagged():
+    """Before the boundary there is a plateau, too wide for a random start to cross."""
+
+    def after(rows):
+        return tf.where(tf.abs(rows) < 1, tf.sign(rows), rows)
+
+    images, labels = (part[np.abs(IMAGES.mean(axis=(1, 2, 3)) - 0.5) > 0.055] for part in (IMAGES, LABELS))
+    report = evaluate(
+        linear(after=after),
+        (images, labels),
+        **{"attacks": [attacks.Strong(quick=True)], "epsilons": [0.02]},
+        **{"bounds": (0, 1), "spectrum": False, "progress": None},
+    )
+    assert len(labels) > 5 and report.rows[0].robust.value == 1
+    (flag,) = report.flags
+    assert flag.startswith("zero gradients on the way: under strong_linf")
 
 
 def test_logits_that_are_not_finite_are_flagged():
