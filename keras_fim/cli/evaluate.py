@@ -92,8 +92,8 @@ def run(arguments: argparse.Namespace) -> None:
     from keras_fim.evaluation.evaluate import say
     from keras_fim.training.inputs import evaluated_images
 
-    model, name = _model(arguments.model, arguments.returns)
-    twin = _model(arguments.twin)[0] if arguments.twin else None
+    model, name = _model(arguments.model, arguments, arguments.returns)
+    twin = _model(arguments.twin, arguments)[0] if arguments.twin else None
     attacks = _attacks(arguments, twin)
     _check_threshold(arguments, attacks)
     where: dict[str, Any] = {"data_dir": arguments.data_dir, "size": arguments.image_size, "bounds": arguments.bounds}
@@ -171,13 +171,15 @@ def _masking(
     return [str(report) for report in reports.values()]
 
 
-def _model(source: str, returns: str | None = None) -> tuple[LogitsFunction, str]:
+def _model(source: str, arguments: argparse.Namespace, returns: str | None = None) -> tuple[LogitsFunction, str]:
     """A model from a file, a folder or a name, and what to call it."""
     from keras_fim.logits import logits_function
-    from keras_fim.training import load_model
+    from keras_fim.training.inputs import model_for
 
     path = Path(source)
-    model: Any = path if (path / "saved_model.pb").is_file() else load_model(source)
+    model: Any = path
+    if not (path / "saved_model.pb").is_file():
+        model = model_for(source, arguments.data, arguments.data_dir, size=arguments.image_size)
     path = path.resolve()
     name = path.parent.name if path.name == "model.keras" else path.name.removesuffix(".keras")
     return logits_function(model, from_logits=None if returns is None else returns == "logits"), name

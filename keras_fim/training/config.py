@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainingConfig", "completed", "descriptions", "differences", "recipe"]
 
+KEEP = ("accuracy", "robustness", "last")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
@@ -48,6 +50,8 @@ class TrainingConfig:
         image_shape: The height, width and channels to which images are resized; those of the dataset by default.
         class_names: The names of the classes of a dataset that has no name of its own.
         bounds: The smallest and the largest pixel value that the model takes; by default as its rescaling says.
+        keep: The epoch whose weights are kept: the one of the best validation ``accuracy``, of the best ``robustness``
+            (accuracy under ten steps of PGD, where the defense has an epsilon; elsewhere the last), or the ``last``.
     """
 
     data: str
@@ -75,11 +79,13 @@ class TrainingConfig:
     image_shape: Sequence[int] | None = None
     class_names: Sequence[str] | None = None
     bounds: Sequence[float] | None = None
+    keep: str = "accuracy"
 
     def __post_init__(self) -> None:
         self.facts  # noqa: B018 - raises if the dataset is unknown
         _check("model", self.model, bool(self.model), "the name of a model")
         _check("optimizer", self.optimizer, self.optimizer in ("adam", "sgd"), "adam or sgd")
+        _check("keep", self.keep, self.keep in KEEP, f"one of {', '.join(KEEP)}")
         policies = (None, "mixed_float16", "mixed_bfloat16")
         _check("mixed_precision", self.mixed_precision, self.mixed_precision in policies, f"one of {policies}")
         _check("validation", self.validation, 0 < self.validation < 1, "in (0, 1)")
@@ -176,9 +182,9 @@ def recipe(data: str, *, facts: DatasetInfo | None = None, trained: bool = False
     options = default_options(defense, facts, changes.pop("defense_options", {}), changes.get("bounds"))
     suited = {"data": data, **default_weights(defense, facts), **_RECIPES.get(data, _NEW_MODEL)}
     if trained:
-        suited.update(_TRAINED_MODEL)
+        suited |= {**_TRAINED_MODEL, "keep": "robustness"}  # the first epoch, the least hardened, has the best accuracy
     if data not in _RECIPES:
-        suited |= {"image_shape": list(facts.image_shape), "class_names": list(facts.class_names)}
+        suited |= {"keep": "robustness", "image_shape": list(facts.image_shape), "class_names": list(facts.class_names)}
     return TrainingConfig(**{**suited, **changes, "defense_options": options})
 
 

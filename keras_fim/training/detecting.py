@@ -21,8 +21,8 @@ from keras_fim.logits import logits_function
 from keras_fim.pixels import PixelRange
 from keras_fim.records import versions, write_json, write_text
 from keras_fim.training.budgets import default_epsilons
-from keras_fim.training.inputs import evaluated_images
-from keras_fim.training.trained import load_model, record_of
+from keras_fim.training.inputs import evaluated_images, model_for
+from keras_fim.training.trained import record_of
 from keras_fim.typing import AttackResult, Bounds
 
 __all__ = ["DetectionReport", "evaluate_detection"]
@@ -106,7 +106,7 @@ def evaluate_detection(
     Raises:
         ValueError: If there is no model of that name, or the dataset is neither given nor on record.
     """
-    model = load_model(name)
+    model = model_for(name, data_name, data_dir, size=image_size)
     where: dict[str, Any] = {"data_dir": data_dir, "size": image_size, "bounds": bounds}
     tested = evaluated_images(name, model, data_name or _trained_on(name), max_samples, **where)
     images, labels = samples(tested.dataset, max_samples)

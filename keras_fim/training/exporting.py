@@ -17,8 +17,8 @@ from keras_fim.evaluation import calibrate, clean_performance, robustness_curve,
 from keras_fim.evaluation.plans import bounded
 from keras_fim.export import saved_model
 from keras_fim.training.budgets import default_epsilons
-from keras_fim.training.inputs import evaluated_images, recorded_range
-from keras_fim.training.trained import load_model, record_of
+from keras_fim.training.inputs import evaluated_images, model_for, recorded_range
+from keras_fim.training.trained import record_of
 from keras_fim.typing import Bounds
 
 __all__ = ["export_model"]
@@ -74,7 +74,7 @@ def export_model(
         ValueError: If there is nothing of that name, nothing says the pixel values, or there are too few images for a
             calibration.
     """
-    model, record = load_model(source), record_of(source)
+    model, record = model_for(source, reference, data_dir, size=image_size), record_of(source)
     options: dict[str, Any] = {"version": version, "detector": detector, "direction": direction, "bounds": bounds}
     if image_size is not None:
         options["input_shape"] = (image_size, image_size, getattr(model, "input_shape", (None,))[-1] or 3)

@@ -27,6 +27,7 @@ __all__ = [
     "described_recipe",
     "image_shape",
     "in_range",
+    "model_for",
     "model_range",
     "open_for",
     "recorded_range",
@@ -90,6 +91,29 @@ def open_for(
         source = source._replace(info=source.info._replace(image_shape=complete))
     check_outputs(model, source.info)
     return source
+
+
+def model_for(
+    source: str | Path, data: str | None, data_dir: str | None = None, *, size: int | None = None
+) -> keras.Model:
+    """`load_model`, in which what builds a model gets the image shape and the number of classes of a dataset.
+
+    Args:
+        source: As in `load_model`.
+        data: As in `keras_fim.data.open_source`; ``None`` if there is none.
+        data_dir: The folder in which TensorFlow Datasets keeps its data.
+        size: Height and width of the images.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: As `load_model` and `keras_fim.data.open_source`.
+    """
+    if data is None or not builds(source):
+        return load_model(source)
+    facts = open_for(None, data, data_dir, size=size).info
+    return load_model(source, image_shape=facts.image_shape, num_classes=facts.num_classes)
 
 
 def described_recipe(

@@ -123,7 +123,7 @@ def _train(
     plain(model).load_weights(folder / "best.weights.h5")
     measured = model.evaluate(splits.test, return_dict=True, verbose=0)
     _save_model(plain(model), folder / "model.keras")
-    results = _results(measured, folder, seconds)
+    results = _results(measured, folder, seconds, _monitor(config))
     if robustness:
         figures = watching.robustness_curve(config, splits.test, bounds=_bounds(config)).measure(plain(model))
         finite = {key: value if math.isfinite(value) else None for key, value in figures.items()}
@@ -178,10 +178,11 @@ def _fit(
     robustness: bool,
     verbose: int | None,
 ) -> float:
-    history = checkpoint.resume(model, folder)
+    scored, monitor = config.keep != "accuracy", _monitor(config)
+    history = checkpoint.resume(model, folder, monitor=monitor)
     watch = overfitting_watch(config.defense, _options(config), splits.validation, history, _bounds(config))
-    keeper = checkpoint.RunCheckpoint(folder, history=history)
-    callbacks: list[keras.callbacks.Callback] = [_EpochSeconds(), *watch]
+    keeper = checkpoint.RunCheckpoint(folder, history=history, monitor=monitor)
+    callbacks: list[keras.callbacks.Callback] = [_EpochSeconds(), *watch, *([_Score(config.keep)] if scored else [])]
     if config.mu_warmup_epochs and config.mu:
         target = model.loss if "fisher-" in config.defense else model
         steps = round(config.mu_warmup_epochs * len(splits.train))
@@ -206,6 +207,21 @@ def _fit(
         verbose=(1 if sys.stdout.isatty() else 2) if verbose is None else verbose,
     )
     return sum(row["seconds"] for row in keeper.history)
+
+
+class _Score(keras.callbacks.Callback):
+    """Logs ``score``, whose largest value marks the epoch whose weights are kept."""
+
+    def __init__(self, keep: str) -> None:
+        super().__init__()
+        self.keep = keep
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if logs is not None:
+            score = {"accuracy": logs["val_accuracy"], "last": float(epoch)}
+            standing = 1 - logs["fooled_iterative"] if "fooled_iterative" in logs else None
+            score["robustness"] = score["last"] if standing is None else standing * logs["val_accuracy"]
+            logs["score"] = score[self.keep]
 
 
 class _EpochSeconds(keras.callbacks.Callback):
@@ -237,9 +253,13 @@ def _open_run(config: TrainingConfig, folder: Path, resume: bool) -> dict[str, A
     return dict(record)
 
 
-def _results(measured: dict[str, float], folder: Path, seconds: float) -> dict[str, Any]:
+def _monitor(config: TrainingConfig) -> str:
+    return "val_accuracy" if config.keep == "accuracy" else "score"
+
+
+def _results(measured: dict[str, float], folder: Path, seconds: float, monitor: str) -> dict[str, Any]:
     history = checkpoint.read_history(folder)
-    best = max(history, key=lambda row: (row["val_accuracy"], row["epoch"]))
+    best = max(history, key=lambda row: (row[monitor], row["epoch"]))
     overfitted = [int(row["epoch"]) for row in history if row.get("overfits")]
     return {
         **({"catastrophic_overfitting_in_epochs": overfitted} if "overfits" in history[0] else {}),

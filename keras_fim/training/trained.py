@@ -139,7 +139,11 @@ def _built(name: str, image_shape: Sequence[int] | None, num_classes: int | None
             sys.path.pop(0)
     if not callable(build):
         raise ValueError(f"The model should be a function MODULE:FUNCTION. Received: {name!r}, which is {build!r}")
-    model = build(**_arguments(build, module, image_shape, num_classes))
+    given = _arguments(build, module, image_shape, num_classes)
+    try:
+        model = build(**given)
+    except TypeError as error:
+        raise ValueError(f"{name} should build a model when it is called with {given or 'nothing'}: {error}") from error
     if not isinstance(model, keras.Model):
         raise ValueError(f"{name} should return a keras.Model. Received: a {type(model).__name__}")
     return model

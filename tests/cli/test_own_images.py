@@ -109,6 +109,18 @@ def test_compare_and_detect(photos, stranger, tmp_path, capsys):
     assert "benign" in capsys.readouterr().out
 
 
+def needs_more(width, input_shape):
+    """It cannot be called with what a command has."""
+
+
+def test_a_function_is_built_for_the_images(photos, tmp_path, capsys):
+    arguments = ["--data", photos, "--attacks", "fgsm", "--no-spectrum", "--bounds", "0", "1", "--image-size", "10"]
+    run("evaluate", "--model", f"{__name__}:build", *arguments, "--out", tmp_path)
+    assert "180 images" in capsys.readouterr().err
+    assert cli.main(["evaluate", "--model", f"{__name__}:needs_more", *map(str, arguments)]) == 2
+    assert "should build a model when it is called with {'input_shape': (10, 10, 3)}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments, message", [
     (("evaluate", "--model", "mnist-plain", "--data", "nowhere"), "a folder of images by class, an .npz file"),
     (("train", "--model", "nothing.keras", "--data", "mnist5k"), "The model should be a .keras file"),

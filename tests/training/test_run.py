@@ -259,3 +259,22 @@ def test_hashes_of_the_training_images_are_kept(run):
     changed = np.clip(kept[:50] + 0.01, 0, 1)
     assert not provenance.was_seen(changed, hashes).any() and len(train_images) == 300
     assert provenance.seen_images(run / "model.keras") is not None and provenance.seen_images("nothing") is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("defense", ["n-fgm", "none"])
+def test_the_most_robust_epoch_is_kept(defense, tmp_path):
+    """Without an epsilon there is nothing to tell, and the last epoch is kept."""
+    config = small(defense=defense, keep="robustness", epochs=3, learning_rate=0.02)
+    results = json.loads((train(config, tmp_path) / "run.json").read_text())["results"]
+    rows = checkpoint.read_history(tmp_path)
+    if defense == "n-fgm":
+        scores = [row["val_accuracy"] * (1 - row["fooled_iterative"]) for row in rows]
+        assert [row["score"] for row in rows] == pytest.approx(scores)
+        assert results["best_epoch"] == max((1, 2, 3), key=lambda epoch: (scores[epoch - 1], epoch))
+    else:
+        assert results["best_epoch"] == 3
+    kept = build_model(config)
+    kept.load_weights(tmp_path / "best.weights.h5")
+    for one, other in zip(kept.get_weights(), load_model(tmp_path).get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
