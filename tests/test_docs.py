@@ -106,6 +106,22 @@ def test_serving_figures_are_the_stored_ones():
     assert f"{cases['gtsrb-fisher']['ratio']['fisher']:.1f} times on ResNet-14" in PAGES["serving.md"]
 
 
+RADII = json.loads((RESULTS / "benchmarks" / "radius.json").read_text(encoding="utf-8"))["cases"]
+
+
+@pytest.mark.parametrize("name", RADII)
+def test_radii_are_the_stored_ones(name):
+    case = RADII[name]
+    row = next(line for line in PAGES["fisher.md"].splitlines() if line.startswith(f"| `{name}`"))
+    boundary, figures = case["boundary radius"], case["calibration"]
+    shown = [boundary["rank"], boundary["median"], boundary["q90"], case["KL radius"]["rank"]]
+    shown += [case["KL radius"]["median"], case["confidence"]["rank"], figures["factor"]]
+    cells = [cell.strip() for cell in row.strip("| ").split("|")[1:]]
+    assert cells == [*(f"{value:.2f}" for value in shown), f"{100 * figures['held']:.1f} %"]
+    low, high = case["held_by_chance"]
+    assert low <= figures["held"] <= high and boundary["rank"] >= 0.8 and figures["num_samples"] >= 190
+
+
 DETECTION = {
     "FGSM, largest ε": ("fgsm", 2),
     "PGD l∞, smallest ε": ("pgd_linf", 0),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import importlib.metadata
+import sys
 from collections.abc import Sequence
 
 from keras_fim.cli import board, compare, demo, detect, evaluate, export, serve_client, train, verify
@@ -33,12 +36,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    description = "Fisher-information robustness for Keras classifiers."
+    argv = list(sys.argv[1:] if argv is None else argv)
+    description = "How easily a Keras classifier is fooled, and what can be done about it."
     parser = argparse.ArgumentParser(prog="keras-fim", description=description)
+    parser.add_argument("--version", action="version", version=f"keras-fim {_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, module in _COMMANDS.items():
         summary, _, text = str(module.__doc__).partition("\n\n")
         command = commands.add_parser(name, help=summary, description=text, formatter_class=_Formatter)
         module.add_arguments(command)
+    if not argv:
+        parser.print_help()
+        return 0
+    if not argv[0].startswith("-") and argv[0] not in _COMMANDS:
+        near = difflib.get_close_matches(argv[0], _COMMANDS, 1)
+        hint = f"; did you mean {near[0]}?" if near else "."
+        parser.error(f"there is no command {argv[0]!r}{hint} The commands are {', '.join(_COMMANDS)}.")
     arguments = parser.parse_args(argv)
     return run_safely(lambda: _COMMANDS[arguments.command].run(arguments))
+
+
+def _version() -> str:
+    """The version of the installed package, without importing it."""
+    return importlib.metadata.version("keras_fim")

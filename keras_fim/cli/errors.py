@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +21,7 @@ def run_safely(command: Callable[[], None]) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show
+            _import_tensorflow()
             command()
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -28,6 +31,22 @@ def run_safely(command: Callable[[], None]) -> int:
         print(message, file=sys.stderr)
         return 130
     return 0
+
+
+def _import_tensorflow() -> None:
+    """Import TensorFlow without what its libraries write to stderr meanwhile, unless it cannot be imported."""
+    if "tensorflow" in sys.modules:
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as noise:
+        os.dup2(noise.fileno(), 2)
+        try:
+            import tensorflow  # noqa: F401
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 def _show(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -159,7 +159,7 @@ def stated_gradients(attack: Attack) -> int:
 
 
 def estimate(logits_fn: LogitsFunction, plans: Sequence[Plan], chunk: Chunk, num_samples: int | None) -> str:
-    """How long an evaluation may take, from the time that the gradients of a few images take.
+    """How long an evaluation may take, from the time of a few gradients, or of forward passes where `Square` is alone.
 
     Args:
         logits_fn: The classifier.
@@ -175,18 +175,24 @@ def estimate(logits_fn: LogitsFunction, plans: Sequence[Plan], chunk: Chunk, num
     if count * total < _FEW:
         return ""
     images = logits_fn.cast(tf.convert_to_tensor(chunk.images[:_PREVIEW]))
-    labels, gradient = tf.constant(chunk.labels[:_PREVIEW]), logits_fn.compiled(_gradient)
-    gradient(images[:1], labels[:1])  # compiles
+    scores = all(isinstance(plan.attack, Square) for plan in plans)
+    labels, timed = tf.constant(chunk.labels[:_PREVIEW]), logits_fn.compiled(_logits if scores else _gradient)
+    timed(images[:1], labels[:1])  # compiles
     begin = time.perf_counter()
-    gradient(images, labels)
-    minutes = (time.perf_counter() - begin) / len(images) * count * total / 60
+    timed(images, labels)
+    minutes = (3 if scores else 1) * (time.perf_counter() - begin) / len(images) * count * total / 60
     names = ", ".join(plan.attack.name for plan in plans)
     which = f"{total} images" if num_samples is not None else f"every {total} images"
-    return f"{names}: at most {count} gradients an image, up to {minutes:.1f} minutes for {which}"
+    counted = f"{3 * count} queries" if scores else f"{count} gradients"
+    return f"{names}: at most {counted} an image, up to {minutes:.1f} minutes for {which}"
 
 
 def _keys(epsilons: Epsilons) -> Sequence[Any]:
     return list(epsilons) if isinstance(epsilons, Mapping) else []
+
+
+def _logits(logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    return logits_fn(images)
 
 
 def _gradient(logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

@@ -75,7 +75,7 @@ def export_model(
             calibration.
     """
     model, record = load_model(source), record_of(source)
-    options: dict[str, Any] = {"version": version, "detector": detector, "direction": direction}
+    options: dict[str, Any] = {"version": version, "detector": detector, "direction": direction, "bounds": bounds}
     if image_size is not None:
         options["input_shape"] = (image_size, image_size, getattr(model, "input_shape", (None,))[-1] or 3)
     config, report = (record["config"], _card(record)) if record else (None, {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 import sys
 
@@ -27,7 +28,24 @@ print({"tensorflow", "keras", "numpy", "matplotlib", "scipy"} & set(sys.modules)
 """
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert finished.stdout.endswith("set()\n"), finished.stderr
-    assert "invalid choice: 'nothing'" in finished.stderr
+    assert "there is no command 'nothing'. The commands are evaluate, train" in finished.stderr
+
+
+def test_the_first_answers(capsys):
+    assert cli.main([]) == 0 and "Measure how robust a model is" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"keras-fim {importlib.metadata.version('keras_fim')}\n"
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["evalute"])
+    assert "'evalute'; did you mean evaluate? The commands" in capsys.readouterr().err
+
+
+def test_tensorflow_starts_without_noise():
+    command = [sys.executable, "-m", "keras_fim", "verify", "nothing"]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 2 and len(finished.stderr.splitlines()) == 1, finished.stderr
+    assert finished.stderr.startswith("error: `path` should be a version")
 
 
 def test_every_training_option_has_a_description_and_a_flag(capsys):

@@ -96,7 +96,9 @@ def test_rounding_has_no_gradient_and_a_black_box_measures_it():
     model = linear(before=lambda images: tf.round(images * 5) / 5)
     with pytest.raises(ValueError, match="no gradient.*black_box=True"):
         measured(model, attacks=["fgsm"])
-    report = measured(model, black_box=True, epsilons={"linf": [0.0, 0.4]}, max_samples=20)
+    lines = []
+    report = measured(model, black_box=True, epsilons={"linf": [0.0, 0.4]}, max_samples=20, progress=lines.append)
+    assert any("square_linf: at most 9996 queries an image" in line for line in lines), lines
     assert [row.fooling.value for row in report.rows] == [0, 1]
     assert report.flags[-1].startswith("black box") and report.rows[0].attack == "square_linf"
     with pytest.raises(ValueError, match="Square alone"):
