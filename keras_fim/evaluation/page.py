@@ -11,6 +11,7 @@ import numpy as np
 from keras_fim.evaluation.distances import DistanceSummary
 from keras_fim.evaluation.intervals import wilson
 from keras_fim.evaluation.report import shown
+from keras_fim.evaluation.rows import budget
 
 if TYPE_CHECKING:
     from keras_fim.evaluation.result import Evaluation
@@ -39,6 +40,7 @@ def page(evaluation: Evaluation) -> str:
         result=evaluation,
         called=lambda index: names[index] if index < len(names) else str(index),
         shown=shown,
+        budget=budget,
         histograms=[(summary, _histogram(summary)) for summary in evaluation.distances],
         **_by_class(evaluation),
     )

@@ -12,17 +12,17 @@ from keras_fim.evaluation.distances import DistanceSummary
 from keras_fim.evaluation.gallery import Example
 from keras_fim.evaluation.intervals import Ratio, wilson
 from keras_fim.evaluation.report import Report, Row
-from keras_fim.evaluation.rows import AttackRow, named
+from keras_fim.evaluation.rows import AttackRow, budget, named
 from keras_fim.evaluation.spectrum import SpectrumSummary
 from keras_fim.records import write_text
 
 __all__ = ["Evaluation", "PerSample"]
 
 _WAYS = {
-    "l0": "at most {:g} values changed",
-    "l1": "a change of at most {:g} in total (l1)",
-    "l2": "a change of length at most {:g} (l2)",
-    "linf": "each pixel changed by at most {:g}",
+    "l0": "at most {} values changed",
+    "l1": "a change of at most {} in total (l1)",
+    "l2": "a change of length at most {} (l2)",
+    "linf": "each pixel changed by at most {}",
 }
 
 
@@ -138,7 +138,7 @@ class Evaluation(Report):
             effect = f"an attacker turns {100 * row.fooling.value:.1f} % of them into the target class ({attack})"
         return (
             f"Correct on {100 * self.accuracy.value:.1f} % of {self.accuracy.total:,} images.",
-            f"With {_WAYS[row.norm].format(row.epsilon)}, {effect}.",
+            f"With {_WAYS[row.norm].format(budget(row.epsilon))}, {effect}.",
         )
 
     @property

@@ -14,7 +14,7 @@ from keras_fim.evaluation.intervals import Ratio, wilson
 from keras_fim.evaluation.measurement import Outcome
 from keras_fim.evaluation.report import Report, Row
 
-__all__ = ["QUANTILES", "AttackRow", "RobustnessCurve", "attack_rows", "marked", "named"]
+__all__ = ["QUANTILES", "AttackRow", "RobustnessCurve", "attack_rows", "budget", "marked", "named"]
 
 QUANTILES = (0.25, 0.5, 0.75)
 
@@ -168,7 +168,18 @@ def named(attack: str, norm: str, epsilon: float) -> str:
         >>> named("fgsm", "linf", 0.1)
         'fgsm at linf 0.1'
     """
-    return f"{attack} at {norm} {epsilon:g}"
+    return f"{attack} at {norm} {budget(epsilon)}"
+
+
+def budget(epsilon: float) -> str:
+    """An ε as people write it.
+
+    Example:
+        >>> budget(0.1), budget(8 / 255)
+        ('0.1', '8/255')
+    """
+    text, levels = f"{epsilon:g}", 255 * epsilon
+    return f"{levels:.0f}/255" if len(text) > 6 and abs(levels - round(levels)) < 1e-6 else text
 
 
 def marked(rows: Sequence[AttackRow]) -> tuple[AttackRow, ...]:

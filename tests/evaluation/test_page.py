@@ -12,6 +12,7 @@ import pytest
 
 from keras_fim import attacks, evaluation
 from keras_fim.evaluation.gallery import Gallery
+from keras_fim.evaluation.rows import budget
 from keras_fim.evaluation.sources import Chunk
 from tests import browser
 from tests.tables import read_csv
@@ -124,6 +125,14 @@ def test_rows_by_sample(result, tmp_path):
     frame = pytest.importorskip("pandas") and result.to_pandas()
     assert frame.index.tolist() == list(range(60)) and frame["label"].tolist() == [row["label"] for row in rows]
     assert frame["fooled by fgsm at linf 0.25"].sum() == result.row("fgsm", 0.25).fooling.count
+
+
+def test_budgets_are_written_as_people_write_them(result):
+    row = dataclasses.replace(result.headline, epsilon=8 / 255)
+    again = dataclasses.replace(result, rows=(row,))
+    assert again.sentences[1].startswith("With each pixel changed by at most 8/255, an attacker leaves")
+    assert row.line().startswith(f"{row.attack} at linf 8/255: ")
+    assert (budget(0.2), budget(0.123456789), budget(2.0)) == ("0.2", "0.123457", "2")
 
 
 def test_it_survives_json(result, tmp_path):
