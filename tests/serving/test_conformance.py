@@ -191,5 +191,7 @@ def test_configuration_files_are_what_the_server_reads():
     assert (model.name, model.base_path) == ("mnist", "/models/mnist")
     assert model.model_version_policy.latest.num_versions == 2
     compose = (ROOT / "serving" / "compose.yaml").read_text()
+    assert re.findall(r'"([\d.:]+)"', compose) == ["127.0.0.1:8500:8500", "127.0.0.1:8501:8501"]
+    assert "mem_limit" in compose and ":latest" not in compose
     for name in ("models.config", "batching.config", "monitoring.config"):
         assert f"=/config/{name}" in compose and (ROOT / "serving" / name).is_file()
