@@ -10,8 +10,6 @@ from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.pixels import images_in_range
 from keras_fim.typing import Bounds, Images, Model, Spectrum
 
-__all__ = ["fisher_spectrum"]
-
 
 def fisher_spectrum(
     model: Model,

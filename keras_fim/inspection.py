@@ -11,8 +11,6 @@ import tensorflow as tf
 
 from keras_fim.typing import Images
 
-__all__ = ["call_model", "float_twin", "gradient_stop", "output_form", "takes_integers"]
-
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 _WEIGHTED = (keras.layers.Dense, keras.layers.EinsumDense, *_CONVOLUTIONS)
 _PASSED_THROUGH = (keras.layers.Dropout, keras.layers.ActivityRegularization)

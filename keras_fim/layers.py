@@ -11,8 +11,6 @@ import tensorflow as tf
 from keras_fim.geometry.penalty import penalized_cross_entropy
 from keras_fim.losses import mu_value, mu_variable
 
-__all__ = ["FisherTraceRegularization", "ThermometerEncoding"]
-
 
 @keras.saving.register_keras_serializable("keras_fim")
 class FisherTraceRegularization(keras.layers.Layer):

@@ -18,8 +18,6 @@ from keras_fim.geometry.simplex import two_classes
 from keras_fim.inspection import call_model, float_twin, gradient_stop, output_form
 from keras_fim.typing import Images, Model
 
-__all__ = ["LogitsFunction", "logits_function"]
-
 _ATTRIBUTE = "_keras_fim_logits_function"
 _NO_GRADIENT = (
     "`model` has no gradient from its logits to its images{}. Integer inputs, embeddings, rounding and stop_gradient "
@@ -133,9 +131,7 @@ class LogitsFunction:
 
         return call
 
-    def in_batches(
-        self, function: Callable[..., Any], images: Any, *static: Hashable, batch_size: int = 256
-    ) -> Any:
+    def in_batches(self, function: Callable[..., Any], images: Any, *static: Hashable, batch_size: int = 256) -> Any:
         """``function(*static, self, images)``, compiled, a batch at a time.
 
         Args:

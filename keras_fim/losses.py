@@ -16,13 +16,6 @@ from keras_fim.geometry.penalty import penalized_cross_entropy
 from keras_fim.geometry.simplex import two_classes
 from keras_fim.validation import refuse
 
-__all__ = [
-    "FisherEigenvalueLoss",
-    "FisherTraceLoss",
-    "mu_value",
-    "mu_variable",
-]
-
 _NOT_PROBABILITIES = (
     "`y_pred` should hold probabilities: no negative entries, rows that sum to 1. Pass from_logits=True to the loss if "
     "the model returns logits."

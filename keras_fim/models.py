@@ -13,8 +13,6 @@ from typing import Any
 import keras
 from keras import layers
 
-__all__ = ["MODELS", "convnet", "resnet14", "vgg11"]
-
 _MOMENTUM = 0.9
 
 
@@ -149,22 +147,10 @@ def _image_input(input_shape: Sequence[int], num_classes: int) -> Any:
 
 
 def _convolution(
-    x: Any,
-    width: int,
-    *,
-    name: str,
-    kernel_size: int = 3,
-    strides: int = 1,
-    activation: bool = True,
+    x: Any, width: int, *, name: str, kernel_size: int = 3, strides: int = 1, activation: bool = True
 ) -> Any:
     x = layers.Conv2D(
-        width,
-        kernel_size,
-        strides=strides,
-        padding="same",
-        use_bias=False,
-        kernel_initializer="he_normal",
-        name=name,
+        width, kernel_size, strides=strides, padding="same", use_bias=False, kernel_initializer="he_normal", name=name
     )(x)
     x = layers.BatchNormalization(momentum=_MOMENTUM, name=f"{name}_bn")(x)
     return layers.ReLU(name=f"{name}_relu")(x) if activation else x

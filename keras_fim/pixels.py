@@ -13,8 +13,6 @@ from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.typing import Bounds, Images, Labels, Model
 from keras_fim.validation import check_bounds, check_images, check_labels, clipped
 
-__all__ = ["PixelRange", "check_contradiction", "find_range", "images_in_range", "range_of_model"]
-
 _USUAL = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
 _CLOSE = 0.01  # of the range: 255/256 is 1
 _SCALINGS = {"Rescaling", "TrueDivide", "Divide", "Multiply", "Add", "Subtract"}

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["defenses_figure"]
-
 
 def defenses_figure(
     panels: Mapping[str, Mapping[str, tuple[float, float, float]]], front: Collection[str] = ()

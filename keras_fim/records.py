@@ -10,8 +10,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-__all__ = ["read_json", "versions", "write_json", "write_text"]
-
 
 def write_text(path: str | Path, text: str) -> Path:
     """Write a text file aside and rename it, so that no reader and no interruption sees half of it."""

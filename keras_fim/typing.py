@@ -8,8 +8,6 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["AttackResult", "Bounds", "Images", "Labels", "LogitsCallable", "Model", "Spectrum"]
-
 Model: TypeAlias = Any
 """What `keras_fim.logits.logits_function` takes: a Keras model, a callable on images, the path of a saved one."""
 

@@ -10,8 +10,6 @@ import tensorflow as tf
 
 from keras_fim.typing import Bounds, Images, Labels
 
-__all__ = ["check_bounds", "check_images", "check_labels", "clipped", "inside", "inside_or_not", "refuse"]
-
 _SLACK = 0.5 / 255  # of the range: float16, resizing and JSON round, and so do images of 8 bits
 
 

@@ -11,8 +11,6 @@ from keras_fim.attacks.base import Attack
 from keras_fim.attacks.losses import TARGETED_LOSSES
 from keras_fim.attacks.samples import Task
 
-__all__ = ["AimedAttack"]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AimedAttack(Attack):

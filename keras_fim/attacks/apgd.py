@@ -16,8 +16,6 @@ from keras_fim.attacks.lp import by_image, check_norm, norm_name, project_inside
 from keras_fim.attacks.samples import Best, Task, choose, keep, random_start
 from keras_fim.logits import LogitsFunction
 
-__all__ = ["APGD", "checkpoints"]
-
 _SHORT = {"cross_entropy": "ce", "dlr_targeted": "t"}
 
 

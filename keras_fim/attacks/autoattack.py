@@ -9,14 +9,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from keras_fim.attacks.apgd import APGD
-from keras_fim.attacks.base import Attack, Problem
+from keras_fim.attacks.base import Attack
 from keras_fim.attacks.fab import FAB
 from keras_fim.attacks.lp import norm_name
+from keras_fim.attacks.problem import Problem
 from keras_fim.attacks.square import Square
 from keras_fim.attacks.staged import StagedAttack, outputs_differ
 from keras_fim.typing import AttackResult
-
-__all__ = ["AutoAttack"]
 
 _FEW = 64  # images on which two passes are compared
 

@@ -14,8 +14,6 @@ from keras_fim.attacks.nearest import Found, SearchAttack
 from keras_fim.attacks.samples import Task, choose, keep, put, take
 from keras_fim.logits import LogitsFunction
 
-__all__ = ["CarliniWagner"]
-
 _INSIDE = 1 - 1e-3  # pixels at a bound start where tanh still has a slope, and not hundreds of steps away from it
 _BETAS = (0.9, 0.999)
 

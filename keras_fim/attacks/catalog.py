@@ -28,8 +28,6 @@ from keras_fim.attacks.square import Square
 from keras_fim.attacks.strong import Strong
 from keras_fim.attacks.units import Units
 
-__all__ = ["DEFAULT_EPSILONS", "Epsilons", "attack_by_name", "attack_names", "full_name", "resolve_epsilons"]
-
 Epsilons: TypeAlias = Sequence[float] | Mapping[Any, float | Sequence[float]] | None
 """Budgets: one list for attacks of one norm, or a mapping by norm or attack name, or None for the defaults."""
 

@@ -15,8 +15,6 @@ from keras_fim.attacks.samples import Task, keep, put
 from keras_fim.geometry.gradients import gradient as gradient_of
 from keras_fim.logits import LogitsFunction
 
-__all__ = ["DeepFool"]
-
 
 class _Walk(NamedTuple):
     """Samples that are not fooled yet, ``(active, ...)`` each."""

@@ -18,8 +18,6 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-__all__ = ["bits", "fold", "integers", "keys_of", "normal", "signs", "uniform"]
-
 _GAMMA = 0x9E3779B97F4A7C15  # 2 ** 64 over the golden ratio
 _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 

@@ -16,8 +16,6 @@ from keras_fim.geometry.boundary import DUAL
 from keras_fim.geometry.gradients import gradient as gradient_of
 from keras_fim.logits import LogitsFunction
 
-__all__ = ["FAB"]
-
 _TINY = 1e-12
 
 

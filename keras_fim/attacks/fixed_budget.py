@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks.base import Attack, Problem, check_epsilons
+from keras_fim.attacks.base import Attack, check_epsilons
+from keras_fim.attacks.problem import Problem
 from keras_fim.attacks.samples import Task, take
 from keras_fim.logits import LogitsFunction
 from keras_fim.typing import AttackResult
-
-__all__ = ["FixedBudgetAttack", "Perturbed", "concatenated"]
 
 
 class Perturbed(NamedTuple):

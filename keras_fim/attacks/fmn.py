@@ -16,8 +16,6 @@ from keras_fim.attacks.samples import Task, choose
 from keras_fim.geometry.boundary import DUAL
 from keras_fim.logits import LogitsFunction
 
-__all__ = ["FMN"]
-
 
 class _State(NamedTuple):
     """The present point of each sample, the radius of its ball, and the nearest adversarial so far."""

@@ -6,8 +6,6 @@ import tensorflow as tf
 
 from keras_fim.attacks.lp import least_multiplier
 
-__all__ = ["to_hyperplane"]
-
 
 def to_hyperplane(points: tf.Tensor, slopes: tf.Tensor, gaps: tf.Tensor, p: float) -> tf.Tensor:
     r"""The shift of least lp norm with :math:`w^\top δ = g` that stays in the unit cube.

@@ -15,8 +15,6 @@ from keras_fim.attacks.lp import check_norm, norm_name, project_inside, step
 from keras_fim.attacks.samples import Best, Task, keep, put, random_start
 from keras_fim.logits import LogitsFunction
 
-__all__ = ["BIM", "MIM", "PGD", "IterativeAttack"]
-
 
 class _Climb(NamedTuple):
     """Samples on their way, ``(active, ...)`` each: where they are among all, and what their next step needs."""

@@ -18,8 +18,6 @@ from keras_fim.geometry.gradients import gradient as gradient_of
 from keras_fim.logits import LogitsFunction
 from keras_fim.typing import LogitsCallable
 
-__all__ = ["JSMA"]
-
 
 class _Walk(NamedTuple):
     """Samples on their way, ``(active, ...)`` each: where they are among all, and the pair that was changed last."""

@@ -8,19 +8,6 @@ import tensorflow as tf
 from keras_fim.geometry.gradients import gradient
 from keras_fim.logits import LogitsFunction
 
-__all__ = [
-    "LOSSES",
-    "TARGETED_LOSSES",
-    "log_odds_against",
-    "logits_ratio_against",
-    "loss_gradient",
-    "loss_value",
-    "margin_against",
-    "others",
-    "targeted_margin",
-    "targeted_ratio",
-]
-
 
 def log_odds_against(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """``log((1 - p_y) / p_y)``: grows with the cross-entropy, and does not saturate where p_y rounds to 1.

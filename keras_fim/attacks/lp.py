@@ -10,21 +10,6 @@ import tensorflow as tf
 
 from keras_fim.attacks import draws
 
-__all__ = [
-    "by_image",
-    "check_norm",
-    "least_multiplier",
-    "norm_name",
-    "norms",
-    "norms_of",
-    "project",
-    "project_inside",
-    "random_in_ball",
-    "steepest",
-    "step",
-    "unit",
-]
-
 
 def norms(perturbations: np.ndarray, p: float) -> np.ndarray:
     """The lp norm of each perturbation; for p = 0 the number of changed values.

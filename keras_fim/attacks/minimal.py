@@ -8,13 +8,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks.base import Problem
 from keras_fim.attacks.fixed_budget import FixedBudgetAttack, concatenated
 from keras_fim.attacks.lp import norms
 from keras_fim.attacks.nearest import Found, MinimalDistanceAttack
+from keras_fim.attacks.problem import Problem
 from keras_fim.attacks.samples import take
-
-__all__ = ["MinimalDistance"]
 
 _VANISHING = 1e-6  # share of the largest ε under which no smaller one is looked for
 

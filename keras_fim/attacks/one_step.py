@@ -18,8 +18,6 @@ from keras_fim.attacks.targets import TARGETS, choose_targets
 from keras_fim.geometry.gradients import gradient as gradient_of
 from keras_fim.logits import LogitsFunction
 
-__all__ = ["FGM", "FGSM", "OTCM", "OneStep"]
-
 
 class OneStep(FixedBudgetAttack):
     """A step of length ε in a direction that does not depend on ε: a sweep costs one gradient in all."""

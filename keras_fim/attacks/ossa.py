@@ -15,8 +15,6 @@ from keras_fim.geometry.krylov import MAX_STEPS, RTOL
 from keras_fim.geometry.spectrum import check_method, spectrum_and_logits
 from keras_fim.logits import LogitsFunction
 
-__all__ = ["OSSA"]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OSSA(FixedBudgetAttack):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["best_pairs"]
-
 _BLOCK = 16  # rows of the table of pairs that exist at a time
 
 

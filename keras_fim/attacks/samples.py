@@ -11,8 +11,6 @@ from keras_fim.attacks import draws
 from keras_fim.attacks.losses import loss_value
 from keras_fim.attacks.lp import by_image, random_in_ball
 
-__all__ = ["Best", "Task", "choose", "keep", "put", "random_start", "take"]
-
 _T = TypeVar("_T")
 
 

@@ -15,8 +15,6 @@ from keras_fim.attacks.lp import by_image, check_norm, norm_name, unit
 from keras_fim.attacks.samples import Best, Task, put, take
 from keras_fim.logits import LogitsFunction
 
-__all__ = ["Square", "eta", "grid_shape", "sides"]
-
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries, those after which p is halved
 
 

@@ -12,17 +12,16 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.attacks import draws
-from keras_fim.attacks.base import Attack, Problem, check_epsilons, predict_logits
+from keras_fim.attacks.base import Attack, check_epsilons, predict_logits
 from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
 from keras_fim.attacks.iterative import PGD
 from keras_fim.attacks.losses import loss_gradient
 from keras_fim.attacks.lp import check_norm, norms_of
 from keras_fim.attacks.nearest import SearchAttack
+from keras_fim.attacks.problem import Problem
 from keras_fim.attacks.samples import Best, Task, choose, take
 from keras_fim.logits import LogitsFunction
 from keras_fim.typing import AttackResult
-
-__all__ = ["StagedAttack", "outputs_differ"]
 
 _DIFFER = 1e-4  # l2-normalized logits of two passes
 

@@ -19,8 +19,6 @@ from keras_fim.attacks.units import Units
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.typing import Model
 
-__all__ = ["Strong"]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Strong(StagedAttack):

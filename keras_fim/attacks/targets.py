@@ -13,8 +13,6 @@ from keras_fim.attacks.samples import Task
 from keras_fim.typing import Labels
 from keras_fim.validation import check_labels
 
-__all__ = ["TARGETS", "check_targets", "choose_targets"]
-
 TARGETS = ("least_likely", "second", "random", "given")
 """Ways to choose it: the least probable wrong class, the most probable one, any, or one given with each call."""
 

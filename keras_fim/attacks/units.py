@@ -12,8 +12,6 @@ import tensorflow as tf
 from keras_fim.logits import LogitsFunction
 from keras_fim.typing import Bounds
 
-__all__ = ["Units", "in_pixels"]
-
 
 class Units:
     """The affine map between pixels within bounds and unit coordinates; for bounds (0, 1) it returns what it is given.

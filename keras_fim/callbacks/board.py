@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["Board", "write_hparams"]
-
 
 class Board:
     """TensorBoard logs in a folder; each sub-folder is a run.

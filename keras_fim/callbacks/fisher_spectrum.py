@@ -16,8 +16,6 @@ from keras_fim.evaluation.sources import Dataset
 from keras_fim.evaluation.spectrum import QUANTITIES, information
 from keras_fim.validation import check_images
 
-__all__ = ["FisherSpectrum"]
-
 _RUN = "fisher"
 _QUANTILES = (0.1, 0.5, 0.9)
 _COLUMNS = ("largest_x", "trace_x", "largest_s", "largest_z", "boundary_radius", "confidence")  # of `QUANTITIES`

@@ -16,8 +16,6 @@ from keras_fim.evaluation.rows import RobustnessCurve, attack_rows
 from keras_fim.evaluation.sources import Chunk, chunks
 from keras_fim.logits import LogitsFunction
 
-__all__ = ["Examples", "epsilon_key", "logs", "measure_attack"]
-
 
 class Examples(NamedTuple):
     """A few images and what became of them, at the smallest ε that fools each, or the largest where none does.

@@ -19,8 +19,6 @@ from keras_fim.callbacks.board import Board
 from keras_fim.evaluation.sources import Dataset, check_max_samples, samples
 from keras_fim.logits import LogitsFunction, logits_function
 
-__all__ = ["MeasuringCallback", "training_untouched"]
-
 
 class MeasuringCallback(keras.callbacks.Callback, abc.ABC):
     """Measures the model on fixed samples after the first epoch, every so many from there, and the last.

@@ -8,8 +8,6 @@ from typing import Any
 
 import keras
 
-__all__ = ["MuSchedule"]
-
 
 class MuSchedule(keras.callbacks.Callback):
     """Sets μ before each training step, from the number of steps that the optimizer has taken.

@@ -10,8 +10,6 @@ from keras_fim.attacks.catalog import Epsilons, attack_by_name, resolve_epsilons
 from keras_fim.callbacks.measurement import epsilon_key
 from keras_fim.evaluation.sources import check_max_samples
 
-__all__ = ["budgets", "named", "sample_counts"]
-
 
 def named(attacks: Attack | str | Sequence[Attack | str] | Mapping[str, Attack | str]) -> dict[str, Attack]:
     """Attacks by name.

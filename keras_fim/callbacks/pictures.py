@@ -13,8 +13,6 @@ from keras_fim.evaluation.rows import RobustnessCurve
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["curves_picture", "examples_picture"]
-
 
 def curves_picture(epochs: Sequence[tuple[int, Sequence[RobustnessCurve]]]) -> np.ndarray | None:
     """Fooling ratio against ε: a panel for each attack, a faint line for each epoch, a strong one for the last.

@@ -28,8 +28,6 @@ from keras_fim.pixels import check_contradiction
 from keras_fim.typing import Bounds
 from keras_fim.validation import check_bounds, check_images
 
-__all__ = ["RobustnessCurve"]
-
 _ITERATIVE = CleverHans("projected_gradient_descent", nb_iter=10)
 _DEFAULT_ATTACKS = (OSSA(), FGSM(), _ITERATIVE)
 _DEFAULT_EPSILONS = {

@@ -27,8 +27,6 @@ from keras_fim.cli.options import (
 )
 from keras_fim.training.defending import COMPARED, NAMES
 
-__all__ = ["add_arguments", "run"]
-
 _TRAINING = ("model", "epochs", "batch_size", "learning_rate", "warmup_epochs", "limit", "init_from", "augment")
 
 

@@ -9,8 +9,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["run_safely"]
-
 
 def run_safely(command: Callable[[], None]) -> int:
     """Run ``command``; warnings, and a ValueError or a missing file or package, become one line on stderr.

@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from keras_fim.logits import LogitsFunction
     from keras_fim.pixels import PixelRange
 
-__all__ = ["add_arguments", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""

@@ -16,8 +16,6 @@ from pathlib import Path
 
 from keras_fim.cli.options import DATASETS, MODELS, add_bounds, add_data_dir, add_image_size, add_max_samples
 
-__all__ = ["add_arguments", "export_and_verify", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""

@@ -10,18 +10,6 @@ from typing import Any
 
 from keras_fim.training.config import TrainingConfig, descriptions
 
-__all__ = [
-    "DATASETS",
-    "MODELS",
-    "add_bounds",
-    "add_data_dir",
-    "add_image_size",
-    "add_max_samples",
-    "add_training_options",
-    "number",
-    "training_options",
-]
-
 DATASETS = "mnist, cifar10, gtsrb, mnist5k (needs no download), a folder of images by class, an .npz file, or tfds:NAME"
 MODELS = "a .keras file, run folder, name of stored weights, MODULE:FUNCTION, or keras.applications:NAME"
 _OWN = ("image_shape", "class_names", "bounds")  # attributes that have options of another form

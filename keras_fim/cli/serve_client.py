@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from keras_fim.export.client import Arrays
 
-__all__ = ["add_arguments", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""

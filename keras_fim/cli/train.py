@@ -42,8 +42,6 @@ from keras_fim.records import read_json
 from keras_fim.training.config import TrainingConfig
 from keras_fim.training.defending import NAMES, default_options
 
-__all__ = ["add_arguments", "main", "run"]
-
 _PAPER = ("convnet", "vgg11", "resnet14")
 
 
@@ -170,9 +168,7 @@ def main(data_name: str, argv: list[str] | None = None) -> None:
     script = f"python training/train_{data_name}.py"
     examples = f"examples:\n  {script} --quick\n  {script} --mu 0 --out runs/plain\n  {script} --resume\n"
     description = str(__doc__).partition("examples:")[0] + examples
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser, data_name=data_name)
     arguments = parser.parse_args(argv)
     sys.exit(run_safely(lambda: run(arguments)))

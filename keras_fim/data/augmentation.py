@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-__all__ = ["Augmentation", "augmenter"]
-
 
 class Augmentation(NamedTuple):
     """How far training images may be changed without changing their class.

@@ -14,8 +14,6 @@ import numpy as np
 from keras_fim.data.augmentation import Augmentation
 from keras_fim.data.splits import Arrays, rank_in_class
 
-__all__ = ["DatasetInfo", "info", "names", "prepare", "read"]
-
 
 class DatasetInfo(NamedTuple):
     """What a model needs to know of a data set.

@@ -12,8 +12,6 @@ import numpy as np
 
 from keras_fim.data.splits import Files
 
-__all__ = ["Folder", "read_folder"]
-
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 _PARTS = {"train": ("train", "training"), "validation": ("val", "valid", "validation"), "test": ("test", "testing")}
 _TEST_SHARE = 0.2

@@ -13,8 +13,6 @@ from keras_fim.data.augmentation import Augmentation, augmenter
 from keras_fim.data.sources import Source, open_source
 from keras_fim.data.splits import Arrays, Files, Split, held_out, rank_in_class
 
-__all__ = ["Splits", "evaluated", "load", "load_splits", "pipeline"]
-
 
 class Splits(NamedTuple):
     """Three parts of a dataset, each yielding ``(images, labels)`` batches.

@@ -16,8 +16,6 @@ from keras_fim.data.catalog import DatasetInfo
 from keras_fim.data.folders import read_folder
 from keras_fim.data.splits import Arrays, Files, Records, Split, held_out
 
-__all__ = ["KINDS", "Source", "described", "info", "open_source", "short_name"]
-
 KINDS = "mnist, cifar10, gtsrb, mnist5k (no download), a folder of images by class, an .npz file, or tfds:NAME"
 _TFDS = "tfds:"
 _TEST_SHARE = 0.2  # of a dataset that comes in one part
@@ -82,9 +80,7 @@ def open_source(
     return source
 
 
-def info(
-    name: str, data_dir: str | Path | None = None, *, image_shape: Sequence[int] | None = None
-) -> DatasetInfo:
+def info(name: str, data_dir: str | Path | None = None, *, image_shape: Sequence[int] | None = None) -> DatasetInfo:
     """The shape of the images and the classes of a dataset.
 
     Args:

@@ -11,8 +11,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["Arrays", "Files", "Records", "Split", "decode_image", "held_out", "rank_in_class", "to_shape"]
-
 _WHITE = 255  # behind transparent pixels, as in an export
 _BUFFER = 1 << 27  # bytes of encoded records that are shuffled together
 _SHOWN = 5  # unreadable files that a warning names
@@ -105,9 +103,7 @@ class Files(NamedTuple):
         """See `Split`."""
         dataset = tf.data.Dataset.from_tensor_slices((self.paths, self.labels))
         dataset = _shuffled(dataset, len(self.labels), seed)
-        return dataset.map(
-            lambda path, label: (_decoded(tf.io.read_file(path), image_shape), label), tf.data.AUTOTUNE
-        )
+        return dataset.map(lambda path, label: (_decoded(tf.io.read_file(path), image_shape), label), tf.data.AUTOTUNE)
 
 
 class Records(NamedTuple):

@@ -19,8 +19,6 @@ from keras_fim.defenses.batch import Batch, SameState
 from keras_fim.defenses.spectral import check_choice
 from keras_fim.typing import Bounds
 
-__all__ = ["AdversarialTraining", "n_fgm", "n_fgsm"]
-
 
 @keras.saving.register_keras_serializable("keras_fim")
 class AdversarialTraining(Defense):
@@ -174,12 +172,7 @@ def _normalizes_batches(model: keras.Model) -> bool:
 
 
 def n_fgsm(
-    model: keras.Model,
-    epsilon: float,
-    *,
-    noise: float = 2.0,
-    bounds: Bounds | None = None,
-    **options: Any,
+    model: keras.Model, epsilon: float, *, noise: float = 2.0, bounds: Bounds | None = None, **options: Any
 ) -> AdversarialTraining:
     """N-FGSM: noise up to 2 ε in each pixel, then one sign step of ε in l∞.
 
@@ -201,12 +194,7 @@ def n_fgsm(
 
 
 def n_fgm(
-    model: keras.Model,
-    epsilon: float,
-    *,
-    noise: float = 1.0,
-    bounds: Bounds | None = None,
-    **options: Any,
+    model: keras.Model, epsilon: float, *, noise: float = 1.0, bounds: Bounds | None = None, **options: Any
 ) -> AdversarialTraining:
     """N-FGM: noise up to ε, then one step of ε along the gradient, both in l2.
 

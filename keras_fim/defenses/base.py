@@ -16,8 +16,6 @@ from keras_fim.pixels import range_of_model
 from keras_fim.typing import Bounds
 from keras_fim.validation import check_bounds, inside
 
-__all__ = ["Defense", "plain"]
-
 EMPTY_BATCH = (
     "A batch left a device without images, and TensorFlow's oneDNN convolutions cannot train on an empty batch. "
     "Batch the tf.data.Dataset with `drop_remainder=True`, choose a batch size that leaves each device at least one "

@@ -10,8 +10,6 @@ import tensorflow as tf
 
 from keras_fim.logits import LogitsFunction
 
-__all__ = ["Batch", "SameState", "class_indices"]
-
 
 class SameState(LogitsFunction):
     """The classifier in training mode, as it was before the batch, and never changed by being called.

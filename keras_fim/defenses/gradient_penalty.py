@@ -17,8 +17,6 @@ from keras_fim.geometry.gradients import gradient
 from keras_fim.losses import mu_value
 from keras_fim.typing import Bounds
 
-__all__ = ["GradientPenalty"]
-
 
 @keras.saving.register_keras_serializable("keras_fim")
 class GradientPenalty(Penalized):

@@ -12,8 +12,6 @@ from keras_fim.defenses.penalized import Penalized
 from keras_fim.losses import mu_value
 from keras_fim.typing import Bounds
 
-__all__ = ["AdversarialLabelSmoothing"]
-
 
 @keras.saving.register_keras_serializable("keras_fim")
 class AdversarialLabelSmoothing(Penalized):

@@ -14,8 +14,6 @@ from keras_fim.attacks.lp import check_norm
 from keras_fim.typing import Images, Labels
 from keras_fim.validation import check_images
 
-__all__ = ["CatastrophicOverfitting"]
-
 
 class CatastrophicOverfitting(keras.callbacks.Callback):
     """Says after each epoch whether the model has learned to stand one step only.

@@ -14,8 +14,6 @@ from keras_fim.defenses.batch import Batch
 from keras_fim.losses import mu_value, mu_variable
 from keras_fim.typing import Bounds
 
-__all__ = ["Penalized"]
-
 
 class Penalized(Defense):
     """A defense whose penalty is μ times a mean over the batch, as Keras' losses take it unless told otherwise.

@@ -19,8 +19,6 @@ from keras_fim.geometry.gradients import gradient
 from keras_fim.losses import mu_value
 from keras_fim.typing import Bounds
 
-__all__ = ["SpectralDefense", "check_choice", "check_step", "mu_from_budget", "set_budget"]
-
 
 @keras.saving.register_keras_serializable("keras_fim")
 class SpectralDefense(Penalized):

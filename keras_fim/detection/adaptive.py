@@ -19,8 +19,6 @@ from keras_fim.geometry.gradients import gradient as gradient_of
 from keras_fim.geometry.spectrum import spectrum_and_logits
 from keras_fim.logits import LogitsFunction
 
-__all__ = ["AdaptivePGD"]
-
 _PROBE = 0.05  # length of the finite difference that stands for a derivative along an eigenvector
 _NOT_FOOLED = 1e6
 

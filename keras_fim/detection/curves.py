@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["DetectionCurves", "detection_curves"]
-
 
 @dataclasses.dataclass(frozen=True)
 class DetectionCurves:

@@ -13,8 +13,6 @@ from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.pixels import images_in_range
 from keras_fim.typing import Bounds, Images, Model
 
-__all__ = ["FisherDetector"]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FisherDetector:

@@ -7,8 +7,6 @@ import tensorflow as tf
 from keras_fim.geometry.spectrum import spectrum_and_logits
 from keras_fim.typing import LogitsCallable
 
-__all__ = ["FEATURES", "TINY", "features_of", "spectral_features"]
-
 FEATURES = ("log_lambda_1", "log_lambda_2", "log_trace", "log_unsure")
 TINY = 1e-30
 """The logarithm of an eigenvalue that is 0 stays finite."""

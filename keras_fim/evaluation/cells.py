@@ -18,8 +18,6 @@ from keras_fim.attacks.base import Attack, predict_logits
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.records import read_json, versions, write_text
 
-__all__ = ["Cells", "attack_settings", "digest", "model_digest", "packed", "unpacked"]
-
 _Result = TypeVar("_Result")
 _DAMAGED = (ValueError, TypeError, LookupError, AttributeError)
 

@@ -16,8 +16,6 @@ from keras_fim.logits import logits_function
 from keras_fim.typing import Images, Labels, Model
 from keras_fim.validation import check_images, check_labels
 
-__all__ = ["Confidence", "clean_performance", "predicted_classes", "robustness_curve"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Confidence:

@@ -25,8 +25,6 @@ from keras_fim.metrics import in_convention, mean_distance, median_distance, sta
 from keras_fim.typing import Images, Labels, Model
 from keras_fim.validation import check_images
 
-__all__ = ["DistanceSummary", "distance_summary", "minimal_distances", "searching"]
-
 _QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 

@@ -37,8 +37,6 @@ from keras_fim.records import versions
 from keras_fim.typing import Bounds, Model
 from keras_fim.validation import check_images, check_labels
 
-__all__ = ["evaluate"]
-
 _FIGURES = tuple(name for name in Outcome._fields if name != "seen")
 
 

@@ -12,8 +12,6 @@ from keras_fim.evaluation.measurement import Outcome
 from keras_fim.logits import LogitsFunction
 from keras_fim.validation import check_labels
 
-__all__ = ["BLACK_BOX", "one_class", "outputs_flags", "path_flags"]
-
 _FEW = 64  # images whose gradients are looked at
 _MOST = 0.02  # share of the images that gradients may leave to a search without them
 

@@ -16,8 +16,6 @@ from keras_fim.evaluation.rows import named
 from keras_fim.evaluation.sources import Chunk
 from keras_fim.logits import LogitsFunction
 
-__all__ = ["Example", "Gallery"]
-
 _COUNT, _SIDE = 3, 160  # pictures of a kind, and how large they are at most
 _KINDS = ("most fragile", "typical", "most robust")
 

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Interval", "Ratio", "bootstrap", "wilson"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Interval:

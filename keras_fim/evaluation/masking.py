@@ -23,8 +23,6 @@ from keras_fim.pixels import PixelRange, find_range
 from keras_fim.typing import Bounds, Model
 from keras_fim.validation import check_images, check_labels
 
-__all__ = ["MaskingCheck", "MaskingReport", "masking_report"]
-
 _CHECKS = {  # by name the largest figure that raises no suspicion, and what the figure is
     "one step": (0.02, "fooled by one step and not by many, at the worst ε: the gradient leads astray"),
     "margin loss": (0.1, "difference in fooling to the cross-entropy: one of them is misled: never use it alone"),
@@ -194,9 +192,7 @@ def masking_report(
 def _white_box(norm: float, steps: int, **options: Any) -> PGD:
     """The attack whose figures are in question: from the image, and then from a random start."""
     step_size = min(1.0, 5 / max(1, steps))  # from one end of the ball to the other and back
-    return PGD(
-        norm=norm, steps=steps, step_size=step_size, random_start=False, restarts=2, stop_early=True, **options
-    )
+    return PGD(norm=norm, steps=steps, step_size=step_size, random_start=False, restarts=2, stop_early=True, **options)
 
 
 def _figures(

@@ -15,8 +15,6 @@ from keras_fim.evaluation.sources import Chunk
 from keras_fim.logits import LogitsFunction
 from keras_fim.typing import AttackResult
 
-__all__ = ["Outcome", "fits_memory", "measure", "probabilities"]
-
 _MEMORY, _COPIES = 2**30, 256  # bytes; how often a model is assumed to hold an image on the way to its gradient
 
 

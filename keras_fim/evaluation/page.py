@@ -16,8 +16,6 @@ from keras_fim.evaluation.rows import budget
 if TYPE_CHECKING:
     from keras_fim.evaluation.result import Evaluation
 
-__all__ = ["page"]
-
 _BINS, _CONFUSIONS = 20, 10
 
 

@@ -27,8 +27,6 @@ from keras_fim.logits import LogitsFunction
 from keras_fim.pixels import PixelRange, check_contradiction, find_range
 from keras_fim.typing import Bounds
 
-__all__ = ["Plan", "bounded", "default_attacks", "estimate", "fitted", "pixel_range", "planned", "stated_gradients"]
-
 _PREVIEW = 8  # images whose gradients are timed
 _FEW = 10_000  # gradients, which take seconds at most
 
@@ -41,10 +39,7 @@ class Plan(NamedTuple):
 
 
 def pixel_range(
-    logits_fn: LogitsFunction,
-    chunk: Chunk,
-    attacks: Sequence[Attack | str] | None,
-    bounds: Bounds | PixelRange | None,
+    logits_fn: LogitsFunction, chunk: Chunk, attacks: Sequence[Attack | str] | None, bounds: Bounds | PixelRange | None
 ) -> PixelRange | None:
     """The range of the pixels of an evaluation.
 
@@ -69,11 +64,7 @@ def pixel_range(
 
 
 def planned(
-    attacks: Sequence[Attack | str] | None,
-    epsilons: Epsilons,
-    pixels: PixelRange | None,
-    *,
-    black_box: bool = False,
+    attacks: Sequence[Attack | str] | None, epsilons: Epsilons, pixels: PixelRange | None, *, black_box: bool = False
 ) -> list[Plan]:
     """The attacks of an evaluation with their budgets.
 

@@ -21,8 +21,6 @@ from keras_fim.pixels import PixelRange, find_range, images_in_range
 from keras_fim.typing import Bounds, Images, Model
 from keras_fim.validation import check_images
 
-__all__ = ["BoundaryRadius", "Calibration", "boundary_radius", "calibrate", "radius_and_distance"]
-
 _FEWEST = 200
 
 

@@ -14,8 +14,6 @@ from typing import Any, TypeAlias, TypeVar
 
 from keras_fim.records import read_json, write_json, write_text
 
-__all__ = ["Report", "Row", "decode", "encode", "shown", "table"]
-
 Row: TypeAlias = Mapping[str, Any]
 """A row of a table: values by column; text, numbers, or dataclasses that print."""
 

@@ -16,8 +16,6 @@ from keras_fim.evaluation.rows import AttackRow, budget, named
 from keras_fim.evaluation.spectrum import SpectrumSummary
 from keras_fim.records import write_text
 
-__all__ = ["Evaluation", "PerSample"]
-
 _WAYS = {
     "l0": "at most {} values changed",
     "l1": "a change of at most {} in total (l1)",

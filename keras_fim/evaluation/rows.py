@@ -14,8 +14,6 @@ from keras_fim.evaluation.intervals import Ratio, wilson
 from keras_fim.evaluation.measurement import Outcome
 from keras_fim.evaluation.report import Report, Row
 
-__all__ = ["QUANTILES", "AttackRow", "RobustnessCurve", "attack_rows", "budget", "marked", "named"]
-
 QUANTILES = (0.25, 0.5, 0.75)
 
 

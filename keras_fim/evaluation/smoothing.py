@@ -15,8 +15,6 @@ from keras_fim.pixels import PixelRange, images_in_range
 from keras_fim.typing import Bounds, Images, Labels, Model
 from keras_fim.validation import check_labels
 
-__all__ = ["ABSTAINED", "Certificates", "certify"]
-
 ABSTAINED = -1
 """The class of an image for which no class can be certified."""
 

@@ -13,8 +13,6 @@ import tensorflow as tf
 from keras_fim.evaluation.cells import digest
 from keras_fim.validation import check_labels
 
-__all__ = ["Chunk", "Dataset", "check_max_samples", "chunks", "samples"]
-
 Dataset: TypeAlias = Any
 """Arrays ``(images, labels)``, a ``tf.data.Dataset``, a ``keras.utils.PyDataset``, or an iterable of
 ``(images, labels)`` or ``(images, labels, weights)``, batched or not. Labels are class indices or one-hot rows."""
@@ -63,14 +61,14 @@ def chunks(dataset: Dataset, max_samples: int | None = None, *, seed: int = 0) -
         >>> [np.bincount(chunk.labels).tolist() for chunk in chunks((images, labels), 9)]
         [[3, 3, 3]]
     """
-    return _read(dataset) if max_samples is None else _grouped(
-        _selected(dataset, max_samples, seed, hold=isinstance(dataset, Iterator))[1]
+    return (
+        _read(dataset)
+        if max_samples is None
+        else _grouped(_selected(dataset, max_samples, seed, hold=isinstance(dataset, Iterator))[1])
     )
 
 
-def samples(
-    dataset: Dataset, max_samples: int | None = None, *, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+def samples(dataset: Dataset, max_samples: int | None = None, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """The samples of a dataset, which is read once, as arrays.
 
     Args:

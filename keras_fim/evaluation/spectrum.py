@@ -11,27 +11,13 @@ import tensorflow as tf
 from keras_fim.attacks.base import predict_logits
 from keras_fim.evaluation.measurement import fits_memory
 from keras_fim.evaluation.report import Report, Row
-from keras_fim.geometry import (
-    factor,
-    linearize,
-    logit_fim_largest_eigenvalue,
-    simplex_fim_largest_eigenvalue,
-)
+from keras_fim.geometry import factor, linearize, logit_fim_largest_eigenvalue, simplex_fim_largest_eigenvalue
 from keras_fim.geometry.boundary import boundary_distance
 from keras_fim.geometry.eigen import spectrum_of_factor
 from keras_fim.geometry.krylov import krylov_spectrum_and_logits
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.typing import Images, Model
 from keras_fim.validation import check_images
-
-__all__ = [
-    "EXACT_CLASSES",
-    "PROBES",
-    "QUANTITIES",
-    "SpectrumSummary",
-    "information",
-    "spectrum_summary",
-]
 
 EXACT_CLASSES = 64
 """Up to so many classes the spectrum is exact, from one gradient for each; beyond, a Krylov step and `PROBES`."""

@@ -22,8 +22,6 @@ from keras_fim.evaluation.sources import chunks
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.typing import AttackResult, Model
 
-__all__ = ["Probe"]
-
 _NOISES = 10  # draws of random noise for each image
 
 

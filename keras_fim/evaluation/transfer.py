@@ -20,8 +20,6 @@ from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.typing import AttackResult, Images, Labels, Model
 from keras_fim.validation import check_images
 
-__all__ = ["Transfer", "TransferRow", "transfer"]
-
 
 @dataclasses.dataclass(frozen=True)
 class TransferRow:

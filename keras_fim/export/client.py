@@ -9,8 +9,6 @@ import numpy as np
 import requests
 import tensorflow as tf
 
-__all__ = ["predict_grpc", "predict_rest"]
-
 Arrays: TypeAlias = dict[str, np.ndarray]
 
 

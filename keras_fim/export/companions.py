@@ -21,8 +21,6 @@ from keras_fim.logits import LogitsFunction
 from keras_fim.records import versions
 from keras_fim.typing import Images
 
-__all__ = ["write_card", "write_references", "write_warm_up"]
-
 NUM_REFERENCES = 16
 _WARM_UP = "tf_serving_warmup_requests"  # the name that TensorFlow Serving looks for
 _CLEAR = 1e-4  # a class or a verdict that hangs on less than this is not compared

@@ -7,8 +7,6 @@ import tensorflow as tf
 
 from keras_fim.typing import Bounds
 
-__all__ = ["BACKGROUND", "MAX_PIXELS", "PREPROCESSING", "decoded"]
-
 BACKGROUND = 255
 """The gray value behind transparent pixels of a PNG: white."""
 

@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["EXTRA", "REFERENCES", "TOLERANCES", "check_model"]
-
 EXTRA = "assets.extra"
 REFERENCES = "keras_fim_reference.npz"
 

@@ -26,8 +26,6 @@ from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.pixels import PixelRange, find_range, range_of_model
 from keras_fim.typing import Bounds, Images, Model
 
-__all__ = ["saved_model"]
-
 
 def saved_model(
     model: Model,
@@ -136,9 +134,7 @@ def saved_model(
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _keras_logits_function(
-    model: Model, input_shape: tuple[int, ...] | None
-) -> tuple[LogitsFunction, tuple[int, ...]]:
+def _keras_logits_function(model: Model, input_shape: tuple[int, ...] | None) -> tuple[LogitsFunction, tuple[int, ...]]:
     """The logits function, and the shape of one image."""
     model = plain(model)
     given = model if isinstance(model, LogitsFunction) else None

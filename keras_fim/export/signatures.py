@@ -20,8 +20,6 @@ from keras_fim.logits import LogitsFunction
 from keras_fim.pixels import PixelRange
 from keras_fim.validation import inside_or_not
 
-__all__ = ["Serving", "classifier_signatures"]
-
 Outputs = dict[str, tf.Tensor]
 _FILES = tf.TensorSpec((None,), tf.string, name="image_bytes")
 _RADII = ("kl_radius", "boundary_radius", "calibrated_radius")

@@ -12,8 +12,6 @@ from typing import Any
 
 from keras_fim.export import runner
 
-__all__ = ["Check", "Verification", "verify"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Check:

@@ -7,15 +7,11 @@ import tensorflow as tf
 
 from keras_fim.geometry.jacobian import Linearization
 
-__all__ = ["DUAL", "boundary_distance", "check_boundary"]
-
 DUAL = {1.0: np.inf, 2.0: 2.0, np.inf: 1.0}
 """The dual of each norm."""
 
 
-def boundary_distance(
-    jacobian: Linearization, norm: float = 2.0, rivals: int = 3
-) -> tuple[tf.Tensor, tf.Tensor]:
+def boundary_distance(jacobian: Linearization, norm: float = 2.0, rivals: int = 3) -> tuple[tf.Tensor, tf.Tensor]:
     r"""The first-order distance to the boundary between the predicted class y and its most probable rivals.
 
     .. math:: \min_j \frac{z_y - z_j}{\|\nabla_x (z_y - z_j)\|_q}, \qquad 1/p + 1/q = 1

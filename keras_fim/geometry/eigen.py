@@ -12,8 +12,6 @@ import tensorflow as tf
 from keras_fim.geometry.jacobian import factor
 from keras_fim.typing import LogitsCallable, Spectrum
 
-__all__ = ["exact_spectrum", "exact_spectrum_and_logits", "spectrum_of_factor"]
-
 
 def exact_spectrum(logits_fn: LogitsCallable, images: tf.Tensor, k: int = 1) -> Spectrum:
     """The k largest eigenpairs of ``G_x``, from the whole factor B: K gradients and a K x K eigenproblem per image.

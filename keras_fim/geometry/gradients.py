@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-__all__ = ["NoGradientError", "gradient"]
-
 
 class NoGradientError(ValueError):
     """The logits do not depend on the images through operations that have a gradient."""

@@ -18,8 +18,6 @@ import tensorflow as tf
 from keras_fim.geometry.gradients import gradient
 from keras_fim.typing import LogitsCallable
 
-__all__ = ["Linearization", "factor", "linearize", "linearized"]
-
 _UNROLLED_CLASSES = 64  # up to here one gradient per class, unrolled, beats `batch_jacobian` (1.5 times slower)
 
 
@@ -105,6 +103,7 @@ def linearized(tape: tf.GradientTape, images: tf.Tensor, logits: tf.Tensor) -> L
     Returns:
         `Linearization`.
     """
+
     @functools.cache  # made for the first product, and only if there is one
     def transposed() -> tuple[tf.GradientTape, tf.Tensor, tf.Tensor]:
         seed = tf.zeros_like(logits)

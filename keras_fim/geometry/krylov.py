@@ -16,15 +16,6 @@ import tensorflow as tf
 from keras_fim.geometry.jacobian import Linearization, linearize
 from keras_fim.typing import LogitsCallable, Spectrum
 
-__all__ = [
-    "MAX_STEPS",
-    "RTOL",
-    "check_tolerance",
-    "krylov_direction",
-    "krylov_spectrum",
-    "krylov_spectrum_and_logits",
-]
-
 RTOL = 0.1
 MAX_STEPS = 10
 
@@ -168,13 +159,7 @@ def check_tolerance(rtol: float, max_steps: int) -> None:
 
 
 def _refined(
-    logits_fn: LogitsCallable,
-    images: tf.Tensor,
-    spectrum: Spectrum,
-    space: _Space,
-    k: int,
-    rtol: float,
-    max_steps: int,
+    logits_fn: LogitsCallable, images: tf.Tensor, spectrum: Spectrum, space: _Space, k: int, rtol: float, max_steps: int
 ) -> Spectrum:
     """Further steps for the images that have not converged, gathered into a smaller batch before each."""
 

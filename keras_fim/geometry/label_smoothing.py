@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["default_mu", "label_smoothing_from_mu", "mu_from_label_smoothing"]
-
 _PAPER_ALPHA = 0.765  # what the paper's μ = 0.02 is at K = 10
 
 

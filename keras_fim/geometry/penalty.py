@@ -11,8 +11,6 @@ from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["INVERSE_PROBABILITY_CAP", "penalized_cross_entropy"]
-
 INVERSE_PROBABILITY_CAP = 1e6
 """Largest ``1/p`` up to which the penalties are exact; see the module's docstring."""
 

@@ -9,16 +9,6 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-__all__ = [
-    "kl_divergence",
-    "logit_fim",
-    "logit_fim_form",
-    "logit_fim_largest_eigenvalue",
-    "simplex_fim_largest_eigenvalue",
-    "simplex_fim_trace",
-    "two_classes",
-]
-
 
 def simplex_fim_trace(logits: tf.Tensor) -> tf.Tensor:
     r"""Trace of the FIM in the softmax output, :math:`\operatorname{tr} G_s = \sum_i 1/p_i \ge K^2` (eq. 4).

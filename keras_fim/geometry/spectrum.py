@@ -8,8 +8,6 @@ from keras_fim.geometry.eigen import exact_spectrum_and_logits
 from keras_fim.geometry.krylov import MAX_STEPS, RTOL, check_tolerance, krylov_spectrum_and_logits
 from keras_fim.typing import LogitsCallable, Spectrum
 
-__all__ = ["METHODS", "check_method", "spectrum_and_logits"]
-
 METHODS = ("auto", "exact", "krylov")
 _CLASSES_PER_PAIR = 4  # up to 4 k classes, K gradients cost no more than the Krylov method's first step
 

@@ -6,15 +6,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = [
-    "fooling_ratio",
-    "in_convention",
-    "mean_distance",
-    "median_distance",
-    "robust_accuracy",
-    "standing_distances",
-]
-
 _NORMS = (0, 1, 2, np.inf)
 
 

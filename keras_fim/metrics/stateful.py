@@ -6,8 +6,6 @@ from typing import Any
 
 import keras
 
-__all__ = ["FoolingRatio", "RobustAccuracy"]
-
 
 class _Ratio(keras.metrics.Mean):
     """A mean that is NaN of nothing, which a ratio of 0 would hide."""

@@ -8,8 +8,6 @@ import numpy as np
 
 from keras_fim.attacks import DEFAULT_EPSILONS
 
-__all__ = ["default_epsilons"]
-
 _COLOR = {2.0: (0.25, 0.5, 1.0, 2.0), np.inf: (1 / 255, 2 / 255, 4 / 255, 8 / 255)}
 
 

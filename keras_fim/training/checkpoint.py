@@ -10,8 +10,6 @@ import keras
 
 from keras_fim.defenses import plain
 
-__all__ = ["RunCheckpoint", "finished_epochs", "read_history", "resume"]
-
 
 class RunCheckpoint(keras.callbacks.Callback):
     """After each epoch, keeps weights and optimizer state, the classifier's best weights, and one row of metrics.

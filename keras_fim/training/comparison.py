@@ -18,14 +18,12 @@ from keras_fim.training.budgets import default_epsilons
 from keras_fim.training.config import TrainingConfig, completed, recipe
 from keras_fim.training.cost import step_costs
 from keras_fim.training.defending import COMPARED
-from keras_fim.training.defense_rows import Comparison, DefenseRow, mean, spread
+from keras_fim.training.defense_rows import Comparison, DefenseRow, mean
 from keras_fim.training.run import train
 from keras_fim.training.trained import builds, load_model
 
 if TYPE_CHECKING:
     import keras
-
-__all__ = ["Comparison", "DefenseRow", "compare", "spread", "write"]
 
 _MASKING_SAMPLES = 200
 

@@ -15,8 +15,6 @@ from keras_fim.training.defending import check_defense, default_options, default
 if TYPE_CHECKING:
     from keras_fim.data import DatasetInfo
 
-__all__ = ["TrainingConfig", "completed", "descriptions", "differences", "recipe"]
-
 KEEP = ("accuracy", "robustness", "last")
 
 

@@ -14,8 +14,6 @@ from keras_fim.training.config import TrainingConfig
 from keras_fim.training.defending import default_options, defended
 from keras_fim.training.run import build_model, compile_model
 
-__all__ = ["step_costs"]
-
 _STEPS = 3  # timed together
 
 

@@ -12,18 +12,6 @@ if TYPE_CHECKING:
 
     from keras_fim.data import DatasetInfo
 
-__all__ = [
-    "COMPARED",
-    "NAMES",
-    "budget",
-    "check_defense",
-    "default_options",
-    "default_weights",
-    "defended",
-    "overfitting_watch",
-    "takes_mu",
-]
-
 _NORMS = {"l2": 2.0, "linf": math.inf}
 _MNIST = ("mnist", "mnist5k")
 _BY_CLASSES = (-1.0, -1.0)

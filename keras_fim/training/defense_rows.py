@@ -16,8 +16,6 @@ from keras_fim.records import versions
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Comparison", "DefenseRow", "mean", "spread"]
-
 _STRONG = "strong "  # the labels of the strongest attack begin so
 
 

@@ -16,8 +16,6 @@ from keras_fim.training.config import TrainingConfig, differences, recipe
 from keras_fim.training.run import train
 from keras_fim.training.trained import load_model
 
-__all__ = ["DemoReport", "run_demo"]
-
 _EPSILONS = {"fgsm": [0.1, 0.2, 0.3], "ossa": [1.0, 2.0, 3.0], "strong_l2": [0.5, 1.0, 1.5]}
 _SAMPLES = 300
 

@@ -25,8 +25,6 @@ from keras_fim.training.inputs import evaluated_images, model_for
 from keras_fim.training.trained import record_of
 from keras_fim.typing import AttackResult, Bounds
 
-__all__ = ["DetectionReport", "evaluate_detection"]
-
 _CURVES = ("false_positive_rates", "true_positive_rates", "precisions", "recalls")
 _FEWEST = 10  # the AUC of fewer adversarials is meaningless
 

@@ -21,8 +21,6 @@ from keras_fim.training.inputs import evaluated_images, model_for, recorded_rang
 from keras_fim.training.trained import record_of
 from keras_fim.typing import Bounds
 
-__all__ = ["export_model"]
-
 _ABSENT = (
     "The dataset {!r} is not on this machine: the export has random reference inputs, and its card no robustness "
     "table. Pass the folder of the data (--data-dir) to have both."

@@ -19,8 +19,6 @@ from keras_fim.training.config import TrainingConfig
 from keras_fim.training.defending import budget, default_options
 from keras_fim.training.trained import builds, load_model
 
-__all__ = ["before_and_after", "comparison_rows"]
-
 _SAMPLES, _QUICK_SAMPLES = 200, 50
 
 

@@ -21,21 +21,7 @@ from keras_fim.training.provenance import warn_of_seen
 from keras_fim.training.trained import builds, load_model, record_of
 from keras_fim.typing import Bounds
 
-__all__ = [
-    "EvaluatedImages",
-    "check_outputs",
-    "described_recipe",
-    "image_shape",
-    "in_range",
-    "model_for",
-    "model_range",
-    "open_for",
-    "recorded_range",
-    "evaluated_images",
-]
-
 _USUAL = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
-
 
 
 def image_shape(model: Any, size: int | None = None, dataset: Sequence[int] | None = None) -> tuple[int, ...] | None:
@@ -229,7 +215,6 @@ def _written(model: Any, shape: Sequence[int]) -> tuple[int, ...] | None:
     if math.prod(taken[1:]) != math.prod(shape):
         raise ValueError(f"`--model` should take images {tuple(shape)}. Received: a model for {taken[1:]}")
     return tuple(taken[1:])
-
 
 
 def check_outputs(model: Any, facts: DatasetInfo) -> None:

@@ -13,8 +13,6 @@ import tensorflow as tf
 from keras_fim.evaluation import chunks
 from keras_fim.training.trained import record_of
 
-__all__ = ["HASHES", "STORED_HASHES", "image_hashes", "seen_images", "warn_of_seen", "was_seen", "write_hashes"]
-
 HASHES = "training_images.npy"
 """The file in a run's folder with the hashes of the images that it was trained on."""
 

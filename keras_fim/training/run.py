@@ -22,8 +22,6 @@ from keras_fim.training import checkpoint, inputs, provenance, trained, watching
 from keras_fim.training.config import TrainingConfig, differences
 from keras_fim.training.defending import default_options, defended, overfitting_watch
 
-__all__ = ["build_model", "compile_model", "train"]
-
 
 def train(
     config: TrainingConfig,
@@ -171,12 +169,7 @@ def _dtype_policy(name: str) -> Iterator[None]:
 
 
 def _fit(
-    model: keras.Model,
-    config: TrainingConfig,
-    splits: data.Splits,
-    folder: Path,
-    robustness: bool,
-    verbose: int | None,
+    model: keras.Model, config: TrainingConfig, splits: data.Splits, folder: Path, robustness: bool, verbose: int | None
 ) -> float:
     scored, monitor = config.keep != "accuracy", _monitor(config)
     history = checkpoint.resume(model, folder, monitor=monitor)

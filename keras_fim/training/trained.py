@@ -15,8 +15,6 @@ import numpy as np
 from keras_fim import data, defenses, layers, losses, metrics, models  # noqa: F401 - registers what a file may hold
 from keras_fim.records import read_json
 
-__all__ = ["load_into", "load_model", "record_of", "stored_names"]
-
 _STORED = Path(__file__).parent / "weights"
 
 
@@ -149,9 +147,7 @@ def _built(name: str, image_shape: Sequence[int] | None, num_classes: int | None
     return model
 
 
-def _arguments(
-    build: Any, module: str, image_shape: Sequence[int] | None, num_classes: int | None
-) -> dict[str, Any]:
+def _arguments(build: Any, module: str, image_shape: Sequence[int] | None, num_classes: int | None) -> dict[str, Any]:
     taken = inspect.signature(build).parameters
     offered: dict[str, Any] = {"weights": None} if module == "keras.applications" else {}
     if image_shape is not None:

@@ -13,8 +13,6 @@ from keras_fim.callbacks.board import write_hparams
 from keras_fim.training.budgets import default_epsilons
 from keras_fim.training.config import TrainingConfig, recipe
 
-__all__ = ["epochs_between", "fisher_spectrum", "robustness_curve", "write_row"]
-
 _NUM_GRADIENTS = 1000  # in a measurement of the Fisher spectrum; an image takes one for each class
 _IMAGES_BETWEEN = 20_000  # to train on from one measurement to the next: small datasets are not measured each epoch
 _PGD = "cleverhans_projected_gradient_descent_linf"

@@ -7,7 +7,8 @@ import pytest
 from keras_fim.cli import main
 from keras_fim.plots import defenses_figure
 from keras_fim.training import comparison, cost, recipe
-from keras_fim.training.comparison import Comparison, DefenseRow, compare, spread
+from keras_fim.training.comparison import compare
+from keras_fim.training.defense_rows import Comparison, DefenseRow, spread
 
 
 @pytest.mark.nightly

@@ -14,16 +14,9 @@ import tensorflow as tf
 from keras_fim.attacks.adapters.common import Classifier, ForeignAttack, ForeignSearch, Method, library, wrapped
 from keras_fim.attacks.lp import check_norm, norm_name
 
-__all__ = ["ART"]
-
 
 def ART(  # noqa: N802 - reads as the classes beside it
-    attack_factory: Callable[..., Any],
-    *,
-    norm: float,
-    minimal: bool = False,
-    label: str | None = None,
-    **options: Any,
+    attack_factory: Callable[..., Any], *, norm: float, minimal: bool = False, label: str | None = None, **options: Any
 ) -> ForeignAttack | ForeignSearch:
     """An evasion attack of ART.
 

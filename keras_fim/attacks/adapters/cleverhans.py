@@ -13,8 +13,6 @@ from keras_fim.attacks.adapters import repairs
 from keras_fim.attacks.adapters.common import Classifier, ForeignAttack, ForeignSearch, Method, wrapped
 from keras_fim.attacks.lp import check_norm, norm_name
 
-__all__ = ["CleverHans", "cleverhans_attacks"]
-
 
 class _Known(NamedTuple):
     """What an attack of CleverHans takes: norms (the first is the default), and parameters with the defaults here.

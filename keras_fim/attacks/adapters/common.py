@@ -22,8 +22,6 @@ from keras_fim.attacks.samples import Task, choose, put, take
 from keras_fim.geometry.gradients import gradient as gradient_of
 from keras_fim.logits import LogitsFunction
 
-__all__ = ["Classifier", "ForeignAttack", "ForeignSearch", "Method", "library", "wrapped"]
-
 
 def library(module: str, adapter: str, install: str) -> Any:
     """A module of another library.
@@ -168,11 +166,7 @@ def _logits(dtype: tf.DType, logits_fn: LogitsFunction, images: tf.Tensor) -> tf
 
 
 def _gradient(
-    dtype: tf.DType,
-    loss_fn: Callable[..., tf.Tensor],
-    logits_fn: LogitsFunction,
-    images: tf.Tensor,
-    labels: tf.Tensor,
+    dtype: tf.DType, loss_fn: Callable[..., tf.Tensor], logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor
 ) -> tf.Tensor:
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(images)

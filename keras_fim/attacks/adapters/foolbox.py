@@ -12,8 +12,6 @@ import tensorflow as tf
 from keras_fim.attacks.adapters.common import Classifier, ForeignAttack, ForeignSearch, Method, library, wrapped
 from keras_fim.attacks.lp import check_norm, norm_name
 
-__all__ = ["Foolbox"]
-
 
 def Foolbox(attack: Any, **options: Any) -> ForeignAttack | ForeignSearch:  # noqa: N802 - reads as the classes
     """An attack object of Foolbox 3.

@@ -29,8 +29,6 @@ import tensorflow as tf
 from keras_fim.attacks.adapters.common import Classifier, library
 from keras_fim.attacks.losses import log_odds_against
 
-__all__ = ["carlini_wagner", "cross_entropy", "gradient_method", "spsa"]
-
 
 def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """``-log p_y`` as ``log(1 + (1 - p_y) / p_y)``, whose gradient keeps its digits on confident samples.

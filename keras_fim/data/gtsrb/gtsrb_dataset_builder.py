@@ -17,8 +17,6 @@ import requests
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-__all__ = ["Builder"]
-
 SIDE = 32
 URL = "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/"
 ARCHIVES = {
@@ -26,10 +24,7 @@ ARCHIVES = {
     "test_images": "GTSRB_Final_Test_Images.zip",
     "test_truth": "GTSRB_Final_Test_GT.zip",
 }
-MD5 = {
-    "test_images": "c7e4e6327067d32654124b0fe9e82185",
-    "test_truth": "fe31e9c9270bbcd7b84b7f21a9d9d9e5",
-}
+MD5 = {"test_images": "c7e4e6327067d32654124b0fe9e82185", "test_truth": "fe31e9c9270bbcd7b84b7f21a9d9d9e5"}
 NUM_TRAIN = 39_209
 NUM_CLASSES = 43
 
