@@ -25,8 +25,10 @@ def make_pictures(folder: Path, classes: int, data_dir: str | None) -> None:
     import tensorflow_datasets as tfds
     from PIL import Image
 
+    from keras_fim.data import info
+
     builder = tfds.builder("cifar10", data_dir=data_dir)
-    names = builder.info.features["label"].names[:classes]
+    names = info("cifar10").class_names[:classes]
     for split, count in (("train", 10_000 // classes), ("test", 400 // classes)):
         written = dict.fromkeys(names, 0)
         for element in tfds.as_numpy(builder.as_dataset(split=split)):
