@@ -135,7 +135,8 @@ def _say_robustness(config: TrainingConfig, folder: Path, arguments: argparse.Na
 
     options: dict[str, Any] = {"data_dir": arguments.data_dir, "quick": arguments.quick}
     results = before_and_after(config, folder, progress=lambda line: print(line, flush=True), **options)
-    print(f"\n{table(comparison_rows(results))}")
+    pages = ", ".join(str(folder / "robustness" / f"{name}.html") for name in results)
+    print(f"\n{table(comparison_rows(results))}\nreports: {pages}")
     if arguments.quick:
         print("These figures are a smoke test, not to be quoted: few images, and a quarter of the attack's steps.")
 

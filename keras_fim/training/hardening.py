@@ -33,7 +33,7 @@ def before_and_after(
     """Attack the model of a run on test images, and the model that it started from, if that was trained already.
 
     The norm and ε are those of the defense, or l∞ with 2/255 of the range on color images, with 0.1 of it on gray ones.
-    Finished cells and both results are kept in ``folder/robustness``.
+    Finished cells, both results and a page for each to read are kept in ``folder/robustness``.
 
     Args:
         config: The run.
@@ -64,10 +64,12 @@ def before_and_after(
             max_samples=None,
             bounds=pixels,
             name=name,
+            class_names=config.facts.class_names,
             folder=folder / "robustness" / name,
             progress=progress,
         )
-        results[name].save(folder / "robustness" / f"{name}.json")
+        for suffix in ("json", "html"):
+            results[name].save(folder / "robustness" / f"{name}.{suffix}")
     return results
 
 

@@ -66,6 +66,8 @@ def test_harden_with_robustness_before_and_after(photos, stranger, tmp_path, cap
     assert config["defense_options"]["epsilon"] == pytest.approx(255 * 0.5 * (432 / 3072) ** 0.5, rel=1e-2)
     rows = [line for line in printed.splitlines() if line.startswith(("before", "after"))]
     assert len(rows) == 2 and "robust accuracy at l2 47.9" in printed and "smoke test" in printed
+    pages = [(tmp_path / "run" / "robustness" / f"{name}.html").read_text() for name in ("before", "after")]
+    assert all("<html" in page and "bright" in page for page in pages)
     model = load_model(tmp_path / "run")
     assert model.input_shape == (None, 12, 12, 3)
     run("evaluate", "--model", tmp_path / "run", "--data", photos, "--attacks", "fgsm", "--out", tmp_path / "again")
