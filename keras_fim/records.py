@@ -10,6 +10,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+_REMEDY = "Restore the file, or train into another folder (--out)"
+
 
 def write_text(path: str | Path, text: str) -> Path:
     """Write a text file aside and rename it, so that no reader and no interruption sees half of it."""
@@ -29,6 +31,22 @@ def write_json(path: str | Path, content: Any) -> Path:
 def read_json(path: str | Path) -> Any:
     """The content of a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def read_run(path: str | Path) -> dict[str, Any]:
+    """The content of the ``run.json`` of a training run.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    try:
+        record = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{path} should hold the record of a run, but it is not JSON ({error}). {_REMEDY}") from error
+    config = record.get("config") if isinstance(record, dict) else None
+    if not isinstance(config, dict) or not {"data", "model"} <= set(config):
+        raise ValueError(f"{path} should hold the record of a run and its config. Received: {record!r:.80}. {_REMEDY}")
+    return dict(record)
 
 
 def versions() -> dict[str, str | None]:

@@ -13,8 +13,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from keras_fim.cli.options import DATASETS, MODELS, add_bounds, add_data_dir, add_image_size, add_max_samples
+
+if TYPE_CHECKING:
+    from keras_fim.detection import FisherDetector
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,15 +49,13 @@ def export_and_verify(source: str | Path, folder: Path, arguments: argparse.Name
     Raises:
         SystemExit: With code 1, if the exported model does not answer as the trained one does.
     """
-    from keras_fim.detection import FisherDetector
     from keras_fim.export import verify
-    from keras_fim.records import read_json
     from keras_fim.training.exporting import export_model
 
     names = ("max_samples", "version", "direction", "calibrated", "data_dir", "bounds", "image_size")
     given = {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
     if getattr(arguments, "detector", None):
-        given["detector"] = FisherDetector(**read_json(arguments.detector))
+        given["detector"] = _detector(arguments.detector)
     given["reference"] = getattr(arguments, "reference_images", None)
     if getattr(arguments, "labels", None):
         given["labels"] = arguments.labels.read_text(encoding="utf-8").splitlines()
@@ -61,3 +63,13 @@ def export_and_verify(source: str | Path, folder: Path, arguments: argparse.Name
     print(report)
     if not report.passed:
         raise SystemExit(1)
+
+
+def _detector(path: Path) -> FisherDetector:
+    from keras_fim.detection import FisherDetector
+    from keras_fim.records import read_json
+
+    try:
+        return FisherDetector(**read_json(path))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`--detector` should be a file that keras-fim detect wrote: {path}: {error}") from error

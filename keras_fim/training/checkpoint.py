@@ -58,8 +58,16 @@ def resume(model: keras.Model, folder: Path, *, monitor: str = "val_accuracy") -
     if not saved:
         return []
     model.optimizer.build(model.trainable_variables)  # Keras skips the state of one that is not built
-    model.load_weights(saved[-1])
-    history = read_history(folder)[: _epoch(saved[-1])]
+    try:
+        model.load_weights(saved[-1])
+    except (OSError, ValueError, KeyError) as error:
+        advice = "If it is damaged, delete it and train into another folder (--out)"
+        raise ValueError(f"{saved[-1]} should hold the weights of this run ({error}). {advice}") from error
+    epochs = _epoch(saved[-1])
+    history = read_history(folder)[:epochs]
+    if len(history) < epochs or any(monitor not in row for row in history):
+        expected = f"a row with {monitor} for each of the {epochs} epochs of {saved[-1].name}"
+        raise ValueError(f"{Path(folder) / 'history.csv'} should have {expected}. Received: {len(history)} rows")
     if _last_is_best(history, monitor):  # the kill may have come before these were kept
         _save(plain(model), Path(folder) / "best.weights.h5")
     return history
@@ -67,8 +75,12 @@ def resume(model: keras.Model, folder: Path, *, monitor: str = "val_accuracy") -
 
 def read_history(folder: Path) -> list[dict[str, float]]:
     """The rows of metrics of a run's epochs, first to last."""
-    with open(Path(folder) / "history.csv", newline="", encoding="utf-8") as file:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    path = Path(folder) / "history.csv"
+    with open(path, newline="", encoding="utf-8") as file:
+        try:
+            return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+        except (ValueError, TypeError, csv.Error) as error:
+            raise ValueError(f"{path} should hold the metrics of each epoch as numbers: {error}") from error
 
 
 def finished_epochs(folder: Path) -> int:
@@ -95,7 +107,7 @@ def _checkpoint(folder: Path, epoch: int) -> Path:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    return sorted((folder / "checkpoints").glob("epoch-*.weights.h5"))
+    return sorted((folder / "checkpoints").glob("epoch-[0-9][0-9][0-9][0-9].weights.h5"))
 
 
 def _write_rows(path: Path, rows: list[dict[str, float]]) -> None:

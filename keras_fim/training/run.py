@@ -17,7 +17,7 @@ from keras_fim.callbacks import MuSchedule
 from keras_fim.defenses import plain
 from keras_fim.logits import logits_function
 from keras_fim.losses import FisherEigenvalueLoss, FisherTraceLoss
-from keras_fim.records import read_json, versions, write_json
+from keras_fim.records import read_run, versions, write_json
 from keras_fim.training import checkpoint, inputs, provenance, trained, watching
 from keras_fim.training.config import TrainingConfig, differences
 from keras_fim.training.defending import default_options, defended, overfitting_watch
@@ -240,7 +240,7 @@ def _open_run(config: TrainingConfig, folder: Path, resume: bool) -> dict[str, A
         return record
     if not resume:
         raise ValueError(f"{folder} already holds a run: resume it (--resume) or choose another folder (--out)")
-    record = read_json(path)
+    record = read_run(path)
     if changed := differences(record["config"], config):
         raise ValueError(f"The run in {folder} was set up otherwise; (its value, yours): {changed}")
     return dict(record)

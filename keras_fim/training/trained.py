@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from keras_fim import data, defenses, layers, losses, metrics, models  # noqa: F401 - registers what a file may hold
-from keras_fim.records import read_json
+from keras_fim.records import read_run
 
 _STORED = Path(__file__).parent / "weights"
 
@@ -48,20 +48,29 @@ def load_model(
     """
     path = Path(name)
     if path.suffix == ".keras" and path.is_file():
-        return keras.models.load_model(path, compile=False, safe_mode=True)
+        return _loaded(path, compile=False)
     if (path / "model.keras").is_file():
-        return keras.models.load_model(path / "model.keras", safe_mode=True)
+        return _loaded(path / "model.keras")
     if (path / "saved_model.pb").is_file():
         raise ValueError(f"A SavedModel can be evaluated only; name the .keras file it comes from. Received: {name}")
     if builds(name):
         return _built(str(name), image_shape, num_classes)
     folder = _stored(path)
-    config = read_json(folder / "run.json")["config"]
+    config = read_run(folder / "run.json")["config"]
     facts = data.info(config["data"])
     model = models.MODELS[config["model"]](facts.image_shape, facts.num_classes, **config["model_options"])
     with np.load(folder / "weights.npz") as arrays:
         model.set_weights([arrays[key].astype(np.float32) for key in sorted(arrays)])
     return model
+
+
+def _loaded(path: Path, **options: Any) -> keras.Model:
+    """A .keras file, in safe mode."""
+    try:
+        return keras.models.load_model(path, safe_mode=True, **options)
+    except Exception as error:  # Keras, zipfile and h5py have each their own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} should be a model that Keras {keras.__version__} can load: {reason}") from error
 
 
 def builds(name: str | Path) -> bool:
@@ -106,7 +115,7 @@ def record_of(source: str | Path) -> dict[str, Any] | None:
     if path.name.endswith((".weights.h5", ".keras")) and path.is_file():
         return None
     record = (path if (path / "model.keras").is_file() else _stored(path)) / "run.json"
-    return dict(read_json(record)) if record.is_file() else None
+    return read_run(record) if record.is_file() else None
 
 
 def _stored(name: Path) -> Path:

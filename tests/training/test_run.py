@@ -127,8 +127,8 @@ def test_interrupted_run_in_float16_goes_on_with_its_loss_scale(tmp_path, monkey
             note(self.model)
             raise KeyboardInterrupt
 
-    def resume(model, folder):
-        rows = going_on(model, folder)
+    def resume(model, folder, monitor):
+        rows = going_on(model, folder, monitor=monitor)
         note(model)
         return rows
 
