@@ -102,7 +102,7 @@ def test_export_with_labels_and_reference_images(photos, stranger, tmp_path, cap
     assert (tmp_path / "served" / "1" / "assets" / "labels.txt").read_text().split() == list(NAMES)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_compare_and_detect(photos, stranger, tmp_path, capsys):
     options = ["--model", stranger, "--defenses", "none,n-fgm", "--epochs", "1", "--quick", "--max-samples", "30"]
     run("compare", "--data", photos, *options, "--out", tmp_path / "compare")

@@ -61,8 +61,9 @@ def expected():
 def test_every_signature_is_scale_covariant(bounds, expected):
     span = bounds[1] - bounds[0]
     scaled = {"fisher/lambda_max": span**-2, "fisher/kl_radius": span}
+    scaled |= {"trust/lambda_max": span**-2, "trust/boundary_radius": span}
     result = answers(*bounds)
-    assert result.keys() == expected.keys() and len(result) == 15
+    assert result.keys() == expected.keys() and len(result) == 19
     for name, value in result.items():
         if value.dtype.kind == "f":
             value = value + 2 * math.log(span) if name == "detect/score" else value / scaled.get(name, 1.0)

@@ -130,8 +130,8 @@ def test_interrupted_run_of_a_defense_goes_on_with_its_optimizer(tmp_path, monke
             note(self.model)
             raise KeyboardInterrupt
 
-    def resume(model, folder):
-        rows = going_on(model, folder)
+    def resume(model, folder, monitor):
+        rows = going_on(model, folder, monitor=monitor)
         note(model)
         return rows
 
