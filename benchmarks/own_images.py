@@ -15,6 +15,8 @@ import sys
 import time
 from pathlib import Path
 
+from keras_fim.records import read_json, write_json
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "own_images.md"
 KEPT = ("measured/evaluation.json", "aimed/evaluation.json", "hardened/robustness/before.json")
@@ -94,7 +96,11 @@ def main() -> None:
     kept = ROOT / "results" / "own_images"
     kept.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
-        shutil.copy(folder / name, kept / name.replace("/", "-"))
+        if name.endswith(".json"):
+            figures = {**read_json(folder / name), "samples": None, "examples": []}
+            write_json(kept / name.replace("/", "-"), figures)
+        else:
+            shutil.copy(folder / name, kept / name.replace("/", "-"))
     (kept / "commands.md").write_text("\n".join(report) + "\n", encoding="utf-8")
 
 

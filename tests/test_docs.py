@@ -89,6 +89,14 @@ def test_accuracies_of_the_stored_weights_are_those_of_their_records(record):
     assert stored["bytes"] == (record.parent / "weights.npz").stat().st_size <= 5e6
 
 
+@pytest.mark.parametrize("name", ["before", "after"])
+def test_figures_of_a_hardened_model_are_the_stored_ones(name):
+    result = json.loads((RESULTS / "own_images" / f"hardened-robustness-{name}.json").read_text())
+    (row,) = result["rows"]
+    shares = f"{100 * result['accuracy']['value']:.1f} % | {100 * row['robust']['value']:.1f} %"
+    assert f"| {name} | {shares} |" in PAGES["own_images.md"] and row["epsilon"] == 255
+
+
 def test_six_models_are_named():
     assert len(NAMED) == 6
 
