@@ -200,8 +200,8 @@ def evaluated_images(
     label = None if only is None else opened.info.label(only)
     dataset, split = evaluated(opened, max_samples, unseen=own, only=label)
     warn_of_seen(source, dataset, max_samples)
-    which = "the 20 % that the model was not trained on" if own else "all of them"
-    part = "" if opened.whole is None else f"{len(split.labels)} images, of {which}"
+    which = "the 20 % that the model was not trained on" if own else "all images are taken"
+    part = "" if opened.whole is None else f"{data} has no test part: {which}, {len(split.labels)} images"
     dataset = in_range(dataset, (0.0, 1.0), _written(keras_model, opened.info.image_shape))
     pixels = model_range(model, dataset, bounds, record)
     return EvaluatedImages(in_range(dataset, pixels.bounds), pixels, opened.info, part)
