@@ -120,10 +120,12 @@ class Evaluation(Report):
     def headline(self) -> AttackRow:
         """The strongest row at the smallest ε that leaves less than half of the accuracy, or else at the largest ε.
 
-        It is of l∞ if that was measured, or else of l2.
+        It is of `keras_fim.attacks.Strong` or `AutoAttack` if one of them ran, and of l∞ if that was measured, or else
+        of l2.
         """
-        norm = max(norm for norm, _ in self.strongest)
-        rows = [row for key, row in self.strongest.items() if key[0] == norm]
+        judged = {key: row for key, row in self.strongest.items() if row.stages} or self.strongest
+        norm = max(norm for norm, _ in judged)
+        rows = [row for key, row in judged.items() if key[0] == norm]
         return next((row for row in rows if 2 * row.robust.value < self.accuracy.value), rows[-1])
 
     @property

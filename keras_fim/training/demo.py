@@ -42,7 +42,7 @@ class DemoReport:
         return table(rows, markdown=markdown)
 
     def __str__(self) -> str:
-        files = "\n".join(f"{what + ':':18} {path}" for what, path in self.files.items())
+        files = "\n".join(f"{what + ':':20} {path}" for what, path in self.files.items())
         verdicts = "\n".join(f"{name + ':':21} {' '.join(result.sentences)}" for name, result in self.results.items())
         return f"\n{self.table()}\n\n{verdicts}\n\n{files}"
 

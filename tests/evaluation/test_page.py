@@ -180,3 +180,11 @@ def test_in_a_browser_without_a_network(page, tmp_path, width):
         fetched = "performance.getEntriesByType('resource').filter(entry => !entry.name.startsWith('data:'))"
         assert tab.evaluate(f"{fetched}.length") == 0
         assert tab.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+
+
+def test_the_verdict_is_of_the_strong_attack_whatever_norm_the_weaker_ones_have(result):
+    """A one-step attack in l∞ is not quoted where Strong ran in l2."""
+    strong = dataclasses.replace(result.headline, norm="l2", epsilon=0.1, attack="strong_l2", stages={"pgd": 0.5})
+    weaker = dataclasses.replace(result.headline, norm="linf", attack="fgsm", stages={})
+    both = dataclasses.replace(result, rows=(weaker, strong))
+    assert both.headline is strong and "(strong_l2)" in both.sentences[1]
