@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tables import read_csv
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))}
@@ -95,6 +97,13 @@ def test_figures_of_a_hardened_model_are_the_stored_ones(name):
     (row,) = result["rows"]
     shares = f"{100 * result['accuracy']['value']:.1f} % | {100 * row['robust']['value']:.1f} %"
     assert f"| {name} | {shares} |" in PAGES["own_images.md"] and row["epsilon"] == 255
+
+
+@pytest.mark.parametrize(("attack", "label"), [("fgsm_to_5", "one step (FGSM)"), ("apgd_ce_linf_to_5", "APGD")])
+def test_figures_of_the_stop_signs_are_the_stored_ones(attack, label):
+    rows = [row for row in read_csv(RESULTS / "own_images" / "stop-signs.csv") if row.get("attack") == attack]
+    shares = " | ".join(f"{100 * row['fooling ratio']:.1f} %" for row in sorted(rows, key=lambda row: row["ε"]))
+    assert f"| {label} | {shares} |" in PAGES["own_images.md"]
 
 
 def test_six_models_are_named():
