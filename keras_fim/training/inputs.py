@@ -128,8 +128,9 @@ def described_recipe(
     """
     name = changes.get("model")
     if name is None or name in models.MODELS:
+        changes["bounds"] = bounds and [float(end) for end in bounds]
         if data in names() and size is None:
-            return recipe(data, **{**changes, "bounds": bounds and [float(end) for end in bounds]})
+            return recipe(data, **changes)
         facts = open_for(None, data, data_dir, size=size).info
         return recipe(data, facts=facts, image_shape=list(facts.image_shape), **changes)
     model = None if builds(name) else load_model(name)

@@ -13,8 +13,11 @@ from typing import Any
 import keras
 
 from keras_fim import data, models
+from keras_fim.attacks.base import predict_logits
 from keras_fim.callbacks import MuSchedule
 from keras_fim.defenses import plain
+from keras_fim.evaluation import samples
+from keras_fim.evaluation.flags import one_class
 from keras_fim.logits import logits_function
 from keras_fim.losses import FisherEigenvalueLoss, FisherTraceLoss
 from keras_fim.records import read_run, versions, write_json
@@ -175,7 +178,8 @@ def _fit(
     history = checkpoint.resume(model, folder, monitor=monitor)
     watch = overfitting_watch(config.defense, _options(config), splits.validation, history, _bounds(config))
     keeper = checkpoint.RunCheckpoint(folder, history=history, monitor=monitor)
-    callbacks: list[keras.callbacks.Callback] = [_EpochSeconds(), *watch, *([_Score(config.keep)] if scored else [])]
+    scores = [_Score(config.keep, splits.validation)] if scored else []
+    callbacks: list[keras.callbacks.Callback] = [_EpochSeconds(), *watch, *scores]
     if config.mu_warmup_epochs and config.mu:
         target = model.loss if "fisher-" in config.defense else model
         steps = round(config.mu_warmup_epochs * len(splits.train))
@@ -203,18 +207,21 @@ def _fit(
 
 
 class _Score(keras.callbacks.Callback):
-    """Logs ``score``, whose largest value marks the epoch whose weights are kept."""
+    """Logs ``score``, whose largest value marks the epoch whose weights are kept; 0 for a model of one class only."""
 
-    def __init__(self, keep: str) -> None:
+    def __init__(self, keep: str, validation: Any) -> None:
         super().__init__()
-        self.keep = keep
+        self.keep, (self.images, self.labels) = keep, samples(validation, 256)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if logs is not None:
-            score = {"accuracy": logs["val_accuracy"], "last": float(epoch)}
-            standing = 1 - logs["fooled_iterative"] if "fooled_iterative" in logs else None
-            score["robustness"] = score["last"] if standing is None else standing * logs["val_accuracy"]
-            logs["score"] = score[self.keep]
+        if logs is None:
+            return
+        if self.keep == "last" or "fooled_iterative" not in logs:
+            logs["score"] = float(epoch + 1)
+            return
+        logits = logits_function(plain(self.model)).in_batches(predict_logits, self.images)
+        standing = 0.0 if one_class(logits.argmax(axis=-1), self.labels) else 1 - logs["fooled_iterative"]
+        logs["score"] = standing * logs["val_accuracy"]
 
 
 class _EpochSeconds(keras.callbacks.Callback):

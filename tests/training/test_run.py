@@ -278,3 +278,18 @@ def test_the_most_robust_epoch_is_kept(defense, tmp_path):
     kept.load_weights(tmp_path / "best.weights.h5")
     for one, other in zip(kept.get_weights(), load_model(tmp_path).get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_model_of_one_class_is_never_the_most_robust():
+    """Nothing fools it, and with two classes its accuracy is a half."""
+    images, labels = np.linspace(0, 1, 8, dtype="float32")[:, None], np.arange(8) // 4
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, "sigmoid")])
+    scores = []
+    for weight in (0.0, 9.0):
+        model.set_weights([np.array([[weight]]), np.array([-4.5])])
+        score = running._Score("robustness", (images, labels))
+        score.set_model(model)
+        logs = {"val_accuracy": 0.5, "fooled_iterative": 0.0}
+        score.on_epoch_end(0, logs)
+        scores.append(logs["score"])
+    assert scores == [0.0, 0.5]
