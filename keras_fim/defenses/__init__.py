@@ -1,7 +1,8 @@
-"""Defences: Keras models around a classifier, which train it differently."""
+"""Defenses: Keras models around a classifier, which train it differently."""
 
 from keras_fim.defenses.adversarial import AdversarialTraining, n_fgm, n_fgsm
 from keras_fim.defenses.base import Defense, plain
+from keras_fim.defenses.gaussian import GaussianAugmentation
 from keras_fim.defenses.gradient_penalty import GradientPenalty
 from keras_fim.defenses.label_smoothing import AdversarialLabelSmoothing
 from keras_fim.defenses.overfitting import CatastrophicOverfitting
@@ -13,6 +14,7 @@ __all__ = [
     "AdversarialTraining",
     "CatastrophicOverfitting",
     "Defense",
+    "GaussianAugmentation",
     "GradientPenalty",
     "SpectralDefense",
     "TRADES",

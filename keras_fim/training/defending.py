@@ -26,7 +26,7 @@ class _Part(NamedTuple):
     """A defense.
 
     Attributes:
-        options: The options with their defaults; an ε of None depends on the dataset.
+        options: The options with their defaults; an ε of None depends on the dataset, a σ of None on the range.
         norm: The norm of ε, for a defense without the option ``norm``.
         mu: The default weight μ on MNIST and on other datasets, `_BY_CLASSES` for `default_mu`; None for a defense
             without μ.
@@ -50,6 +50,7 @@ _PARTS = {
     "pgd": _Part({**_ADVERSARIAL, "norm": "l2", "attack_steps": 7, "step_size": 0.25}),
     "ossa": _Part({**_ADVERSARIAL, "noise": 0.0}, "l2"),
     "trades": _Part({"epsilon": None, "norm": "l2", "attack_steps": 1, "beta": 3.0}),
+    "gaussian": _Part({"sigma": None}),
     "gradient-penalty": _Part({"step": 0.1}, mu=(1.0, 0.1)),
     "spectral": _Part({**_SPECTRAL, "direction": "gradient", "krylov_steps": 1}, mu=(1.0, 0.02)),
     "spectral-trace": _Part(_SPECTRAL, mu=(0.3, 0.03)),
@@ -58,6 +59,7 @@ NAMES = tuple(_PARTS)
 COMPARED = ("fisher-trace", "label-smoothing", "n-fgm", "spectral", "pgd")
 """The defenses that are compared with plain training by default."""
 _EPSILONS = {"l2": (2.0, 0.25), "linf": (0.1, 2 / 255)}  # on MNIST and on the paper's two other datasets
+_SIGMA = 0.25  # of the noise of Gaussian augmentation, on images in [0, 1]
 _COLOR_NAMES = ("cifar10", "gtsrb")
 
 
@@ -91,6 +93,7 @@ def _builders() -> dict[str, Callable[..., keras.Model]]:
         "pgd": pgd,
         "ossa": ossa,
         "trades": trades,
+        "gaussian": defenses.GaussianAugmentation,
         "gradient-penalty": defenses.GradientPenalty,
         "spectral": defenses.SpectralDefense,
         "spectral-trace": spectral_trace,
@@ -163,6 +166,8 @@ def default_options(
         if "epsilon" in mine and mine["epsilon"] is None:
             norm = part.norm or mine["norm"]
             mine["epsilon"] = (high - low) * _epsilon(norm, facts) if norm in list(_NORMS) else None
+        if "sigma" in mine and mine["sigma"] is None:
+            mine["sigma"] = _SIGMA * (high - low)
         options.update(mine)
     return {**options, **given}
 

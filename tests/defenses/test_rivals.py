@@ -156,7 +156,10 @@ def test_gradient_penalty_agrees_with_double_backpropagation(mlp, points):
         np.testing.assert_allclose((before - after) / 3, gradient, rtol=1e-2, atol=1e-3 * np.abs(gradient).max())
 
 
-ADVERSARIAL = ("n-fgsm", "spectral on n-fgm")  # trained on nothing else
+ACCURACIES = {  # that are logged where a step is trained on other images than those given
+    **dict.fromkeys(["n-fgsm", "spectral on n-fgm"], "adversarial_accuracy"),
+    "gaussian": "noisy_accuracy",
+}
 MAKERS = {
     "adversarial": lambda model: defenses.AdversarialTraining(
         model, attacks.PGD(norm=2, steps=2, keep_best=False), epsilon=0.3, noise=0.5, mix=0.5, seed=3
@@ -164,6 +167,7 @@ MAKERS = {
     "n-fgsm": lambda model: defenses.n_fgsm(model, 0.1),
     "trades": lambda model: defenses.TRADES(model, 2.0, epsilon=0.2, attack_steps=1, seed=1),
     "adversarial label smoothing": lambda model: defenses.AdversarialLabelSmoothing(model, 0.2),
+    "gaussian": lambda model: defenses.GaussianAugmentation(model, 0.2, seed=3),
     "gradient penalty": lambda model: defenses.GradientPenalty(model, 0.5, step=0.05),
     "spectral on n-fgm": lambda model: defenses.SpectralDefense(defenses.n_fgm(model, 0.3), 0.7),
 }
@@ -174,7 +178,7 @@ MAKERS = {
 def test_saved_and_loaded_it_goes_on(kind, tmp_path):
     defense = MAKERS[kind](classifier(batch_norm=True))
     logs = step(defense)
-    accuracy = "adversarial_accuracy" if kind in ADVERSARIAL else "accuracy"
+    accuracy = ACCURACIES.get(kind, "accuracy")
     assert {accuracy, "loss"} <= set(logs) and np.isfinite(list(logs.values())).all()
     assert set(defense.evaluate(IMAGES, LABELS, return_dict=True, verbose=0)) == {"accuracy", "loss"}
     defense.save(tmp_path / "defense.keras")
