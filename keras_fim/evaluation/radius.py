@@ -14,7 +14,7 @@ from keras_fim.attacks.fmn import FMN
 from keras_fim.attacks.lp import norm_name
 from keras_fim.attacks.units import Units
 from keras_fim.evaluation.report import Report, Row
-from keras_fim.geometry.boundary import boundary_distance, check_boundary
+from keras_fim.geometry.boundary import RIVALS, boundary_distance, check_boundary
 from keras_fim.geometry.jacobian import linearize
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.pixels import PixelRange, find_range, images_in_range
@@ -43,7 +43,7 @@ def boundary_radius(
     model: Model,
     images: Images,
     norm: float = 2,
-    rivals: int = 3,
+    rivals: int = RIVALS,
     *,
     batch_size: int = 128,
     bounds: Bounds | PixelRange | None = None,
@@ -182,7 +182,7 @@ def radius_and_distance(
     predicted = logits_fn.in_batches(predict_logits, inside).argmax(axis=-1)
     attacks = [FMN(norm=norm, bounds=units.bounds), *([DeepFool(norm=norm, bounds=units.bounds)] if norm != 1 else [])]
     distances = [attack(logits_fn, inside, predicted).distances for attack in attacks]
-    radius, _ = units.logits_fn(logits_fn).in_batches(_first_order, units.to_units(inside), float(norm), 3)
+    radius, _ = units.logits_fn(logits_fn).in_batches(_first_order, units.to_units(inside), float(norm), RIVALS)
     return np.asarray(radius * units.scale, np.float64), np.min(distances, axis=0)
 
 

@@ -11,12 +11,13 @@ import tensorflow as tf
 from keras_fim.attacks.base import predict_logits
 from keras_fim.evaluation.measurement import fits_memory
 from keras_fim.evaluation.report import Report, Row
-from keras_fim.geometry import factor, linearize, logit_fim_largest_eigenvalue, simplex_fim_largest_eigenvalue
-from keras_fim.geometry.boundary import boundary_distance
+from keras_fim.geometry import linearize, logit_fim_largest_eigenvalue, simplex_fim_largest_eigenvalue
+from keras_fim.geometry.boundary import RIVALS, nearest_boundary, rival_gradients
 from keras_fim.geometry.eigen import spectrum_of_factor
-from keras_fim.geometry.krylov import krylov_spectrum_and_logits
+from keras_fim.geometry.jacobian import Linearization, class_slopes, factor_of
+from keras_fim.geometry.krylov import krylov_spectrum_from
 from keras_fim.logits import LogitsFunction, logits_function
-from keras_fim.typing import Images, Model
+from keras_fim.typing import Images, Model, Spectrum
 from keras_fim.validation import check_images
 
 EXACT_CLASSES = 64
@@ -116,9 +117,10 @@ def information(
     r"""The Fisher information of each image.
 
     Up to `EXACT_CLASSES` classes from the whole factor B, one gradient for each class. Beyond, the largest eigenvalue
-    comes from the Krylov method, and the trace is :math:`\lambda + \frac1n \sum_i \|B (I - v v^\top) r_i\|^2` with the
-    eigenvector v and n probes, vectors r of random signs, the same for all images: unbiased, and exact where v is
-    all there is. A probe costs less than a gradient. Batches are as large as 1 GiB allows.
+    comes from the Krylov method, which starts from the gradients of the boundary radius, and the trace is
+    :math:`\lambda + \frac1n \sum_i \|B (I - v v^\top) r_i\|^2` with the eigenvector v and n probes, vectors r of random
+    signs, the same for all images: unbiased, and exact where v is all there is. A probe costs less than a gradient.
+    Batches are as large as 1 GiB allows.
 
     Args:
         logits_fn: The classifier.
@@ -132,26 +134,27 @@ def information(
     shape = tuple(images.shape[1:])
     classes = logits_fn.in_batches(predict_logits, images[:1]).shape[-1]
     size = fits_memory(shape)
-    found: dict[str, np.ndarray]
+    columns: dict[str, np.ndarray]
     if classes > EXACT_CLASSES:
-        found = logits_fn.in_batches(_estimated, images, max_steps, probes, batch_size=size)
+        columns = logits_fn.in_batches(_estimated, images, max_steps, probes, batch_size=size)
     else:  # B and its copy in float64
-        found = logits_fn.in_batches(_exact, images, batch_size=min(size, fits_memory(shape, copies=3 * classes)))
-    return found
+        columns = logits_fn.in_batches(_exact, images, batch_size=min(size, fits_memory(shape, copies=3 * classes)))
+    return columns
 
 
 def _exact(logits_fn: LogitsFunction, images: tf.Tensor) -> dict[str, tf.Tensor]:
-    matrix, logits = factor(logits_fn, images)
-    matrix = tf.cast(matrix, tf.float64)
-    radius = boundary_distance(linearize(logits_fn, images))[0]
+    slopes, logits = class_slopes(logits_fn, images)
+    matrix = tf.cast(factor_of(slopes, logits), tf.float64)
+    rivals = tf.math.top_k(logits, min(RIVALS + 1, logits.shape[-1])).indices[:, 1:]
+    radius = nearest_boundary(logits, tf.gather(slopes, rivals, batch_dims=1))[0]
     return _figures(logits, spectrum_of_factor(matrix, 1)[0][:, 0], tf.reduce_sum(matrix**2, axis=(1, 2)), radius)
 
 
 def _estimated(max_steps: int, probes: int, logits_fn: LogitsFunction, images: tf.Tensor) -> dict[str, tf.Tensor]:
-    spectrum, logits = krylov_spectrum_and_logits(logits_fn, images, max_steps=max_steps)
-    largest, axes = tf.cast(spectrum.eigenvalues[:, 0], tf.float64), range(1, images.shape.rank)
-    jacobian, top = linearize(logits_fn, images), spectrum.directions[:, 0]
-    radius = boundary_distance(jacobian)[0]
+    jacobian = linearize(logits_fn, images)
+    spectrum, radius = spectrum_and_radius(logits_fn, jacobian, images, max_steps)
+    logits, largest = jacobian.logits, tf.cast(spectrum.eigenvalues[:, 0], tf.float64)
+    axes, top = range(1, images.shape.rank), spectrum.directions[:, 0]
     if not probes:
         return _figures(logits, largest, tf.fill(tf.shape(largest), tf.constant(np.nan, tf.float64)), radius)
     jacobian.push(tf.zeros_like(images))  # not executed: what products share is built here, and not in each turn
@@ -170,6 +173,35 @@ def _estimated(max_steps: int, probes: int, logits_fn: LogitsFunction, images: t
     start = tf.constant(0), tf.zeros_like(largest)
     _, total = tf.while_loop(lambda probe, _: probe < probes, body, start, parallel_iterations=1)
     return _figures(logits, largest, largest + total / probes, radius)
+
+
+def spectrum_and_radius(
+    logits_fn: LogitsFunction, jacobian: Linearization, images: tf.Tensor, max_steps: int = 1
+) -> tuple[Spectrum, tf.Tensor]:
+    """The largest eigenpair of G_x and the boundary radius from the same gradients: six of them after one step.
+
+    Args:
+        logits_fn: The classifier, of at least ``RIVALS + 1`` classes.
+        jacobian: Of the logits at the images.
+        images: ``(batch, ...)``, floating.
+        max_steps: The largest number of Krylov steps; two products with the Jacobian each.
+
+    Returns:
+        `Spectrum`, and the radius ``(batch,)`` of `keras_fim.geometry.boundary_distance`.
+    """
+    logits, gradients = jacobian.logits, rival_gradients(jacobian, RIVALS)
+    start = spectrum_of_factor(_factor_of_rivals(logits, gradients), 1)[1][:, 0]
+    spectrum = krylov_spectrum_from(logits_fn, jacobian, images, start, max_steps=max_steps)
+    return spectrum, nearest_boundary(logits, gradients)[0]
+
+
+def _factor_of_rivals(logits: tf.Tensor, gradients: tf.Tensor) -> tf.Tensor:
+    r"""The factor of G_x among the predicted class and its rivals alone, over :math:`\sqrt{1 - p_y}`: in range always."""
+    top = tf.math.top_k(logits, gradients.shape[1] + 1).values
+    root = tf.sqrt(tf.nn.softmax(top[:, 1:]))[..., None]
+    sure = tf.sigmoid(top[:, 0] - tf.reduce_logsumexp(top[:, 1:], axis=-1))[:, None, None]
+    rows = root * gradients
+    return rows - (1 - tf.sqrt(sure)) * root * tf.reduce_sum(root * rows, axis=1, keepdims=True)
 
 
 def _figures(logits: tf.Tensor, largest: tf.Tensor, trace: tf.Tensor, radius: tf.Tensor) -> dict[str, tf.Tensor]:

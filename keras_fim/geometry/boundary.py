@@ -10,8 +10,11 @@ from keras_fim.geometry.jacobian import Linearization
 DUAL = {1.0: np.inf, 2.0: 2.0, np.inf: 1.0}
 """The dual of each norm."""
 
+RIVALS = 3
+"""The number of the most probable wrong classes that a boundary is looked for at, unless told otherwise."""
 
-def boundary_distance(jacobian: Linearization, norm: float = 2.0, rivals: int = 3) -> tuple[tf.Tensor, tf.Tensor]:
+
+def boundary_distance(jacobian: Linearization, norm: float = 2.0, rivals: int = RIVALS) -> tuple[tf.Tensor, tf.Tensor]:
     r"""The first-order distance to the boundary between the predicted class y and its most probable rivals.
 
     .. math:: \min_j \frac{z_y - z_j}{\|\nabla_x (z_y - z_j)\|_q}, \qquad 1/p + 1/q = 1
@@ -43,13 +46,39 @@ def boundary_distance(jacobian: Linearization, norm: float = 2.0, rivals: int = 
         (CVPR 2016), whose first step has this length.
     """
     check_boundary(norm, rivals)
-    logits = jacobian.logits
-    classes = logits.shape[-1]
-    largest, order = tf.math.top_k(logits, min(rivals, classes - 1) + 1)
-    signs = tf.one_hot(order, classes, dtype=logits.dtype)
-    lengths = tf.stack(
-        [_length(jacobian.pull(signs[:, 0] - signs[:, j]), DUAL[norm]) for j in range(1, signs.shape[1])], axis=-1
-    )
+    return nearest_boundary(jacobian.logits, rival_gradients(jacobian, rivals), norm)
+
+
+def rival_gradients(jacobian: Linearization, rivals: int = RIVALS) -> tf.Tensor:
+    r"""The gradients :math:`\nabla_x (z_y - z_j)` of the predicted class y against its most probable rivals.
+
+    Args:
+        jacobian: Of the logits at the images.
+        rivals: The number of rivals j, at most; there are K - 1.
+
+    Returns:
+        ``(batch, rivals, D)``, the most probable rival first.
+    """
+    classes = jacobian.logits.shape[-1]
+    order = tf.math.top_k(jacobian.logits, min(rivals, classes - 1) + 1).indices
+    signs = tf.one_hot(order, classes, dtype=jacobian.logits.dtype)
+    pulled = [jacobian.pull(signs[:, 0] - signs[:, j]) for j in range(1, signs.shape[1])]
+    return tf.stack([tf.reshape(gradient, [tf.shape(order)[0], -1]) for gradient in pulled], axis=1)
+
+
+def nearest_boundary(logits: tf.Tensor, gradients: tf.Tensor, norm: float = 2.0) -> tuple[tf.Tensor, tf.Tensor]:
+    """`boundary_distance` where the gradients are at hand.
+
+    Args:
+        logits: ``(batch, K)``.
+        gradients: ``(batch, rivals, D)`` of `rival_gradients`.
+        norm: The p of the distance: 1, 2 or inf.
+
+    Returns:
+        The distance and the class of the nearest rival, as `boundary_distance`.
+    """
+    largest, order = tf.math.top_k(logits, gradients.shape[1] + 1)
+    lengths = _length(gradients, DUAL[norm])
     distances = tf.cast(largest[:, :1] - largest[:, 1:], lengths.dtype) / lengths
     infinite = tf.cast(np.inf, distances.dtype)
     distances = tf.where((lengths > 0) & tf.math.is_finite(distances), distances, infinite)
@@ -72,7 +101,6 @@ def check_boundary(norm: float, rivals: int) -> None:
 
 
 def _length(vectors: tf.Tensor, order: float) -> tf.Tensor:
-    """The norm of each of ``(batch, ...)``, without underflow of squares."""
-    flat = tf.reshape(vectors, [tf.shape(vectors)[0], -1])
-    scale = tf.reduce_max(tf.abs(flat), axis=-1, keepdims=True)
-    return scale[:, 0] * tf.norm(tf.math.divide_no_nan(flat, scale), ord=order, axis=-1)
+    """The norms of vectors along the last axis, without underflow of squares."""
+    scale = tf.reduce_max(tf.abs(vectors), axis=-1, keepdims=True)
+    return scale[..., 0] * tf.norm(tf.math.divide_no_nan(vectors, scale), ord=order, axis=-1)

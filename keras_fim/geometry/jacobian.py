@@ -37,6 +37,22 @@ def factor(logits_fn: LogitsCallable, images: tf.Tensor) -> tuple[tf.Tensor, tf.
         array([[[ 0.707],
                 [-0.707]]], dtype=float32)
     """
+    slopes, logits = class_slopes(logits_fn, images)
+    return factor_of(slopes, logits), logits
+
+
+def class_slopes(logits_fn: LogitsCallable, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    r"""The gradient of each logit relative to that of the predicted class, :math:`\nabla_x (z_k - z_y)`.
+
+    The differences are what B is made of: with p close to one-hot, J - 1 pᵀJ would cancel.
+
+    Args:
+        logits_fn: A logits function.
+        images: ``(batch, ...)``, floating.
+
+    Returns:
+        ``(slopes, logits)``: ``(batch, K, D)`` and ``(batch, K)``, at the price of one forward pass and K gradients.
+    """
     images = tf.convert_to_tensor(images)
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
         tape.watch(images)
@@ -47,14 +63,15 @@ def factor(logits_fn: LogitsCallable, images: tf.Tensor) -> tuple[tf.Tensor, tf.
         gradient(tape, logits, images)  # is there one? `batch_jacobian` would return zeros
         jacobian = tape.batch_jacobian(logits, images, experimental_use_pfor=False)
     else:
-        rows = [gradient(tape, column, images) for column in columns]
-        jacobian = tf.stack(rows, axis=1)
+        jacobian = tf.stack([gradient(tape, column, images) for column in columns], axis=1)
     jacobian = tf.reshape(jacobian, (tf.shape(images)[0], num_classes, tf.math.reduce_prod(tf.shape(images)[1:])))
-    # relative to the predicted class: with p close to one-hot, J - 1 pᵀJ would cancel
-    predicted = tf.argmax(logits, axis=-1)
-    jacobian -= tf.gather(jacobian, predicted, batch_dims=1)[:, None]
+    return jacobian - tf.gather(jacobian, tf.argmax(logits, axis=-1), batch_dims=1)[:, None], logits
+
+
+def factor_of(slopes: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """The factor B from `class_slopes`: ``(batch, K, D)``."""
     p = tf.nn.softmax(logits)[..., None]
-    return tf.sqrt(p) * (jacobian - tf.reduce_sum(p * jacobian, axis=1, keepdims=True)), logits
+    return tf.sqrt(p) * (slopes - tf.reduce_sum(p * slopes, axis=1, keepdims=True))
 
 
 class Linearization(NamedTuple):

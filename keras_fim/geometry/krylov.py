@@ -109,19 +109,42 @@ def krylov_spectrum_and_logits(
     """`krylov_spectrum`, and the logits ``(batch, K)``, which it has anyway."""
     check_tolerance(rtol, max_steps)
     images = tf.convert_to_tensor(images)
-    scaled = _scaled(linearize(logits_fn, images))
-    logits = scaled.jacobian.logits
-    if not 1 <= k <= logits.shape[-1]:
-        raise ValueError(f"`k` should be from 1 to the number of classes, {logits.shape[-1]}. Received: k={k}")
-    space = _advanced(scaled, _start(scaled, images, k), images, k)
-    found, converged = _ritz(scaled, space, k, rtol)
-    count = tf.shape(images)[0]
-    spectrum = Spectrum(*found, converged, tf.ones((count,), tf.int32))
-    if max_steps > 1:
-        spectrum = _refined(logits_fn, images, spectrum, space, k, rtol, max_steps)
-    directions = tf.reshape(spectrum.directions, tf.concat([[count, k], tf.shape(images)[1:]], axis=0))
-    directions.set_shape([images.shape[0], k, *images.shape[1:]])
-    return spectrum._replace(directions=directions), logits
+    jacobian = linearize(logits_fn, images)
+    if not 1 <= k <= jacobian.logits.shape[-1]:
+        raise ValueError(f"`k` should be from 1 to the number of classes, {jacobian.logits.shape[-1]}. Received: k={k}")
+    start = _start(_scaled(jacobian), images, k)
+    return _spectrum(logits_fn, jacobian, images, start, k, rtol, max_steps), jacobian.logits
+
+
+def krylov_spectrum_from(
+    logits_fn: LogitsCallable,
+    jacobian: Linearization,
+    images: tf.Tensor,
+    start: tf.Tensor,
+    *,
+    rtol: float = RTOL,
+    max_steps: int = MAX_STEPS,
+) -> Spectrum:
+    """The largest eigenpair as `krylov_spectrum` has it, from a forward pass and a first vector that are at hand.
+
+    Args:
+        logits_fn: A function from images ``(batch, ...)`` to logits ``(batch, K)``, sample by sample.
+        jacobian: Of the logits at the images.
+        images: ``(batch, ...)``, floating.
+        start: ``(batch, D)``, the first vector of the space, of any length; the closer to the eigenvector the better.
+        rtol: The tolerance on the estimated sine, > 0.
+        max_steps: The largest number of steps, >= 1.
+
+    Returns:
+        `Spectrum`, as `krylov_spectrum`.
+
+    Raises:
+        ValueError: If ``rtol <= 0`` or ``max_steps < 1``.
+    """
+    check_tolerance(rtol, max_steps)
+    scaled = _scaled(jacobian)
+    space = _with_vector(scaled, _empty(scaled, images), images, start)
+    return _spectrum(logits_fn, jacobian, images, space, 1, rtol, max_steps)
 
 
 def krylov_direction(jacobian: Linearization, images: tf.Tensor, steps: int) -> tf.Tensor:
@@ -158,19 +181,41 @@ def check_tolerance(rtol: float, max_steps: int) -> None:
         raise ValueError(f"`max_steps` should be a positive integer. Received: max_steps={max_steps}")
 
 
+def _spectrum(
+    logits_fn: LogitsCallable,
+    jacobian: Linearization,
+    images: tf.Tensor,
+    start: _Space,
+    k: int,
+    rtol: float,
+    max_steps: int,
+) -> Spectrum:
+    """At least one step from a space, and up to ``max_steps`` for images that need them."""
+    scaled = _scaled(jacobian)
+    space = _advanced(scaled, start, images, k)
+    pairs, converged = _ritz(scaled, space, k, rtol)
+    count = tf.shape(images)[0]
+    spectrum = Spectrum(*pairs, converged, tf.ones((count,), tf.int32))
+    if max_steps > 1:
+        spectrum = _refined(logits_fn, images, spectrum, space, k, rtol, max_steps)
+    directions = tf.reshape(spectrum.directions, tf.concat([[count, k], tf.shape(images)[1:]], axis=0))
+    directions.set_shape([images.shape[0], k, *images.shape[1:]])
+    return spectrum._replace(directions=directions)
+
+
 def _refined(
     logits_fn: LogitsCallable, images: tf.Tensor, spectrum: Spectrum, space: _Space, k: int, rtol: float, max_steps: int
 ) -> Spectrum:
     """Further steps for the images that have not converged, gathered into a smaller batch before each."""
 
     def body(spectrum: Spectrum, space: _Space) -> tuple[Spectrum, _Space]:
-        chosen = tf.gather(images, space.images)
-        scaled = _scaled(linearize(logits_fn, chosen))
-        space = _advanced(scaled, space, chosen, k)
-        found, converged = _ritz(scaled, space, k, rtol)
+        active = tf.gather(images, space.images)
+        scaled = _scaled(linearize(logits_fn, active))
+        space = _advanced(scaled, space, active, k)
+        pairs, converged = _ritz(scaled, space, k, rtol)
         steps = tf.gather(spectrum.num_steps, space.images) + 1
         where = space.images[:, None]
-        updates = (*found, converged, steps)
+        updates = (*pairs, converged, steps)
         updated = [tf.tensor_scatter_nd_update(old, where, new) for old, new in zip(spectrum, updates, strict=True)]
         return Spectrum(*updated), _only(space, ~converged)
 
@@ -196,12 +241,15 @@ def _scaled(jacobian: Linearization) -> _Scaled:
     return _Scaled(jacobian, predicted, tf.exp(log_others - log_unsure), sure, tf.exp(log_unsure))
 
 
+def _empty(scaled: _Scaled, images: tf.Tensor) -> _Space:
+    return _Space(tf.range(tf.shape(images)[0]), _flat(images)[:, None][:, :0], scaled.jacobian.logits[:, None][:, :0])
+
+
 def _start(scaled: _Scaled, images: tf.Tensor, k: int) -> _Space:
     """The rows of B of the k most probable classes, as a space."""
     logits = scaled.jacobian.logits
-    space = _Space(tf.range(tf.shape(images)[0]), _flat(images)[:, None][:, :0], logits[:, None][:, :0])
     rows = tf.one_hot(tf.math.top_k(logits, k).indices, logits.shape[-1], dtype=logits.dtype)
-    return _extended(scaled, space, images, [rows[:, i] for i in range(k)])
+    return _extended(scaled, _empty(scaled, images), images, [rows[:, i] for i in range(k)])
 
 
 def _advanced(scaled: _Scaled, space: _Space, images: tf.Tensor, k: int) -> _Space:
@@ -211,13 +259,17 @@ def _advanced(scaled: _Scaled, space: _Space, images: tf.Tensor, k: int) -> _Spa
 
 def _extended(scaled: _Scaled, space: _Space, images: tf.Tensor, vectors: list[tf.Tensor]) -> _Space:
     """The space with ``Bᵀ u`` of some u ``(active, K)``."""
-    indices, basis, products = space
     for vector in vectors:
-        new = _orthonormal(_flat(scaled.transpose_product(vector)), basis)
-        basis = tf.concat([basis, new[:, None]], axis=1)
-        product = scaled.product(tf.reshape(new, tf.shape(images)))
-        products = tf.concat([products, product[:, None]], axis=1)
-    return _Space(indices, basis, products)
+        space = _with_vector(scaled, space, images, _flat(scaled.transpose_product(vector)))
+    return space
+
+
+def _with_vector(scaled: _Scaled, space: _Space, images: tf.Tensor, vector: tf.Tensor) -> _Space:
+    """The space with one more vector ``(active, D)`` and its product with B."""
+    new = _orthonormal(vector, space.basis)
+    product = scaled.product(tf.reshape(new, tf.shape(images)))
+    basis = tf.concat([space.basis, new[:, None]], axis=1)
+    return space._replace(basis=basis, products=tf.concat([space.products, product[:, None]], axis=1))
 
 
 def _orthonormal(vectors: tf.Tensor, basis: tf.Tensor) -> tf.Tensor:
