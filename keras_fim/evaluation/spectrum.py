@@ -196,7 +196,7 @@ def spectrum_and_radius(
 
 
 def _factor_of_rivals(logits: tf.Tensor, gradients: tf.Tensor) -> tf.Tensor:
-    r"""The factor of G_x among the predicted class and its rivals alone, over :math:`\sqrt{1 - p_y}`: in range always."""
+    r"""The factor of G_x among the predicted class and its rivals alone, over :math:`\sqrt{1 - p_y}`."""
     top = tf.math.top_k(logits, gradients.shape[1] + 1).values
     root = tf.sqrt(tf.nn.softmax(top[:, 1:]))[..., None]
     sure = tf.sigmoid(top[:, 0] - tf.reduce_logsumexp(top[:, 1:], axis=-1))[:, None, None]
