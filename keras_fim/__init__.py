@@ -29,7 +29,7 @@ if _TYPE_CHECKING:
         models,
         plots,
         training,
-    )
+    )  # fmt: skip
     from keras_fim.evaluation.radius import boundary_radius
     from keras_fim.evaluation.smoothing import certify
     from keras_fim.fisher import fisher_spectrum
@@ -39,30 +39,11 @@ if _TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "FisherEigenvalueLoss",
-    "FisherTraceLoss",
-    "attacks",
-    "boundary_radius",
-    "callbacks",
-    "certify",
-    "data",
-    "default_mu",
-    "defenses",
-    "detection",
-    "evaluation",
-    "export",
-    "fisher_spectrum",
-    "geometry",
-    "label_smoothing_from_mu",
-    "layers",
-    "logits",
-    "losses",
-    "metrics",
-    "models",
-    "mu_from_label_smoothing",
-    "plots",
+    "FisherEigenvalueLoss", "FisherTraceLoss", "attacks", "boundary_radius", "callbacks", "certify", "data",
+    "default_mu", "defenses", "detection", "evaluation", "export", "fisher_spectrum", "geometry",
+    "label_smoothing_from_mu", "layers", "logits", "losses", "metrics", "models", "mu_from_label_smoothing", "plots",
     "training",
-]
+]  # fmt: skip
 
 _HOMES = {
     **{name: f"keras_fim.{name}" for name in __all__},

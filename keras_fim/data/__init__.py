@@ -5,16 +5,6 @@ from keras_fim.data.loading import Splits, evaluated, load, load_splits
 from keras_fim.data.sources import KINDS, Source, described, info, open_source, short_name
 
 __all__ = [
-    "DatasetInfo",
-    "KINDS",
-    "Source",
-    "Splits",
-    "described",
-    "evaluated",
-    "info",
-    "load",
-    "load_splits",
-    "names",
-    "open_source",
-    "short_name",
-]
+    "DatasetInfo", "KINDS", "Source", "Splits", "described", "evaluated", "info", "load", "load_splits", "names",
+    "open_source", "short_name",
+]  # fmt: skip

@@ -10,16 +10,6 @@ from keras_fim.defenses.spectral import SpectralDefense, mu_from_budget
 from keras_fim.defenses.trades import TRADES
 
 __all__ = [
-    "AdversarialLabelSmoothing",
-    "AdversarialTraining",
-    "CatastrophicOverfitting",
-    "Defense",
-    "GaussianAugmentation",
-    "GradientPenalty",
-    "SpectralDefense",
-    "TRADES",
-    "mu_from_budget",
-    "n_fgm",
-    "n_fgsm",
-    "plain",
-]
+    "AdversarialLabelSmoothing", "AdversarialTraining", "CatastrophicOverfitting", "Defense", "GaussianAugmentation",
+    "GradientPenalty", "SpectralDefense", "TRADES", "mu_from_budget", "n_fgm", "n_fgsm", "plain",
+]  # fmt: skip

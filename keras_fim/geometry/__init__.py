@@ -17,24 +17,8 @@ from keras_fim.geometry.simplex import (
 )
 
 __all__ = [
-    "INVERSE_PROBABILITY_CAP",
-    "Linearization",
-    "boundary_distance",
-    "default_mu",
-    "exact_spectrum",
-    "factor",
-    "kl_divergence",
-    "krylov_direction",
-    "krylov_spectrum",
-    "label_smoothing_from_mu",
-    "linearize",
-    "linearized",
-    "logit_fim",
-    "logit_fim_form",
-    "logit_fim_largest_eigenvalue",
-    "mu_from_label_smoothing",
-    "penalized_cross_entropy",
-    "simplex_fim_largest_eigenvalue",
-    "simplex_fim_trace",
-    "two_classes",
-]
+    "INVERSE_PROBABILITY_CAP", "Linearization", "boundary_distance", "default_mu", "exact_spectrum", "factor",
+    "kl_divergence", "krylov_direction", "krylov_spectrum", "label_smoothing_from_mu", "linearize", "linearized",
+    "logit_fim", "logit_fim_form", "logit_fim_largest_eigenvalue", "mu_from_label_smoothing", "penalized_cross_entropy",
+    "simplex_fim_largest_eigenvalue", "simplex_fim_trace", "two_classes",
+]  # fmt: skip

@@ -15,12 +15,6 @@ from keras_fim.metrics.functions import (
 from keras_fim.metrics.stateful import FoolingRatio, RobustAccuracy
 
 __all__ = [
-    "FoolingRatio",
-    "RobustAccuracy",
-    "fooling_ratio",
-    "in_convention",
-    "mean_distance",
-    "median_distance",
-    "robust_accuracy",
-    "standing_distances",
-]
+    "FoolingRatio", "RobustAccuracy", "fooling_ratio", "in_convention", "mean_distance", "median_distance",
+    "robust_accuracy", "standing_distances",
+]  # fmt: skip
