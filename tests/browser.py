@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import importlib.util
 import json
 import os
+import pathlib
 import shutil
 import subprocess
 import tempfile
 import time
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+SENT = "Network.requestWillBeSent"
+COMPLAINTS = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
 
 DEEP = """
 function deep(selector, root = document) {  // looks into shadow roots as well
@@ -28,14 +32,48 @@ def find_browser():
     return next((path for path in map(shutil.which, NAMES) if path), None)
 
 
+def find_axe():
+    """The path of axe-core, which the package axe-playwright-python brings, or None."""
+    package = importlib.util.find_spec("axe_playwright_python")
+    return None if package is None else pathlib.Path(package.submodule_search_locations[0]) / "axe.min.js"
+
+
 class Page:
     """One page of a browser."""
 
-    def __init__(self, send):
-        self._send = send
+    def __init__(self, send, events):
+        self._send, self._events = send, events
 
     def open(self, url):
         self._send("Page.navigate", url=url)
+
+    def watch(self):
+        """Take the network away, and note from now on what is requested and what goes wrong."""
+        for domain in ("Network", "Runtime", "Log"):
+            self._send(f"{domain}.enable")
+        self._send(
+            "Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0
+        )
+
+    def requested(self):
+        """The addresses asked for since `watch`, apart from data inside of the page."""
+        sent = [event["params"]["request"]["url"] for event in self._events if event["method"] == SENT]
+        return [url for url in sent if not url.startswith("data:")]
+
+    def complaints(self):
+        """What was written to the console, or thrown, since `watch`."""
+        return [event for event in self._events if event["method"] in COMPLAINTS]
+
+    def prefer(self, scheme):
+        """Ask for the colors ``"light"`` or ``"dark"``."""
+        self._send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
+    def violations(self, axe):
+        """What axe-core, at a path, finds wrong: rules and the elements that break them."""
+        self.evaluate(axe.read_text(encoding="utf-8") + "; 0")
+        self.evaluate("axe.run().then(result => { window.axeResult = result; }); 0")
+        self.wait_for("window.axeResult !== undefined")
+        return self.evaluate("axeResult.violations.map(rule => [rule.id, rule.nodes.map(node => node.html)])")
 
     def resize(self, width, height):
         self._send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
@@ -56,8 +94,8 @@ class Page:
             time.sleep(0.3)
         return value
 
-    def screenshot(self, path):
-        image = self._send("Page.captureScreenshot", format="png")["data"]
+    def screenshot(self, path, *, whole=False):
+        image = self._send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]
         path.write_bytes(base64.b64decode(image))
 
 
@@ -93,7 +131,7 @@ def open_page(browser, *, width=1400, height=1000):
 
 class _Connection:
     def __init__(self, writing, reading):
-        self._writing, self._reading, self._number = writing, reading, 0
+        self._writing, self._reading, self._number, self.events = writing, reading, 0, []
 
     def send(self, method, session=None, **parameters):
         self._number += 1
@@ -101,7 +139,7 @@ class _Connection:
         self._writing.write(json.dumps({**message, **({"sessionId": session} if session else {})}).encode() + b"\0")
         self._writing.flush()
         while (answer := self._receive()).get("id") != self._number:
-            pass  # an event
+            self.events.append(answer)
         if "error" in answer:
             raise RuntimeError(f"{method}: {answer['error']}")
         return answer["result"]
@@ -119,4 +157,4 @@ def _first_page(connection):
     targets = connection.send("Target.getTargets")["targetInfos"]
     page = next(target["targetId"] for target in targets if target["type"] == "page")
     session = connection.send("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
-    return Page(lambda method, **parameters: connection.send(method, session, **parameters))
+    return Page(lambda method, **parameters: connection.send(method, session, **parameters), connection.events)

@@ -1,8 +1,8 @@
 """Compare defenses.
 
 Train defenses on one dataset, attack all of them alike, and say what each costs: a table as JSON, CSV
-and Markdown, and a figure. The table marks the Pareto front of accuracy, fooling ratio and cost. The same command
-continues an interrupted comparison.
+and Markdown, a figure, and a page to read (report.html). The table marks the Pareto front of accuracy, fooling ratio
+and cost. The same command continues an interrupted comparison.
 
 Examples:
   keras-fim compare --data mnist5k --quick
@@ -70,4 +70,6 @@ def run(arguments: argparse.Namespace) -> None:
         bounds=arguments.bounds,
         on_progress=lambda line: print(line, flush=True),
     )
-    print(f"\n{comparison}\n\nwritten to {folder}: comparison.md, .csv, .json and .png")
+    print(
+        f"\n{comparison}\n\nwritten to {folder}: comparison.md, .csv, .json and .png\nreport: {folder / 'report.html'}"
+    )

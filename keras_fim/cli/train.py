@@ -135,7 +135,8 @@ def _say_robustness(config: TrainingConfig, folder: Path, arguments: argparse.Na
 
     options: dict[str, Any] = {"data_dir": arguments.data_dir, "quick": arguments.quick}
     results = before_and_after(config, folder, progress=lambda line: print(line, flush=True), **options)
-    pages = ", ".join(str(folder / "robustness" / f"{name}.html") for name in results)
+    names = [*results, *(["report"] if len(results) > 1 else [])]
+    pages = ", ".join(str(folder / "robustness" / f"{name}.html") for name in names)
     print(f"\n{table(comparison_rows(results))}\nreports: {pages}")
     if arguments.quick:
         print("These figures are a smoke test, not to be quoted: few images, and a quarter of the attack's steps.")

@@ -46,13 +46,7 @@ class GaussianAugmentation(Defense):
     """
 
     def __init__(
-        self,
-        model: keras.Model,
-        sigma: float,
-        *,
-        bounds: Bounds | None = None,
-        seed: int = 0,
-        name: str | None = None,
+        self, model: keras.Model, sigma: float, *, bounds: Bounds | None = None, seed: int = 0, name: str | None = None
     ) -> None:
         if not 0 < sigma < math.inf:
             raise ValueError(f"`sigma` should be a finite number > 0. Received: sigma={sigma}")

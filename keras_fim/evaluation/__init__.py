@@ -10,15 +10,17 @@ from keras_fim.evaluation.radius import BoundaryRadius, Calibration, boundary_ra
 from keras_fim.evaluation.report import Report
 from keras_fim.evaluation.result import Evaluation
 from keras_fim.evaluation.rows import AttackRow, RobustnessCurve
+from keras_fim.evaluation.side_by_side import SideBySide
 from keras_fim.evaluation.smoothing import Certificates, certify
 from keras_fim.evaluation.sources import Chunk, Dataset, chunks, samples
 from keras_fim.evaluation.spectrum import SpectrumSummary, spectrum_summary
 from keras_fim.evaluation.transfer import Transfer, TransferRow, transfer
 
 __all__ = [
-    "AttackRow", "BoundaryRadius", "Calibration", "Certificates", "Chunk", "Confidence", "Dataset", "DistanceSummary",
-    "Evaluation", "Interval", "MaskingCheck", "MaskingReport", "Ratio", "Report", "RobustnessCurve", "SpectrumSummary",
-    "Transfer", "TransferRow", "bootstrap", "boundary_radius", "calibrate", "certify", "chunks", "clean_performance",
-    "default_attacks", "evaluate", "masking_report", "minimal_distances", "predicted_classes", "robustness_curve",
-    "samples", "spectrum_summary", "transfer", "wilson",
+    "AttackRow", "BoundaryRadius", "Calibration", "Certificates", "Chunk", "Confidence", "Dataset",
+    "DistanceSummary", "Evaluation", "Interval", "MaskingCheck", "MaskingReport", "Ratio", "Report",
+    "RobustnessCurve", "SideBySide", "SpectrumSummary", "Transfer", "TransferRow", "bootstrap", "boundary_radius",
+    "calibrate", "certify", "chunks", "clean_performance", "default_attacks", "evaluate", "masking_report",
+    "minimal_distances", "predicted_classes", "robustness_curve", "samples", "spectrum_summary", "transfer",
+    "wilson",
 ]  # fmt: skip

@@ -24,6 +24,11 @@ _WAYS = {
 }
 
 
+def way(norm: str, epsilon: float) -> str:
+    """What an attacker may change, in words."""
+    return _WAYS[norm].format(budget(epsilon))
+
+
 @dataclasses.dataclass(frozen=True)
 class PerSample(Report):
     """A row for each sample; ``save("samples.csv")`` writes them.
@@ -116,6 +121,10 @@ class Evaluation(Report):
         rows = rows or sorted(self.rows, key=lambda row: row.fooling.count)
         return dict(sorted({(row.norm, row.epsilon): row for row in rows}.items()))
 
+    def attacks(self, norm: str, epsilon: float) -> frozenset[str]:
+        """The names of the attacks at a norm and ε."""
+        return frozenset(row.attack for row in self.rows if (row.norm, row.epsilon) == (norm, epsilon))
+
     @property
     def headline(self) -> AttackRow:
         """The strongest row at the smallest ε that leaves less than half of the accuracy, or else at the largest ε.
@@ -138,7 +147,7 @@ class Evaluation(Report):
             effect = f"an attacker turns {100 * row.fooling.value:.1f} % of them into the target class ({attack})"
         return (
             f"Correct on {100 * self.accuracy.value:.1f} % of {self.accuracy.total:,} images.",
-            f"With {_WAYS[row.norm].format(budget(row.epsilon))}, {effect}.",
+            f"With {way(row.norm, row.epsilon)}, {effect}.",
         )
 
     @property

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_fim import attacks, data
-from keras_fim.evaluation import Evaluation, evaluate, masking_report, samples
+from keras_fim.evaluation import Evaluation, SideBySide, evaluate, masking_report, samples
 from keras_fim.fisher import fisher_spectrum
 from keras_fim.pixels import PixelRange
 from keras_fim.training import inputs
@@ -42,10 +42,11 @@ def compare(
     bounds: Sequence[float] | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> Comparison:
-    """Train defenses on one dataset, attack all of them alike, and write a table and a figure.
+    """Train defenses on one dataset, attack all of them alike, and write a table, a figure and a page.
 
     Trainings and attacks are kept in ``folder``, so that an interrupted comparison goes on where it stopped. After each
-    defense, ``comparison.json``, ``.csv``, ``.md`` and ``comparison.png`` there hold the rows so far.
+    defense, ``comparison.json``, ``.csv``, ``.md`` and ``comparison.png`` there hold the rows so far, and
+    ``report.html`` every model with its cost.
 
     Args:
         data_name: The name of the dataset.
@@ -100,12 +101,18 @@ def _config(own: TrainingConfig, changes: Mapping[str, Any], defense: str, seed:
 
 
 def write(comparison: Comparison, folder: Path) -> None:
-    """Write the table as JSON, CSV and Markdown, and the figure."""
+    """Write the table as JSON, CSV and Markdown, the figure, and the page of all models that were measured here."""
     for suffix in ("json", "csv", "md"):
         comparison.save(folder / f"comparison.{suffix}")
     aside = folder / ".comparison.png"
     comparison.figure().savefig(aside, dpi=120, format="png")
     aside.replace(folder / "comparison.png")
+    models = {f"{row.defense}-seed{seed}": row for row in comparison.rows for seed in row.seeds}
+    files = {name: folder / "evaluations" / f"{name}.json" for name in models}
+    results = {name: Evaluation.load(file) for name, file in files.items() if file.is_file()}
+    if len(results) > 1:
+        costs = tuple({"training cost": round(models[name].cost, 1)} for name in results)
+        SideBySide(tuple(results.values()), costs).save(folder / "report.html")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,17 +170,22 @@ class _Work:
 
     def _evaluated(self, config: TrainingConfig, model: keras.Model, twin: keras.Model | None) -> Evaluation:
         strong = [attacks.Strong(norm=norm, twin=twin, quick=self.quick) for norm in self._epsilons()]
-        return evaluate(
+        name = f"{config.defense}-seed{config.seed}"
+        result = evaluate(
             model,
             self.images,
             attacks=[attacks.OSSA(), attacks.FGSM(), *strong],
             epsilons=self._epsilons(),
             bounds=self.pixels,
             spectrum=False,
-            folder=self.folder / "cells" / f"{config.defense}-seed{config.seed}",
+            name=name,
+            class_names=config.facts.class_names,
+            folder=self.folder / "cells" / name,
             max_samples=None,
             progress=lambda line: self.say(f"{config.defense}, seed {config.seed}: {line}"),
         )
+        result.save(self.folder / "evaluations" / f"{name}.json")
+        return result
 
 
 def _finished(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from keras_fim.evaluation.report import Report, Row
+from keras_fim.evaluation.side_by_side import pareto_front
 from keras_fim.plots import defenses_figure
 from keras_fim.records import versions
 
@@ -95,8 +96,7 @@ class Comparison(Report):
 
     def front(self) -> list[str]:
         """The Pareto front: no other defense is as good in all of `DefenseRow.objectives` and better in one."""
-        points = {row.defense: row.objectives() for row in self.rows}
-        return [name for name, point in points.items() if not any(_dominates(p, point) for p in points.values())]
+        return pareto_front({row.defense: row.objectives() for row in self.rows})
 
     def figure(self) -> Figure:
         """Accuracy against robust accuracy under the strongest attack, at the smallest ε of each norm."""
@@ -131,8 +131,3 @@ def _table_row(row: DefenseRow, on_front: bool) -> Row:
 def mean(values: ArrayLike) -> float:
     """The mean in float64."""
     return float(np.asarray(values, np.float64).mean())
-
-
-def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
-    pairs = list(zip(one, other, strict=True))
-    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_fim import attacks, data
-from keras_fim.evaluation import Evaluation, evaluate
+from keras_fim.evaluation import Evaluation, SideBySide, evaluate
 from keras_fim.evaluation.report import Row, table
 from keras_fim.export import saved_model
 from keras_fim.records import read_json, write_json, write_text
@@ -51,8 +51,8 @@ def run_demo(folder: Path, export_folder: Path, *, mu: float = 0.02, epochs: int
     """Train on the embedded digits without a defense, with the Fisher trace and with N-FGM, and attack all three.
 
     Each model is attacked on 300 test images with one step and with a quarter of the steps of `attacks.Strong`. Writes
-    the table, a report of each model and a SavedModel. An interrupted demo continues where it stopped; a finished one
-    starts anew.
+    the table, a report of each model and one of all side by side, and a SavedModel. An interrupted demo continues where
+    it stopped; a finished one starts anew.
 
     Args:
         folder: The folder for results and runs.
@@ -85,7 +85,8 @@ def run_demo(folder: Path, export_folder: Path, *, mu: float = 0.02, epochs: int
         results[name] = _attacked(name, runs)
         results[name].save(runs[name] / "report.html")
     files = {
-        "report": runs["N-FGM"] / "report.html",
+        "report": SideBySide(tuple(results.values())).save(folder / "report.html"),
+        "of the N-FGM model": runs["N-FGM"] / "report.html",
         "of the plain model": runs["plain"] / "report.html",
         "table": folder / "table.md",
         "TensorBoard logs": folder,

@@ -10,7 +10,7 @@ import keras
 
 from keras_fim import data
 from keras_fim.attacks import Strong
-from keras_fim.evaluation import Evaluation, evaluate
+from keras_fim.evaluation import Evaluation, SideBySide, evaluate
 from keras_fim.evaluation.report import Row
 from keras_fim.pixels import PixelRange
 from keras_fim.training import inputs
@@ -33,7 +33,8 @@ def before_and_after(
     """Attack the model of a run on test images, and the model that it started from, if that was trained already.
 
     The norm and ε are those of the defense, or l∞ with 2/255 of the range on color images, with 0.1 of it on gray ones.
-    Finished cells, both results and a page for each to read are kept in ``folder/robustness``.
+    Finished cells, both results, a page for each to read and one of both side by side (``report.html``) are kept in
+    ``folder/robustness``.
 
     Args:
         config: The run.
@@ -70,6 +71,8 @@ def before_and_after(
         )
         for suffix in ("json", "html"):
             results[name].save(folder / "robustness" / f"{name}.{suffix}")
+    if len(results) > 1:
+        SideBySide(tuple(results.values())).save(folder / "robustness" / "report.html")
     return results
 
 

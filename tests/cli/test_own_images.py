@@ -67,7 +67,7 @@ def test_harden_with_robustness_before_and_after(photos, stranger, tmp_path, cap
     assert config["defense_options"]["epsilon"] == pytest.approx(255 * 0.5 * (432 / 3072) ** 0.5, rel=1e-2)
     rows = [line for line in printed.splitlines() if line.startswith(("before", "after"))]
     assert len(rows) == 2 and "robust accuracy at l2 47.9" in printed and "smoke test" in printed
-    pages = [(tmp_path / "run" / "robustness" / f"{name}.html").read_text() for name in ("before", "after")]
+    pages = [(tmp_path / "run" / "robustness" / f"{name}.html").read_text() for name in ("before", "after", "report")]
     assert all("<html" in page and "bright" in page for page in pages)
     model = load_model(tmp_path / "run")
     assert model.input_shape == (None, 12, 12, 3)
@@ -124,11 +124,14 @@ def test_a_function_is_built_for_the_images(photos, tmp_path, capsys):
     assert "should build a model when it is called with {'input_shape': (10, 10, 3)}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (("evaluate", "--model", "mnist-plain", "--data", "nowhere"), "a folder of images by class, an .npz file"),
-    (("train", "--model", "nothing.keras", "--data", "mnist5k"), "The model should be a .keras file"),
-    (("train", "--data", "mnist5k", "--model", "keras.applications:Nothing"), "which is None"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("evaluate", "--model", "mnist-plain", "--data", "nowhere"), "a folder of images by class, an .npz file"),
+        (("train", "--model", "nothing.keras", "--data", "mnist5k"), "The model should be a .keras file"),
+        (("train", "--data", "mnist5k", "--model", "keras.applications:Nothing"), "which is None"),
+    ],
+)
 def test_what_is_not_there(arguments, message, capsys):
     assert cli.main(list(arguments)) == 2
     assert message in capsys.readouterr().err

@@ -24,9 +24,7 @@ MAKERS = {  # by name, with a budget for images that are so long
     "mixed": lambda model, length, **options: defenses.AdversarialTraining(
         model, attacks.PGD(norm=2, steps=2, keep_best=False), epsilon=0.3 * length, mix=0.5, **options
     ),
-    "trades": lambda model, length, **options: defenses.TRADES(
-        model, epsilon=0.1 * length, attack_steps=2, **options
-    ),
+    "trades": lambda model, length, **options: defenses.TRADES(model, epsilon=0.1 * length, attack_steps=2, **options),
     "label smoothing": lambda model, length, **options: defenses.AdversarialLabelSmoothing(model, **options),
     "gaussian": lambda model, length, **options: defenses.GaussianAugmentation(model, 0.1 * length, **options),
     "gradient penalty": lambda model, length, **options: defenses.GradientPenalty(model, **options),

@@ -167,19 +167,29 @@ def test_the_gallery_keeps_nine_images_of_any_number_of_chunks():
     assert (np.abs(middle - np.nanmedian(scores)) < 0.03).all()
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(browser.find_browser() is None, reason="no Chromium on this machine")
-@pytest.mark.parametrize("width", [400, 1400])
-def test_in_a_browser_without_a_network(page, tmp_path, width):
-    (tmp_path / "report.html").write_text(page, encoding="utf-8")
+def check_in_a_browser(path, width, scheme):
+    """From disk, without a network: nothing is fetched, nothing complains, nothing is cut off."""
+    if browser.find_browser() is None:
+        pytest.skip("no Chromium on this machine")
     with browser.open_page(browser.find_browser(), width=1400) as tab:
         tab.resize(width, 1000)
-        tab.open((tmp_path / "report.html").as_uri())
+        tab.prefer(scheme)
+        tab.watch()
+        tab.open(path.as_uri())
         tab.wait_for("document.readyState === 'complete' && document.querySelectorAll('h2').length > 5")
         assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        fetched = "performance.getEntriesByType('resource').filter(entry => !entry.name.startsWith('data:'))"
-        assert tab.evaluate(f"{fetched}.length") == 0
+        assert tab.requested() == [path.as_uri()] and tab.complaints() == []
         assert tab.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+        if axe := browser.find_axe():
+            assert tab.violations(axe) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1400])
+def test_in_a_browser_without_a_network(page, tmp_path, width, scheme):
+    (tmp_path / "report.html").write_text(page, encoding="utf-8")
+    check_in_a_browser(tmp_path / "report.html", width, scheme)
 
 
 def test_the_verdict_is_of_the_strong_attack_whatever_norm_the_weaker_ones_have(result):

