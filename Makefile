@@ -39,7 +39,7 @@ $(VENV)/.demo: pyproject.toml setup.py
 	touch $@
 
 $(VENV)/.dev: pyproject.toml setup.py
-	$(call install,demo$(comma)detection$(comma)serving$(comma)dev$(comma)peers)
+	$(call install,demo$(comma)detection$(comma)ray$(comma)serving$(comma)dev$(comma)peers)
 	touch $(VENV)/.demo $@
 
 comma := ,

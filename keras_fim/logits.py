@@ -165,6 +165,9 @@ class LogitsFunction:
             place = gradient_stop(self.forward)
             raise NoGradientError(_NO_GRADIENT.format(f": it stops at the layer {place}" if place else "")) from None
 
+    def __reduce__(self) -> tuple[Any, ...]:  # what is compiled stays in this process
+        return LogitsFunction, (self.model, self.form, self.backward)
+
     def __repr__(self) -> str:
         return f"LogitsFunction({getattr(self.model, 'name', self.model)!r}, form={self.form!r})"
 
@@ -236,6 +239,7 @@ class _SavedModel:
     """A SavedModel's signature as a callable: ``logits`` if it has one (as ours do), else ``serving_default``."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self.loaded = tf.saved_model.load(str(path))
         signatures = self.loaded.signatures
         name = "logits" if "logits" in signatures else "serving_default"
@@ -249,6 +253,9 @@ class _SavedModel:
         if not preferred and len(outputs) != 1:
             raise ValueError(f"The SavedModel {path} should have one output or one named `logits` or `probabilities`")
         self.output = (preferred or list(outputs))[0]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _SavedModel, (self.path,)
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
         return self.signature(**{self.argument: tf.cast(images, self.dtype)})[self.output]

@@ -19,6 +19,7 @@ Examples:
   keras-fim evaluate --model results/runs/mine --data cifar10 --autoattack --epsilons l2=0.5
   keras-fim evaluate --model path.keras --data mnist --epsilons linf=0.1 --fail-under 0.6 --json
   keras-fim evaluate --model my.keras --data photos/ --epsilons linf=8/255 --only cat --target dog
+  keras-fim evaluate --model my.keras --data photos/ --chunk 3/16
 """
 
 from __future__ import annotations
@@ -74,6 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--black-box", action="store_true", help="Only a search without gradients, for models that have none."
     )
     parser.add_argument("--no-spectrum", action="store_true", help="Leave out the Fisher information.")
+    part = "Measure the third of every 16 chunks of at most 256 images; without this option, gather what is there."
+    parser.add_argument("--chunk", type=_chunk, default=(1, 1), metavar="3/16", help=part)
+    cluster = (
+        "Measure on Ray: the cluster of this machine (auto), one that is started (local), or the one at an address."
+    )
+    parser.add_argument("--ray", metavar="ADDRESS", help=cluster)
     parser.add_argument(
         "--out", type=Path, help="Folder for report, tables and cells (default: results/evaluations/MODEL-DATA)."
     )
@@ -87,6 +94,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Measure, print and write."""
     from keras_fim.data import short_name
     from keras_fim.evaluation import evaluate
+    from keras_fim.evaluation.backends import connect
     from keras_fim.evaluation.evaluate import say
     from keras_fim.training.inputs import evaluated_images
 
@@ -102,6 +110,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.target:
         attacks = _aimed(attacks, facts.label(arguments.target))
     folder = arguments.out or Path("results/evaluations") / f"{name}-{short_name(arguments.data)}"
+    if arguments.ray:
+        connect(arguments.ray)
     evaluation = evaluate(
         model,
         dataset,
@@ -114,14 +124,32 @@ def run(arguments: argparse.Namespace) -> None:
         name=name,
         class_names=facts.class_names,
         folder=folder / "cells",
+        chunk=arguments.chunk,
+        backend="ray" if arguments.ray else "local",
         progress=say if sys.stderr.isatty() else None,
     )
+    if arguments.chunk != (1, 1):
+        part = "{}/{}".format(*arguments.chunk)
+        print(f"{part}: {evaluation.accuracy.total} images in {folder / 'cells'}; gather without --chunk")
+        return
     for file in ("evaluation.json", "evaluation.csv", "evaluation.md", "report.html", "samples.csv"):
         evaluation.save(folder / file)
     masking = _masking(model, dataset, attacks, twin, bounds, folder) if arguments.masking else []
     _say(evaluation, masking, folder / "report.html", as_json=arguments.json)
     if arguments.fail_under is not None and evaluation.headline.robust.value < arguments.fail_under:
         raise SystemExit(3)
+
+
+def _chunk(text: str) -> tuple[int, int]:
+    """``"3/16"`` as ``(3, 16)``."""
+    from keras_fim.evaluation.plans import check_chunk
+
+    try:
+        first, second = map(int, text.split("/"))
+        check_chunk((first, second))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"should be K/N with K from 1 to N. Received: {text!r}") from None
+    return first, second
 
 
 def _say(evaluation: Evaluation, masking: list[str], report: Path, *, as_json: bool) -> None:

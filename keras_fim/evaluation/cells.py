@@ -59,19 +59,27 @@ class Cells:
         Returns:
             The result, and whether it was kept.
         """
+        kept = self.kept(name, settings, read)
+        return (self.keep(name, settings, measure(), write), False) if kept is None else (kept, True)
+
+    def kept(self, name: str, settings: dict[str, Any], read: Callable[[Any], _Result]) -> _Result | None:
+        """A result from its file; None without one. The arguments are those of `measured`."""
         path = None if self.folder is None else self.folder / f"{name}.json"
         if path is not None and path.is_file():
             try:
-                known = read_json(path)
-                if self.same(known["settings"], json.loads(json.dumps(settings))):
-                    return read(known["result"]), True
+                cell = read_json(path)
+                if self.same(cell["settings"], json.loads(json.dumps(settings))):
+                    return read(cell["result"])
             except _DAMAGED:
                 pass
-        result = measure()
-        if path is not None:
+        return None
+
+    def keep(self, name: str, settings: dict[str, Any], result: _Result, write: Callable[[_Result], Any]) -> _Result:
+        """Write a result to its file, and return it. The arguments are those of `measured`."""
+        if self.folder is not None:
             content = {"settings": settings, "versions": self._versions, "result": write(result)}
-            write_text(path, json.dumps(content) + "\n")
-        return result, False
+            write_text(self.folder / f"{name}.json", json.dumps(content) + "\n")
+        return result
 
     @functools.cached_property
     def _versions(self) -> dict[str, str | None]:

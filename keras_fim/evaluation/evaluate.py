@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import json
 import sys
-import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +17,14 @@ from keras_fim.attacks.base import Attack
 from keras_fim.attacks.catalog import Epsilons
 from keras_fim.attacks.lp import norm_name
 from keras_fim.attacks.nearest import MinimalDistanceAttack
-from keras_fim.evaluation.cells import Cells, attack_settings, digest, model_digest, packed, unpacked
+from keras_fim.evaluation.backends import BACKENDS, Cell, Finished, Queue, check_backend
+from keras_fim.evaluation.cells import Cells, attack_settings, digest, model_digest
 from keras_fim.evaluation.distances import distance_summary
 from keras_fim.evaluation.flags import BLACK_BOX, one_class, outputs_flags, path_flags
 from keras_fim.evaluation.gallery import Gallery
 from keras_fim.evaluation.intervals import wilson
 from keras_fim.evaluation.measurement import Outcome, measure, probabilities
-from keras_fim.evaluation.plans import Plan, estimate, fitted, pixel_range, planned
+from keras_fim.evaluation.plans import Plan, check_chunk, estimate, fitted, pixel_range, planned
 from keras_fim.evaluation.result import Evaluation, PerSample
 from keras_fim.evaluation.rows import attack_rows, marked, named
 from keras_fim.evaluation.sources import Chunk, Dataset, check_max_samples, chunks
@@ -58,6 +57,8 @@ def evaluate(
     name: str | None = None,
     class_names: Sequence[str] = (),
     folder: str | Path | None = None,
+    chunk: tuple[int, int] = (1, 1),
+    backend: str = "local",
     progress: Callable[[str], None] | None = say,
 ) -> Evaluation:
     """Measure how robust a model is.
@@ -84,6 +85,9 @@ def evaluate(
         class_names: The names of the classes, for the report.
         folder: The folder where each finished cell (an attack on a chunk) is written at once. A measurement that was
             stopped goes on after the last of them. A cell of another model, chunk, attack or list of ε is not taken.
+        chunk: Which part to measure when several processes share the work and a folder: ``(3, 16)`` takes the third
+            chunk of at most 256 samples and every sixteenth after it. The same call without it then finds all cells.
+        backend: ``"local"``, or ``"ray"`` for the workers of a Ray cluster; see `keras_fim.evaluation.backends`.
         progress: Called with a line of text: how long it may take, then each finished cell. ``None`` for silence.
 
     Returns:
@@ -91,7 +95,9 @@ def evaluate(
 
     Raises:
         ValueError: If there is no sample or no attack, images are outside the range of the pixels or the range cannot
-            be found, the model has no gradient, or as the attacks and `keras_fim.attacks.resolve_epsilons`.
+            be found, the model has no gradient, there is no such chunk, or as the attacks and
+            `keras_fim.attacks.resolve_epsilons`.
+        ImportError: If the backend is not installed.
 
     Example:
         >>> from keras_fim import models
@@ -102,6 +108,8 @@ def evaluate(
     """
     if max_samples is not None:
         check_max_samples(max_samples)
+    check_chunk(chunk)
+    check_backend(backend)
     planned(attacks, epsilons, None, black_box=black_box)  # refuses what is wrong before any data is read
     parts = chunks(dataset, max_samples)
     first = next(parts)
@@ -109,18 +117,20 @@ def evaluate(
     logits_fn = logits_function(model, check_images(first.images))
     pixels = pixel_range(logits_fn, first, attacks, bounds)
     plans = [fitted(p, first.images.shape[1:]) for p in planned(attacks, epsilons, pixels, black_box=black_box)]
-    run = _Run(logits_fn, first, pixels, folder, progress or (lambda line: None))
+    run = _Run(logits_fn, first, pixels, plans, progress or (lambda line: None))
     run.look(first, black_box)
     if progress is not None:
         run.say(estimate(logits_fn, plans, first, max_samples if following else len(first.labels)))
-    for chunk in itertools.chain([first], following, parts):
-        run.clean(chunk)
-        for index, plan in enumerate(plans):
-            run.attack(index, plan, chunk)
-        if spectrum and not black_box:
-            run.spectrum(chunk)
-        run.show(chunk)
-    result = run.evaluation(plans, name or str(getattr(logits_fn.model, "name", type(logits_fn.model).__name__)))
+    cells = _cells(plans, pixels, first, spectrum=spectrum and not black_box)
+    queue = Queue(BACKENDS[backend](logits_fn, cells), cells, Cells(folder), run.model)
+    for part in itertools.islice(itertools.chain([first], following, parts), chunk[0] - 1, None, chunk[1]):
+        queue.add(part, run.clean(part))
+        run.take(queue.finished())
+    run.take(queue.finished(wait=True))
+    if not run.data:
+        expected = "a part that the dataset has, of at most 256 samples"
+        raise ValueError(f"`chunk` should be {expected}. Received: chunk={chunk}, where nothing is left to measure")
+    result = run.evaluation(name or str(getattr(logits_fn.model, "name", type(logits_fn.model).__name__)))
     return dataclasses.replace(result, class_names=tuple(class_names))
 
 
@@ -132,10 +142,10 @@ class _Run:
         logits_fn: LogitsFunction,
         first: Chunk,
         pixels: PixelRange | None,
-        folder: str | Path | None,
+        plans: Sequence[Plan],
         progress: Callable[[str], None],
     ) -> None:
-        self.logits_fn, self.cells, self.progress = logits_fn, Cells(folder), progress
+        self.logits_fn, self.plans, self.progress = logits_fn, plans, progress
         self.pixels, self.flags, self.num_clipped = pixels, list[str](), 0
         self.predictions: list[np.ndarray] = []
         self.labels: list[np.ndarray] = []
@@ -144,9 +154,8 @@ class _Run:
         self.data: list[str] = []
         self.correct: list[np.ndarray] = []
         self.confidences: list[np.ndarray] = []
-        self.outcomes: dict[int, list[Outcome]] = {}
+        self.outcomes: list[list[Outcome]] = [[] for _ in plans]
         self.information: list[dict[str, np.ndarray]] = []
-        self.settings: dict[int, dict[str, Any]] = {}
         self.indices: list[np.ndarray] = []
         self.gallery = Gallery()
 
@@ -160,55 +169,53 @@ class _Run:
         self.say("" if self.pixels is None else str(self.pixels))
         if black_box and "Embedding" in (gradient_stop(self.logits_fn.model) or ""):
             raise ValueError("`model` should take continuous values with black_box=True. Received: token ids")
-        self.flags += outputs_flags(self.logits_fn, self._images(chunk), chunk.labels, gradients=not black_box)
+        images = _within(self.pixels, chunk)[0]
+        self.flags += outputs_flags(self.logits_fn, images, chunk.labels, gradients=not black_box)
         self.flags += [BLACK_BOX] if black_box else []
 
-    def clean(self, chunk: Chunk) -> None:
-        """Predictions of untouched images."""
+    def clean(self, chunk: Chunk) -> str:
+        """Predictions of untouched images; returns the digest of the chunk."""
         self.data.append(digest(*chunk))
         self.indices.append(chunk.indices)
-        p = probabilities(self.logits_fn, self._images(chunk, count=True))
+        images, num_clipped = _within(self.pixels, chunk)
+        self.num_clipped += num_clipped
+        p = probabilities(self.logits_fn, images)
         self.predictions.append(p.argmax(axis=-1))
         self.labels.append(check_labels(chunk.labels, *p.shape))
         self.correct.append(self.predictions[-1] == self.labels[-1])
         self.confidences.append(p.max(axis=-1))
+        return self.data[-1]
 
-    def attack(self, index: int, plan: Plan, chunk: Chunk) -> None:
-        """One cell of an attack, and a line about all of its cells so far."""
-        attack, epsilons = plan
-        if index not in self.settings:
-            self.settings[index] = {**attack_settings(attack, chunk.images), "epsilons": list(epsilons)}
+    def take(self, finished: Iterable[Finished]) -> None:
+        """The figures of chunks, in order."""
+        for chunk, cells in finished:
+            for index, (columns, took) in enumerate(cells):
+                self._add(index, columns, took)
+            self._show(chunk)
 
-        def measured() -> dict[str, Any]:
-            outcome = measure(self.logits_fn, attack, epsilons, chunk)._asdict()
-            return {name: outcome[name] for name in _FIGURES}
-
-        columns, took = self._cell(attack.name, self.settings[index], _FIGURES, measured)
-        so_far = self.outcomes.setdefault(index, [])
-        so_far.append(Outcome(**{**columns, "seconds": float(columns["seconds"])}))
-        joined = Outcome.joined(so_far)
-        for row in attack_rows(attack, epsilons, joined):
+    def _add(self, index: int, columns: dict[str, Any], took: str) -> None:
+        """The figures of a cell, and a line about all cells of its kind so far."""
+        if index == len(self.plans):
+            self.information.append(columns)
+            total, median = sum(len(part["confidence"]) for part in self.information), self._summary()
+            self.say(f"{total} images: median λ_max(G_x) {median.quantile('λ_max(G_x)', 0.5):.3g} ({took})")
+            return
+        self.outcomes[index].append(Outcome(**{**columns, "seconds": float(columns["seconds"])}))
+        joined = Outcome.joined(self.outcomes[index])
+        for row in attack_rows(*self.plans[index], joined):
             self.say(f"{len(joined.was_correct)} images: {row.line()} ({took})")
 
-    def spectrum(self, chunk: Chunk) -> None:
-        """The Fisher information of a chunk."""
-        settings = {"attack": "spectrum", "revision": 3}
-        measure = functools.partial(information, self.logits_fn, self._images(chunk), probes=0)
-        columns, took = self._cell("spectrum", settings, QUANTITIES, measure)
-        self.information.append(columns)
-        median = self._summary().quantile("λ_max(G_x)", 0.5)
-        self.say(f"{sum(map(len, self.correct))} images: median λ_max(G_x) {median:.3g} ({took})")
-
-    def show(self, chunk: Chunk) -> None:
+    def _show(self, chunk: Chunk) -> None:
         """Keep a few images of a chunk for the report, by how far the boundary is, or else by their confidence."""
-        scores = self.information[-1]["boundary radius"] if self.information else self.confidences[-1]
-        self.gallery.add(chunk, np.where(self.correct[-1], scores, np.nan))
+        position = len(self.outcomes[0]) - 1
+        scores = self.information[-1]["boundary radius"] if self.information else self.confidences[position]
+        self.gallery.add(chunk, np.where(self.correct[position], scores, np.nan))
 
-    def evaluation(self, plans: Sequence[Plan], name: str) -> Evaluation:
+    def evaluation(self, name: str) -> Evaluation:
         """The result."""
         correct, confidences = np.concatenate(self.correct), np.concatenate(self.confidences)
-        outcomes = [Outcome.joined(self.outcomes[index]) for index in range(len(plans))]
-        pairs, spectrum = list(zip(plans, outcomes, strict=True)), self._summary() if self.information else None
+        outcomes = [Outcome.joined(parts) for parts in self.outcomes]
+        pairs, spectrum = list(zip(self.plans, outcomes, strict=True)), self._summary() if self.information else None
         unvaried = one_class(np.concatenate(self.predictions), np.concatenate(self.labels))
         on_the_way = [flag for plan, outcome in pairs for flag in path_flags(plan.attack, outcome)]
         result = Evaluation(
@@ -228,7 +235,7 @@ class _Run:
             versions=versions(),
             samples=self._samples(pairs),
         )
-        plan = next(plan for plan in plans if repr(plan.attack) == result.headline.options)
+        plan = next(plan for plan in self.plans if repr(plan.attack) == result.headline.options)
         return dataclasses.replace(result, examples=self.gallery.examples(self.logits_fn, *plan))
 
     def _samples(self, pairs: Sequence[tuple[Plan, Outcome]]) -> PerSample:
@@ -246,14 +253,6 @@ class _Run:
         index, label, prediction, confidence = (tuple(np.concatenate(parts).tolist()) for parts in columns)
         return PerSample(index, label, prediction, confidence, taken_for, figures)
 
-    def _images(self, chunk: Chunk, *, count: bool = False) -> tf.Tensor:
-        """The images of a chunk, within the range of the pixels."""
-        if self.pixels is None:
-            return check_images(chunk.images)
-        images, num_clipped = self.pixels.clip(chunk.images)
-        self.num_clipped += num_clipped if count else 0
-        return images
-
     def _pixels(self) -> str:
         text = "pixels within the bounds of each attack" if self.pixels is None else str(self.pixels)
         return f"{text}; {self.num_clipped} images clipped by a rounding error" if self.num_clipped else text
@@ -262,13 +261,27 @@ class _Run:
         columns = {key: np.concatenate([part[key] for part in self.information]) for key in self.information[0]}
         return SpectrumSummary.of(columns)
 
-    def _cell(
-        self, name: str, settings: dict[str, Any], names: Collection[str], measure: Callable[[], dict[str, Any]]
-    ) -> tuple[dict[str, Any], str]:
-        """Figures of the newest chunk, kept or measured now, and how long it took."""
-        settings, begin = {**settings, "model": self.model, "data": self.data[-1]}, time.perf_counter()
-        file = f"{name}-{digest(json.dumps(settings, sort_keys=True))[:16]}"
-        size = len(self.correct[-1])
-        how = {"write": packed, "read": lambda content: unpacked(content, names, size)}
-        columns, kept = self.cells.measured(file, settings, measure, **how)
-        return columns, "kept" if kept else f"{time.perf_counter() - begin:.1f} s"
+
+def _cells(plans: Sequence[Plan], pixels: PixelRange | None, chunk: Chunk, *, spectrum: bool) -> list[Cell]:
+    """What each chunk is measured for: every attack, then the spectrum if it is asked for."""
+    cells = []
+    for plan in plans:
+        settings = {**attack_settings(plan.attack, chunk.images), "epsilons": list(plan.epsilons)}
+        cells.append(Cell(plan.attack.name, settings, _FIGURES, functools.partial(_attacked, plan)))
+    settings = {"attack": "spectrum", "revision": 3}
+    last = Cell("spectrum", settings, QUANTITIES, functools.partial(_informed, pixels))
+    return [*cells, last] if spectrum else cells
+
+
+def _attacked(plan: Plan, logits_fn: LogitsFunction, chunk: Chunk) -> dict[str, Any]:
+    outcome = measure(logits_fn, *plan, chunk)._asdict()
+    return {name: outcome[name] for name in _FIGURES}
+
+
+def _informed(pixels: PixelRange | None, logits_fn: LogitsFunction, chunk: Chunk) -> dict[str, Any]:
+    return information(logits_fn, _within(pixels, chunk)[0], probes=0)
+
+
+def _within(pixels: PixelRange | None, chunk: Chunk) -> tuple[tf.Tensor, int]:
+    """The images of a chunk, within the range of the pixels, and how many were clipped."""
+    return (check_images(chunk.images), 0) if pixels is None else pixels.clip(chunk.images)

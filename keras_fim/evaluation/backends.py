@@ -1,0 +1,219 @@
+"""Where the cells of an evaluation are measured: in this process, or by the workers of a Ray cluster."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import importlib
+import importlib.util
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import tensorflow as tf
+
+from keras_fim.evaluation.cells import Cells, digest, packed, unpacked
+from keras_fim.evaluation.sources import Chunk
+from keras_fim.logits import LogitsFunction
+
+Measure: TypeAlias = Callable[[LogitsFunction, Chunk], dict[str, Any]]
+"""Returns figures by name. It is sent to other processes, so it is a function of a module, or a partial one."""
+
+Finished: TypeAlias = tuple[Chunk, list[tuple[dict[str, Any], str]]]
+"""A chunk, and for each of its cells the figures and how long they took, or ``"kept"``."""
+
+_RETRIES = 3
+
+
+class Cell(NamedTuple):
+    """What is measured of a chunk.
+
+    Attributes:
+        name: The start of the name of its file.
+        settings: What the figures depend on besides the model and the chunk, ready for JSON.
+        columns: The names of the figures.
+        measure: Measures them.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    columns: Sequence[str]
+    measure: Measure
+
+
+class Backend(Protocol):
+    """What measures cells, in any order."""
+
+    def submit(self, index: int, chunk: Chunk) -> Any:
+        """Hand out a cell, and return something that stands for its result."""
+
+    def ready(self, task: Any) -> bool:
+        """Whether the result would not have to be waited for."""
+
+    def result(self, task: Any) -> dict[str, Any]:
+        """The result."""
+
+
+class Here:
+    """Measures in this process, when a result is asked for.
+
+    Args:
+        logits_fn: The classifier.
+        cells: What may be measured of a chunk.
+    """
+
+    def __init__(self, logits_fn: LogitsFunction, cells: Sequence[Cell]) -> None:
+        self.logits_fn, self.cells = logits_fn, cells
+
+    def submit(self, index: int, chunk: Chunk) -> Any:
+        """As `Backend`."""
+        return index, chunk
+
+    def ready(self, task: Any) -> bool:
+        """As `Backend`."""
+        return True
+
+    def result(self, task: Any) -> dict[str, Any]:
+        """As `Backend`."""
+        index, chunk = task
+        result: dict[str, Any] = self.cells[index].measure(self.logits_fn, chunk)
+        return result
+
+
+class OnRay:
+    """Measures in Ray's actors, one for each free GPU, or else CPU; Ray restarts those that die.
+
+    The model is sent once to each actor. No more cells are handed out than actors are free, so that memory does not
+    grow with the dataset. An actor without a GPU computes on one thread.
+
+    Args:
+        logits_fn: The classifier.
+        cells: What may be measured of a chunk.
+
+    Raises:
+        ImportError: If Ray is not installed.
+    """
+
+    def __init__(self, logits_fn: LogitsFunction, cells: Sequence[Cell]) -> None:
+        ray = importlib.import_module("ray")
+        if not ray.is_initialized():
+            ray.init(log_to_driver=False, logging_level="ERROR")
+        free = ray.available_resources()
+        kind = "GPU" if free.get("GPU", 0) >= 1 else "CPU"
+        self._ray, self.slots = ray, max(1, int(free.get(kind, 1)))
+        resources: dict[str, Any] = {f"num_{kind.lower()}s": 1}
+        worker: Any = ray.remote(_Worker).options(max_restarts=_RETRIES, max_task_retries=_RETRIES, **resources)
+        shipped = ray.put((logits_fn, [cell.measure for cell in cells]))
+        self._start: Callable[[], Any] = lambda: worker.remote([shipped], single=kind == "CPU")
+        self._idle, self._busy = list[Any](), dict[Any, Any]()
+
+    def submit(self, index: int, chunk: Chunk) -> Any:
+        """As `Backend`; waits for an actor if all are busy."""
+        if not self._idle and len(self._busy) < self.slots:
+            self._idle.append(self._start())
+        elif not self._idle:
+            done, _ = self._ray.wait(list(self._busy))
+            self._idle.append(self._busy.pop(done[0]))
+        actor = self._idle.pop()
+        task = actor.measure.remote(index, chunk)
+        self._busy[task] = actor
+        return task
+
+    def ready(self, task: Any) -> bool:
+        """As `Backend`."""
+        return bool(self._ray.wait([task], timeout=0)[0])
+
+    def result(self, task: Any) -> dict[str, Any]:
+        """As `Backend`."""
+        result: dict[str, Any] = self._ray.get(task)
+        return result
+
+
+class _Worker:
+    """A process of a Ray cluster with its own copy of the model."""
+
+    def __init__(self, shipped: list[Any], *, single: bool) -> None:
+        if single:  # before the first operation, and so before the model is there
+            tf.config.threading.set_intra_op_parallelism_threads(1)
+            tf.config.threading.set_inter_op_parallelism_threads(1)
+        self.logits_fn, self.measures = importlib.import_module("ray").get(shipped[0])
+
+    def measure(self, index: int, chunk: Chunk) -> dict[str, Any]:
+        """A cell."""
+        result: dict[str, Any] = self.measures[index](self.logits_fn, chunk)
+        return result
+
+
+BACKENDS: dict[str, Callable[[LogitsFunction, Sequence[Cell]], Backend]] = {"local": Here, "ray": OnRay}
+"""What makes a backend of a model and its cells, by name."""
+
+
+def connect(address: str) -> None:
+    """Connect to a Ray cluster.
+
+    Args:
+        address: ``"auto"`` for the cluster that runs on this machine, ``"local"`` to start one on it, or the address of
+            one, such as ``"ray://host:10001"``.
+
+    Raises:
+        ValueError: If there is no such cluster.
+        ImportError: If Ray is not installed.
+    """
+    check_backend("ray")
+    try:
+        importlib.import_module("ray").init(address, log_to_driver=False, logging_level="ERROR")
+    except ConnectionError as error:
+        expected = "auto, local or the address of a cluster"
+        raise ValueError(f"`--ray` should be {expected}. Received: {address!r} ({error})") from error
+
+
+def check_backend(name: str) -> None:
+    """Raise a ValueError unless there is a backend of this name, or an ImportError if its package is missing."""
+    if name not in BACKENDS:
+        raise ValueError(f"`backend` should be one of {tuple(BACKENDS)}. Received: backend={name!r}")
+    if name == "ray" and importlib.util.find_spec("ray") is None:
+        raise ImportError('backend="ray" needs Ray: pip install "keras_fim[ray]"')
+
+
+class Queue:
+    """The cells of an evaluation: from their files, or else from a backend, chunk by chunk in order.
+
+    Args:
+        backend: Measures cells.
+        cells: What is measured of each chunk.
+        store: The files.
+        model: The digest of the model.
+    """
+
+    def __init__(self, backend: Backend, cells: Sequence[Cell], store: Cells, model: str) -> None:
+        self.backend, self.cells, self.store, self.model = backend, cells, store, model
+        self._waiting: collections.deque[tuple[Chunk, list[Any]]] = collections.deque()
+
+    def add(self, chunk: Chunk, data: str) -> None:
+        """Hand out the cells of a chunk, whose digest is ``data``, that no file holds."""
+        tasks: list[Any] = []
+        for index, cell in enumerate(self.cells):
+            settings = {**cell.settings, "model": self.model, "data": data}
+            file = f"{cell.name}-{digest(json.dumps(settings, sort_keys=True))[:16]}"
+            names, size = cell.columns, len(chunk.labels)
+            columns = self.store.kept(file, settings, functools.partial(unpacked, names=names, num_samples=size))
+            task = self.backend.submit(index, chunk) if columns is None else None
+            tasks.append((file, settings, columns, task))
+        self._waiting.append((chunk, tasks))
+
+    def finished(self, *, wait: bool = False) -> Iterator[Finished]:
+        """Chunks that are done, in order, up to the first that is not; with ``wait`` all of them."""
+        while self._waiting:
+            chunk, tasks = self._waiting[0]
+            if not wait and not all(task is None or self.backend.ready(task) for *_, task in tasks):
+                return
+            self._waiting.popleft()
+            yield chunk, [self._taken(*task) for task in tasks]
+
+    def _taken(self, file: str, settings: dict[str, Any], columns: Any, task: Any) -> tuple[dict[str, Any], str]:
+        if columns is not None:
+            return columns, "kept"
+        begin = time.perf_counter()
+        columns = self.store.keep(file, settings, self.backend.result(task), packed)
+        return columns, f"{time.perf_counter() - begin:.1f} s"

@@ -1,0 +1,136 @@
+"""The cells of an evaluation, divided among processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from keras_fim import attacks, evaluation
+
+OPTIONS = {"attacks": ["fgsm", attacks.PGD(steps=2)], "epsilons": [0.1, 0.2], "bounds": (0, 1), "progress": None}
+
+
+def linear():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.set_weights([np.array([[4.0, -4.0], [1.0, 0.0], [0.0, 1.0]]), np.array([-2.0, 2.0])])
+    return model
+
+
+def many(count=600):
+    images = np.random.default_rng(0).uniform(size=(count, 3)).astype("float32")
+    return images, (images[:, 0] < 0.5).astype(int)
+
+
+def timeless(report):
+    """The report without what the clock said."""
+    return dataclasses.replace(report, rows=tuple(dataclasses.replace(row, seconds=0.0) for row in report.rows))
+
+
+def test_parts_of_a_job_array_and_what_gathers_them(tmp_path):
+    model, data = linear(), many()
+    parts = [
+        evaluation.evaluate(model, data, **OPTIONS, max_samples=None, chunk=(number, 2), folder=tmp_path)
+        for number in (1, 2)
+    ]
+    assert [part.accuracy.total for part in parts] == [256 + 88, 256]
+    lines, options = [], {**OPTIONS, "max_samples": None}
+    gathered = evaluation.evaluate(model, data, **{**options, "progress": lines.append}, folder=tmp_path)
+    assert len(lines) == 1 + 3 * (2 * 2 + 1) and all("(kept)" in line for line in lines[1:])
+    whole = evaluation.evaluate(model, data, **options)
+    assert timeless(gathered) == timeless(whole) and str(gathered) == str(whole)
+
+
+@pytest.mark.parametrize("chunk", [(0, 2), (3, 2), (1,), [1, 2], (1.0, 2), "1/2"])
+def test_a_part_that_cannot_be(chunk):
+    with pytest.raises(ValueError, match=r"`chunk` should be two integers, such as \(3, 16\)"):
+        evaluation.evaluate(linear(), many(8), **OPTIONS, chunk=chunk)
+
+
+def test_a_part_of_a_small_dataset_and_a_backend_that_are_not_there():
+    with pytest.raises(ValueError, match=r"Received: chunk=\(2, 2\), where nothing is left to measure"):
+        evaluation.evaluate(linear(), many(8), **OPTIONS, chunk=(2, 2))
+    with pytest.raises(ValueError, match="`backend` should be one of .*'local', 'ray'.* Received: backend='dask'"):
+        evaluation.evaluate(linear(), many(8), **OPTIONS, backend="dask")
+
+
+@pytest.mark.nightly
+def test_four_processes_one_of_which_is_killed(tmp_path, digits):
+    """``--chunk``: all write to one folder at once; the report is that of a single process, to the last digit."""
+    images, labels = digits[0].reshape(len(digits[0]), -1), digits[1]
+    centers = np.stack([images[labels == digit].mean(axis=0) for digit in range(10)])
+    layers = [keras.Input((28, 28, 1)), keras.layers.Flatten(), keras.layers.Dense(10, activation="softmax")]
+    model = keras.Sequential(layers)
+    model.set_weights([2 * centers.T, -(centers**2).sum(axis=-1)])
+    model.save(tmp_path / "centers.keras")
+
+    def start(*more, out="shared"):
+        shared = ["--data", "mnist5k", "--attacks", "fgsm,pgd", "--epsilons", "linf=0.05,0.1", "--max-samples", "1000"]
+        where = ["--model", str(tmp_path / "centers.keras"), "--out", str(tmp_path / out)]
+        command = [sys.executable, "-m", "keras_fim", "evaluate", *shared, *where, *more]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+
+    running = {f"{number}/4": start("--chunk", f"{number}/4") for number in range(1, 5)}
+    cells = tmp_path / "shared" / "cells"
+    while len(list(cells.glob("*.json"))) < 4:
+        assert any(process.poll() is None for process in running.values())
+        time.sleep(0.05)
+    part = next(part for part, process in running.items() if process.poll() is None)
+    running[part].send_signal(signal.SIGKILL)
+    assert running[part].wait() == -signal.SIGKILL
+    running[part] = start("--chunk", part)
+    for (name, process), count in zip(running.items(), (256, 256, 256, 232), strict=True):
+        printed, errors = process.communicate(timeout=600)
+        assert process.returncode == 0 and printed.startswith(f"{name}: {count} images in "), errors
+    before = {path.name: path.stat().st_mtime_ns for path in cells.glob("*.json")}
+    assert len(before) == 4 * 3
+    printed, errors = start().communicate(timeout=600)
+    alone, _ = start(out="alone").communicate(timeout=600)
+    assert before == {path.name: path.stat().st_mtime_ns for path in cells.glob("*.json")}
+    assert printed.replace("shared", "alone") == alone and "images." in alone
+    gathered, single = (evaluation.Evaluation.load(tmp_path / out / "evaluation.json") for out in ("shared", "alone"))
+    assert timeless(gathered) == timeless(single) and gathered.samples == single.samples
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dying(attacks.FGSM):
+    """Kills the process that runs it first."""
+
+    marker: str = ""
+
+    def sweep(self, *args, **options):
+        try:
+            Path(self.marker).touch(exist_ok=False)
+        except FileExistsError:
+            return super().sweep(*args, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.nightly
+def test_ray_on_two_workers_one_of_which_is_killed(tmp_path, capsys):
+    """The same report as a single process; CPU and wall time relative to it are printed."""
+    ray = pytest.importorskip("ray")
+    model, data = linear(), many(2000)
+    dying = Dying(marker=str(tmp_path / "died"))
+    options = {**OPTIONS, "attacks": [dying, attacks.PGD(steps=1000)], "max_samples": None}
+    ray.init(num_cpus=2, log_to_driver=False, logging_level="ERROR")
+    try:
+        begin = time.perf_counter()
+        found = evaluation.evaluate(model, data, **options, backend="ray", folder=tmp_path / "cells")
+        wall = time.perf_counter() - begin
+    finally:
+        ray.shutdown()
+    assert (tmp_path / "died").exists() and len(list((tmp_path / "cells").glob("*.json"))) == 8 * 3
+    begin = time.perf_counter()
+    alone = evaluation.evaluate(model, data, **options)
+    with capsys.disabled():
+        print(f"\nRay, two workers, one killed: {wall / (time.perf_counter() - begin):.2f} times the wall time of one")
+    assert timeless(found) == timeless(alone) and str(found) == str(alone)
