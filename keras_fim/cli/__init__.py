@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import importlib.metadata
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NoReturn
 
-from keras_fim.cli import board, compare, demo, detect, evaluate, export, serve_client, train, verify
+from keras_fim import __version__
+from keras_fim.cli import board, compare, completion, demo, detect, evaluate, export, serve_client, train, verify
 from keras_fim.cli.errors import run_safely
 
 __all__ = ["main"]
 
 _Formatter = argparse.RawDescriptionHelpFormatter
-_COMMANDS = {
-    "evaluate": evaluate,
-    "train": train,
-    "compare": compare,
-    "board": board,
-    "detect": detect,
-    "export": export,
-    "verify": verify,
-    "serve-client": serve_client,
-    "demo": demo,
+_GROUPS = {
+    "Use": {"evaluate": evaluate, "train": train, "compare": compare, "board": board},
+    "Ship": {"export": export, "verify": verify, "serve-client": serve_client},
+    "More": {"detect": detect, "demo": demo, "completion": completion},
 }
+_COMMANDS = {name: module for group in _GROUPS.values() for name, module in group.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,25 +33,55 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    description = "How easily a Keras classifier is fooled, and what can be done about it."
-    parser = argparse.ArgumentParser(prog="keras-fim", description=description)
-    parser.add_argument("--version", action="version", version=f"keras-fim {_version()}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for name, module in _COMMANDS.items():
-        summary, _, text = str(module.__doc__).partition("\n\n")
-        command = commands.add_parser(name, help=summary, description=text, formatter_class=_Formatter)
-        module.add_arguments(command)
+    parser, commands = _parsers()
     if not argv:
         parser.print_help()
         return 0
     if not argv[0].startswith("-") and argv[0] not in _COMMANDS:
-        near = difflib.get_close_matches(argv[0], _COMMANDS, 1)
-        hint = f"; did you mean {near[0]}?" if near else "."
-        parser.error(f"there is no command {argv[0]!r}{hint} The commands are {', '.join(_COMMANDS)}.")
-    arguments = parser.parse_args(argv)
+        names = ", ".join(_COMMANDS)
+        parser.error(f"there is no command {argv[0]!r}{_nearest(argv[0], _COMMANDS)} The commands are {names}.")
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        command = commands[arguments.command]
+        command.error(f"there is no option {unknown[0]!r}{_nearest(unknown[0], command._option_string_actions)}")
+    if arguments.command == "completion":
+        print(completion.script(parser, arguments.shell))
+        return 0
     return run_safely(lambda: _COMMANDS[arguments.command].run(arguments))
 
 
-def _version() -> str:
-    """The version of the installed package, without importing it."""
-    return importlib.metadata.version("keras_fim")
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are two lines: what is wrong, and where to read on."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the process with exit code 2."""
+        self.exit(2, f"error: {message}\nSee {self.prog} --help.\n")
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser of the whole command line, and the parser of each command."""
+    parser = _Parser(
+        prog="keras-fim",
+        usage="keras-fim COMMAND [OPTION ...]",
+        description="How easily a Keras classifier is fooled, and what can be done about it.",
+        epilog="keras-fim COMMAND --help explains a command, with examples.",
+        formatter_class=_Formatter,
+    )
+    parser.add_argument("--version", action="version", version=f"keras-fim {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, prog="keras-fim", help=argparse.SUPPRESS)
+    overview = []
+    for title, group in _GROUPS.items():
+        overview.append(f"\n\n{title}:")
+        for name, module in group.items():
+            summary, _, text = str(module.__doc__).partition("\n\n")
+            command = subparsers.add_parser(name, help=summary, description=text, formatter_class=_Formatter)
+            module.add_arguments(command)
+            overview.append(f"\n  {name:14}{summary}")
+    parser.description = f"{parser.description}{''.join(overview)}"
+    return parser, subparsers.choices
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    """The end of a message about a wrong name."""
+    near = difflib.get_close_matches(name, list(names), 1)
+    return f"; did you mean {near[0]}?" if near else "."

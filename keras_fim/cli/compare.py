@@ -1,8 +1,8 @@
-"""Compare defenses.
+"""Train several defenses alike, and compare what holds and what it costs.
 
-Train defenses on one dataset, attack all of them alike, and say what each costs: a table as JSON, CSV
-and Markdown, a figure, and a page to read (report.html). The table marks the Pareto front of accuracy, fooling ratio
-and cost. The same command continues an interrupted comparison.
+Every defense is trained on the same dataset and attacked in the same way. The result is a table as JSON, CSV and
+Markdown, a figure, and a page to read (report.html). The table marks the Pareto front of accuracy, fooling ratio and
+cost. The same command continues an interrupted comparison.
 
 Examples:
   keras-fim compare --data mnist5k --quick
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from keras_fim.cli.options import (
     DATASETS,
+    SMOKE_TEST,
     add_bounds,
     add_data_dir,
     add_image_size,
@@ -73,3 +74,5 @@ def run(arguments: argparse.Namespace) -> None:
     print(
         f"\n{comparison}\n\nwritten to {folder}: comparison.md, .csv, .json and .png\nreport: {folder / 'report.html'}"
     )
+    if arguments.quick:
+        print(SMOKE_TEST)

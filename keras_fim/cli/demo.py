@@ -2,7 +2,7 @@
 
 Train a ConvNet on 5,000 real digits that a package ships: plain, with the paper's Fisher trace, and
 with N-FGM, a defense that holds. Attack all three with one step (FGSM, OSSA) and with the strongest attack of the
-package, and print how often each is fooled. This takes a few minutes and needs no download.
+package, and print how often each is fooled. This takes about five minutes on two cores and needs no download.
 
 Examples:
   keras-fim demo

@@ -13,6 +13,7 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from keras_fim.cli.options import DATASETS, MODELS, add_bounds, add_data_dir, add_image_size, add_max_samples
@@ -59,5 +60,6 @@ def run(arguments: argparse.Namespace) -> None:
             data_dir=arguments.data_dir,
             image_size=arguments.image_size,
             bounds=arguments.bounds,
+            on_progress=lambda line: print(line, file=sys.stderr, flush=True),
         )
         print(f"{report}\n", flush=True)

@@ -32,7 +32,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_fim.cli.options import DATASETS, MODELS, add_bounds, add_data_dir, add_image_size, add_max_samples, number
+from keras_fim.cli.options import (
+    DATASETS,
+    MODELS,
+    SMOKE_TEST,
+    add_bounds,
+    add_data_dir,
+    add_image_size,
+    add_max_samples,
+    number,
+)
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -58,7 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--epsilons",
         nargs="+",
         metavar="NORM=LIST",
-        help="Budgets by norm or attack, such as l2=0.5,1,2 fgsm=0.1; or one list if all attacks have one norm.",
+        help="Budgets by norm or attack, such as l2=0.5,1,2 fgsm=0.1; or one list if all attacks have one norm "
+        "(default: linf=0.03,0.1,0.2,0.3 of the range for gray images, linf=1/255,2/255,4/255,8/255 for color images).",
     )
     add_max_samples(parser, 1000, "to attack")
     parser.add_argument(
@@ -67,12 +77,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", metavar="CLASS", help="Count only images that are taken for this class afterwards.")
     parser.add_argument("--only", metavar="CLASS", help="Attack images of this class only.")
     parser.add_argument("--masking", action="store_true", help="Look for signs of masked gradients on 200 images.")
-    parser.add_argument("--twin", metavar="MODEL", help="An undefended model for strong and --masking; as --model.")
+    twin = "An undefended model, given like --model, whose adversarial images strong and --masking also try."
+    parser.add_argument("--twin", metavar="MODEL", help=twin)
     parser.add_argument("--returns", choices=("logits", "probabilities"), help="What the model returns, if unclear.")
-    add_bounds(parser, "found from the model or by its accuracy")
+    add_bounds(parser, "what a leading rescaling of the model says, or by its accuracy")
     add_image_size(parser)
     parser.add_argument(
-        "--black-box", action="store_true", help="Only a search without gradients, for models that have none."
+        "--black-box", action="store_true", help="Attack only by a search without gradients, for models that have none."
     )
     parser.add_argument("--no-spectrum", action="store_true", help="Leave out the Fisher information.")
     part = "Measure the third of every 16 chunks of at most 256 images; without this option, gather what is there."
@@ -136,6 +147,8 @@ def run(arguments: argparse.Namespace) -> None:
         evaluation.save(folder / file)
     masking = _masking(model, dataset, attacks, twin, bounds, folder) if arguments.masking else []
     _say(evaluation, masking, folder / "report.html", as_json=arguments.json)
+    if arguments.quick:
+        print(SMOKE_TEST, file=sys.stderr)
     if arguments.fail_under is not None and evaluation.headline.robust.value < arguments.fail_under:
         raise SystemExit(3)
 

@@ -24,22 +24,24 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.add_argument("source", help=f"Model: {MODELS}.")
-    parser.add_argument("--out", type=Path, required=True, help="The model's folder, in which versions are numbered.")
+    parser.add_argument("--out", type=Path, required=True, help="Folder of the model, in which versions are numbered.")
     parser.add_argument("--version", type=int, help="Number of the version (default: the next).")
-    parser.add_argument("--detector", type=Path, help="JSON file of a detector for the signature `detect`.")
-    parser.add_argument("--direction", action="store_true", help="Let the signature `fisher` also return directions.")
-    parser.add_argument("--calibrated", action="store_true", help="Let `trust` also return a calibrated radius.")
+    parser.add_argument("--detector", type=Path, help="JSON file of a detector, for the signature detect.")
+    parser.add_argument("--direction", action="store_true", help="Let the signature fisher also return directions.")
+    text = "Let the signature trust also return a calibrated radius."
+    parser.add_argument("--calibrated", action="store_true", help=text)
     add_bounds(parser, "what the run's record or a leading rescaling says")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="Text file with the name of a class in each line.")
     text = f"Dataset of the reference inputs (default: the one on record): {DATASETS}."
     parser.add_argument("--reference-images", metavar="DATA", help=text)
     add_image_size(parser)
+    parser.add_argument("--verbose", action="store_true", help="Print a line for every comparison of the verification.")
     add_max_samples(parser, 200, "for the reference inputs and the model card's robustness table; 0 for none")
     add_data_dir(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Export, verify, print the table."""
+    """Export, verify, print the verdict."""
     export_and_verify(arguments.source, arguments.out, arguments)
 
 
@@ -60,7 +62,7 @@ def export_and_verify(source: str | Path, folder: Path, arguments: argparse.Name
     if getattr(arguments, "labels", None):
         given["labels"] = arguments.labels.read_text(encoding="utf-8").splitlines()
     report = verify(export_model(source, folder, **given))
-    print(report)
+    print(report if getattr(arguments, "verbose", False) or not report.passed else report.summary)
     if not report.passed:
         raise SystemExit(1)
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import difflib
 import types
 import typing
 from collections.abc import Sequence
 from typing import Any
 
-from keras_fim.training.config import TrainingConfig, descriptions
+from keras_fim.training.config import NEW_MODEL, RECIPES, TRAINED_MODEL, TrainingConfig, descriptions
+from keras_fim.training.defending import NAMES
 
 DATASETS = "mnist, cifar10, gtsrb, mnist5k (needs no download), a folder of images by class, an .npz file, or tfds:NAME"
 MODELS = "a .keras file, run folder, name of stored weights, MODULE:FUNCTION, or keras.applications:NAME"
+SMOKE_TEST = "This was a smoke test: the figures show that everything works. Leave out --quick for figures to quote."
 _OWN = ("image_shape", "class_names", "bounds")  # attributes that have options of another form
 
 
 def add_data_dir(parser: argparse.ArgumentParser) -> None:
     """Add the option ``--data-dir``."""
-    text = "Folder in which TensorFlow Datasets keeps its data (default: $TFDS_DATA_DIR or its own default)."
+    text = "Folder of TensorFlow Datasets' data (default: $TFDS_DATA_DIR, or else ~/tensorflow_datasets)."
     parser.add_argument("--data-dir", help=text)
 
 
@@ -46,18 +50,35 @@ def number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"should be a number, such as 0.1 or 8/255. Received: {text!r}") from None
 
 
+def defense(text: str) -> str:
+    """The name of a defense as it is typed: one of `NAMES`, or several joined by ``+``.
+
+    Raises:
+        ArgumentTypeError: If a part has no such name.
+    """
+    for part in text.split("+"):
+        if part not in NAMES:
+            near = difflib.get_close_matches(part, NAMES, 1)
+            hint = f"; did you mean {near[0]}?" if near else f". The defenses are {', '.join(NAMES)}"
+            raise argparse.ArgumentTypeError(f"there is no defense {part!r}{hint}")
+    return text
+
+
 def add_max_samples(parser: argparse.ArgumentParser, default: int, purpose: str) -> None:
     """Add the option ``--max-samples``."""
     text = f"Number of test images {purpose}, the same number per class as far as possible (default: %(default)s)."
     parser.add_argument("--max-samples", type=int, default=default, metavar="N", help=text)
 
 
-def add_training_options(parser: argparse.ArgumentParser, names: Sequence[str] = ()) -> None:
-    """Add options of `TrainingConfig`, with the types of its attributes and their descriptions.
+def add_training_options(
+    parser: argparse.ArgumentParser, names: Sequence[str] = (), *, data_name: str | None = None
+) -> None:
+    """Add options of `TrainingConfig`, with the types of its attributes, their descriptions and their defaults.
 
     Args:
         parser: The parser of the command.
         names: The attributes; all those with a single value that the parser does not have yet, if empty.
+        data_name: The dataset whose defaults are shown; ``None`` to show how they depend on the dataset.
     """
     texts = descriptions()
     taken = {action.dest for action in parser._actions}
@@ -66,8 +87,28 @@ def add_training_options(parser: argparse.ArgumentParser, names: Sequence[str] =
             continue
         kind = next(kind for kind in typing.get_args(hint) or (hint,) if kind is not types.NoneType)
         value: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
-        text = texts.get(name, "").replace("%", "%%")
+        text = f"{texts.get(name, '').removesuffix('.')}{_default(name, data_name)}.".replace("%", "%%")
         parser.add_argument(f"--{name.replace('_', '-')}", default=None, help=text, **value)
+
+
+def _default(name: str, data_name: str | None) -> str:
+    """What an option of the training is by default, where that can be told."""
+    usual = TrainingConfig.__dataclass_fields__[name].default
+    settings = {**RECIPES, "a new model": NEW_MODEL, "a trained model": TRAINED_MODEL}
+    values = {key: value.get(name, usual) for key, value in settings.items() if data_name in (None, key)}
+    groups: dict[str, list[str]] = {}
+    for key, value in values.items():
+        if value is not None and value is not dataclasses.MISSING:
+            groups.setdefault(_shown(value), []).append(key)
+    if len(groups) < 2:
+        return "".join(f" (default: {value})" for value in groups)
+    return f" (default: {'; '.join(f'{value} for ' + ', '.join(keys) for value, keys in groups.items())})"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def training_options(arguments: argparse.Namespace, *, skip: Sequence[str] = ()) -> dict[str, Any]:

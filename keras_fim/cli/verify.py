@@ -4,8 +4,8 @@ Run every signature of an exported model in a fresh process without Keras, on th
 it, and compare with what the trained model returned. Exit code 1 means that something does not agree.
 
 Examples:
-  keras-fim verify saved_models/mnist       its newest version
-  keras-fim verify saved_models/mnist/1
+  keras-fim verify saved_models/mnist               its newest version
+  keras-fim verify saved_models/mnist/1 --verbose   with a line for every output
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.add_argument("path", type=Path, help="An exported version, or the folder of its versions.")
+    parser.add_argument("--verbose", action="store_true", help="Print a line for every comparison.")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Verify and print the table."""
+    """Verify and print the verdict."""
     from keras_fim.export import verify
 
     report = verify(_newest(arguments.path))
-    print(report)
+    print(report if arguments.verbose or not report.passed else report.summary)
     if not report.passed:
         raise SystemExit(1)
 

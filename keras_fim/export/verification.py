@@ -53,6 +53,14 @@ class Verification:
         """Whether it could be run and no deviation was too large."""
         return not self.error and bool(self.checks) and all(check.passed for check in self.checks)
 
+    @property
+    def summary(self) -> str:
+        """The verdict in one line."""
+        if not self.passed:
+            return f"{self.path}: NOT as the trained model"
+        signatures = len({check.signature for check in self.checks})
+        return f"{self.path}: verified ({signatures} signatures, {len(self.checks)} comparisons)"
+
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return {**dataclasses.asdict(self), "passed": self.passed}
@@ -65,7 +73,7 @@ class Verification:
                 f"{check.tolerance:7.0e}  {'ok' if check.passed else 'MISMATCH'}"
             )
         lines += [self.error] * bool(self.error)
-        return "\n".join([*lines, f"{self.path}: {'verified' if self.passed else 'NOT as the trained model'}"])
+        return "\n".join([*lines, self.summary])
 
 
 def verify(path: str | Path) -> Verification:

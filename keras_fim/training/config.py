@@ -118,7 +118,7 @@ def _check(name: str, value: Any, valid: bool, expected: str) -> None:
         raise ValueError(f"`{name}` should be {expected}. Received: {name}={value!r}")
 
 
-_RECIPES: dict[str, dict[str, Any]] = {
+RECIPES: dict[str, dict[str, Any]] = {
     "mnist": {"model": "convnet", "epochs": 10},
     "mnist5k": {"model": "convnet", "epochs": 20, "batch_size": 64, "augment": True},
     "cifar10": {
@@ -143,15 +143,23 @@ _RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-_NEW_MODEL = {
+NEW_MODEL = {
     "model": "resnet14",
     "epochs": 15,
     "batch_size": 64,
     "learning_rate": 1e-3,
     "warmup_epochs": 1.0,
     "augment": True,
+    "keep": "robustness",
 }
-_TRAINED_MODEL = {"epochs": 5, "batch_size": 64, "learning_rate": 5e-4, "warmup_epochs": 0.5, "augment": True}
+TRAINED_MODEL = {
+    "epochs": 5,
+    "batch_size": 64,
+    "learning_rate": 5e-4,
+    "warmup_epochs": 0.5,
+    "augment": True,
+    "keep": "robustness",  # the first epoch, the least hardened, has the best accuracy
+}
 
 
 def recipe(data: str, *, facts: DatasetInfo | None = None, trained: bool = False, **changes: Any) -> TrainingConfig:
@@ -178,11 +186,11 @@ def recipe(data: str, *, facts: DatasetInfo | None = None, trained: bool = False
     facts = info(data) if facts is None else facts
     defense = changes.get("defense", TrainingConfig.defense)
     options = default_options(defense, facts, changes.pop("defense_options", {}), changes.get("bounds"))
-    suited = {"data": data, **default_weights(defense, facts), **_RECIPES.get(data, _NEW_MODEL)}
+    suited = {"data": data, **default_weights(defense, facts), **RECIPES.get(data, NEW_MODEL)}
     if trained:
-        suited |= {**_TRAINED_MODEL, "keep": "robustness"}  # the first epoch, the least hardened, has the best accuracy
-    if data not in _RECIPES:
-        suited |= {"keep": "robustness", "image_shape": list(facts.image_shape), "class_names": list(facts.class_names)}
+        suited |= TRAINED_MODEL
+    if data not in RECIPES:
+        suited |= {"image_shape": list(facts.image_shape), "class_names": list(facts.class_names)}
     return TrainingConfig(**{**suited, **changes, "defense_options": options})
 
 

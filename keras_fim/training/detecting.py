@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from keras_fim import attacks
 from keras_fim.detection import AdaptivePGD, FisherDetector, detection_curves
 from keras_fim.evaluation import chunks, clean_performance, samples
 from keras_fim.evaluation.measurement import Outcome, measure
-from keras_fim.evaluation.plans import bounded
+from keras_fim.evaluation.plans import Plan, bounded, estimate
 from keras_fim.evaluation.report import Report, Row
 from keras_fim.logits import logits_function
 from keras_fim.pixels import PixelRange
@@ -79,6 +79,7 @@ def evaluate_detection(
     data_dir: str | None = None,
     image_size: int | None = None,
     bounds: tuple[float, float] | None = None,
+    on_progress: Callable[[str], None] | None = None,
 ) -> DetectionReport:
     """Fit detectors on half of some test images, and measure them on the other half under other attacks.
 
@@ -97,6 +98,7 @@ def evaluate_detection(
         data_dir: The folder in which TensorFlow Datasets keeps its data.
         image_size: Height and width of the images, for a model that takes any.
         bounds: The smallest and the largest pixel value; ``None`` for what the model's record or rescaling says.
+        on_progress: A function that gets a line of text, which says how long the attacks may take.
 
     Returns:
         `DetectionReport`.
@@ -110,6 +112,9 @@ def evaluate_detection(
     images, labels = samples(tested.dataset, max_samples)
     own, budgets = _Classifier(model, tested.pixels.bounds), _budgets(images, tested.pixels)
     fit, test = (images[::2], labels[::2]), (images[1::2], labels[1::2])
+    if on_progress:
+        plans = [Plan(*plan) for plan in _plans(budgets)]
+        on_progress(estimate(logits_function(model), plans, next(iter(chunks(test))), len(test[1])))
     detectors = _fitted(own, *fit, budgets, false_positive_rate)
     scores = {kind: own.scores(detector, test[0]) for kind, detector in detectors.items()}
     alarms = {kind: float((scores[kind] > detector.threshold).mean()) for kind, detector in detectors.items()}

@@ -25,6 +25,8 @@ from keras_fim.training import checkpoint, inputs, provenance, trained, watching
 from keras_fim.training.config import TrainingConfig, differences
 from keras_fim.training.defending import default_options, defended, overfitting_watch
 
+_TIMED_STEPS = 20  # of the first epoch
+
 
 def train(
     config: TrainingConfig,
@@ -179,7 +181,8 @@ def _fit(
     watch = overfitting_watch(config.defense, _options(config), splits.validation, history, _bounds(config))
     keeper = checkpoint.RunCheckpoint(folder, history=history, monitor=monitor)
     scores = [_Score(config.keep, splits.validation)] if scored else []
-    callbacks: list[keras.callbacks.Callback] = [_EpochSeconds(), *watch, *scores]
+    left = 0 if verbose == 0 else config.epochs - len(history)
+    callbacks: list[keras.callbacks.Callback] = [_EpochSeconds(left), *watch, *scores]
     if config.mu_warmup_epochs and config.mu:
         target = model.loss if "fisher-" in config.defense else model
         steps = round(config.mu_warmup_epochs * len(splits.train))
@@ -225,10 +228,26 @@ class _Score(keras.callbacks.Callback):
 
 
 class _EpochSeconds(keras.callbacks.Callback):
-    """Logs how long each epoch took, validation included."""
+    """Logs how long each epoch took, validation included; says how long ``epochs`` may take, unless they are 0."""
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__()
+        self.epochs, self._seconds = epochs, list[float]()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._start = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        steps = self.params.get("steps") or 0
+        if not self.epochs or batch not in (1, min(_TIMED_STEPS, steps - 1)):
+            return
+        self._seconds.append(time.perf_counter() - self._start)
+        if len(self._seconds) == 2:  # the first steps, which compile, are left out
+            step = (self._seconds[1] - self._seconds[0]) / (batch - 1)
+            minutes = math.ceil(self.epochs * steps * step / 60)
+            line = f"about {minutes} min to train; the measurements after each epoch add some"
+            print(f"\n{line}" if sys.stdout.isatty() else line, flush=True)
+            self.epochs = 0
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if logs is not None:

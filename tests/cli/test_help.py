@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import argparse
+import re
 import subprocess
 import sys
 
 import pytest
 
+import keras_fim
 from keras_fim import cli
 from keras_fim.attacks import attack_names
 from keras_fim.training import TrainingConfig
-from keras_fim.training.config import descriptions
+from keras_fim.training.config import descriptions, recipe
 
 
 def test_help_and_wrong_names_need_no_tensorflow():
@@ -19,23 +21,26 @@ def test_help_and_wrong_names_need_no_tensorflow():
 import sys
 sys.argv[0] = "keras-fim"
 from keras_fim.cli import main, _COMMANDS
-for arguments in (["--help"], ["nothing"], *([name, "--help"] for name in _COMMANDS)):
+wrong = ["nothing"], ["verify", "saved", "--verbsoe"], ["train", "--data", "mnist", "--defense", "nfgm"]
+for arguments in (["--help"], ["completion", "bash"], *wrong, *([name, "--help"] for name in _COMMANDS)):
     try:
-        main(arguments)
+        assert main(arguments) == 0
     except SystemExit as end:
-        assert end.code == (2 if arguments == ["nothing"] else 0)
+        assert end.code == (2 if arguments in wrong else 0)
 print({"tensorflow", "keras", "numpy", "matplotlib", "scipy"} & set(sys.modules))
 """
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert finished.stdout.endswith("set()\n"), finished.stderr
     assert "there is no command 'nothing'. The commands are evaluate, train" in finished.stderr
+    assert "error: there is no option '--verbsoe'; did you mean --verbose?" in finished.stderr
+    assert "there is no defense 'nfgm'; did you mean n-fgm?\nSee keras-fim train --help." in finished.stderr
 
 
 def test_the_first_answers(capsys):
     assert cli.main([]) == 0 and "Measure how robust a model is" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="0"):
         cli.main(["--version"])
-    assert capsys.readouterr().out == f"keras-fim {importlib.metadata.version('keras_fim')}\n"
+    assert capsys.readouterr().out == f"keras-fim {keras_fim.__version__}\n"
     with pytest.raises(SystemExit, match="2"):
         cli.main(["evalute"])
     assert "'evalute'; did you mean evaluate? The commands" in capsys.readouterr().err
@@ -56,7 +61,28 @@ def test_every_training_option_has_a_description_and_a_flag(capsys):
     printed = " ".join(capsys.readouterr().out.split())
     for name in texts.keys() - {"model_options", "defense_options", "image_shape", "class_names"}:
         assert f"--{name.replace('_', '-')}" in printed
-    assert texts["weight_decay"] in printed and texts["batch_size"] in printed
+    assert texts["weight_decay"].removesuffix(".") in printed and texts["batch_size"].removesuffix(".") in printed
+
+
+@pytest.mark.parametrize("data", ["mnist", "cifar10", "gtsrb"])
+def test_the_scripts_show_the_defaults_of_their_dataset(data, capsys):
+    from keras_fim.cli import train
+
+    with pytest.raises(SystemExit, match="0"):
+        train.main(data, ["--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    for key, value in recipe(data).as_dict().items():
+        if key in ("epochs", "batch_size", "optimizer", "learning_rate", "model", "validation"):
+            text = f"{value:g}" if isinstance(value, float) else value
+            assert re.search(rf"--{key.replace('_', '-')} [A-Z_]+ [^-]*\(default: {text}\)", printed), key
+
+
+def test_every_option_with_a_default_says_so(capsys):
+    parser, commands = cli._parsers()
+    for command in commands.values():
+        for action in command._actions:
+            if action.default not in (None, False, argparse.SUPPRESS) and action.option_strings:
+                assert "default" in action.help, f"{command.prog} {action.option_strings[0]}"
 
 
 def test_evaluate_help_names_the_attacks(capsys):

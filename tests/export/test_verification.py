@@ -16,8 +16,11 @@ from keras_fim.export import runner
 @pytest.mark.slow
 def test_an_exported_model_is_verified_in_a_process_without_keras(exported, capsys):
     assert cli.main(["verify", str(exported.path.parent)]) == 0
+    (verdict,) = capsys.readouterr().out.splitlines()
+    assert "digits/1: verified (6 signatures, " in verdict
+    assert cli.main(["verify", str(exported.path.parent), "--verbose"]) == 0
     table = capsys.readouterr().out
-    assert table.strip().endswith("digits/1: verified")
+    assert table.strip().endswith(verdict)
     for name in ("serving_default", "logits", "fisher", "trust", "detect", "image_bytes"):
         assert name in table
     assert "MISMATCH" not in table
