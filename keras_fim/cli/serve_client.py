@@ -35,7 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, help="Port of the server (default: 8501 for REST, 8500 for gRPC).")
     parser.add_argument("--version", type=int, help="Version of the model (default: the newest).")
     add_image_size(parser)
-    parser.add_argument("--channels", type=int, choices=(1, 3), default=3, help="Channels of the images, with --image-size (default: %(default)s).")
+    parser.add_argument(
+        "--channels",
+        type=int,
+        choices=(1, 3),
+        default=3,
+        help="Channels of the images, with --image-size (default: %(default)s).",
+    )
     add_bounds(parser, "0 to 1")
     add_data_dir(parser)
 
