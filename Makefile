@@ -8,7 +8,7 @@ PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope
 export TF_CPP_MIN_LOG_LEVEL := 3
 
 .NOTPARALLEL:
-.PHONY: help run test nightly check lint clean
+.PHONY: help run test nightly check lint docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile
@@ -29,8 +29,11 @@ lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
+docs: $(VENV)/.docs ## build the site into site/
+	$(BIN)/python -m sphinx -q -W docs site
+
 clean: ## remove the environment, builds and caches
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp says that an install went through; when pyproject.toml is newer, pip is called again.
@@ -41,6 +44,10 @@ $(VENV)/.demo: pyproject.toml setup.py
 $(VENV)/.dev: pyproject.toml setup.py
 	$(call install,demo$(comma)detection$(comma)ray$(comma)serving$(comma)dev$(comma)peers)
 	touch $(VENV)/.demo $@
+
+$(VENV)/.docs: pyproject.toml setup.py
+	$(call install,demo$(comma)docs)
+	touch $@
 
 comma := ,
 

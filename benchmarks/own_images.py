@@ -1,4 +1,4 @@
-"""Run every command of docs/own_images.md on 10,000 pictures of CIFAR-10 and a MobileNetV2 trained on them.
+"""Run every command of docs/guides/own_images.md on 10,000 pictures of CIFAR-10 and a MobileNetV2 trained on them.
 
 python benchmarks/own_images.py [--folder FOLDER] [--data-dir DIR] [--epochs 25] [--classes 4]
 

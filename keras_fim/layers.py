@@ -74,7 +74,7 @@ class ThermometerEncoding(keras.layers.Layer):
     r"""Writes each value x of [0, 1] as k entries, of which entry l is 1 where :math:`x \le l / k` and 0 elsewhere.
 
     It was proposed as a defense, because attacks by gradients find nothing where there is no gradient; this package
-    refuses to run them there. Through a smooth twin of the layer (`smooth`) they fool the model all the same:
+    refuses to run them there. Through a smooth twin of the layer (`smooth`) they fool the model all the same::
 
         twin = keras.models.clone_model(
             model, clone_function=lambda layer: layer.smooth() if isinstance(layer, ThermometerEncoding) else layer

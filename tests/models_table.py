@@ -1,4 +1,4 @@
-"""Which kinds of model each part of the package takes: the table of ``docs/models.md``.
+"""Which kinds of model each part of the package takes: the table of ``docs/guides/models.md``.
 
     python -m tests.models_table
 
@@ -27,7 +27,7 @@ from keras_fim import attacks, callbacks, defenses, detection, evaluation, expor
 from keras_fim.export.runner import check_model
 from tests.oracles import softmax
 
-PAGE = Path(__file__).parents[1] / "docs" / "models.md"
+PAGE = Path(__file__).parents[1] / "docs" / "guides" / "models.md"
 BEGIN, END = "<!-- table: python -m tests.models_table -->", "<!-- end of the table -->"
 LAYERS = keras.layers
 SIZE, COUNT, EPSILON = 48, 12, 0.03

@@ -11,11 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from tests import catalogs
 from tests.tables import read_csv
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
-PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))}
+DOCS = ROOT / "docs"
+SOURCES = [path for path in DOCS.rglob("*.md") if not {"reference", "_build"} & set(path.parts)]
+PAGES = {str(path.relative_to(DOCS)): path.read_text(encoding="utf-8") for path in SOURCES}
+PAGES["README.md"] = (ROOT / "README.md").read_text(encoding="utf-8")
 README = PAGES["README.md"]
 MODEL = "import keras_fim\nmodel = keras_fim.models.convnet(filters=(2, 2))\n"
 
@@ -34,7 +38,7 @@ def quick(program):
 def test_readme_fits_on_one_screen_and_links_to_what_exists():
     assert len(README.splitlines()) <= 120
     for page, text in PAGES.items():
-        folder = ROOT if page == "README.md" else ROOT / "docs"
+        folder = ROOT if page == "README.md" else (DOCS / page).parent
         for target in re.findall(r"\]\(([^)#]+)\)", text):
             assert target.startswith("http") or (folder / target).exists(), f"{page} links to {target}"
 
@@ -50,8 +54,11 @@ def test_python_blocks_of_the_readme_run_in_order(tmp_path, monkeypatch):
     assert names["model"] is names["defense"].model
 
 
+RUNNABLE = sorted(page for page, text in PAGES.items() if "```python" in text and page != "README.md")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["attacks.md", "detection.md", "fisher.md", "serving.md", "tensorboard.md"])
+@pytest.mark.parametrize("page", RUNNABLE)
 def test_python_blocks_of_the_docs_run(page, tmp_path, monkeypatch):
     pytest.importorskip("mlxtend")
     monkeypatch.chdir(tmp_path)
@@ -77,7 +84,7 @@ def test_every_block_of_the_readme_runs_as_typed(tmp_path):
 
 
 def test_demo_table_is_the_stored_one():
-    assert (RESULTS / "demo" / "table.md").read_text(encoding="utf-8").strip() in PAGES["training.md"]
+    assert (RESULTS / "demo" / "table.md").read_text(encoding="utf-8").strip() in PAGES["guides/training.md"]
 
 
 NAMED = sorted((ROOT / "keras_fim" / "training" / "weights").glob("*/run.json"))
@@ -86,7 +93,7 @@ NAMED = sorted((ROOT / "keras_fim" / "training" / "weights").glob("*/run.json"))
 @pytest.mark.parametrize("record", NAMED, ids=lambda path: path.parent.name)
 def test_accuracies_of_the_stored_weights_are_those_of_their_records(record):
     stored = json.loads(record.read_text())["results"]["stored"]
-    row = next(line for line in PAGES["training.md"].splitlines() if f"`{record.parent.name}`" in line)
+    row = next(line for line in PAGES["guides/training.md"].splitlines() if f"`{record.parent.name}`" in line)
     assert f"{100 * stored['test_accuracy']:.2f} %" in row
     assert stored["bytes"] == (record.parent / "weights.npz").stat().st_size <= 5e6
 
@@ -96,14 +103,14 @@ def test_figures_of_a_hardened_model_are_the_stored_ones(name):
     result = json.loads((RESULTS / "own_images" / f"hardened-robustness-{name}.json").read_text())
     (row,) = result["rows"]
     shares = f"{100 * result['accuracy']['value']:.1f} % | {100 * row['robust']['value']:.1f} %"
-    assert f"| {name} | {shares} |" in PAGES["own_images.md"] and row["epsilon"] == 255
+    assert f"| {name} | {shares} |" in PAGES["guides/own_images.md"] and row["epsilon"] == 255
 
 
 @pytest.mark.parametrize(("attack", "label"), [("fgsm_to_5", "one step (FGSM)"), ("apgd_ce_linf_to_5", "APGD")])
 def test_figures_of_the_stop_signs_are_the_stored_ones(attack, label):
     rows = [row for row in read_csv(RESULTS / "own_images" / "stop-signs.csv") if row.get("attack") == attack]
     shares = " | ".join(f"{100 * row['fooling ratio']:.1f} %" for row in sorted(rows, key=lambda row: row["ε"]))
-    assert f"| {label} | {shares} |" in PAGES["own_images.md"]
+    assert f"| {label} | {shares} |" in PAGES["guides/own_images.md"]
 
 
 def test_six_models_are_named():
@@ -112,15 +119,18 @@ def test_six_models_are_named():
 
 def test_front_door_figures_are_the_stored_ones():
     result = json.loads((RESULTS / "front_door" / "mnist.json").read_text())
-    assert f"{100 * result['mean']:.2f} %" in PAGES["fisher.md"]
-    assert all(f"{100 * run['test_accuracy']:.2f}" in PAGES["fisher.md"] for run in result["runs"])
+    assert f"{100 * result['mean']:.2f} %" in PAGES["concepts/fisher.md"]
+    assert all(f"{100 * run['test_accuracy']:.2f}" in PAGES["concepts/fisher.md"] for run in result["runs"])
 
 
 def test_serving_figures_are_the_stored_ones():
     cases = json.loads((RESULTS / "benchmarks" / "serving.json").read_text())["cases"]
     assert all(case["ratio"]["fisher"] <= 8 for case in cases.values())
-    assert f"{cases['mnist-plain']['ratio']['fisher']:.1f} times the time of `serving_default`" in PAGES["serving.md"]
-    assert f"{cases['gtsrb-fisher']['ratio']['fisher']:.1f} times on ResNet-14" in PAGES["serving.md"]
+    assert (
+        f"{cases['mnist-plain']['ratio']['fisher']:.1f} times the time of `serving_default`"
+        in PAGES["guides/serving.md"]
+    )
+    assert f"{cases['gtsrb-fisher']['ratio']['fisher']:.1f} times on ResNet-14" in PAGES["guides/serving.md"]
 
 
 RADII = json.loads((RESULTS / "benchmarks" / "radius.json").read_text(encoding="utf-8"))["cases"]
@@ -129,7 +139,7 @@ RADII = json.loads((RESULTS / "benchmarks" / "radius.json").read_text(encoding="
 @pytest.mark.parametrize("name", RADII)
 def test_radii_are_the_stored_ones(name):
     case = RADII[name]
-    row = next(line for line in PAGES["fisher.md"].splitlines() if line.startswith(f"| `{name}`"))
+    row = next(line for line in PAGES["benchmarks.md"].splitlines() if line.startswith(f"| `{name}`"))
     boundary, figures = case["boundary radius"], case["calibration"]
     shown = [boundary["rank"], boundary["median"], boundary["q90"], case["KL radius"]["rank"]]
     shown += [case["KL radius"]["median"], case["confidence"]["rank"], figures["factor"]]
@@ -161,7 +171,7 @@ def test_detection_figures_are_the_stored_ones(label):
             row = [row for row in rows if row["attack"] == attack.format(kind)][index]
             areas.append(f"{row['detectors'][kind]['auc']:.2f}")
         cells.append(" / ".join(areas))
-    assert f"| {label} | {' | '.join(cells)} |" in PAGES["detection.md"]
+    assert f"| {label} | {' | '.join(cells)} |" in PAGES["guides/detection.md"]
 
 
 def tables(text):
@@ -171,7 +181,22 @@ def tables(text):
 @pytest.mark.parametrize("data", ["mnist", "gtsrb", "cifar10"])
 def test_comparisons_are_the_stored_ones(data):
     (stored,) = tables((RESULTS / "defences" / data / "comparison.md").read_text(encoding="utf-8"))
-    assert stored in PAGES["defenses.md"]
+    assert stored in PAGES["benchmarks.md"]
+
+
+@pytest.mark.parametrize("name", ["attacks.md", "defenses.md"])
+def test_catalogs_are_those_of_the_code(name):
+    assert catalogs.printed()[name] == catalogs.on_the_page(name), "run: python -m tests.catalogs"
+
+
+def test_messages_of_the_troubleshooting_page_are_those_of_the_code():
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "keras_fim").rglob("*.py"))
+    code = re.sub(r"""["']\s*\n\s*f?["']""", "", code)  # literals that continue on the next line
+    rows = re.findall(r"^\| `+ ?(.+?) ?`+ \|", PAGES["guides/troubleshooting.md"], flags=re.MULTILINE)
+    assert len(rows) > 10
+    for message in rows:
+        for part in filter(None, map(str.strip, message.split("..."))):
+            assert part in code, message
 
 
 def test_table_of_the_readme_is_that_of_the_comparison():

@@ -1,4 +1,4 @@
-"""The table of docs/models.md is what the package does."""
+"""The table of docs/guides/models.md is what the package does."""
 
 from __future__ import annotations
 

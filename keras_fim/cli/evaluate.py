@@ -187,8 +187,10 @@ def _check_threshold(arguments: argparse.Namespace, attacks: list[Attack]) -> No
     plans = planned(attacks, _epsilons(arguments.epsilons), None, black_box=arguments.black_box)
     budgets = {f"{norm_name(plan.attack.norm)} {epsilon:g}" for plan in plans for epsilon in plan.epsilons}
     if len(budgets) > 1:
-        expected = "have one norm and one budget, such as --epsilons linf=0.03"
-        raise ValueError(f"`--fail-under` should {expected}. Received: {', '.join(sorted(budgets))}")
+        raise ValueError(
+            "`--fail-under` should have one norm and one budget, such as --epsilons linf=0.03. "
+            f"Received: {', '.join(sorted(budgets))}"
+        )
 
 
 def _masking(

@@ -82,7 +82,7 @@ def verify(path: str | Path) -> Verification:
     Every signature is given the 16 reference inputs that `keras_fim.export.saved_model` stored: as one batch, split in
     batches of 1, 2, 5 and 8, and none at all. The results are compared with what the trained model returned when it was
     exported: probabilities to 1e-5; logits (relative to the largest of the image), λ_max, the radius to 1e-4;
-    directions by |cos| >= 0.999; classes and verdicts where they were clear.
+    directions by ``|cos| >= 0.999``; classes and verdicts where they were clear.
 
     Args:
         path: of the SavedModel: the folder with the version.
