@@ -58,7 +58,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}\nSee {self.prog} --help.\n")
 
 
-def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     """The parser of the whole command line, and the parser of each command."""
     parser = _Parser(
         prog="keras-fim",
