@@ -46,7 +46,7 @@ interrupted run continues where it was.
 examples:
   python -m reproduction compare mnist5k --quick
   python -m reproduction compare mnist --defenses spectral n-fgm --seeds 0
-  python -m reproduction compare gtsrb --quick --out results/defences/gtsrb
+  python -m reproduction compare gtsrb --quick --out results/defenses/gtsrb
 """
 
 
@@ -134,7 +134,7 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         type=Path,
-        help="Folder for results (default: results/defences/DATA; of a smaller trial RUNS/defences/DATA).",
+        help="Folder for results (default: results/defenses/DATA; of a smaller trial RUNS/defenses/DATA).",
     )
     parser.add_argument("--runs", type=Path, default=Path("results/runs"), help="Runs (default: %(default)s).")
 
@@ -151,7 +151,7 @@ def _compare(arguments: argparse.Namespace) -> None:
     defenses = {name: tuple(dict.fromkeys(arguments.seeds or usual.get(name, (0,)))) for name in names}
     changes = training_options(arguments, skip=("data",))
     trial = arguments.defenses or arguments.seeds or arguments.max_samples is not None or arguments.quick or changes
-    folder = arguments.out or (arguments.runs if trial else Path("results")) / "defences" / arguments.data
+    folder = arguments.out or (arguments.runs if trial else Path("results")) / "defenses" / arguments.data
     max_samples = IMAGES[arguments.data] if arguments.max_samples is None else arguments.max_samples
     if max_samples < 1:
         raise ValueError(f"`--max-samples` should be a positive integer. Received: {max_samples}")

@@ -90,4 +90,4 @@ def stored_as(config: TrainingConfig, name: str) -> str:
     """Name of the stored weights; where the training is not that of `contestant`, it says what is changed."""
     mine, usual = config.as_dict(), contestant(config.data, name, config.seed).as_dict()
     changes = [f"-{key}-{value}" for key, value in mine.items() if value != usual[key]]
-    return f"defence-{config.data}-{name}-seed{config.seed}{''.join(changes)}"
+    return f"defense-{config.data}-{name}-seed{config.seed}{''.join(changes)}"

@@ -180,7 +180,7 @@ def tables(text):
 
 @pytest.mark.parametrize("data", ["mnist", "gtsrb", "cifar10"])
 def test_comparisons_are_the_stored_ones(data):
-    (stored,) = tables((RESULTS / "defences" / data / "comparison.md").read_text(encoding="utf-8"))
+    (stored,) = tables((RESULTS / "defenses" / data / "comparison.md").read_text(encoding="utf-8"))
     assert stored in PAGES["benchmarks.md"]
 
 
@@ -200,4 +200,4 @@ def test_messages_of_the_troubleshooting_page_are_those_of_the_code():
 
 
 def test_table_of_the_readme_is_that_of_the_comparison():
-    assert (RESULTS / "defences" / "mnist" / "front.md").read_text(encoding="utf-8").strip() in README
+    assert (RESULTS / "defenses" / "mnist" / "front.md").read_text(encoding="utf-8").strip() in README

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
-from keras_fim import __version__
+import keras_fim
 from keras_fim.cli import board, compare, completion, demo, detect, evaluate, export, serve_client, train, verify
 from keras_fim.cli.errors import run_safely
 
@@ -67,7 +67,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
         epilog="keras-fim COMMAND --help explains a command, with examples.",
         formatter_class=_Formatter,
     )
-    parser.add_argument("--version", action="version", version=f"keras-fim {__version__}")
+    parser.add_argument("--version", action="version", version=f"keras-fim {keras_fim.__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, prog="keras-fim", help=argparse.SUPPRESS)
     overview = []
     for title, group in _GROUPS.items():

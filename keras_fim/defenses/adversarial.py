@@ -202,7 +202,7 @@ def n_fgm(
         model: as in `AdversarialTraining`.
         epsilon: as there.
         noise: as there. 2.0 is a little more robust than 1.0 and a little less accurate (``n-fgm-noisy``, ``n-fgm``:
-            ``results/defences``).
+            ``results/defenses``).
         bounds: as there.
         **options: as there.
 

@@ -151,7 +151,7 @@ def mu_from_budget(epsilon: float) -> float:
 
     λ is an inverse squared length, so a μ that suits one data set does not suit another. What had been chosen by hand:
     1 on MNIST, which is to stand ε = 1.5 (1.1 by this rule), and 0.02 on GTSRB and CIFAR-10 at ε = 0.25 (0.03), where
-    0.1 cost GTSRB too much accuracy (``results/defences``). The rule came after these; nothing has been trained at its
+    0.1 cost GTSRB too much accuracy (``results/defenses``). The rule came after these; nothing has been trained at its
     own values.
 
     Args:

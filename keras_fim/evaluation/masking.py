@@ -125,7 +125,7 @@ def masking_report(
 
     A check that stays below its threshold proves nothing. Of the thresholds, that of the margin loss has been seen to
     part models: plain, spectral and N-FGM ones of MNIST and GTSRB stay below 7 %, those of eq. (4) and of strong label
-    smoothing are above 13 % (``results/defences``, ``results/paper``). The others are judgment.
+    smoothing are above 13 % (``results/defenses``, ``results/paper``). The others are judgment.
 
     Args:
         model: any classifier that `keras_fim.logits.logits_function` takes.

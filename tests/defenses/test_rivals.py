@@ -193,7 +193,7 @@ def test_saved_and_loaded_it_goes_on(kind, tmp_path):
 
 
 @pytest.mark.slow
-def test_defence_of_a_defence_does_both():
+def test_defense_of_a_defense_does_both():
     model = classifier()
     outer = defenses.SpectralDefense(defenses.n_fgm(model, 0.3, noise=0), 0.5)
     points = attacks.FGM()(model, IMAGES, LABELS, epsilon=0.3).adversarials

@@ -32,9 +32,9 @@ def test_every_contestant_of_every_data_set_can_be_trained():
 
 def test_stored_names_say_what_is_changed():
     usual = contestants.contestant("mnist", "n-fgm", 1)
-    assert contestants.stored_as(usual, "n-fgm") == "defence-mnist-n-fgm-seed1"
+    assert contestants.stored_as(usual, "n-fgm") == "defense-mnist-n-fgm-seed1"
     short = contestants.contestant("mnist", "n-fgm", 1, epochs=2)
-    assert contestants.stored_as(short, "n-fgm") == "defence-mnist-n-fgm-seed1-epochs-2"
+    assert contestants.stored_as(short, "n-fgm") == "defense-mnist-n-fgm-seed1-epochs-2"
 
 
 def test_twice_the_epochs_cost_twice(tmp_path, monkeypatch):
@@ -56,7 +56,7 @@ def test_contest_measures_once_and_reads_cells_of_earlier_versions(tmp_path, mon
     first = contests.contest(bench, "mnist5k", {"n-fgm": (0,)}, **settings)
     assert lines and Comparison.load(tmp_path / "out" / "comparison.json") == first
     names = sorted(path.name for path in (tmp_path / "models").iterdir())
-    assert names == [f"defence-mnist5k-{name}-seed0-epochs-1-limit-300" for name in ("n-fgm", "none")]
+    assert names == [f"defense-mnist5k-{name}-seed0-epochs-1-limit-300" for name in ("n-fgm", "none")]
     for folder in (tmp_path / "out" / "cells").glob("*-seed0"):
         for path in [*folder.glob("ossa-*.json"), *folder.glob("strong*.json"), *folder.glob("fgsm*.json")]:
             _as_it_was_kept_before(path, total=12)
