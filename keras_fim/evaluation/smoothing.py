@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from keras_fim.attacks.base import predict_logits
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.pixels import PixelRange, images_in_range
 from keras_fim.typing import Bounds, Images, Labels, Model
-from keras_fim.validation import check_labels
+from keras_fim.validation import check_images, check_labels
 
 ABSTAINED = -1
 """The class of an image for which no class can be certified."""
@@ -95,20 +96,95 @@ def certify(
 
     _check(sigma, alpha, num_selection=num_selection, num_draws=num_draws, batch_size=batch_size)
     images = images_in_range(model, images, bounds)
-    logits_fn = logits_function(model, images)
-    images, size = logits_fn.cast(images), min(batch_size, len(images))
-    keys = draws.keys_of(seed, tf.constant(np.arange(len(images)) if indices is None else indices, tf.int64))
-    classes = logits_fn.compiled(predict_logits)(images[:1]).shape[-1]
-    count = logits_fn.compiled(_counts, classes, max(1, batch_size // size))
-    parts, intervals = [], tf.constant([[0, num_selection], [num_selection, num_selection + num_draws]], tf.int64)
-    for start in range(0, len(images), size):
-        given = images[start : start + size], keys[start : start + size], tf.constant(sigma, images.dtype)
-        selected, estimated = (count(*given, interval[0], interval[1]).numpy() for interval in intervals)
-        parts.append((selected.argmax(axis=-1), estimated[np.arange(len(selected)), selected.argmax(axis=-1)]))
-    top, hits = (np.concatenate(column) for column in zip(*parts, strict=True))
+    draws_of = (0, num_selection), (num_selection, num_selection + num_draws)
+    selection, estimate = _votes(logits_function(model, images), images, sigma, draws_of, batch_size, seed, indices)
+    top = selection.argmax(axis=-1)
+    hits = estimate[np.arange(len(top)), top]
     bound = np.where(hits > 0, beta.ppf(alpha, np.maximum(hits, 1), num_draws - hits + 1), 0.0)
     sure = bound > 0.5
     return Certificates(np.where(sure, top, ABSTAINED), sigma * norm.ppf(np.maximum(bound, 0.5)), bound)
+
+
+def smoothed(model: Model, sigma: float, *, num_draws: int = 32, seed: int = 0) -> LogitsFunction:
+    r"""The smoothed classifier as a function that has gradients, for attacks on it.
+
+    .. math:: z(x) = \log \frac1m \sum_{i=1}^m \operatorname{softmax} f(x + \sigma n_i)
+
+    with the same m draws at every point, so that a gradient is the mean over them. An attack on it should be judged by
+    `smoothed_classes`, on other draws.
+
+    Args:
+        model: Any classifier that `keras_fim.logits.logits_function` takes.
+        sigma: The standard deviation σ of the noise, on the scale of the images.
+        num_draws: The number m of draws; an attack works on as many noisy copies of each image of its batch.
+        seed: The seed of the noise.
+
+    Returns:
+        The logits function, which is accepted wherever a model is.
+
+    Raises:
+        ValueError: If an option is out of range.
+
+    Source:
+        Salman et al., Provably robust deep learning via adversarially trained smoothed classifiers (NeurIPS 2019).
+    """
+    _check(sigma, 0.5, num_draws=num_draws)
+    logits_fn = logits_function(model)
+
+    def logits_of(images: tf.Tensor) -> tf.Tensor:
+        shape = images.shape[1:]
+        noise = sigma * draws.normal(draws.keys_of(seed, tf.range(num_draws)), shape, images.dtype)
+        noisy = tf.reshape(images[:, None] + noise, [-1, *shape])
+        log_p = tf.nn.log_softmax(logits_fn(noisy))
+        return tf.reduce_logsumexp(tf.reshape(log_p, [-1, num_draws, log_p.shape[-1]]), axis=1) - math.log(num_draws)
+
+    return LogitsFunction(logits_of, "logits")
+
+
+def smoothed_classes(
+    model: Model, images: Images, sigma: float, *, num_draws: int = 1000, batch_size: int = 256, seed: int = 1
+) -> np.ndarray:
+    """The class that the smoothed classifier predicts: the most frequent one under the noise, without a guarantee.
+
+    Args:
+        model: As in `certify`.
+        images: ``(n, ...)``, finite.
+        sigma: As in `certify`.
+        num_draws: The number of draws for each image.
+        batch_size: As in `certify`.
+        seed: The seed of the noise; another one than that of `smoothed`.
+
+    Returns:
+        int64 ``(n,)``.
+
+    Raises:
+        ValueError: If images are empty or not finite, or an option is out of range.
+    """
+    _check(sigma, 0.5, num_draws=num_draws, batch_size=batch_size)
+    images = check_images(images)
+    logits_fn = logits_function(model, images)
+    return _votes(logits_fn, images, sigma, ((0, num_draws),), batch_size, seed, None)[0].argmax(axis=-1)
+
+
+def _votes(
+    logits_fn: LogitsFunction,
+    images: Images,
+    sigma: float,
+    intervals: Sequence[tuple[int, int]],
+    batch_size: int,
+    seed: int,
+    indices: Any,
+) -> list[np.ndarray]:
+    """For each interval of draws how often each class is predicted, int64 ``(n, K)``."""
+    images, size = logits_fn.cast(images), min(batch_size, len(images))
+    keys = draws.keys_of(seed, tf.constant(np.arange(len(images)) if indices is None else indices, tf.int64))
+    classes = logits_fn.compiled(predict_logits)(images[:1]).shape[-1]
+    count, numbers = logits_fn.compiled(_counts, classes, max(1, batch_size // size)), tf.constant(intervals, tf.int64)
+    parts = []
+    for start in range(0, len(images), size):
+        given = images[start : start + size], keys[start : start + size], tf.constant(sigma, images.dtype)
+        parts.append([count(*given, first, last).numpy() for first, last in numbers])
+    return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
 def _counts(

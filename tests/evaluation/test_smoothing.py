@@ -7,6 +7,7 @@ from scipy.stats import binomtest, norm
 
 import keras_fim
 from keras_fim import attacks
+from keras_fim.evaluation.smoothing import smoothed, smoothed_classes
 from keras_fim.logits import logits_function
 
 SIGMA = 0.5
@@ -108,6 +109,32 @@ def test_no_step_within_the_radius_changes_what_the_smoothed_digits_are(digit_mo
         again = keras_fim.certify(digit_model, np.concatenate(moved), **{**options, "bounds": (-9, 9)}).classes
         changed = (again != result.classes[sure]) & (again >= 0)
         assert changed.any() != certain
+
+
+def test_the_smoothed_function_is_the_mean_of_the_probabilities_over_draws():
+    """Of two half-spaces the mean tends to an integral that the noise along their normal alone decides."""
+    function, rng = smoothed(MODEL, SIGMA, num_draws=20_000), np.random.default_rng(0)
+    p = tf.nn.softmax(function(tf.constant(IMAGES))).numpy()
+    margins = 5 * (DISTANCES + SIGMA * rng.normal(size=(1_000_000, 1)))
+    np.testing.assert_allclose(p[:, 0], (1 / (1 + np.exp(-2 * margins))).mean(axis=0), atol=0.01)
+    np.testing.assert_allclose(function(tf.constant(IMAGES[2:4])), function(tf.constant(IMAGES))[2:4], rtol=1e-4)
+    np.testing.assert_array_equal(smoothed_classes(MODEL, IMAGES, SIGMA), DISTANCES < 0)
+
+
+@pytest.mark.slow
+def test_no_attack_leaves_less_than_what_is_certified(digit_model, digits):
+    """PGD on the smoothed classifier, at the radii of the certificates: it fools many, and none that is certified."""
+    images, labels = digits[2][:20], digits[3][:20]
+    result = keras_fim.certify(digit_model, images, 0.25, num_draws=1_000, bounds=(0, 1))
+    attack, function = attacks.PGD(norm=2, steps=10), smoothed(digit_model, 0.25, num_draws=16)
+    left = []
+    for radius in (0.2, 0.4, 2.0):
+        attacked = attack(function, images, labels, epsilon=radius).adversarials
+        standing = smoothed_classes(digit_model, attacked, 0.25, num_draws=500) == labels
+        certified = (result.classes == labels) & (result.radius >= radius)
+        assert standing[certified].all() and standing.mean() >= result.accuracy(labels, radius)
+        left.append(standing.mean())
+    assert result.accuracy(labels, 0.2) > 0.2 and left[2] < left[0]  # the attack does something
 
 
 def test_certified_accuracy():
