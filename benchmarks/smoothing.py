@@ -4,9 +4,10 @@
 
 For each σ a ConvNet that was trained on MNIST with that noise is smoothed with it. The training is that of ``keras-fim
 train --data mnist --defense gaussian --option sigma=0.25 --epochs 6``; it is skipped where ``--runs`` holds its result.
-Printed are, at each l2 radius, the share of test images that are certified to be classified correctly within it (N draws,
-with probability 1 - α for each image), and the share that is classified correctly after PGD on the smoothed classifier,
-whose gradients are means over draws, judged on other draws. The first is never the larger one: it holds for every attack.
+Printed are, at each l2 radius, the share of test images that are certified to be classified correctly within it (N
+draws, with probability 1 - α for each image), and the share that is classified correctly after PGD on the smoothed
+classifier, whose gradients are means over draws, judged on other draws. The first is never the larger one: it holds for
+every attack.
 """
 
 from __future__ import annotations
