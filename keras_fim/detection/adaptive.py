@@ -15,6 +15,8 @@ from keras_fim.attacks.samples import Task, choose, random_start
 from keras_fim.attacks.units import in_pixels
 from keras_fim.detection.detector import FisherDetector
 from keras_fim.detection.features import features_of
+from keras_fim.geometry import linearize
+from keras_fim.geometry.boundary import rival_gradients
 from keras_fim.geometry.gradients import gradient as gradient_of
 from keras_fim.geometry.spectrum import spectrum_and_logits
 from keras_fim.logits import LogitsFunction
@@ -41,17 +43,18 @@ class AdaptivePGD(FixedBudgetAttack):
 
     Both gradients have norm 1; w is each of ``weights`` in turn, from a new random start. An infinite w is the
     selective attack: up the margin until the sample is fooled, then down the score alone. The gradient of an eigenvalue
-    is that of :math:`\operatorname{Var}_p(\partial_v z)` along its eigenvector v, which is looked up anew every few
+    is that of :math:`\operatorname{Var}_p(\partial_v z)` along its eigenvector v, the gradient of the boundary radius
+    that of :math:`(z_y - z_j) / \partial_v (z_y - z_j)` along the way v to the boundary; v is looked up anew every few
     steps. Of each sample the point that fools with the lowest score is returned: over all weights by the true score,
-    on the way of one by that along the last eigenvectors.
+    on the way of one by that along the last v.
 
     Args:
-        detector: the one to evade.
+        detector: The detector to evade.
         norm: 1, 2 or inf.
-        steps: number of steps for each weight.
-        step_size: length of a step in its norm, as a share of ε.
-        weights: the w, each >= 0.
-        refresh: number of steps between two looks at the eigenvectors.
+        steps: The number of steps for each weight.
+        step_size: The length of a step in its norm, as a share of ε.
+        weights: The w, each >= 0.
+        refresh: The number of steps between two looks at the eigenvectors.
 
     `AttackResult.details`: ``score`` ``(batch,)``, the detector's for the adversarials.
 
@@ -111,8 +114,13 @@ class AdaptivePGD(FixedBudgetAttack):
         return _Best(*best).better(last)
 
     def _directions(self, logits_fn: LogitsFunction, points: tf.Tensor) -> tf.Tensor:
-        """Eigenvectors ``(batch, pairs, ...)``, in the coordinates that the detector knows."""
-        return spectrum_and_logits(*in_pixels(logits_fn, points), self.detector.pairs, max_steps=2)[0].directions
+        """Eigenvectors and, if the radius counts, the way to the boundary: ``(batch, directions, ...)``, in pixels."""
+        logits_fn, points = in_pixels(logits_fn, points)
+        directions = spectrum_and_logits(logits_fn, points, self.detector.pairs, max_steps=2)[0].directions
+        if not self.detector.radius:
+            return directions
+        away = tf.reshape(rival_gradients(linearize(logits_fn, points), 1), tf.shape(points))
+        return tf.concat([directions, unit(away)[:, None]], axis=1)
 
     def _look(
         self, logits_fn: LogitsFunction, points: tf.Tensor, along: tf.Tensor, labels: tf.Tensor, weight: tf.Tensor
@@ -131,16 +139,17 @@ class AdaptivePGD(FixedBudgetAttack):
     def _score_along(
         self, logits_fn: LogitsFunction, points: tf.Tensor, along: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Logits and a score that can be differentiated: of the eigenvalues along given directions."""
+        """Logits and a score that can be differentiated: of the eigenvalues and the radius along given directions."""
         logits_fn, points = in_pixels(logits_fn, points)
         steps = [_PROBE * along[:, index] for index in range(along.shape[1])]
         shifted = [points, *(points + step for step in steps), *(points - step for step in steps)]
         logits, *others = tf.split(logits_fn(tf.concat(shifted, axis=0)), len(shifted))
         pairs = zip(others[: len(steps)], others[len(steps) :], strict=True)
         slopes = [(up - down) / (2 * _PROBE) for up, down in pairs]
-        values = tf.stack([_variance(logits, slope) for slope in slopes], axis=-1)
-        values = tf.concat([values, tf.zeros_like(values[:, : 2 - len(slopes)])], axis=-1)
-        return logits, self.detector.combine(features_of(logits, values))
+        values = [_variance(logits, slope) for slope in slopes[: self.detector.pairs]]
+        values += [tf.zeros_like(values[0])] * (2 - len(values))
+        radius = _distance(logits, slopes[-1]) if self.detector.radius else tf.zeros_like(logits[:, 0])
+        return logits, self.detector.combine(features_of(logits, tf.stack(values, axis=-1), radius))
 
     def _truly(self, logits_fn: LogitsFunction, found: _Best, labels: tf.Tensor) -> _Best:
         return _valued(found.points, found.logits, labels, self.detector.score(*in_pixels(logits_fn, found.points)))
@@ -151,6 +160,13 @@ def _variance(logits: tf.Tensor, slopes: tf.Tensor) -> tf.Tensor:
     p = tf.nn.softmax(logits)
     centered = slopes - tf.reduce_sum(p * slopes, axis=-1, keepdims=True)
     return tf.reduce_sum(p * centered**2, axis=-1)
+
+
+def _distance(logits: tf.Tensor, slopes: tf.Tensor) -> tf.Tensor:
+    """The distance ``(batch,)`` to the most probable rival, from the slopes of the logits on the way to it."""
+    first, second = tf.unstack(tf.math.top_k(logits, 2).indices, axis=-1)
+    margin, slope = (tf.gather(v, first, batch_dims=1) - tf.gather(v, second, batch_dims=1) for v in (logits, slopes))
+    return tf.math.divide_no_nan(margin, tf.abs(slope))
 
 
 def _valued(points: tf.Tensor, logits: tf.Tensor, labels: tf.Tensor, score: tf.Tensor) -> _Best:

@@ -25,10 +25,11 @@ class FisherDetector:
     on it.
 
     Args:
-        weights: of the features, in the order of `FEATURES`.
-        bias: added to the weighted sum.
-        threshold: largest score that passes for benign.
-        false_positive_rate: share of the benign samples of `fit` that may score above the threshold.
+        weights: The weights of the features, in the order of `FEATURES`; four of them, from before the boundary radius
+            was one, leave it out.
+        bias: What is added to the weighted sum.
+        threshold: The largest score that passes for benign.
+        false_positive_rate: The share of the benign samples of `fit` that may score above the threshold.
 
     Example:
         >>> from keras_fim import models
@@ -42,13 +43,14 @@ class FisherDetector:
         metric (AAAI 2019).
     """
 
-    weights: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0)
+    weights: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 0.0)
     bias: float = 0.0
     threshold: float
     false_positive_rate: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "weights", tuple(float(weight) for weight in self.weights))
+        weights = tuple(float(weight) for weight in self.weights)
+        object.__setattr__(self, "weights", (*weights, 0.0) if len(weights) == len(FEATURES) - 1 else weights)
         if len(self.weights) != len(FEATURES):
             raise ValueError(f"`weights` should hold {len(FEATURES)} numbers. Received: weights={self.weights}")
         if not np.isfinite([*self.weights, self.bias, self.threshold]).all():
@@ -86,8 +88,8 @@ class FisherDetector:
             ImportError: if scikit-learn is needed and not installed.
         """
         _check_rate(false_positive_rate)
-        pairs = 1 if attacked is None else 2
-        features = _features(model, benign, pairs, batch_size, bounds)
+        wanted = (1, False) if attacked is None else (2, True)
+        features = _features(model, benign, *wanted, batch_size, bounds)
         zero = float(np.mean(features[:, 0] <= np.log(TINY)))
         if zero > 0.5:
             raise ValueError(
@@ -96,7 +98,7 @@ class FisherDetector:
             )
         weights, bias = cls.weights, 0.0
         if attacked is not None:
-            weights, bias = _regression(features, _features(model, attacked, pairs, batch_size, bounds))
+            weights, bias = _regression(features, _features(model, attacked, *wanted, batch_size, bounds))
         scores = features @ np.asarray(weights, np.float32) + np.float32(bias)
         threshold = float(np.quantile(scores, 1 - false_positive_rate, method="higher"))
         return cls(weights=weights, bias=bias, threshold=threshold, false_positive_rate=false_positive_rate)
@@ -105,6 +107,11 @@ class FisherDetector:
     def pairs(self) -> int:
         """Eigenpairs that it needs: 2, or 1 where the second eigenvalue has no weight."""
         return 2 if self.weights[1] else 1
+
+    @property
+    def radius(self) -> bool:
+        """Whether it needs the boundary radius."""
+        return bool(self.weights[4])
 
     def score(self, logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
         """The score of images, as a function of tensors.
@@ -116,10 +123,10 @@ class FisherDetector:
         Returns:
             ``(batch,)``.
         """
-        return self.combine(spectral_features(logits_fn, images, pairs=self.pairs))
+        return self.combine(spectral_features(logits_fn, images, pairs=self.pairs, radius=self.radius))
 
     def combine(self, features: tf.Tensor) -> tf.Tensor:
-        """The score ``(batch,)`` of features ``(batch, 4)``."""
+        """The score ``(batch,)`` of features ``(batch, 5)``."""
         return tf.linalg.matvec(features, tf.constant(self.weights, features.dtype)) + self.bias
 
     def scores(
@@ -139,7 +146,7 @@ class FisherDetector:
         Raises:
             ValueError: As `keras_fim.fisher_spectrum` of images.
         """
-        return np.asarray(self.combine(_features(model, images, self.pairs, batch_size, bounds)))
+        return np.asarray(self.combine(_features(model, images, self.pairs, self.radius, batch_size, bounds)))
 
     def detect(self, model: Model, images: Images, **options: Any) -> np.ndarray:
         """Whether each image scores above the threshold: bool ``(batch,)``; arguments as of `scores`."""
@@ -150,17 +157,20 @@ class FisherDetector:
         return dataclasses.asdict(self)
 
 
-def _pairs_of_features(pairs: int, logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
-    return spectral_features(logits_fn, images, pairs=pairs)
+def _computed(pairs: int, radius: bool, logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
+    return spectral_features(logits_fn, images, pairs=pairs, radius=radius)
 
 
-def _features(model: Model, images: Images, pairs: int, batch_size: int, bounds: Bounds | None) -> np.ndarray:
+def _features(
+    model: Model, images: Images, pairs: int, radius: bool, batch_size: int, bounds: Bounds | None
+) -> np.ndarray:
     if batch_size < 1:
         raise ValueError(f"`batch_size` should be a positive integer. Received: batch_size={batch_size}")
     images = images_in_range(model, images, bounds)
-    logits_fn = logits_function(model, images)
-    images, compiled = logits_fn.cast(images), logits_fn.compiled(_pairs_of_features, pairs)
-    return np.concatenate([compiled(images[i : i + batch_size]) for i in range(0, len(images), batch_size)])
+    features: np.ndarray = logits_function(model, images).in_batches(
+        _computed, images, pairs, radius, batch_size=batch_size
+    )
+    return features
 
 
 def _regression(benign: np.ndarray, attacked: np.ndarray) -> tuple[tuple[float, ...], float]:

@@ -163,7 +163,8 @@ def smoothed_classes(
     _check(sigma, 0.5, num_draws=num_draws, batch_size=batch_size)
     images = check_images(images)
     logits_fn = logits_function(model, images)
-    return _votes(logits_fn, images, sigma, ((0, num_draws),), batch_size, seed, None)[0].argmax(axis=-1)
+    (votes,) = _votes(logits_fn, images, sigma, [(0, num_draws)], batch_size, seed, None)
+    return np.asarray(votes.argmax(axis=-1))
 
 
 def _votes(

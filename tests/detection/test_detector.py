@@ -18,21 +18,31 @@ def test_features_of_a_linear_model_are_those_of_the_closed_form():
     """Two classes with weights ±w: λ = 4 p_1 p_2 |w|², and there is no second eigenvalue."""
     w = np.array([1.0, -2.0, 0.5])
     points = np.random.default_rng(0).normal(size=(6, 3))
-    found = spectral_features(lambda x: x @ tf.constant(np.stack([w, -w], axis=-1)), tf.constant(points)).numpy()
+    features = spectral_features(lambda x: x @ tf.constant(np.stack([w, -w], axis=-1)), tf.constant(points)).numpy()
     p = 1 / (1 + np.exp(-2 * points @ w))
     expected = {
         "log_lambda_1": np.log(4 * p * (1 - p) * (w @ w)),
         "log_lambda_2": np.full(6, np.log(1e-30)),
         "log_trace": np.log(1 / p + 1 / (1 - p)),
         "log_unsure": np.log(np.minimum(p, 1 - p)),
+        "log_radius": np.log(np.abs(points @ w) / np.linalg.norm(w)),
     }
-    np.testing.assert_allclose(found, np.stack([expected[name] for name in FEATURES], axis=-1), rtol=1e-9)
+    np.testing.assert_allclose(features, np.stack([expected[name] for name in FEATURES], axis=-1), rtol=1e-9)
 
 
 def test_features_stay_finite_where_the_model_is_certain():
     logits = tf.constant([[80.0, 0.0, -5.0], [1e4, 0.0, 0.0]])
-    found = spectral_features(lambda x: logits + 0 * x[:, :1], tf.ones((2, 4)))
-    assert np.isfinite(found).all()
+    features = spectral_features(lambda x: logits + 0 * x[:, :1], tf.ones((2, 4)))
+    assert np.isfinite(features).all()
+
+
+def test_a_detector_from_before_the_radius_goes_on_without_it(mlp, points):
+    kept = {"threshold": 0.0, "false_positive_rate": 0.1}
+    old = FisherDetector(weights=(0.5, 0.2, 0.1, -0.3), **kept)
+    assert old == FisherDetector(weights=(0.5, 0.2, 0.1, -0.3, 0.0), **kept) and not old.radius
+    weighed = FisherDetector(weights=(0.5, 0.2, 0.1, -0.3, -2.0), **kept)
+    difference = weighed.scores(mlp, points) - old.scores(mlp, points)
+    np.testing.assert_allclose(difference, -2 * np.log(keras_fim.boundary_radius(mlp, points).radius), rtol=1e-6)
 
 
 def test_without_attacks_the_score_is_log_lambda_and_the_threshold_a_quantile(mlp, points):
@@ -121,11 +131,13 @@ def test_an_attacker_who_knows_the_detector_evades_it(digit_model, attacked_digi
 
 
 @pytest.mark.slow
-def test_selective_steps_lower_the_score_of_what_is_fooled(mlp):
+@pytest.mark.parametrize("radius", [False, True])
+def test_selective_steps_lower_the_score_of_what_is_fooled(mlp, radius):
     """On a smooth model: of points that fool, the one with the lower score is returned."""
     points = np.random.default_rng(5).uniform(size=(12, 6))
     labels = mlp.predict(points, verbose=0).argmax(axis=-1)
-    detector = FisherDetector.fit(mlp, points)
+    detector = FisherDetector.fit(mlp, points, points + 0.5 if radius else None)
+    assert detector.radius == radius
     common = {"detector": detector, "norm": 2, "steps": 20, "step_size": 0.2}
     blind = AdaptivePGD(weights=(0.0,), **common)(mlp, points, labels, epsilon=1.0)
     both = AdaptivePGD(weights=(0.0, 1.0, np.inf), **common)(mlp, points, labels, epsilon=1.0)
@@ -142,7 +154,7 @@ BAD = {
     "batch size": (lambda m, x: FisherDetector.fit(m, x, batch_size=0), "`batch_size` should be"),
     "three weights": (
         lambda m, x: FisherDetector(weights=(1, 2, 3), threshold=0, false_positive_rate=0.1),
-        "`weights` should hold 4 numbers",
+        "`weights` should hold 5 numbers",
     ),
     "infinite threshold": (
         lambda m, x: FisherDetector(threshold=np.inf, false_positive_rate=0.1),
