@@ -25,6 +25,7 @@ examples:
   python -m reproduction all
   python -m reproduction store --help          keep a run's weights under a name
   python -m reproduction compare --help        the defenses on a dataset
+  python -m reproduction strongest --help      the strongest attack on the defenses that matter
 """
 _STORE = """Store the weights of finished runs as float16 under results/models/NAME, and measure the stored weights on
 the test images.
@@ -32,6 +33,14 @@ the test images.
 examples:
   python -m reproduction store results/runs/mnist-plain results/runs/mnist-fisher
   python -m reproduction store results/runs/mnist-mu0.02-seed0 --name mnist-fisher
+"""
+_STRONGEST = """Attack the defenses that matter with the strongest attack and all its steps: the accuracy that is left on
+300 test images of MNIST, 100 of the others. Accuracy and cost come from `compare`; the README shows the table of MNIST.
+An interrupted run continues where it was.
+
+examples:
+  python -m reproduction strongest mnist
+  python -m reproduction strongest cifar10 gtsrb
 """
 _HASHES = """Write the hashes of a dataset's training images, by which `keras-fim evaluate` recognizes images that the
 named weights were trained on.
@@ -124,6 +133,20 @@ def _hashes(arguments: argparse.Namespace) -> None:
     print(f"{len(hashes)} hashes: {write_hashes(STORED_HASHES / f'{arguments.data}.npy', hashes)}")
 
 
+def _strongest_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", nargs="+", choices=["mnist", "gtsrb", "cifar10"], help="Datasets.")
+    parser.add_argument("--out", type=Path, default=Path("results/defences"), help="Results (default: %(default)s).")
+
+
+def _strongest(arguments: argparse.Namespace) -> None:
+    from reproduction.strongest import strongest
+    from reproduction.workbench import Workbench
+
+    for name in arguments.data:
+        bench = Workbench(arguments.out / name, data_dir=arguments.data_dir)
+        print(f"\n{name}\n\n{strongest(bench, name)}\n\nwritten to {bench.folder}: strongest.md and .json")
+
+
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", help="Dataset: mnist, gtsrb, cifar10 or mnist5k.")
     parser.add_argument("--defenses", nargs="+", metavar="NAME", help="Contestants (default: those of the dataset).")
@@ -166,6 +189,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Calla
     "": (_PAPER, _paper_arguments, _paper),
     "store": (_STORE, _store_arguments, _store),
     "hashes": (_HASHES, _hashes_arguments, _hashes),
+    "strongest": (_STRONGEST, _strongest_arguments, _strongest),
     "compare": (_COMPARE, _compare_arguments, _compare),
 }
 

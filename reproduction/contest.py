@@ -12,12 +12,12 @@ import numpy as np
 
 from keras_fim import attacks
 from keras_fim.evaluation import clean_performance, masking_report
-from keras_fim.evaluation.report import Row, encode, table
+from keras_fim.evaluation.report import encode
 from keras_fim.fisher import fisher_spectrum
-from keras_fim.records import read_json, write_text
+from keras_fim.records import read_json
 from keras_fim.training.comparison import write
 from keras_fim.training.cost import step_costs
-from keras_fim.training.defense_rows import Comparison, DefenseRow, spread
+from keras_fim.training.defense_rows import Comparison, DefenseRow
 from reproduction.contestants import BUDGETS, MASKING_IMAGES, contestant, stored_as
 from reproduction.workbench import Workbench, digest, same_attack
 
@@ -61,43 +61,7 @@ def contest(
         rows.append(entry.row(max_samples, quick, costs[entry.name]))
         comparison = Comparison(data, max_samples, quick, tuple(rows))
         write(comparison, bench.folder)
-    write_text(bench.folder / "front.md", front(comparison) + "\n")
     return comparison
-
-
-def front(comparison: Comparison) -> str:
-    """The README's table: a few defenses, their accuracy with and without the strong attack, and their cost.
-
-    Args:
-        comparison: All rows.
-
-    Returns:
-        A Markdown table of those of the few that were compared, in %, means over seeds with their range.
-    """
-    rows: list[Row] = [
-        {
-            "defense": name,
-            "accuracy": spread(row.accuracy, ".2f", scale=100),
-            **{
-                f"robust accuracy, {label.removeprefix('strong ')}": spread(values, scale=100)
-                for label, values in row.robust.items()
-                if label.startswith("strong ")
-            },
-            "cost": f"{row.cost:.1f}",
-        }
-        for row in comparison.rows
-        if (name := _FRONT.get(row.defense))
-    ]
-    return table(rows, markdown=True)
-
-
-_FRONT = {
-    "none": "none (plain training)",
-    "fisher-trace": "the paper's eq. (4), `FisherTraceLoss`",
-    "spectral": "the paper's eq. (2), `SpectralDefense`",
-    "n-fgm": "**N-FGM**, `n_fgm`",
-    "pgd": "PGD training, `AdversarialTraining`",
-}
 
 
 class _Entry:
