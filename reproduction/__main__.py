@@ -34,9 +34,9 @@ examples:
   python -m reproduction store results/runs/mnist-plain results/runs/mnist-fisher
   python -m reproduction store results/runs/mnist-mu0.02-seed0 --name mnist-fisher
 """
-_STRONGEST = """Attack the defenses that matter with the strongest attack and all its steps: the accuracy that is left on
-300 test images of MNIST, 100 of the others. Accuracy and cost come from `compare`; the README shows the table of MNIST.
-An interrupted run continues where it was.
+_STRONGEST = """Attack the defenses that matter with the strongest attack and all its steps: the accuracy that is left
+on 300 test images of MNIST, 100 of the others. Accuracy and cost come from `compare`; the README shows the table of
+MNIST. An interrupted run continues where it was.
 
 examples:
   python -m reproduction strongest mnist
