@@ -73,10 +73,7 @@ CASES = {
     "inverse of a negative mu": (lambda m: keras_fim.label_smoothing_from_mu(-1.0, 10), "`mu` should be a finite"),
     "mu of a negative budget": (lambda m: keras_fim.defenses.mu_from_budget(-1.0), "`epsilon` should be a finite"),
     "layer with a negative mu": (lambda m: keras_fim.layers.FisherTraceRegularization(-1.0), "`mu` should be"),
-    "layer on one class": (
-        lambda m: keras_fim.layers.FisherTraceRegularization()(np.ones((2, 1))),
-        "classes >= 2",
-    ),
+    "layer on one class": (lambda m: keras_fim.layers.FisherTraceRegularization()(np.ones((2, 1))), "classes >= 2"),
     "schedule of mu below 0": (lambda m: MuSchedule(lambda step: -1.0).value(3), "Received: -1.0 at step 3"),
     "schedule without a target": (
         lambda m: MuSchedule(0.1, target=object()).on_train_begin(),

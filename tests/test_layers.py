@@ -23,12 +23,12 @@ def classifier(regularized):
 def test_training_equals_that_with_the_loss():
     """Cross-entropy with the layer is eq. (4) without it."""
     images, labels = np.random.default_rng(0).normal(size=(64, 3)).astype("float32"), np.arange(64) % 4
-    ours, theirs = classifier(True), classifier(False)
-    ours.compile("sgd", loss="sparse_categorical_crossentropy")
+    own, theirs = classifier(True), classifier(False)
+    own.compile("sgd", loss="sparse_categorical_crossentropy")
     theirs.compile("sgd", loss=keras_fim.FisherTraceLoss(0.05, gradient_limit=None))
-    losses = [m.fit(images, labels, batch_size=16, epochs=3, shuffle=False, verbose=0).history for m in (ours, theirs)]
+    losses = [m.fit(images, labels, batch_size=16, epochs=3, shuffle=False, verbose=0).history for m in (own, theirs)]
     np.testing.assert_allclose(losses[0]["loss"], losses[1]["loss"], rtol=1e-5)
-    for mine, its in zip(ours.layers[0].get_weights(), theirs.layers[0].get_weights(), strict=True):
+    for mine, its in zip(own.layers[0].get_weights(), theirs.layers[0].get_weights(), strict=True):
         np.testing.assert_allclose(mine, its, atol=1e-5)
 
 

@@ -62,7 +62,7 @@ def test_label_smoothing_mixes_labels_with_the_uniform_distribution():
 def test_reductions_are_those_of_keras(reduction, weighted):
     """At μ = 0 without a limit the loss is Keras' cross-entropy, under every reduction, with weights and masks."""
     weights = np.linspace(0.0, 2.0, 6) if weighted else None
-    ours = FisherTraceLoss(0.0, from_logits=True, reduction=reduction)
+    own = FisherTraceLoss(0.0, from_logits=True, reduction=reduction)
     theirs = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
     predictions = tf.constant(LOGITS, tf.float32)
     for mask in (None, tf.constant([True, True, False, True, False, True])):
@@ -70,7 +70,7 @@ def test_reductions_are_those_of_keras(reduction, weighted):
             predictions = tf.identity(predictions)
             predictions._keras_mask = mask
         expected = theirs(LABELS, predictions, sample_weight=weights)
-        np.testing.assert_allclose(ours(LABELS, predictions, sample_weight=weights), expected, rtol=1e-5)
+        np.testing.assert_allclose(own(LABELS, predictions, sample_weight=weights), expected, rtol=1e-5)
 
 
 def test_mask_survives_behind_a_softmax():
@@ -206,8 +206,8 @@ def test_softmax_model_trains_like_the_same_model_on_logits(jit_compile):
         model.compile("adam", loss=FisherTraceLoss(0.02, from_logits=not softmax), jit_compile=jit_compile)
         model.fit(images, labels, batch_size=16, epochs=2, shuffle=False, verbose=0)
         weights.append(model.get_weights())
-    for ours, theirs in zip(*weights, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    for own, theirs in zip(*weights, strict=True):
+        np.testing.assert_allclose(own, theirs, atol=1e-5)
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -46,8 +46,8 @@ def test_distances_by_hand(norm, convention, values):
 def test_foolbox_distances_are_in_units_of_the_range():
     for norm, values in FOOLBOX.items():
         scaled = 1 if norm == 0 else 255
-        found = metrics.in_convention(np.array(NORMS[norm]) * scaled, norm, 4, convention="foolbox", bounds=(0, 255))
-        np.testing.assert_allclose(found, values)
+        actual = metrics.in_convention(np.array(NORMS[norm]) * scaled, norm, 4, convention="foolbox", bounds=(0, 255))
+        np.testing.assert_allclose(actual, values)
 
 
 def test_batches_count_as_one_and_reset_forgets():

@@ -39,11 +39,11 @@ def test_an_integer_input_is_attacked_through_its_twin_on_floats(options, tmp_pa
     model, twin = pixels_model(**options), pixels_model("float32", **options)
     model.set_weights(twin.get_weights())
     attack = attacks.FGSM(bounds=(0, 255))
-    ours, theirs = (attack(each, IMAGES, LABELS, epsilon=20) for each in (model, twin))
-    np.testing.assert_allclose(ours.adversarials, theirs.adversarials)
-    ours, theirs = (keras_fim.fisher_spectrum(each, IMAGES).eigenvalues for each in (model, twin))
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
-    assert np.min(ours) > 0
+    own, theirs = (attack(classifier, IMAGES, LABELS, epsilon=20) for classifier in (model, twin))
+    np.testing.assert_allclose(own.adversarials, theirs.adversarials)
+    own, theirs = (keras_fim.fisher_spectrum(classifier, IMAGES).eigenvalues for classifier in (model, twin))
+    np.testing.assert_allclose(own, theirs, rtol=1e-5)
+    assert np.min(own) > 0
     model.save(tmp_path / "m.keras")  # the file knows nothing of the twin
     loaded = keras.models.load_model(tmp_path / "m.keras")
     np.testing.assert_allclose(loaded(IMAGES.astype("uint8")), model(IMAGES.astype("uint8")), rtol=1e-6)
@@ -116,13 +116,13 @@ def test_one_sigmoid_unit_is_the_classifier_of_two_classes():
     twin = two_units(model)
     for logits_fn in ways(model):
         np.testing.assert_allclose(logits_fn(tf.constant(TOKENS)), logits_function(twin)(TOKENS), atol=1e-6)
-        found, expected = (keras_fim.fisher_spectrum(each, TOKENS).eigenvalues for each in (logits_fn, twin))
-        np.testing.assert_allclose(found, expected, rtol=1e-4)
+        actual, expected = (keras_fim.fisher_spectrum(model, TOKENS).eigenvalues for model in (logits_fn, twin))
+        np.testing.assert_allclose(actual, expected, rtol=1e-4)
         labels = LABELS % 2
-        found, expected = (
-            attacks.FGSM()(each, TOKENS, labels[:, None], epsilon=0.1).adversarials for each in (logits_fn, twin)
+        actual, expected = (
+            attacks.FGSM()(model, TOKENS, labels[:, None], epsilon=0.1).adversarials for model in (logits_fn, twin)
         )
-        np.testing.assert_allclose(found, expected, atol=1e-6)
+        np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
 def several(kind):
@@ -172,6 +172,6 @@ def test_the_gradient_of_a_smooth_twin():
     smooth.set_weights(hard.get_weights())
     logits_fn = logits_function(hard, backward=smooth)
     np.testing.assert_array_equal(logits_fn(tf.constant(TOKENS)), logits_function(hard)(tf.constant(TOKENS)))
-    found, expected = (attacks.FGSM()(each, TOKENS, LABELS, epsilon=0.1) for each in (logits_fn, smooth))
-    assert np.mean(found.adversarials == expected.adversarials) > 0.9
-    np.testing.assert_array_equal(found.predictions, np.argmax(hard(found.adversarials), axis=-1))
+    actual, expected = (attacks.FGSM()(model, TOKENS, LABELS, epsilon=0.1) for model in (logits_fn, smooth))
+    assert np.mean(actual.adversarials == expected.adversarials) > 0.9
+    np.testing.assert_array_equal(actual.predictions, np.argmax(hard(actual.adversarials), axis=-1))

@@ -80,11 +80,11 @@ def accurate(low, high):
 @pytest.mark.parametrize("low, high", [(0, 1), (0, 255), (-1, 1)])
 def test_the_accuracy_confirms_the_range_of_the_images(low, high):
     classifier, classes = accurate(low, high)
-    found = find_range(classifier, low + (high - low) * IMAGES, classes)
-    assert found.bounds == (low, high)
-    assert str(found).startswith(f"pixels {low}..{high}, found from the images: accuracy 100 % there, ")
+    actual = find_range(classifier, low + (high - low) * IMAGES, classes)
+    assert actual.bounds == (low, high)
+    assert str(actual).startswith(f"pixels {low}..{high}, found from the images: accuracy 100 % there, ")
     one_hot = find_range(classifier, low + (high - low) * IMAGES, np.eye(3)[classes])
-    assert one_hot == found
+    assert one_hot == actual
 
 
 def test_the_accuracy_contradicts_the_range_of_the_images():

@@ -96,7 +96,7 @@ def digit_model_float64(digit_model):
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "epsilon"),
+    ("own", "theirs", "epsilon"),
     [
         (attacks.FGSM(), CleverHans("fast_gradient_method"), 0.1),
         (attacks.FGM(), CleverHans("fast_gradient_method", norm=2), 1.0),
@@ -105,17 +105,17 @@ def digit_model_float64(digit_model):
     ],
     ids=["fgsm", "fgm", "pgd_linf", "pgd_l2"],
 )
-def test_ours_and_cleverhans_agree_pixel_by_pixel(ours, theirs, epsilon, digit_model, digit_model_float64, digits):
+def test_ours_and_cleverhans_agree_pixel_by_pixel(own, theirs, epsilon, digit_model, digit_model_float64, digits):
     """Where the gradient is large enough for CleverHans, which shortens l2 steps of smaller ones.
 
     The l2 steps in float64, and few of each: they carry a gradient's rounding far.
     """
     images, labels = digits[2], digits[3]
-    model = digit_model_float64 if ours.norm == 2 else digit_model
+    model = digit_model_float64 if own.norm == 2 else digit_model
     gradients = loss_gradients(logits_function(model), images, labels)
     sure = np.linalg.norm(gradients, axis=(1, 2))[:, 0] > 1e-4
     assert sure.mean() > 0.9
-    mine, other = (each(model, images, labels, epsilon=epsilon) for each in (ours, theirs))
+    mine, other = (attack(model, images, labels, epsilon=epsilon) for attack in (own, theirs))
     equal = np.abs(mine.adversarials - other.adversarials)[sure] <= 1e-5
     assert equal.mean() >= 0.999
     assert mine.fooling_ratio == pytest.approx(other.fooling_ratio, abs=0.011)
@@ -128,14 +128,14 @@ def test_the_gradient_is_right_where_that_of_rounded_probabilities_is_not(digit_
     double = models.convnet(filters=(8, 16))
     double.set_weights(digit_model.get_weights())
     features = keras.Model(double.input, double.layers[-3].output)  # what follows is float32 in any case
-    kernel, bias = (tf.cast(each, tf.float64) for each in double.layers[-2].get_weights())
+    kernel, bias = (tf.cast(weight, tf.float64) for weight in double.layers[-2].get_weights())
     gradients = loss_gradients(lambda x: features(x) @ kernel + bias, images.astype("float64"), labels)
     truth = np.clip(images + gradients / np.linalg.norm(gradients, axis=(1, 2), keepdims=True), 0, 1)
     rounded = {"loss_fn": tf.nn.sparse_softmax_cross_entropy_with_logits}
-    methods = (attacks.FGM(), *(CleverHans("fast_gradient_method", norm=2, **each) for each in ({}, rounded)))
+    methods = (attacks.FGM(), *(CleverHans("fast_gradient_method", norm=2, **options) for options in ({}, rounded)))
     mine, theirs, plain = (
-        np.abs(each(digit_model, images, labels, epsilon=1).adversarials - truth).max(axis=(1, 2, 3))
-        for each in methods
+        np.abs(method(digit_model, images, labels, epsilon=1).adversarials - truth).max(axis=(1, 2, 3))
+        for method in methods
     )
     large = np.linalg.norm(gradients, axis=(1, 2))[:, 0] > 1e-4
     assert mine.max() < 1e-5 and theirs[large].max() < 1e-5 < plain[large].max()
@@ -151,7 +151,9 @@ def test_carlini_wagner_of_cleverhans_optimizes_in_every_round(digit_model, digi
     one_step = attacks.MinimalDistance(attacks.FGM())(digit_model, images, labels)
     assert 0.2 < np.median(result.distances[result.success]) < np.median(one_step.distances[result.success])
     rounds = [{**CARLINI, "initial_const": 1e-3, "binary_search_steps": steps} for steps in (1, 4)]
-    first, last = (CleverHans("carlini_wagner_l2", **each)(digit_model, images[:8], labels[:8]) for each in rounds)
+    first, last = (
+        CleverHans("carlini_wagner_l2", **options)(digit_model, images[:8], labels[:8]) for options in rounds
+    )
     assert not first.success.any() and last.fooling_ratio > 0.5  # each round's constant is ten times as large
 
 
@@ -178,8 +180,8 @@ def test_the_learning_rate_is_not_among_what_carlini_wagner_zeroes():
     wrapped.apply_gradients([(tf.constant([1.0]), variable)])
     state = wrapped.variables()
     assert len(state) == len(optimizer.variables) - 1 >= 3  # iterations, momentum, velocity
-    for each in state:
-        each.assign(tf.zeros(each.shape, each.dtype))
+    for key in state:
+        key.assign(tf.zeros(key.shape, key.dtype))
     wrapped.apply_gradients([(tf.constant([1.0]), variable)])
     np.testing.assert_allclose(variable.numpy(), [0.8], rtol=1e-5)  # both steps are the first
 
@@ -294,8 +296,8 @@ def test_foolbox_attacks_of_both_kinds(digit_model, digits):
     none, every = deepfool.sweep(digit_model, images, labels, [0, np.inf])
     assert not none.success.any() and every.fooling_ratio > 0.9
     fgsm = attacks.Foolbox(library.LinfFastGradientAttack())
-    theirs, ours = (each(digit_model, images, labels, epsilon=0.1) for each in (fgsm, attacks.FGSM()))
-    assert (np.abs(theirs.adversarials - ours.adversarials) < 1e-5).mean() > 0.99  # signs of gradients next to 0 differ
+    theirs, own = (attack(digit_model, images, labels, epsilon=0.1) for attack in (fgsm, attacks.FGSM()))
+    assert (np.abs(theirs.adversarials - own.adversarials) < 1e-5).mean() > 0.99  # signs of gradients next to 0 differ
     assert fgsm == attacks.Foolbox(fgsm.method.attack) and hash(fgsm) == hash(attacks.Foolbox(fgsm.method.attack))
 
 

@@ -62,7 +62,7 @@ def test_it_is_the_published_algorithm(norm, mlp):
     labels = mlp(images).numpy().argmax(axis=-1)
     fn, attack = logits_function(logits, from_logits=True), attacks.APGD(norm=norm, steps=50)
     result = attack(fn, images, labels, epsilon=0.6)
-    ours = np.stack(seen[-51:], axis=1)  # (image, point, pixel)
+    recorded = np.stack(seen[-51:], axis=1)  # (image, point, pixel)
 
     def gradient(point, label):
         with tf.GradientTape() as tape:
@@ -71,7 +71,7 @@ def test_it_is_the_published_algorithm(norm, mlp):
             value = -tf.nn.log_softmax(keras_logits(x))[0, label]
         return float(value), tape.gradient(value, x).numpy()[0]
 
-    for image, label, points, best in zip(images, labels, ours, result.adversarials, strict=True):
+    for image, label, points, best in zip(images, labels, recorded, result.adversarials, strict=True):
         expected, peak = reference(gradient, image, label, 0.6, points[0], 50, norm)
         np.testing.assert_allclose(points, expected, atol=1e-9)
         np.testing.assert_allclose(best, peak, atol=1e-9)
@@ -97,7 +97,9 @@ def test_of_two_classes_dlr_is_the_margin():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attack", [dataclasses.replace(each, steps=12) for each in APGDS[1:3]], ids=lambda a: a.name)
+@pytest.mark.parametrize(
+    "attack", [dataclasses.replace(attack, steps=12) for attack in APGDS[1:3]], ids=lambda a: a.name
+)
 def test_leaving_early_fools_the_same_samples_and_restarts_only_help(attack, digit_model, digits):
     images, labels = digits[2][:50], digits[3][:50]
     epsilon = {2: 0.7, np.inf: 0.05}[attack.norm]
@@ -136,4 +138,4 @@ def test_few_steps_and_many_have_checkpoints_in_order():
 
 
 def test_names():
-    assert [each.name for each in APGDS] == ["apgd_ce_l2", "apgd_dlr_l2", "apgd_ce_linf", "apgd_dlr_linf"]
+    assert [attack.name for attack in APGDS] == ["apgd_ce_l2", "apgd_dlr_l2", "apgd_ce_linf", "apgd_dlr_linf"]

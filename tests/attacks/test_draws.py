@@ -75,7 +75,7 @@ def test_draws_are_distributed_as_they_say():
     np.testing.assert_allclose([12 * uniform.var(), normal.var(), (normal**4).mean()], [1, 1, 3], rtol=0.03)
     np.testing.assert_allclose(np.bincount(faces.ravel()) / n, 1 / 6, atol=5 / math.sqrt(n))
     for pairs in ((normal[1:], normal[:-1]), (normal[:, 1:], normal[:, :-1])):  # neighbors, of samples and of values
-        assert abs(np.corrcoef(*(each.ravel() for each in pairs))[0, 1]) < 5 / math.sqrt(n)
+        assert abs(np.corrcoef(*(draw.ravel() for draw in pairs))[0, 1]) < 5 / math.sqrt(n)
     np.testing.assert_allclose(draws.uniform(keys, (500,), tf.float32), uniform, atol=2e-7)
 
 

@@ -159,9 +159,9 @@ def test_attack_is_traced_once_per_model(attack, digit_model, digits):
         for epsilon in (0.1, 0.2):
             attack(digit_model, digits[2][:n], digits[3][:n], epsilon=epsilon)
     functions = logits_function(digit_model)._compiled
-    ours = [f for (function, static, _), f in functions.items() if attack in static]
-    assert len(ours) == 2  # prepare and perturb
-    assert all(f.experimental_get_tracing_count() == 1 for f in ours)
+    compiled = [f for (function, static, _), f in functions.items() if attack in static]
+    assert len(compiled) == 2  # prepare and perturb
+    assert all(f.experimental_get_tracing_count() == 1 for f in compiled)
 
 
 def test_repr_shows_the_options_and_equal_options_are_equal():

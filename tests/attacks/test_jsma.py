@@ -90,10 +90,10 @@ def test_changes_the_values_of_the_search_over_all_pairs(num_classes, targeted, 
         reference(weights, bias, image, label, target=int(targets[row]) if targeted else None, **options)
         for row, (image, label) in enumerate(zip(images, labels, strict=True))
     ]
-    np.testing.assert_array_equal(result.success, [each is not None for each in expected])
+    np.testing.assert_array_equal(result.success, [point is not None for point in expected])
     assert result.success.any()
-    for found, image, each in zip(result.adversarials, images, expected, strict=True):
-        np.testing.assert_array_equal(found, image if each is None else each)
+    for adversarial, image, point in zip(result.adversarials, images, expected, strict=True):
+        np.testing.assert_array_equal(adversarial, image if point is None else point)
 
 
 @pytest.mark.slow
@@ -135,16 +135,16 @@ def test_bounds_numbers_of_values_and_verdicts(attack, digit_model, digits):
     images, labels = digits[2], digits[3]
     result = attack(digit_model, images, labels)
     changed = (result.adversarials != images).reshape(len(images), -1).sum(axis=1)
-    found = result.success
+    adversarial = result.success
     assert result.adversarials.min() >= 0 and result.adversarials.max() <= 1
-    np.testing.assert_array_equal(result.distances[found], changed[found])
-    assert not changed[~found].any() and np.isinf(result.distances[result.was_correct & ~found]).all()
+    np.testing.assert_array_equal(result.distances[adversarial], changed[adversarial])
+    assert not changed[~adversarial].any() and np.isinf(result.distances[result.was_correct & ~adversarial]).all()
     assert changed.max() <= attack.gamma * 784
     sign = np.sign(attack.theta)
     assert (sign * (result.adversarials - images) >= 0).all()
     again = digit_model.predict(result.adversarials, verbose=0).argmax(axis=-1)
     np.testing.assert_array_equal(result.success, result.was_correct & (again != labels))
-    assert found.any() and (attack.gamma == 1 or not found[result.was_correct].all())
+    assert adversarial.any() and (attack.gamma == 1 or not adversarial[result.was_correct].all())
 
 
 def test_a_value_that_was_not_needed_is_put_back(digit_model, digits):
@@ -188,8 +188,8 @@ def test_is_traced_once_per_model(digit_model, digits):
     for n in (1, 7, 130):
         attack(digit_model, digits[2][:n], digits[3][:n])
     functions = logits_function(digit_model)._compiled
-    ours = [f for (_, static, _), f in functions.items() if attack in static]
-    assert len(ours) == 1 and ours[0].experimental_get_tracing_count() == 1
+    compiled = [f for (_, static, _), f in functions.items() if attack in static]
+    assert len(compiled) == 1 and compiled[0].experimental_get_tracing_count() == 1
 
 
 def test_color_images_with_many_values():

@@ -72,10 +72,10 @@ def test_one_image_is_attacked_as_in_a_batch_with_one_trace(attack, digit_model,
     for index in (0, 8):
         alone = attack(digit_model, images[index : index + 1], labels[index : index + 1])
         np.testing.assert_allclose(alone.distances, together.distances[index : index + 1], rtol=1e-2)
-    known = logits_function(digit_model)._compiled.items()
-    ours = {getattr(attack, "attack", attack), getattr(attack, "attack", attack)}
-    ours |= {a.fooling_only() for a in ours if hasattr(a, "fooling_only")}
-    functions = [f for (_, static, _), f in known if ours & set(static)]
+    functions = logits_function(digit_model)._compiled.items()
+    variants = {getattr(attack, "attack", attack), getattr(attack, "attack", attack)}
+    variants |= {a.fooling_only() for a in variants if hasattr(a, "fooling_only")}
+    functions = [f for (_, static, _), f in functions if variants & set(static)]
     assert functions and all(f.experimental_get_tracing_count() == 1 for f in functions)
 
 
@@ -85,10 +85,10 @@ def test_minimal_distance_is_the_first_epsilon_that_fools(digit_model, digits):
     result = attacks.MinimalDistance(attacks.FGSM(), rtol=1e-3)(digit_model, images, labels)
     grid = np.linspace(0.002, 1, 500)
     fooled = np.stack([r.success for r in attacks.FGSM().sweep(digit_model, images, labels, grid)])
-    found = result.success
-    np.testing.assert_array_equal(found, found & fooled.any(axis=0))
-    first = grid[fooled.argmax(axis=0)][found]
-    ratio = result.distances[found] / first
+    success = result.success
+    np.testing.assert_array_equal(success, success & fooled.any(axis=0))
+    first = grid[fooled.argmax(axis=0)][success]
+    ratio = result.distances[success] / first
     assert np.median(ratio) == pytest.approx(1, abs=0.02) and ratio.max() < 1.25
 
 

@@ -17,7 +17,7 @@ def brute_force(a, b, free):
 
 
 def check(a, b, free):
-    pairs, exists = (each.numpy() for each in best_pairs(*map(tf.constant, (a, b, free))))
+    pairs, exists = (tensor.numpy() for tensor in best_pairs(*map(tf.constant, (a, b, free))))
     for row in range(len(a)):
         best, pair = brute_force(a[row], b[row], free[row])
         assert exists[row] == (pair is not None)

@@ -123,9 +123,9 @@ def test_what_an_attack_does_not_change_stays_as_it_was():
     for attack in (attacks.FGSM(bounds=(0, 255)), attacks.PGD(bounds=(0, 255)), attacks.Square(bounds=(0, 255))):
         np.testing.assert_array_equal(attack(fn, images, labels, epsilon=0).adversarials, images)
     result = attacks.JSMA(bounds=(0, 255))(fn, images, labels)
-    found, changed = result.success, (result.adversarials != images).sum(axis=1)
-    np.testing.assert_array_equal(result.distances[found], changed[found])
-    assert found.any() and np.median(changed[found]) < 8
+    success, changed = result.success, (result.adversarials != images).sum(axis=1)
+    np.testing.assert_array_equal(result.distances[success], changed[success])
+    assert success.any() and np.median(changed[success]) < 8
 
 
 def test_the_view_of_a_model_goes_with_it():

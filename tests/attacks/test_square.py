@@ -55,7 +55,7 @@ def test_in_l2_the_budget_of_one_window_moves_to_another():
         for delta, size in zip(image[30:], side[30:], strict=True):
             changed = ~np.isclose(delta, image[0], atol=1e-12).all(axis=-1)
             assert 0 < changed.sum() <= 2 * size**2
-            energy = [(each**2).sum(axis=(0, 1)) for each in (delta, image[0])]
+            energy = [(part**2).sum(axis=(0, 1)) for part in (delta, image[0])]
             np.testing.assert_allclose(*energy, rtol=1e-9)  # channel by channel
 
 

@@ -69,10 +69,10 @@ def test_nothing_is_traced_again_for_other_numbers_of_samples(swept, digit_model
     for n in (1, 7, 60):
         attack(digit_model, digits[2][:n], digits[3][:n], epsilon=0.03)
     functions = logits_function(digit_model)._compiled
-    ours = {attack for _, attack in attack._rounds(10)}
+    run = {stage for _, stage in attack._rounds(10)}
     compiled = [(key[0].__name__, {*key[1]}) for key in functions]
-    stages = [name for name, static in compiled if name in ("perturb", "search") and static & ours]
-    assert len(stages) == len(ours) == 6
+    stages = [name for name, static in compiled if name in ("perturb", "search") and static & run]
+    assert len(stages) == len(run) == 6
     assert all(f.experimental_get_tracing_count() == 1 for f in functions.values())
 
 

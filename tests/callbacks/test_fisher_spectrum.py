@@ -27,7 +27,7 @@ def test_figures_are_those_of_dense_matrices(small_model, patterns):
         logits = logits_fn(images)
     jacobians = tape.batch_jacobian(logits, images).numpy().reshape(12, 4, 36).astype(float)
     p = oracles.softmax(logits.numpy().astype(float))
-    in_logits = np.array([np.diag(each) - np.outer(each, each) for each in p])
+    in_logits = np.array([np.diag(row) - np.outer(row, row) for row in p])
     in_input = np.einsum("nkd,nkl,nle->nde", jacobians, in_logits, jacobians)
     expected = {
         "largest_x": np.linalg.eigvalsh(in_input)[:, -1],
@@ -86,7 +86,7 @@ def test_warns_once_when_one_falls_and_the_other_rises(medians, warned):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit(model, (np.zeros((4, 3)), np.array([0, 1, 0, 1])), Scripted(medians), epochs=3)
-    messages = [str(each.message) for each in caught if "λ_max(G_x) rose" in str(each.message)]
+    messages = [str(warning.message) for warning in caught if "λ_max(G_x) rose" in str(warning.message)]
     assert len(messages) == warned
 
 

@@ -62,8 +62,8 @@ def test_distances_lie_between_those_that_a_search_finds(small_model, patterns):
     measured = curve.measure(small_model)
     nearest = attacks.MinimalDistance(attacks.FGM())(small_model, curve.images, curve.labels)
     expected = np.quantile(nearest.distances[nearest.was_correct], QUANTILES, method="inverted_cdf")
-    found = [measured[f"val_distance/fgm/q{100 * share:g}"] for share in QUANTILES]
-    np.testing.assert_allclose(found, expected, atol=0.1)
+    actual = [measured[f"val_distance/fgm/q{100 * share:g}"] for share in QUANTILES]
+    np.testing.assert_allclose(actual, expected, atol=0.1)
 
 
 @pytest.mark.slow
@@ -81,10 +81,10 @@ def test_distances_of_a_minimal_distance_attack(small_model, patterns):
 def test_distances_beyond_the_largest_epsilon_are_infinite(small_model, patterns):
     fit(small_model, patterns, epochs=4)
     curve = RobustnessCurve(patterns, attacks.FGM(), [1e-6, 2e-6], max_samples=8)
-    found, _ = measure_attack(
+    actual, _ = measure_attack(
         logits_function(small_model), (curve.images, curve.labels), attacks.FGM(), curve.epsilons["fgm"], name="fgm"
     )
-    assert found.fooling_ratios == (0, 0) and set(found.rows[0].nearest.values()) == {np.inf}
+    assert actual.fooling_ratios == (0, 0) and set(actual.rows[0].nearest.values()) == {np.inf}
 
 
 @pytest.mark.slow
@@ -116,7 +116,7 @@ def test_event_files_hold_everything(small_model, patterns, tmp_path, read_event
     categories = layout_pb2.Layout.FromString(tf.make_ndarray(layout.tensor_proto).item()).category
     assert categories[0].title == "Fooling ratio" and [chart.title for chart in categories[0].chart] == ["ossa", "fgsm"]
     lines = [key for key in history if re.search(categories[0].chart[0].multiline.tag[0], key)]
-    assert lines == [f"val_fooling/ossa/eps_{each}" for each in ("0p5", "1", "2")]
+    assert lines == [f"val_fooling/ossa/eps_{value}" for value in ("0p5", "1", "2")]
     for key, width in (("robustness/curves", 672), ("adversarials/ossa", 528), ("adversarials/fgsm", 528)):
         shown = events.Tensors(key)
         assert [event.step for event in shown] == [0, 1, 2]
@@ -154,7 +154,7 @@ def test_nothing_is_traced_after_the_first_epoch_and_new_weights_are_seen(small_
         seen.append(fit(small_model, patterns, curve, counting, epochs=1)["val_clean/confidence"][0])
         small_model.set_weights([0 * weights for weights in small_model.get_weights()])
         seen.append(curve.measure(small_model)["val_clean/confidence"])
-    assert all(each == counts[0] for each in counts) and set(counts[0]) == {1}
+    assert all(value == counts[0] for value in counts) and set(counts[0]) == {1}
     assert seen[1] == seen[3] == 0.25 < min(seen[0], seen[2])
 
 

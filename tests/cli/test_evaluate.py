@@ -64,10 +64,10 @@ def test_raw_logits_of_flat_images(saved, tmp_path, capsys, monkeypatch):
     arguments = command(saved / "logits.keras", tmp_path, *options)
     assert cli.main(arguments) == 0
     printed, progress = capsys.readouterr()
-    found = evaluation.Evaluation.load(tmp_path / "evaluation.json")
-    assert found.model == "logits" and found.accuracy.total == 40 and found.accuracy.value > 0.6
-    assert [row.epsilon for row in found.rows] == [0.05, 0.1, 0.5, 1.0, 2.0, 3.0]
-    assert str(found) in printed and not progress  # no terminal
+    loaded = evaluation.Evaluation.load(tmp_path / "evaluation.json")
+    assert loaded.model == "logits" and loaded.accuracy.total == 40 and loaded.accuracy.value > 0.6
+    assert [row.epsilon for row in loaded.rows] == [0.05, 0.1, 0.5, 1.0, 2.0, 3.0]
+    assert str(loaded) in printed and not progress  # no terminal
     last = printed.splitlines()[-3:]
     assert last[0].startswith("Correct on ") and last[0].endswith(" of 40 images.")
     assert last[1].startswith("With each pixel changed by at most 0.")
@@ -76,7 +76,7 @@ def test_raw_logits_of_flat_images(saved, tmp_path, capsys, monkeypatch):
     assert written == {"cells", "samples.csv", "report.html", *(f"evaluation.{x}" for x in ("csv", "json", "md"))}
     rows = read_csv(tmp_path / "samples.csv")
     fooled = [row["fooled by fgsm at linf 0.05"] for row in rows]
-    assert len(rows) == 40 and fooled.count(True) == found.row("fgsm", 0.05).fooling.count
+    assert len(rows) == 40 and fooled.count(True) == loaded.row("fgsm", 0.05).fooling.count
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert cli.main(arguments) == 0
     progress = capsys.readouterr().err
@@ -122,8 +122,8 @@ def test_strong_and_masking(saved, tmp_path, capsys):
     more = ("--epsilons", "linf=0.1", "--quick", "--masking")
     model = saved / "softmax.keras"
     assert cli.main(command(model, tmp_path, *more, "--twin", str(model))) == 0
-    found = evaluation.Evaluation.load(tmp_path / "evaluation.json")
-    fgsm, strong = found.rows
+    loaded = evaluation.Evaluation.load(tmp_path / "evaluation.json")
+    fgsm, strong = loaded.rows
     assert strong.attack == "strong_linf" and strong.strongest and strong.fooling.count >= fgsm.fooling.count
     masking = json.loads((tmp_path / "masking_linf.json").read_text(encoding="utf-8"))
     assert masking["type"] == "MaskingReport" and len(masking["checks"]) == 9

@@ -91,8 +91,8 @@ def test_evaluate_help_names_the_attacks(capsys):
     printed = capsys.readouterr().out
     assert "default: strong and one step" in " ".join(printed.split()) and "--quick" in printed
     named = printed.partition("attacks: ")[2].partition(";")[0].replace("\n", " ").split(", ")
-    known = {name.removesuffix("_l1").removesuffix("_l2").removesuffix("_linf") for name in attack_names()}
-    assert {name for name in named if name not in known} == set()
+    names = {name.removesuffix("_l1").removesuffix("_l2").removesuffix("_linf") for name in attack_names()}
+    assert {name for name in named if name not in names} == set()
 
 
 def test_warnings_are_one_line(capsys):

@@ -94,8 +94,8 @@ def prepared(data_dir):
 
 def test_examples_have_their_labels_tracks_and_frames(manual):
     examples = prepared(manual)
-    found = sorted((e["label"], e["track"], e["frame"]) for e in examples["train"])
-    assert found == [(k, t, f) for k, tracks in TRACKS.items() for t in range(tracks) for f in range(3)]
+    rows = sorted((e["label"], e["track"], e["frame"]) for e in examples["train"])
+    assert rows == [(k, t, f) for k, tracks in TRACKS.items() for t in range(tracks) for f in range(3)]
     assert sorted((e["label"], e["track"]) for e in examples["test"]) == [(k, -1) for k in (39, 40, 41, 42)]
     assert {e["image"].shape for e in examples["train"]} == {(32, 32, 3)}
 

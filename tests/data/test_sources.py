@@ -56,12 +56,15 @@ def test_the_division_stays_with_the_names_and_covers_each_class(tmp_path):
     assert set(rest) == set(parts[0]["test"].paths) - {str(removed)}
 
 
-@pytest.mark.parametrize("inside, parts", [
-    (("train", "val", "test"), {"train", "validation", "test"}),
-    (("train", "valid"), {"train", "test"}),
-    (("train",), {"train", "test"}),
-    (("testing",), {"test"}),
-])
+@pytest.mark.parametrize(
+    "inside, parts",
+    [
+        (("train", "val", "test"), {"train", "validation", "test"}),
+        (("train", "valid"), {"train", "test"}),
+        (("train",), {"train", "test"}),
+        (("testing",), {"test"}),
+    ],
+)
 def test_parts_of_a_folder(tmp_path, inside, parts):
     for name in inside:
         photos(tmp_path / name, {"x": 6, "y": 6}, size=(2, 2))
@@ -167,15 +170,18 @@ def test_archives(tmp_path, labels, scale):
     assert len(samples(train)[1]) == 20 and samples(test)[1].tolist() == [0, 1, 2, 1]
 
 
-@pytest.mark.parametrize("arrays, message", [
-    ({"images": np.zeros((2, 3, 3, 1), np.uint8), "labels": np.array([{}, {}])}, "plain arrays"),
-    ({"images": np.zeros((2, 3, 3, 1), np.uint8)}, "Received: images"),
-    ({"images": np.zeros((2, 3, 3, 2), np.uint8), "labels": np.arange(2)}, r"Received: \(2, 3, 3, 2\)"),
-    ({"images": np.zeros((2, 3, 3, 1), np.uint8), "labels": np.arange(3)}, "3 labels"),
-    ({"images": np.full((2, 3, 3, 1), -1.0), "labels": np.arange(2)}, "0..255 or 0..1. Received: -1..-1"),
-    ({"images": np.zeros((2, 3, 3, 1), np.uint8), "labels": np.array([-1, 1])}, "at least 0. Received: -1"),
-    ({"images": np.zeros((2, 3, 3, 1), np.uint8), "labels": np.array([0.5, 1])}, "integers or strings"),
-])
+@pytest.mark.parametrize(
+    "arrays, message",
+    [
+        ({"images": np.zeros((2, 3, 3, 1), np.uint8), "labels": np.array([{}, {}])}, "plain arrays"),
+        ({"images": np.zeros((2, 3, 3, 1), np.uint8)}, "Received: images"),
+        ({"images": np.zeros((2, 3, 3, 2), np.uint8), "labels": np.arange(2)}, r"Received: \(2, 3, 3, 2\)"),
+        ({"images": np.zeros((2, 3, 3, 1), np.uint8), "labels": np.arange(3)}, "3 labels"),
+        ({"images": np.full((2, 3, 3, 1), -1.0), "labels": np.arange(2)}, "0..255 or 0..1. Received: -1..-1"),
+        ({"images": np.zeros((2, 3, 3, 1), np.uint8), "labels": np.array([-1, 1])}, "at least 0. Received: -1"),
+        ({"images": np.zeros((2, 3, 3, 1), np.uint8), "labels": np.array([0.5, 1])}, "integers or strings"),
+    ],
+)
 def test_what_is_wrong_with_an_archive_is_said(tmp_path, arrays, message):
     np.savez(tmp_path / "bad.npz", **arrays)
     with pytest.raises(ValueError, match=message):

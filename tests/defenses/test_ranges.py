@@ -68,10 +68,10 @@ def test_a_step_is_the_same_on_any_range(kind, bounds):
     expected = step(MAKERS[kind](plain, 1.0))
     low, high = (np.asarray(end, "float32") for end in bounds)
     length = 1.0 if low.ndim else float(high - low)
-    found = step(MAKERS[kind](scaled, length, bounds=bounds), low + (high - low) * IMAGES)
-    assert found == pytest.approx(expected, rel=2e-3, abs=1e-4)
-    for ours, theirs in zip(scaled.get_weights(), plain.get_weights(), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=2e-4)
+    actual = step(MAKERS[kind](scaled, length, bounds=bounds), low + (high - low) * IMAGES)
+    assert actual == pytest.approx(expected, rel=2e-3, abs=1e-4)
+    for own, theirs in zip(scaled.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(own, theirs, rtol=1e-3, atol=2e-4)
 
 
 def test_bounds_are_those_of_the_rescaling_the_attack_or_the_defense_inside():
@@ -106,7 +106,7 @@ def test_a_penalty_that_is_too_small_to_matter_is_warned_about_once():
     defense.compile("sgd", loss="sparse_categorical_crossentropy")
     with pytest.warns(UserWarning, match="penalty of spectral_defense is .* of the loss over epoch 1") as caught:
         defense.fit(IMAGES, LABELS, epochs=2, verbose=0)
-    assert sum("of the loss over epoch" in str(each.message) for each in caught) == 1
+    assert sum("of the loss over epoch" in str(warning.message) for warning in caught) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         for defense in (defenses.SpectralDefense(classifier(), 0.0), defenses.SpectralDefense(classifier())):
@@ -137,9 +137,9 @@ def test_one_sigmoid_unit_is_trained_as_two_classes(kind):
     kernel, bias = one.get_weights()
     two = keras.Sequential([keras.Input((6,)), LAYERS.Dense(2, activation="softmax")])
     two.set_weights([np.concatenate([0 * kernel, kernel], axis=-1), np.concatenate([0 * bias, bias])])
-    found = step(MAKERS[kind](one, 1.0), labels=labels[:, None], loss="binary_crossentropy")
+    actual = step(MAKERS[kind](one, 1.0), labels=labels[:, None], loss="binary_crossentropy")
     expected = step(MAKERS[kind](two, 1.0), labels=labels)
-    assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    assert actual == pytest.approx(expected, rel=1e-3, abs=1e-5)
     assert np.isfinite(one.get_weights()[0]).all()
 
 
@@ -151,10 +151,10 @@ def with_input(dtype, *front):
 @pytest.mark.parametrize("kind", MAKERS)
 def test_an_integer_input_is_trained_through_its_twin_on_floats(kind):
     images = np.rint(255 * IMAGES).astype("uint8")
-    ours, theirs = (with_input(dtype, LAYERS.Rescaling(1 / 255)) for dtype in ("uint8", "float32"))
-    found, expected = (step(MAKERS[kind](model, 255.0), images) for model in (ours, theirs))
-    assert found == pytest.approx(expected, rel=1e-4)
-    assert found.get("penalty", 1.0) > 0
+    own, theirs = (with_input(dtype, LAYERS.Rescaling(1 / 255)) for dtype in ("uint8", "float32"))
+    actual, expected = (step(MAKERS[kind](model, 255.0), images) for model in (own, theirs))
+    assert actual == pytest.approx(expected, rel=1e-4)
+    assert actual.get("penalty", 1.0) > 0
 
 
 @pytest.mark.parametrize("kind", [kind for kind in MAKERS if kind not in ("label smoothing", "gaussian")])

@@ -34,8 +34,8 @@ def step(model, rate=0.5, images=IMAGES):
     return compiled(model, rate).train_on_batch(images, LABELS, return_dict=True)
 
 
-def assert_same_weights(ours, theirs, **tolerance):
-    for mine, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+def assert_same_weights(own, theirs, **tolerance):
+    for mine, other in zip(own.get_weights(), theirs.get_weights(), strict=True):
         np.testing.assert_allclose(mine, other, **{"rtol": 1e-4, "atol": 1e-5, **tolerance})
 
 
@@ -79,8 +79,8 @@ def test_noise_is_not_projected_but_stays_in_the_bounds():
 @pytest.mark.slow
 def test_without_budget_it_is_plain_training():
     plain, model = (classifier(batch_norm=True) for _ in range(2))
-    for each in (plain, defenses.AdversarialTraining(model, attacks.FGSM(), epsilon=0.0)):
-        compiled(each).fit(IMAGES, LABELS, 10, epochs=5, shuffle=False, verbose=0)
+    for trained in (plain, defenses.AdversarialTraining(model, attacks.FGSM(), epsilon=0.0)):
+        compiled(trained).fit(IMAGES, LABELS, 10, epochs=5, shuffle=False, verbose=0)
     assert_same_weights(model, plain)
 
 
@@ -118,13 +118,13 @@ def test_trades_finds_the_worst_neighbor():
     worst = (p * np.log(p / q)).sum(axis=-1).max(axis=-1)
     seen = []
     for image, divergence in zip(images, worst, strict=True):
-        found = []
+        actual = []
         for seed in range(8):
             defense = defenses.TRADES(model, epsilon=0.5, norm=2, bounds=WIDE, seed=seed, attack_steps=20)
             defense.compile(keras.optimizers.SGD(0.0), loss="sparse_categorical_crossentropy")
             logs = defense.train_on_batch(image[None], np.array([0]), return_dict=True)
-            found.append(logs["divergence"] / divergence)
-        seen.append(max(found))
+            actual.append(logs["divergence"] / divergence)
+        seen.append(max(actual))
         assert logs["penalty"] == pytest.approx(6 * logs["divergence"])
     assert 0.99 < min(seen) and max(seen) < 1.001
 
@@ -183,11 +183,11 @@ def test_saved_and_loaded_it_goes_on(kind, tmp_path):
     assert set(defense.evaluate(IMAGES, LABELS, return_dict=True, verbose=0)) == {"accuracy", "loss"}
     defense.save(tmp_path / "defense.keras")
     loaded = keras.models.load_model(tmp_path / "defense.keras")
-    ours, theirs = (each.get_config() for each in (loaded, defense))
-    ours["model"] = theirs["model"] = None
-    assert ours == theirs and type(loaded) is type(defense)
-    for each in (defense, loaded):
-        each.train_on_batch(IMAGES, LABELS)
+    own, theirs = (wrapper.get_config() for wrapper in (loaded, defense))
+    own["model"] = theirs["model"] = None
+    assert own == theirs and type(loaded) is type(defense)
+    for wrapper in (defense, loaded):
+        wrapper.train_on_batch(IMAGES, LABELS)
     assert_same_weights(loaded, defense)
     assert loaded.model is not defense.model and type(loaded.model) is keras.Sequential
 
@@ -198,11 +198,11 @@ def test_defense_of_a_defense_does_both():
     outer = defenses.SpectralDefense(defenses.n_fgm(model, 0.3, noise=0), 0.5)
     points = attacks.FGM()(model, IMAGES, LABELS, epsilon=0.3).adversarials
     expected = step(defenses.SpectralDefense(classifier(), 0.5), 0.0, points)
-    found = step(outer, 0.0)
+    actual = step(outer, 0.0)
     assert outer.model is model and outer.inner.model is model
     assert len(outer.trainable_variables) == len(model.trainable_variables)
-    assert found["eigenvalue"] == pytest.approx(expected["eigenvalue"], rel=1e-4)
-    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+    assert actual["eigenvalue"] == pytest.approx(expected["eigenvalue"], rel=1e-4)
+    assert actual["loss"] == pytest.approx(expected["loss"], rel=1e-4)
 
 
 def valley(x):
@@ -462,10 +462,10 @@ def test_fits_on_images_whose_shape_the_pipeline_lost():
     batches = tf.data.Dataset.from_generator(
         lambda: iter([(IMAGES, LABELS)] * 2), output_signature=(tf.TensorSpec(None), tf.TensorSpec([None], tf.int64))
     )
-    ours, usual = (compiled(defenses.n_fgm(classifier(), epsilon=0.5, seed=3)) for _ in range(2))
-    ours.fit(batches, epochs=1, verbose=0)
+    own, usual = (compiled(defenses.n_fgm(classifier(), epsilon=0.5, seed=3)) for _ in range(2))
+    own.fit(batches, epochs=1, verbose=0)
     usual.fit(tf.data.Dataset.from_tensors((IMAGES, LABELS)).repeat(2), epochs=1, verbose=0)
-    assert_same_weights(ours, usual)
+    assert_same_weights(own, usual)
 
 
 def test_penalties_around_each_other_are_logged_apart():

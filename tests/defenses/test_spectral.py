@@ -59,8 +59,8 @@ def fitted(model, epochs=2, images=IMAGES, **options):
     return model.fit(images, DIGITS[: len(images)], 10, epochs=epochs, shuffle=False, verbose=0, **options)
 
 
-def assert_same_weights(ours, theirs, **tolerance):
-    for mine, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+def assert_same_weights(own, theirs, **tolerance):
+    for mine, other in zip(own.get_weights(), theirs.get_weights(), strict=True):
         np.testing.assert_allclose(mine, other, **tolerance)
 
 
@@ -139,17 +139,15 @@ def test_gradient_in_the_weights_agrees_with_finite_differences(mlp, points):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"difference": "central", "share": 0.5}, {"direction": "krylov"}, {"penalty": "trace"}],
-    ids=str,
+    "options", [{}, {"difference": "central", "share": 0.5}, {"direction": "krylov"}, {"penalty": "trace"}], ids=str
 )
 def test_batch_statistics_are_those_of_a_plain_step(options):
     plain, model = small(), small()
     fitted(plain, 1, IMAGES[:10])
     history = fitted(SpectralDefense(model, 10.0, **options), 1, IMAGES[:10]).history
     assert history["penalty"][0] > 1e-3
-    for ours, theirs in zip(model.non_trainable_variables, plain.non_trainable_variables, strict=True):
-        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-5, atol=1e-6, err_msg=ours.path)
+    for own, theirs in zip(model.non_trainable_variables, plain.non_trainable_variables, strict=True):
+        np.testing.assert_allclose(own.numpy(), theirs.numpy(), rtol=1e-5, atol=1e-6, err_msg=own.path)
     changes = [np.abs(a - b).max() for a, b in zip(model.get_weights(), plain.get_weights(), strict=True)]
     assert max(changes) > 1e-3  # the penalty did act
 
@@ -238,8 +236,8 @@ def test_saved_and_loaded_it_goes_on(tmp_path):
     assert {**loaded.get_config(), "model": 0} == {**defense.get_config(), "model": 0}
     assert float(loaded.mu.numpy()) == pytest.approx(0.3) and int(loaded.optimizer.iterations.numpy()) == 5
     assert_same_weights(loaded, defense)
-    for each in (defense, loaded):
-        each.fit(IMAGES, DIGITS, 10, shuffle=False, verbose=0)
+    for wrapper in (defense, loaded):
+        wrapper.fit(IMAGES, DIGITS, 10, shuffle=False, verbose=0)
     assert_same_weights(loaded, defense, rtol=1e-5, atol=1e-6)
     defense.model.save(tmp_path / "plain.keras")
     plain = keras.models.load_model(tmp_path / "plain.keras")
@@ -252,8 +250,8 @@ def test_it_stands_wherever_the_classifier_does(tmp_path):
     model = small()
     defense = SpectralDefense(model)
     fitted(defense, 1)
-    ours, theirs = (attacks.PGD(norm=2, steps=3)(m, IMAGES, DIGITS, epsilon=0.5) for m in (defense, model))
-    np.testing.assert_allclose(ours.adversarials, theirs.adversarials, atol=1e-5)
+    own, theirs = (attacks.PGD(norm=2, steps=3)(m, IMAGES, DIGITS, epsilon=0.5) for m in (defense, model))
+    np.testing.assert_allclose(own.adversarials, theirs.adversarials, atol=1e-5)
     spectra = [keras_fim.fisher_spectrum(m, IMAGES[:4]).eigenvalues for m in (defense, model)]
     np.testing.assert_allclose(*spectra, rtol=1e-4)
     path = keras_fim.export.saved_model(defense, tmp_path, bounds=(0, 1))

@@ -26,17 +26,17 @@ HEIGHTS = np.array([2.0, 3.0, 1.0, 3.0])  # of the correct ones: distances are t
 @pytest.mark.parametrize(("attack", "dual"), [("fgm", 3.0), ("fgsm", 5.0), ("deepfool_l2", 3.0)])
 def test_minimal_distances_of_a_linear_model(attack, dual):
     attack = attacks.attack_by_name(attack, bounds=WIDE)
-    found = evaluation.minimal_distances(half_spaces(NORMAL), POINTS, LABELS, attack)
+    actual = evaluation.minimal_distances(half_spaces(NORMAL), POINTS, LABELS, attack)
     optimum = HEIGHTS / dual
-    np.testing.assert_allclose(found.distances, [*optimum, 0], rtol=0.03)
-    assert found.was_correct == (True, True, True, True, False)
-    assert found.median == pytest.approx(np.median(optimum), rel=0.03)
-    assert found.mean == pytest.approx(optimum.mean(), rel=0.03)
-    assert found.success_share.count == found.success_share.total == found.num_correct == 4
-    assert found.quantiles["0.25"] == pytest.approx(optimum.min(), rel=0.03)
+    np.testing.assert_allclose(actual.distances, [*optimum, 0], rtol=0.03)
+    assert actual.was_correct == (True, True, True, True, False)
+    assert actual.median == pytest.approx(np.median(optimum), rel=0.03)
+    assert actual.mean == pytest.approx(optimum.mean(), rel=0.03)
+    assert actual.success_share.count == actual.success_share.total == actual.num_correct == 4
+    assert actual.quantiles["0.25"] == pytest.approx(optimum.min(), rel=0.03)
     size, scale = 3, WIDE[1] - WIDE[0]
-    squares = (optimum / scale) ** 2 / size if found.norm == "l2" else optimum / scale
-    assert found.foolbox_mean == pytest.approx(squares.mean(), rel=0.06)
+    squares = (optimum / scale) ** 2 / size if actual.norm == "l2" else optimum / scale
+    assert actual.foolbox_mean == pytest.approx(squares.mean(), rel=0.06)
 
 
 def test_a_sample_that_stands_counts_as_inf_in_the_median_and_not_in_the_mean():
@@ -45,22 +45,22 @@ def test_a_sample_that_stands_counts_as_inf_in_the_median_and_not_in_the_mean():
         lambda x: tf.stack([x[:, 0] + x[:, 1] - 0.5, 0.5 - x[:, 0] - x[:, 1]], -1), from_logits=True
     )
     bounded = attacks.MinimalDistance(attacks.FGSM(), largest=0.2)
-    found = evaluation.minimal_distances(model, [[0.3, 0.4], [1.0, 1.0], [1.0, 0.9]], [0, 0, 0], bounded)
-    assert found.distances[0] == pytest.approx(0.1, rel=0.02) and found.distances[1:] == (np.inf, np.inf)
-    assert found.median == np.inf and found.mean == pytest.approx(0.1, rel=0.02)
-    assert (found.success_share.count, found.success_share.total) == (1, 3)
-    assert found.interval("median").high == np.inf
+    actual = evaluation.minimal_distances(model, [[0.3, 0.4], [1.0, 1.0], [1.0, 0.9]], [0, 0, 0], bounded)
+    assert actual.distances[0] == pytest.approx(0.1, rel=0.02) and actual.distances[1:] == (np.inf, np.inf)
+    assert actual.median == np.inf and actual.mean == pytest.approx(0.1, rel=0.02)
+    assert (actual.success_share.count, actual.success_share.total) == (1, 3)
+    assert actual.interval("median").high == np.inf
     with pytest.raises(ValueError, match="`statistic` should be median or mean"):
-        found.interval("mode")
-    assert "inf" in str(found)
+        actual.interval("mode")
+    assert "inf" in str(actual)
 
 
 def test_transfer_between_two_half_spaces():
     """What crosses 0.5 from above is still above 0.3, what crosses 0.3 is below 0.5 as well."""
     models = [half_spaces([1.0, 0.0], offset) for offset in (0.5, 0.3)]
     images = np.array([[0.9, 0], [0.7, 0], [0.4, 0], [0.2, 0]], "float32")  # 0.4 is right for the second model only
-    found = evaluation.transfer(*models, images, [0, 0, 0, 1], ["fgsm"], names=("plain", "shifted"))
-    there, back = found.rows
+    actual = evaluation.transfer(*models, images, [0, 0, 0, 1], ["fgsm"], names=("plain", "shifted"))
+    there, back = actual.rows
     assert (there.source, there.target, there.epsilon) == ("plain", "shifted", None)
     assert (there.fooled.count, there.fooled.total) == (3, 3)
     # class 1 at 0.2 crosses both 0.3 and 0.5 on its way to the first model's boundary
@@ -68,17 +68,17 @@ def test_transfer_between_two_half_spaces():
     assert (back.fooled.count, back.fooled.total) == (4, 4)
     assert (back.accuracy.count, back.accuracy.total) == (1, 3)  # 0.2 -> 0.3 is class 1 still
     assert (back.accuracy_of_all.count, back.accuracy_of_all.total) == (1, 4)
-    assert [line.split()[0] for line in str(found).splitlines()] == ["attack", "minimal_fgsm", "minimal_fgsm"]
+    assert [line.split()[0] for line in str(actual).splitlines()] == ["attack", "minimal_fgsm", "minimal_fgsm"]
 
 
 @pytest.mark.slow
 def test_transfer_at_a_given_budget():
     models = [half_spaces([1.0, 0.0], offset) for offset in (0.5, 0.3)]
     images = np.array([[0.9, 0], [0.7, 0]], "float32")
-    found = evaluation.transfer(*models, images, [0, 0], ["fgsm", "ossa"], epsilons={"ossa": 0.25})
-    assert [(row.attack, row.epsilon) for row in found.rows[2:]] == [("ossa", 0.25), ("ossa", 0.25)]
-    assert (found.rows[2].fooled.count, found.rows[2].fooled.total) == (1, 2)
-    assert np.isnan(found.rows[3].accuracy.value) and found.rows[3].fooled.value == 0
+    actual = evaluation.transfer(*models, images, [0, 0], ["fgsm", "ossa"], epsilons={"ossa": 0.25})
+    assert [(row.attack, row.epsilon) for row in actual.rows[2:]] == [("ossa", 0.25), ("ossa", 0.25)]
+    assert (actual.rows[2].fooled.count, actual.rows[2].fooled.total) == (1, 2)
+    assert np.isnan(actual.rows[3].accuracy.value) and actual.rows[3].fooled.value == 0
     with pytest.raises(ValueError, match=r"names of the attacks \(ossa\) for keys. Received: 'pgd'"):
         evaluation.transfer(*models, images, [0, 0], ["ossa"], epsilons={"pgd": 0.25})
     with pytest.raises(ValueError, match="`labels` should be from 0 to 1. Received: 5"):

@@ -10,20 +10,21 @@ def test_wilson_is_the_root_of_the_score_equation():
     """Each end p solves ``|p - p̂| = z √(p (1 - p) / n)``."""
     z = 1.959963984540054
     for count, total in ((0, 10), (3, 10), (97, 1000), (10, 10)):
-        found = evaluation.wilson(count, total)
-        for end in {found.low, found.high} - {0.0, 1.0}:
+        actual = evaluation.wilson(count, total)
+        for end in {actual.low, actual.high} - {0.0, 1.0}:
             assert abs(end - count / total) == pytest.approx(z * np.sqrt(end * (1 - end) / total), rel=1e-9)
-        assert found.low <= found.value <= found.high
+        assert actual.low <= actual.value <= actual.high
     assert np.isnan(evaluation.wilson(0, 0).value)
 
 
 def test_intervals_cover_at_their_level():
     rng = np.random.default_rng(0)
     shares = rng.uniform(size=2000)
-    found = [evaluation.wilson(int(rng.binomial(100, share)), 100) for share in shares]
-    assert 0.94 < np.mean([each.low <= share <= each.high for each, share in zip(found, shares, strict=True)]) < 0.96
+    actual = [evaluation.wilson(int(rng.binomial(100, share)), 100) for share in shares]
+    covered = [interval.low <= share <= interval.high for interval, share in zip(actual, shares, strict=True)]
+    assert 0.94 < np.mean(covered) < 0.96
     means = [evaluation.bootstrap(np.mean, rng.normal(size=60), resamples=300, seed=i) for i in range(300)]
-    assert 0.88 < np.mean([found.low <= 0 <= found.high for found in means]) < 0.98
+    assert 0.88 < np.mean([actual.low <= 0 <= actual.high for actual in means]) < 0.98
 
 
 def test_bootstrap_is_seeded_paired_and_knows_infinity():

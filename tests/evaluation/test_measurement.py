@@ -87,7 +87,7 @@ def test_the_distance_of_an_attack_with_budgets_is_that_of_its_nearest_success()
     chunk = chunk_of(model)
     outcome = measure(logits_function(model), attacks.FGM(), [0.3, 0.1, 0.2], chunk)
     assert np.isinf(outcome.distances[~outcome.fooled.any(axis=0)]).all()
-    found = outcome.distances[outcome.fooled.any(axis=0)]
-    assert ((found > 0) & (found <= 0.3 + 1e-6)).all()
+    actual = outcome.distances[outcome.fooled.any(axis=0)]
+    assert ((actual > 0) & (actual <= 0.3 + 1e-6)).all()
     nearest = np.array([0.1, 0.2, 0.3])[outcome.fooled[[1, 2, 0]].argmax(axis=0)]
-    np.testing.assert_allclose(found, nearest[outcome.fooled.any(axis=0)], rtol=1e-5)
+    np.testing.assert_allclose(actual, nearest[outcome.fooled.any(axis=0)], rtol=1e-5)

@@ -82,15 +82,15 @@ def test_rows_outside_are_marked_and_do_not_fail_the_batch(tmp_path):
     images = digits * np.array([1, 255, 1, 1], "float32")[:, None, None, None]
     images[2, 0, 0], images[3, 0, 0] = 1.0015, -0.0025  # within 0.5/255 of the range and beyond
     for name in ("serving_default", "logits", "fisher", "trust", "detect"):
-        found = {key: value.numpy() for key, value in served[name](images=tf.constant(images)).items()}
-        assert found["in_bounds"].tolist() == [True, False, True, False]
-        for key in {"lambda_max", "kl_radius", "boundary_radius", "direction", "score"} & set(found):
-            nan = np.isnan(found[key].reshape(4, -1))
+        actual = {key: value.numpy() for key, value in served[name](images=tf.constant(images)).items()}
+        assert actual["in_bounds"].tolist() == [True, False, True, False]
+        for key in {"lambda_max", "kl_radius", "boundary_radius", "direction", "score"} & set(actual):
+            nan = np.isnan(actual[key].reshape(4, -1))
             assert nan.all(axis=-1).tolist() == nan.any(axis=-1).tolist() == [False, True, False, True]
         if name == "detect":
-            assert found["is_adversarial"].tolist() == [False, True, False, True]
+            assert actual["is_adversarial"].tolist() == [False, True, False, True]
         if name == "serving_default":
-            np.testing.assert_allclose(found["probabilities"][1], model(images)[1], atol=1e-6)
+            np.testing.assert_allclose(actual["probabilities"][1], model(images)[1], atol=1e-6)
 
 
 @pytest.mark.slow
@@ -138,8 +138,8 @@ def test_a_model_of_token_ids_serves_its_predictions(tmp_path):
     served = serve(path)
     assert set(served) == {"serving_default", "logits"}
     tokens = np.arange(10).reshape(2, 5) % 9
-    found = served["serving_default"](images=tf.constant(tokens, tf.float32))
-    np.testing.assert_allclose(found["probabilities"], model(tokens), atol=1e-6)
+    actual = served["serving_default"](images=tf.constant(tokens, tf.float32))
+    np.testing.assert_allclose(actual["probabilities"], model(tokens), atol=1e-6)
     assert all(check["passed"] for check in runner.check_model(path))
 
 
@@ -198,8 +198,8 @@ def test_transparent_pixels_are_blended_with_white(mode, channels):
     image = image.convert("LA") if mode == "LA" else image.quantize(8) if mode == "P" else image
     white = Image.new("RGBA", image.size, (255, 255, 255, 255))
     blended = Image.alpha_composite(white, image.convert("RGBA")).convert("L" if channels == 1 else "RGB")
-    found = pixels_of(encoded(image, "PNG"), channels)
-    np.testing.assert_allclose(found, np.asarray(blended).reshape(8, 6, channels), atol=2)
+    actual = pixels_of(encoded(image, "PNG"), channels)
+    np.testing.assert_allclose(actual, np.asarray(blended).reshape(8, 6, channels), atol=2)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -207,8 +207,8 @@ def test_cmyk_becomes_rgb_or_gray(channels):
     smooth = np.linspace(20, 235, 8 * 6 * 3).reshape(8, 6, 3).astype("uint8")
     image = Image.fromarray(smooth).convert("CMYK")
     expected = np.asarray(Image.fromarray(smooth).convert("L" if channels == 1 else "RGB")).reshape(8, 6, channels)
-    found = pixels_of(encoded(image, "JPEG", quality=100), channels)
-    assert np.abs(found - expected).mean() < 6
+    actual = pixels_of(encoded(image, "JPEG", quality=100), channels)
+    assert np.abs(actual - expected).mean() < 6
 
 
 EXIF = b"\xff\xe1\x00\x10Exif\x00\x00"

@@ -41,7 +41,7 @@ def test_signatures_have_the_promised_outputs(exported, signatures):
     }
     inputs = {name: function.structured_input_signature[1] for name, function in signatures.items()}
     assert inputs.pop("image_bytes") == {"image_bytes": tf.TensorSpec([None], tf.string, "image_bytes")}
-    assert all(each == {"images": tf.TensorSpec(image, tf.float32, "images")} for each in inputs.values())
+    assert all(spec == {"images": tf.TensorSpec(image, tf.float32, "images")} for spec in inputs.values())
 
 
 @pytest.mark.slow
@@ -63,9 +63,9 @@ def test_outputs_are_those_of_the_package(exported, signatures):
     np.testing.assert_allclose(trust["calibrated_radius"], 0.8 * radius, rtol=1e-4)
     np.testing.assert_allclose(trust["confidence"], np.max(served["probabilities"], axis=-1), rtol=1e-5)
     np.testing.assert_allclose(trust["lambda_max"], fisher["lambda_max"], rtol=1e-6)
-    found = signatures["detect"](images=images)
-    np.testing.assert_allclose(found["score"], exported.detector.scores(exported.model, images), rtol=1e-3, atol=1e-3)
-    np.testing.assert_array_equal(found["is_adversarial"], found["score"] > exported.detector.threshold)
+    actual = signatures["detect"](images=images)
+    np.testing.assert_allclose(actual["score"], exported.detector.scores(exported.model, images), rtol=1e-3, atol=1e-3)
+    np.testing.assert_array_equal(actual["is_adversarial"], actual["score"] > exported.detector.threshold)
 
 
 @pytest.mark.slow
@@ -86,9 +86,9 @@ def test_variables_are_saved_once_and_restored_by_a_session(exported, signatures
         for name, outputs in expected.items():
             fetches = {key: info.name for key, info in loaded[name].outputs.items()}
             (argument,) = loaded[name].inputs.values()
-            found = session.run(fetches, {argument.name: given[name]})
+            actual = session.run(fetches, {argument.name: given[name]})
             for key, value in outputs.items():
-                np.testing.assert_allclose(found[key], value, rtol=1e-4, atol=1e-5)
+                np.testing.assert_allclose(actual[key], value, rtol=1e-4, atol=1e-5)
 
 
 def test_lambda_and_radius_are_those_of_the_definition(mlp, points, tmp_path):
@@ -123,7 +123,7 @@ def test_files_are_decoded_resized_and_scaled(exported, signatures):
     served = signatures["image_bytes"](image_bytes=tf.stack(files))["probabilities"]
     decoded = [image, tf.io.decode_jpeg(files[1])]
     decoded.append(tf.image.resize(tf.io.decode_png(files[2], channels=1), (28, 28), antialias=True))
-    expected = exported.model(tf.stack([tf.cast(each, tf.float32) / 255 for each in decoded]))
+    expected = exported.model(tf.stack([tf.cast(image, tf.float32) / 255 for image in decoded]))
     np.testing.assert_allclose(served, expected, atol=1e-5)
 
 
@@ -159,7 +159,7 @@ def test_somebody_else_taking_the_version_is_no_loss(model, tmp_path, monkeypatc
     monkeypatch.setattr(saved, "write_card", late)
     path = export.saved_model(model, tmp_path / "m", bounds=(0, 1))
     assert path.name == "2" and json.loads((path / "model_card.json").read_text())["version"] == 2
-    assert [each.name for each in (tmp_path / "m" / "1").iterdir()] == ["variables"]
+    assert [file.name for file in (tmp_path / "m" / "1").iterdir()] == ["variables"]
 
 
 @pytest.mark.slow
@@ -169,21 +169,21 @@ def test_without_the_extra_there_are_no_warm_up_requests(model, tmp_path, monkey
     with pytest.warns(UserWarning, match="no warm-up requests were written"):
         path = export.saved_model(model, tmp_path / "m", bounds=(0, 1))
     assert json.loads((path / "model_card.json").read_text())["warm_up_requests"] == 0
-    assert [each.name for each in (path / "assets.extra").iterdir()] == ["keras_fim_reference.npz"]
+    assert [file.name for file in (path / "assets.extra").iterdir()] == ["keras_fim_reference.npz"]
 
 
 def test_warm_up_requests_are_prediction_logs_that_every_signature_answers(exported, signatures):
     logs = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
     file = exported.path / "assets.extra" / "tf_serving_warmup_requests"
-    found = set()
+    actual = set()
     for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
         request = logs.PredictionLog.FromString(record).predict_log.request
         assert request.model_spec.name == "digits"
         inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()}
         outputs = signatures[request.model_spec.signature_name](**inputs)
         assert all(np.isfinite(value).all() for value in outputs.values())
-        found.add((request.model_spec.signature_name, *{len(value) for value in outputs.values()}))
-    assert found == {(name, count) for name in signatures for count in (1, 16)}
+        actual.add((request.model_spec.signature_name, *{len(value) for value in outputs.values()}))
+    assert actual == {(name, count) for name in signatures for count in (1, 16)}
 
 
 REFUSED = {

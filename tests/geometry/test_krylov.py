@@ -35,9 +35,9 @@ def dense_fims(model, x):
     return np.stack([oracles.input_fim(log_p, point) for point in x.numpy()])
 
 
-def assert_same_pairs(found, expected, rtol):
-    np.testing.assert_allclose(found.eigenvalues, expected.eigenvalues, rtol=rtol)
-    cosines = tf.reduce_sum(found.directions * expected.directions, axis=list(range(2, found.directions.shape.rank)))
+def assert_same_pairs(actual, expected, rtol):
+    np.testing.assert_allclose(actual.eigenvalues, expected.eigenvalues, rtol=rtol)
+    cosines = tf.reduce_sum(actual.directions * expected.directions, axis=list(range(2, actual.directions.shape.rank)))
     np.testing.assert_allclose(np.abs(cosines), 1, atol=rtol)
 
 
@@ -98,11 +98,11 @@ def test_what_has_not_converged_says_so_and_is_a_lower_bound():
     exact = geometry.exact_spectrum(logits_fn, x)
     before = np.zeros((40, 1))
     for max_steps in (1, 2, 3):
-        found = geometry.krylov_spectrum(logits_fn, x, rtol=1e-8, max_steps=max_steps)
-        assert not found.converged.numpy().any() and (found.num_steps.numpy() == max_steps).all()
-        assert (found.eigenvalues.numpy() >= before - 1e-12).all()
-        assert (found.eigenvalues.numpy() <= exact.eigenvalues.numpy() * (1 + 1e-12)).all()
-        before = found.eigenvalues.numpy()
+        actual = geometry.krylov_spectrum(logits_fn, x, rtol=1e-8, max_steps=max_steps)
+        assert not actual.converged.numpy().any() and (actual.num_steps.numpy() == max_steps).all()
+        assert (actual.eigenvalues.numpy() >= before - 1e-12).all()
+        assert (actual.eigenvalues.numpy() <= exact.eigenvalues.numpy() * (1 + 1e-12)).all()
+        before = actual.eigenvalues.numpy()
 
 
 def test_two_classes_take_one_step():
@@ -180,8 +180,8 @@ def test_no_tensor_grows_with_the_classes_times_the_pixels():
         for output in operation.outputs
     ]
     assert 4 * 500 <= max(sizes) < 4 * 200 * 500 / 4
-    found = geometry.krylov_spectrum(logits_fn, inputs(4, 500), rtol=1e-4, max_steps=20)
-    assert_same_pairs(found, geometry.exact_spectrum(logits_fn, inputs(4, 500)), rtol=1e-6)
+    actual = geometry.krylov_spectrum(logits_fn, inputs(4, 500), rtol=1e-4, max_steps=20)
+    assert_same_pairs(actual, geometry.exact_spectrum(logits_fn, inputs(4, 500)), rtol=1e-6)
 
 
 def test_auto_is_exact_for_few_classes():

@@ -88,9 +88,9 @@ def test_distances_in_foolbox_convention():
     result = AttackResult(images, success, distances, np.zeros(4, int), correct, {})
     assert tables._distances(result, images, 2)["mean_foolbox"] == pytest.approx((1 / 4 + 4 / 4) / 2)
     assert tables._distances(result, images, 1)["mean_foolbox"] == pytest.approx((1 / 4 + 2 / 4) / 2)
-    found = tables._distances(result, images, np.inf)
-    assert found["mean_foolbox"] == found["mean_norm"] == 1.5
-    assert found["success"] == pytest.approx(2 / 3) and found["median_norm"] == 2.0 and found["num_correct"] == 3
+    actual = tables._distances(result, images, np.inf)
+    assert actual["mean_foolbox"] == actual["mean_norm"] == 1.5
+    assert actual["success"] == pytest.approx(2 / 3) and actual["median_norm"] == 2.0 and actual["num_correct"] == 3
 
 
 def test_every_row_of_the_papers_tables_is_measured():
@@ -100,7 +100,7 @@ def test_every_row_of_the_papers_tables_is_measured():
     assert set(pairs) == set(recipes.STUDY)
     configs = recipes.all_models()
     assert all(configs[plain].mu == 0 for plain, _ in pairs.values())
-    assert all(configs[ours].mu > 0 or configs[ours].label_smoothing > 0 for _, ours in pairs.values())
+    assert all(configs[own].mu > 0 or configs[own].label_smoothing > 0 for _, own in pairs.values())
     names = [model_name for pair in pairs.values() for model_name in pair]
     assert set(configs) == {*recipes.paper_models(), *names}
 

@@ -47,8 +47,8 @@ def test_stored_weights_come_back_as_float16(tmp_path):
     config = recipe("mnist5k", **CONFIG)
     model = build_model(config)
     loaded = load_model(store(model, "small", {"config": config.as_dict()}, tmp_path))
-    for ours, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):
-        np.testing.assert_array_equal(ours, theirs.astype(np.float16).astype(np.float32))
+    for actual, expected in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(actual, expected.astype(np.float16).astype(np.float32))
     assert source("small", tmp_path) == tmp_path / "small" and source("mnist-plain", tmp_path) == "mnist-plain"
     assert source("nothing", tmp_path) is None
     model.layers[-2].bias.assign(np.full(10, 1e6))

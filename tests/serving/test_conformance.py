@@ -53,12 +53,12 @@ def test_grpc_and_both_rest_formats_return_what_the_model_does(signature, server
     inputs = inputs_of(server, signature)
     expected = in_process(server, signature, inputs)
     assert set(expected) == OUTPUTS[signature]
-    found = [
+    actual = [
         predict_grpc(server.address, "digits", inputs, signature=signature),
         predict_rest(server.url, "digits", inputs, signature=signature),
         rest_rows(server.url, "digits", inputs, signature),
     ]
-    for answer in found:
+    for answer in actual:
         if len(expected) == 1 and set(answer) == {"output"}:  # REST does not name a single output
             answer = {next(iter(expected)): answer["output"]}
         assert set(answer) == set(expected)

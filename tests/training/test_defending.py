@@ -66,20 +66,14 @@ BAD = {
     ),
     "option of none": ({"defense": "none", "defense_options": {"step": 1}}, "of none should be empty"),
     "norm": ({"defense": "pgd", "defense_options": {"norm": "l3"}}, "`norm` should be l2 or linf. Received: norm='l3'"),
-    "norm in a list": (
-        {"defense": "pgd", "defense_options": {"norm": ["l2"]}},
-        "`norm` should be a string. Received",
-    ),
+    "norm in a list": ({"defense": "pgd", "defense_options": {"norm": ["l2"]}}, "`norm` should be a string. Received"),
     "noise in words": (
         {"defense": "n-fgm", "defense_options": {"noise": "two"}},
         "`noise` should be a number. Received: noise='two'",
     ),
     "epsilon in words": ({"defense": "n-fgm", "defense_options": {"epsilon": "big"}}, "`epsilon` should be a number"),
     "beta missing": ({"defense": "trades", "defense_options": {"beta": None}}, "`beta` should be a number"),
-    "half a step": (
-        {"defense": "pgd", "defense_options": {"attack_steps": 2.5}},
-        "`attack_steps` should be an int",
-    ),
+    "half a step": ({"defense": "pgd", "defense_options": {"attack_steps": 2.5}}, "`attack_steps` should be an int"),
     "mu without a use": ({"defense": "n-fgm", "mu": 0.1}, "`mu` should be 0 with the defense n-fgm. Received: mu=0.1"),
 }
 

@@ -109,8 +109,8 @@ def test_resumed_model_has_the_weights_the_optimizer_and_the_metrics_of_the_inte
     assert rows == keeper.history and [row["epoch"] for row in rows] == [1, 2]
     assert int(second.optimizer.iterations.numpy()) == 10 and len(second.optimizer.variables) > 10
     states = (model.variables + model.optimizer.variables for model in (second, first))
-    for ours, theirs in zip(*states, strict=True):
-        np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), err_msg=theirs.path)
+    for own, theirs in zip(*states, strict=True):
+        np.testing.assert_array_equal(own.numpy(), theirs.numpy(), err_msg=theirs.path)
 
 
 @pytest.mark.slow
@@ -170,8 +170,8 @@ def test_starting_from_other_weights(run, tmp_path):
     for source in (run, run / "model.keras", run / "best.weights.h5"):
         model = keras.models.clone_model(finished)
         trained.load_into(model, source)
-        for ours, theirs in zip(model.get_weights(), finished.get_weights(), strict=True):
-            np.testing.assert_array_equal(ours, theirs)
+        for own, theirs in zip(model.get_weights(), finished.get_weights(), strict=True):
+            np.testing.assert_array_equal(own, theirs)
 
 
 @pytest.mark.slow
