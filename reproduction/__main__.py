@@ -135,7 +135,7 @@ def _hashes(arguments: argparse.Namespace) -> None:
 
 def _strongest_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", nargs="+", choices=["mnist", "gtsrb", "cifar10"], help="Datasets.")
-    parser.add_argument("--out", type=Path, default=Path("results/defences"), help="Results (default: %(default)s).")
+    parser.add_argument("--out", type=Path, default=Path("results/defenses"), help="Results (default: %(default)s).")
 
 
 def _strongest(arguments: argparse.Namespace) -> None:

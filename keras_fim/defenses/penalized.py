@@ -1,4 +1,4 @@
-"""Defences that add a penalty to the loss."""
+"""Defenses that add a penalty to the loss."""
 
 from __future__ import annotations
 
