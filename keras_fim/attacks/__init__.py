@@ -15,12 +15,14 @@ from keras_fim.attacks.jsma import JSMA
 from keras_fim.attacks.minimal import MinimalDistance
 from keras_fim.attacks.nearest import MinimalDistanceAttack, SearchAttack
 from keras_fim.attacks.one_step import FGM, FGSM, OTCM
-from keras_fim.attacks.ossa import OSSA
+from keras_fim.attacks.ossa import OSSA, TSSA
+from keras_fim.attacks.sigma_zero import SigmaZero
 from keras_fim.attacks.square import Square
 from keras_fim.attacks.strong import Strong
 
 __all__ = [
     "APGD", "ART", "BIM", "CarliniWagner", "DEFAULT_EPSILONS", "DeepFool", "FAB", "FGM", "FGSM", "FMN", "JSMA", "MIM",
-    "OSSA", "OTCM", "PGD", "Attack", "AutoAttack", "CleverHans", "FixedBudgetAttack", "Foolbox", "MinimalDistance",
-    "MinimalDistanceAttack", "SearchAttack", "Square", "Strong", "attack_by_name", "attack_names", "resolve_epsilons",
+    "OSSA", "OTCM", "PGD", "TSSA", "Attack", "AutoAttack", "CleverHans", "FixedBudgetAttack", "Foolbox",
+    "MinimalDistance", "MinimalDistanceAttack", "SearchAttack", "SigmaZero", "Square", "Strong", "attack_by_name",
+    "attack_names", "resolve_epsilons",
 ]  # fmt: skip

@@ -3,87 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.attacks import draws
 from keras_fim.attacks.aimed import AimedAttack
+from keras_fim.attacks.climbs import Climb, SparseClimb
 from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
 from keras_fim.attacks.losses import LOSSES, TARGETED_LOSSES, loss_gradient, loss_value, others
-from keras_fim.attacks.lp import by_image, check_norm, norm_name, project_inside, steepest
-from keras_fim.attacks.samples import Best, Task, choose, keep, random_start
+from keras_fim.attacks.lp import check_norm, norm_name, project_inside
+from keras_fim.attacks.samples import MOST_DRAWS, Best, Task, before_rounding, keep, random_start
 from keras_fim.logits import LogitsFunction
 
 _SHORT = {"cross_entropy": "ce", "dlr_targeted": "t"}
 
 
-def checkpoints(steps: int) -> list[int]:
-    """The steps after which the length of a step is reconsidered, with 0 before them.
+class _Draw(NamedTuple):
+    """What one pass of the model says of points: what is raised, the logits and how good they are, who is fooled."""
 
-    They are ``⌈p_j steps⌉`` of p = 0, 0.22, then further apart by 0.03 less each time, but by at least 0.06.
-
-    Example:
-        >>> checkpoints(100)
-        [0, 22, 41, 57, 70, 80, 87, 93, 99]
-    """
-    share, gap, found = 0, 22, {0}  # per cent, so that nothing is rounded
-    while share + gap <= 100:
-        share += gap
-        found.add(math.ceil(share * steps / 100))
-        gap = max(gap - 3, 6)
-    return sorted(found)
-
-
-class _Place(NamedTuple):
-    """Points of some samples, and what is known there."""
-
-    point: tf.Tensor
     gradient: tf.Tensor
     loss: tf.Tensor
-
-
-class _Climb(NamedTuple):
-    """Samples on their way, ``(active, ...)`` each.
-
-    Who they are, where they stand and stood before; the length of their steps, how many steps raised the loss since the
-    last checkpoint, whether that halved them; the place of the largest loss, and that loss at the last checkpoint.
-    """
-
-    index: tf.Tensor
-    task: Task
-    here: _Place
-    previous: tf.Tensor
-    length: tf.Tensor
-    rises: tf.Tensor
-    halved: tf.Tensor
-    peak: _Place
-    checked_loss: tf.Tensor
-
-    @classmethod
-    def start(cls, task: Task, points: tf.Tensor) -> _Climb:
-        index, low = tf.range(tf.shape(points)[0]), tf.fill(tf.shape(task.epsilon), tf.cast(-np.inf, points.dtype))
-        here = _Place(points, tf.zeros_like(points), -low)  # the first look is not a rise
-        rises = tf.zeros_like(task.labels)
-        return cls(index, task, here, points, 2 * task.epsilon, rises, rises > 0, here._replace(loss=low), low)
-
-    def with_look(self, gradient: tf.Tensor, loss: tf.Tensor) -> _Climb:
-        """What was found at the present points."""
-        here = _Place(self.here.point, gradient, loss)
-        rises = self.rises + tf.cast(loss > self.here.loss, self.rises.dtype)
-        return self._replace(here=here, rises=rises, peak=choose(loss > self.peak.loss, here, self.peak))
-
-    def checked(self, enough: tf.Tensor) -> _Climb:
-        """Half as long steps from the best point, of those that rose too seldom or not at all at this length."""
-        halve = (tf.cast(self.rises, enough.dtype) < enough) | (~self.halved & (self.peak.loss <= self.checked_loss))
-        return self._replace(
-            length=tf.where(halve, self.length / 2, self.length),
-            rises=tf.zeros_like(self.rises),
-            halved=halve,
-            here=choose(halve, self.peak, self.here),
-            checked_loss=self.peak.loss,
-        )
+    logits: tf.Tensor
+    score: tf.Tensor
+    fooled: tf.Tensor
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,26 +38,36 @@ class APGD(FixedBudgetAttack, AimedAttack):
         z = P(x_k + η\, s(∇f(x_k))), \quad x_{k+1} = P(x_k + α (z - x_k) + (1 - α) (x_k - x_{k-1})), \quad α = 0.75
 
     with P onto the pixel bounds and the ball, and s the steepest direction of the norm. η starts at 2 ε. At each of the
-    `checkpoints` a sample halves it and goes back to its best point if fewer than ``rho`` of the steps since the last
-    one raised the loss, or if the loss has no new maximum and η was not halved at the last one. P clips first: in l2,
-    what is clipped after the projection would not use the whole budget.
+    `keras_fim.attacks.climbs.checkpoints` a sample halves it and goes back to its best point if fewer than ``rho`` of
+    the steps since the last one raised the loss, or if the loss has no new maximum and η was not halved at the last
+    one. P clips first: in l2, what is clipped after the projection would not use the whole budget.
 
-    Of N steps it pays N gradients and one forward pass.
+    In l1 a step has no momentum and changes only the values of the largest slopes, all by as much. There are 1.5 times
+    fewer of them than the best point has changed. Where that point has become sparser since the last checkpoint, the
+    climb goes on from it with η = ε; elsewhere η falls by 1.5 each time, to ε / 10 at the least. 30 % of the steps are
+    in the ball of 3 ε, 30 % in that of 2 ε, and the rest, whose points count, in that of ε.
+
+    Of N steps it pays N gradients and one forward pass, times ``eot_draws``.
 
     Args:
-        norm: 2 or inf.
+        norm: 1, 2 or inf.
         loss: ``"cross_entropy"``, ``"dlr"`` (of two classes it is the margin; see `losses.logits_ratio_against`),
             ``"margin"``, or a loss of one wrong class, with a run for each of the ``num_targets`` most probable ones:
             ``"dlr_targeted"`` (APGD-T; at least four classes) or ``"targeted_margin"``.
-        steps: number of steps.
-        restarts: number of runs (for each class aimed at), each from a random point; in those after the first, only
+        steps: The number of steps.
+        restarts: The number of runs (for each class aimed at), each from a random point; in those after the first, only
             samples that still stand take part.
-        rho: share of the steps that have to raise the loss.
-        stop_early: a sample leaves the batch as soon as it is fooled: faster where only fooled-or-not is asked.
+        rho: The share of the steps that have to raise the loss; not for l1.
+        stop_early: Whether a sample leaves the batch as soon as it is fooled: faster where only fooled-or-not is asked.
             Otherwise the best point of the way is returned (fooling, then of the largest loss; of several targets, of
             the largest margin).
         num_targets: The number of wrong classes that the losses of one wrong class are raised for, at most K - 1.
+        eot_draws: For a model that draws random numbers, the number of passes over which gradients and losses are
+            averaged (expectation over transformation). A point then fools where three quarters of them are wrong.
         target: See `keras_fim.attacks.aimed.AimedAttack`; the losses of one wrong class are then those of the target.
+
+    With several ``eot_draws`` the result's ``details["once"]``, bool ``(batch,)``, says whether the first draw was
+    wrong anywhere on the way.
 
     Example:
         >>> from keras_fim import models
@@ -124,7 +78,9 @@ class APGD(FixedBudgetAttack, AimedAttack):
 
     Source:
         Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks
-        (ICML 2020), algorithm 1.
+        (ICML 2020), algorithm 1; in l1: Croce & Hein, Mind the box: l1-APGD for sparse adversarial attacks on image
+        classifiers (ICML 2021), algorithm 1 and section 3; several draws: Athalye, Engstrom, Ilyas, Kwok, Synthesizing
+        robust adversarial examples (ICML 2018).
     """
 
     norm: float = np.inf
@@ -134,11 +90,12 @@ class APGD(FixedBudgetAttack, AimedAttack):
     rho: float = 0.75
     stop_early: bool = False
     num_targets: int = 9
+    eot_draws: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "norm", check_norm(self.norm, (2, np.inf)))
-        self._check_counts("steps", "restarts", "num_targets")
+        object.__setattr__(self, "norm", check_norm(self.norm))
+        self._check_counts("steps", "restarts", "num_targets", "eot_draws")
         self._check(0 <= self.rho <= 1, "rho", "in [0, 1]")
         losses = (*LOSSES, *TARGETED_LOSSES)
         self._check(self.loss in losses, "loss", f"one of {', '.join(losses)}")
@@ -165,16 +122,17 @@ class APGD(FixedBudgetAttack, AimedAttack):
     def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> Perturbed:
         """The steps, run by run: for each class aimed at, its restarts."""
         best, targets = self._look(task.images, state[0], task), self._targets(state[0], task)
-        count = self.restarts * targets.shape[1]
+        count, index = self.restarts * targets.shape[1], tf.range(tf.shape(task.images)[0])
+        task = before_rounding(task, self.norm)
 
         def body(run: tf.Tensor, best: Best) -> tuple[tf.Tensor, Best]:
             aimed = task._replace(target=tf.gather(targets, run // self.restarts, axis=1))
-            climb = _Climb.start(aimed, random_start(task, self.norm, run))
             takes_part = ~best.fooled if self.stop_early else ~best.fooled | (run == 0)
-            return run + 1, self._climb(logits_fn, best, climb if self.whole_batch else keep(climb, takes_part))
+            part = (index, aimed) if self.whole_batch else keep((index, aimed), takes_part)
+            return run + 1, self._run(logits_fn, best, *part, run)
 
         _, best = tf.while_loop(lambda run, _: run < count, body, (tf.constant(0), best))
-        return Perturbed(best.points, best.logits)
+        return Perturbed(best.points, best.logits, {"once": best.once} if self.eot_draws > 1 else {})
 
     def _targets(self, logits: tf.Tensor, task: Task) -> tf.Tensor:
         """The classes aimed at in turn, ``(batch, runs)``; for a loss of one wrong class the most probable ones."""
@@ -183,46 +141,71 @@ class APGD(FixedBudgetAttack, AimedAttack):
         count = min(self.num_targets, logits.shape[-1] - 1)
         return tf.cast(tf.math.top_k(others(logits, task.labels), count).indices, task.labels.dtype)
 
+    def _run(self, logits_fn: LogitsFunction, best: Best, index: tf.Tensor, task: Task, run: tf.Tensor) -> Best:
+        """One climb; in l1 three, in smaller balls each time, of which the last counts."""
+        if self.norm != 1:
+            climb = Climb.start(index, task, random_start(task, self.norm, run))
+            return self._climb(logits_fn, best, climb, self.steps)[0]
+        wide, shape = 3 * self.steps // 10, task.images.shape[1:]
+        points = task.images + draws.normal(draws.fold(task.keys, run), shape, task.images.dtype)
+        for factor, steps in ((3, wide), (2, wide), (1, self.steps - 2 * wide)):
+            if steps:
+                inside = task._replace(epsilon=factor * task.epsilon)
+                points = project_inside(points, task.images, inside.epsilon, 1)
+                sparse = SparseClimb.start(index, inside, points)
+                best, points = self._climb(logits_fn, best, sparse, steps, counts=factor == 1)
+        return best
+
+    def _climb(
+        self, logits_fn: LogitsFunction, best: Best, climb: Climb | SparseClimb, steps: int, *, counts: bool = True
+    ) -> tuple[Best, tf.Tensor]:
+        """All steps of a climb: the best points, if its points count, and those of the largest loss."""
+        enough = climb.needed(steps, self.rho)
+
+        def going(step: tf.Tensor, best: Best, climb: Climb) -> tf.Tensor:
+            return (step < steps) & (tf.size(climb.index) > 0)  # no model is called on an empty batch
+
+        def body(step: tf.Tensor, best: Best, climb: Climb) -> tuple[tf.Tensor, Best, Climb]:
+            climb = tf.cond(step > 0, lambda: climb.moved(step, self.norm), lambda: climb)
+            gradient, loss, new = self._ascent(logits_fn, climb)
+            looked, needed = climb.looked(gradient, loss), tf.gather(tf.constant(enough, loss.dtype), step)
+            looked = tf.cond(needed >= 0, lambda: looked.checked(needed), lambda: looked)
+            if not counts:
+                return step + 1, best, looked
+            best = best.improved_at(climb.index, new)
+            return step + 1, best, keep(looked, ~new.fooled) if self.stop_early else looked
+
+        def last() -> Best:  # of which the gradient is not computed
+            return best.improved_at(climb.index, self._ascent(logits_fn, climb.moved(step, self.norm))[2])
+
+        step, best, climb = tf.while_loop(going, body, (tf.constant(0), best, climb))
+        if counts:
+            best = tf.cond(tf.size(climb.index) > 0, last, lambda: best)
+        return best, climb.peak.point
+
+    def _ascent(self, logits_fn: LogitsFunction, climb: Climb | SparseClimb) -> tuple[tf.Tensor, tf.Tensor, Best]:
+        """The gradient and the loss at the present points, and what can be kept of them: means over all draws."""
+        task, points = climb.task, climb.here.point
+        targets = self._aims(task, self.loss)
+
+        def draw() -> _Draw:
+            gradient, logits = loss_gradient(logits_fn, points, task.labels, loss=self.loss, targets=targets)
+            look = self._look(points, logits, task)
+            fooled = tf.cast(look.fooled, points.dtype)
+            return _Draw(gradient, loss_value(logits, task.labels, self.loss, targets), logits, look.loss, fooled)
+
+        first = mean = draw()
+        if self.eot_draws > 1:
+
+            def body(count: tf.Tensor, total: _Draw) -> tuple[tf.Tensor, _Draw]:
+                return count + 1, tf.nest.map_structure(tf.add, total, draw())
+
+            _, total = tf.while_loop(lambda count, _: count < self.eot_draws, body, (tf.constant(1), first))
+            mean = tf.nest.map_structure(lambda values: values / self.eot_draws, total)
+        best = Best(points, mean.logits, mean.score, mean.fooled >= MOST_DRAWS, first.fooled > 0)
+        return mean.gradient, mean.loss, best
+
     def _look(self, points: tf.Tensor, logits: tf.Tensor, task: Task) -> Best:
         """Points by the loss that tells which of them is the best, whatever class they were to be."""
         loss = "margin" if self.loss in TARGETED_LOSSES else self.loss
         return Best.of(points, logits, task.labels, loss, self._aims(task))
-
-    def _climb(self, logits_fn: LogitsFunction, best: Best, climb: _Climb) -> Best:
-        """All steps of one run."""
-        marks = checkpoints(self.steps)
-        enough = np.full(self.steps + 1, -1.0)  # no checkpoint
-        enough[marks[1:]] = self.rho * np.diff(marks)
-
-        def going(step: tf.Tensor, best: Best, climb: _Climb) -> tf.Tensor:
-            return (step < self.steps) & (tf.size(climb.index) > 0)  # no model is called on an empty batch
-
-        def body(step: tf.Tensor, best: Best, climb: _Climb) -> tuple[tf.Tensor, Best, _Climb]:
-            climb = tf.cond(step > 0, lambda: self._move(climb, step), lambda: climb)
-            labels, targets = climb.task.labels, self._aims(climb.task, self.loss)
-            gradient, logits = loss_gradient(logits_fn, climb.here.point, labels, loss=self.loss, targets=targets)
-            new, loss = self._look(climb.here.point, logits, climb.task), loss_value(logits, labels, self.loss, targets)
-            best, looked = best.improved_at(climb.index, new), climb.with_look(gradient, loss)
-            needed = tf.gather(tf.constant(enough, loss.dtype), step)
-            looked = tf.cond(needed >= 0, lambda: looked.checked(needed), lambda: looked)
-            return step + 1, best, keep(looked, ~new.fooled) if self.stop_early else looked
-
-        def last() -> Best:  # the end of the last step needs no gradient
-            point = self._move(climb, step).here.point
-            return best.improved_at(climb.index, self._look(point, logits_fn(point), climb.task))
-
-        step, best, climb = tf.while_loop(going, body, (tf.constant(0), best, climb))
-        best = tf.cond(tf.size(climb.index) > 0, last, lambda: best)
-        return best
-
-    def _move(self, climb: _Climb, step: tf.Tensor) -> _Climb:
-        """One step; the first has no momentum."""
-        point, length = climb.here.point, by_image(climb.length, climb.previous)
-        aim = self._inside(climb.task, point + length * steepest(climb.here.gradient, self.norm))
-        share = tf.where(step > 1, tf.cast(0.75, length.dtype), tf.cast(1, length.dtype))
-        moved = point + share * (aim - point) + (1 - share) * (point - climb.previous)
-        return climb._replace(here=climb.here._replace(point=self._inside(climb.task, moved)), previous=point)
-
-    def _inside(self, task: Task, points: tf.Tensor) -> tf.Tensor:
-        """P; the last clip, in `project_inside`, is for what rounding adds."""
-        return project_inside(tf.clip_by_value(points, 0, 1), task.images, task.epsilon, self.norm)

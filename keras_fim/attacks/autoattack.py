@@ -7,46 +7,59 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+import tensorflow as tf
 
 from keras_fim.attacks.apgd import APGD
 from keras_fim.attacks.base import Attack
 from keras_fim.attacks.fab import FAB
 from keras_fim.attacks.lp import norm_name
 from keras_fim.attacks.problem import Problem
+from keras_fim.attacks.samples import MOST_DRAWS, Best, Task
 from keras_fim.attacks.square import Square
 from keras_fim.attacks.staged import StagedAttack, outputs_differ
+from keras_fim.logits import LogitsFunction
 from keras_fim.typing import AttackResult
 
 _FEW = 64  # images on which two passes are compared
+_DRAWS = 20  # passes of a model that draws random numbers, for a gradient and for a verdict
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AutoAttack(StagedAttack):
-    """AutoAttack in its version ``standard``, compiled: each sample goes on to the next stage while it stands.
+    """AutoAttack, compiled: each sample goes on to the next stage while it stands.
 
-    The stages are (`stages`): ``apgd_ce``, APGD on the cross-entropy; ``apgd_t``, APGD on the targeted DLR for each of
-    the nine most probable wrong classes; ``fab_t``, FAB towards each of them; ``square``, 5,000 queries. All take 100
-    steps and one run for each class. The targeted DLR needs four classes. With three, ``apgd_dlr`` runs after
+    The stages of the version ``standard`` are (`stages`): ``apgd_ce``, APGD on the cross-entropy; ``apgd_t``, APGD on
+    the targeted DLR for each of the nine most probable wrong classes; ``fab_t``, FAB towards each of them; ``square``,
+    5,000 queries. All take 100 steps and one run for each class. In l1, as in the official code, ``apgd_ce`` has five
+    runs and ``apgd_t`` five classes. The targeted DLR needs four classes. With three, ``apgd_dlr`` runs after
     ``apgd_ce``, and ``apgd_t`` climbs :math:`z_t - z_y`; with two, only the latter.
 
-    Args:
-        norm: 2 or inf.
-        version: ``"standard"``.
+    The version ``rand`` is for models that draw random numbers: ``apgd_ce`` and ``apgd_dlr`` (of two classes on the
+    margin), with gradients averaged over 20 draws. It has two verdicts. By the published rule a sample is fooled once
+    a single draw is wrong anywhere on the way; half of such successes may not repeat themselves. Here a success
+    is a point, the best one of all steps, at which at least 15 of 20 fresh draws are wrong, and then 30 of 40 with 20
+    more, because of many points that are wrong in half of their draws some pass the first test by chance.
 
-    The result's ``details["stage"]`` is, for each sample, the index of the stage that fooled it, or negative; see
-    `keras_fim.attacks.staged.StagedAttack` for the rest.
+    Args:
+        norm: 1, 2 or inf.
+        version: ``"standard"`` or ``"rand"``.
+
+    The result's ``details["stage"]`` is, for each sample, the index of the stage that fooled it, or negative: -3 where
+    only the published rule calls it fooled; see `keras_fim.attacks.staged.StagedAttack` for the rest. With ``rand``
+    a sample was correct if the mean of the logits over 20 draws says so.
 
     Raises:
-        ValueError: If the model's outputs differ between two passes.
+        ValueError: If the model's outputs differ between two passes and the version is ``standard``.
 
     Example:
         >>> attack = AutoAttack(norm=2)
-        >>> attack.name, list(attack.attacks()), list(attack.attacks(num_classes=2))
-        ('autoattack_l2', ['apgd_ce', 'apgd_t', 'fab_t', 'square'], ['apgd_ce', 'apgd_t', 'fab_t', 'square'])
+        >>> attack.name, list(attack.attacks()), list(AutoAttack(version="rand").attacks())
+        ('autoattack_l2', ['apgd_ce', 'apgd_t', 'fab_t', 'square'], ['apgd_ce', 'apgd_dlr'])
 
     Source:
         Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks
-        (ICML 2020), section 5.
+        (ICML 2020), section 5; in l1: Croce & Hein, Mind the box: l1-APGD for sparse adversarial attacks on image
+        classifiers (ICML 2021).
     """
 
     version: str = "standard"
@@ -55,30 +68,72 @@ class AutoAttack(StagedAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check(self.version == "standard", "version", "'standard'")
+        self._check(self.version in ("standard", "rand"), "version", "'standard' or 'rand'")
 
     @property
     def name(self) -> str:
-        """``autoattack_l2`` or ``autoattack_linf``."""
-        return f"autoattack_{norm_name(self.norm)}"
+        """The version and the norm, like ``autoattack_l2`` or ``autoattack_rand_linf``."""
+        return f"autoattack_{'rand_' if self.version == 'rand' else ''}{norm_name(self.norm)}"
+
+    @property
+    def confirmations(self) -> int:
+        """20 with ``rand``, else 1."""
+        return _DRAWS if self.version == "rand" else 1
 
     def _sweep(self, problem: Problem, epsilons: Sequence[float | None]) -> list[AttackResult]:
         """A success on a model that draws random numbers may not repeat itself."""
         images = problem.images[:_FEW]
-        if outputs_differ(*(problem.logits_fn(images).numpy().astype(np.float64) for _ in range(2))):
+        passes = (problem.logits_fn(images).numpy().astype(np.float64) for _ in range(2))
+        if self.version == "standard" and outputs_differ(*passes):
             expected = "the same logits in two passes over the same images with version='standard'"
-            raise ValueError(f"`model` should return {expected}. Received: random outputs; a success may not repeat")
+            received = "random outputs, which version='rand' (autoattack_rand) is for: a success may not repeat itself"
+            raise ValueError(f"`model` should return {expected}. Received: {received}")
         return super()._sweep(problem, epsilons)
 
     def attacks(self, num_classes: int = 10) -> dict[str, Attack]:
         """The attack of each stage that runs on models of K classes."""
         shared: dict[str, Any] = {"norm": self.norm, "bounds": self.bounds, "batch_size": self.batch_size}
+        if self.version == "rand":
+            losses = {"apgd_ce": "cross_entropy", "apgd_dlr": "dlr"}
+            return {name: APGD(loss=loss, eot_draws=_DRAWS, **shared) for name, loss in losses.items()}
+        runs, num_targets = (5, 5) if self.norm == 1 else (1, 9)
         dlr = {"apgd_dlr": APGD(loss="dlr", stop_early=True, **shared)} if num_classes == 3 else {}
         targeted = "dlr_targeted" if num_classes > 3 else "targeted_margin"
         return {
-            "apgd_ce": APGD(stop_early=True, **shared),
+            "apgd_ce": APGD(restarts=runs, stop_early=True, **shared),
             **dlr,
-            "apgd_t": APGD(loss=targeted, stop_early=True, **shared),
+            "apgd_t": APGD(loss=targeted, num_targets=num_targets, stop_early=True, **shared),
             "fab_t": FAB(**shared),
             "square": Square(queries=5000, **shared),
         }
+
+    def _logits(self, logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
+        """With ``rand`` the mean over 20 draws."""
+        if self.version == "standard":
+            return super()._logits(logits_fn, images)
+        return tf.reduce_mean(logits_fn.compiled(_drawn, _DRAWS)(images), axis=0)
+
+    def _run(self, stage: str, attack: Attack, logits_fn: LogitsFunction, task: Task, logits: tf.Tensor) -> Best:
+        """What a stage finds; with ``rand``, by the verdict of fresh draws."""
+        if self.version == "standard":
+            return super()._run(stage, attack, logits_fn, task, logits)
+        assert isinstance(attack, APGD)
+        reached = attack._function(APGD.perturb, logits_fn)(task, (logits,))
+        votes = _votes(logits_fn.compiled(_drawn, 2 * _DRAWS)(reached.adversarials), task.labels)
+        verdict = Best.of(reached.adversarials, votes, task.labels, "margin")
+        return verdict._replace(once=verdict.fooled | reached.details["once"])
+
+
+def _drawn(count: int, logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
+    """The logits of several passes over the same images, ``(count, batch, K)``."""
+    return tf.map_fn(lambda _: logits_fn(images), tf.range(count), fn_output_signature=images.dtype)
+
+
+def _votes(drawn: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """How many draws were for each class, ``(batch, K)``, with the label last where enough were wrong, else first."""
+    classes, num_classes = tf.argmax(drawn, axis=-1), drawn.shape[-1]
+    votes = tf.reduce_sum(tf.one_hot(classes, num_classes, dtype=drawn.dtype), axis=0)
+    wrong = tf.cast(classes != labels, drawn.dtype)
+    fooled = (tf.reduce_mean(wrong[:_DRAWS], axis=0) >= MOST_DRAWS) & (tf.reduce_mean(wrong, axis=0) >= MOST_DRAWS)
+    shift = tf.cast(tf.where(fooled, -1, 1) * drawn.shape[0], votes.dtype)
+    return votes + shift[:, None] * tf.one_hot(labels, num_classes, dtype=votes.dtype)

@@ -71,6 +71,11 @@ class Attack(abc.ABC):
         return False
 
     @property
+    def confirmations(self) -> int:
+        """How often a measurement calls the model on a success, which has to be another class in most of the calls."""
+        return 1
+
+    @property
     def least_classes(self) -> int:
         """The smallest number of classes for which it is defined."""
         return 2

@@ -23,7 +23,8 @@ from keras_fim.attacks.jsma import JSMA
 from keras_fim.attacks.lp import norm_name
 from keras_fim.attacks.minimal import MinimalDistance
 from keras_fim.attacks.one_step import FGM, FGSM, OTCM
-from keras_fim.attacks.ossa import OSSA
+from keras_fim.attacks.ossa import OSSA, TSSA
+from keras_fim.attacks.sigma_zero import SigmaZero
 from keras_fim.attacks.square import Square
 from keras_fim.attacks.strong import Strong
 from keras_fim.attacks.units import Units
@@ -46,6 +47,7 @@ _SHORT = {
     "apgd_dlr": "apgd_dlr_linf",
     "apgd_t": "apgd_t_linf",
     "autoattack": "autoattack_linf",
+    "autoattack_rand": "autoattack_rand_linf",
     "bim": "bim_linf",
     "carlini_wagner": "carlini_wagner_l2",
     "cw": "carlini_wagner_l2",
@@ -59,32 +61,32 @@ _SHORT = {
 }
 
 
-_IN_TWO_NORMS: tuple[tuple[Any, str, dict[str, Any]], ...] = (
-    (APGD, "apgd_ce", {}),
-    (APGD, "apgd_dlr", {"loss": "dlr"}),
-    (APGD, "apgd_t", {"loss": "dlr_targeted"}),
-    (AutoAttack, "autoattack", {}),
-    (Square, "square", {}),
-    (Strong, "strong", {}),
-    (DeepFool, "deepfool", {}),
+_NORMED: tuple[tuple[Any, str, dict[str, Any], tuple[float, ...]], ...] = (
+    (OTCM, "otcm", {}, (2,)),
+    (BIM, "bim", {}, (1, 2, np.inf)),
+    (PGD, "pgd", {}, (1, 2, np.inf)),
+    (MIM, "mim", {}, (1, 2, np.inf)),
+    (APGD, "apgd_ce", {}, (1, 2, np.inf)),
+    (APGD, "apgd_dlr", {"loss": "dlr"}, (1, 2, np.inf)),
+    (APGD, "apgd_t", {"loss": "dlr_targeted"}, (1, 2, np.inf)),
+    (AutoAttack, "autoattack", {}, (1, 2, np.inf)),
+    (AutoAttack, "autoattack_rand", {"version": "rand"}, (1, 2, np.inf)),
+    (Square, "square", {}, (1, 2, np.inf)),
+    (Strong, "strong", {}, (1, 2, np.inf)),
+    (DeepFool, "deepfool", {}, (2, np.inf)),
+    (FMN, "fmn", {}, (1, 2, np.inf)),
+    (FAB, "fab_t", {}, (1, 2, np.inf)),
 )
 
 
 def _constructors() -> dict[str, Callable[..., Attack]]:
-    found: dict[str, Callable[..., Attack]] = {"ossa": OSSA, "fgsm": FGSM, "fgm": FGM, "otcm": OTCM}
-    found["otcm_l2"] = functools.partial(OTCM, norm=2)
-    for kind in (BIM, PGD, MIM):
-        for norm in (1, 2, np.inf):
-            found[f"{kind.base_name}_{norm_name(norm)}"] = functools.partial(kind, norm=norm)
-    for kind, prefix, options in _IN_TWO_NORMS:
-        for norm in (2, np.inf):
-            found[f"{prefix}_{norm_name(norm)}"] = functools.partial(kind, norm=norm, **options)
-    for norm in (1, 2, np.inf):
-        found[f"fmn_{norm_name(norm)}"] = functools.partial(FMN, norm=norm)
-        found[f"fab_t_{norm_name(norm)}"] = functools.partial(FAB, norm=norm)
+    by_name: dict[str, Callable[..., Attack]] = {"ossa": OSSA, "tssa": TSSA, "fgsm": FGSM, "fgm": FGM, "otcm": OTCM}
+    for kind, prefix, options, norms in _NORMED:
+        for norm in norms:
+            by_name[f"{prefix}_{norm_name(norm)}"] = functools.partial(kind, norm=norm, **options)
     for attack, norm in cleverhans_attacks():
-        found[CleverHans(attack, norm=norm).name] = functools.partial(CleverHans, attack, norm=norm)
-    return {**found, "carlini_wagner_l2": CarliniWagner, "jsma": JSMA}
+        by_name[CleverHans(attack, norm=norm).name] = functools.partial(CleverHans, attack, norm=norm)
+    return {**by_name, "carlini_wagner_l2": CarliniWagner, "jsma": JSMA, "sigma_zero": SigmaZero}
 
 
 _CONSTRUCTORS = _constructors()
@@ -96,7 +98,7 @@ def attack_names() -> tuple[str, ...]:
 
     Example:
         >>> attack_names()[:3], attack_names()[-1]
-        (('ossa', 'fgsm', 'fgm'), 'strong')
+        (('ossa', 'tssa', 'fgsm'), 'strong')
     """
     return (*_CONSTRUCTORS, *_SHORT)
 

@@ -12,7 +12,7 @@ from keras_fim.attacks.aimed import AimedAttack
 from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
 from keras_fim.attacks.losses import LOSSES, loss_gradient, others
 from keras_fim.attacks.lp import check_norm, norm_name, project_inside, step
-from keras_fim.attacks.samples import Best, Task, keep, put, random_start
+from keras_fim.attacks.samples import Best, Task, before_rounding, keep, put, random_start
 from keras_fim.logits import LogitsFunction
 
 
@@ -102,7 +102,7 @@ class IterativeAttack(FixedBudgetAttack, AimedAttack):
         images, (logits, *gradient) = task.images, state
         # any other point replaces the image after a random start
         best = Best.of(images, logits, task.labels, self._scored, self._aims(task))
-        task = task._replace(epsilon=self._before_rounding(task))
+        task = before_rounding(task, self.norm)
         for restart in range(self.restarts):
             aimed, zero = task._replace(target=self._target(logits, task, restart)), tf.zeros_like(images)
             climb = _Climb(tf.range(tf.shape(images)[0]), aimed, images, gradient[0] if gradient else zero, zero)
@@ -112,13 +112,6 @@ class IterativeAttack(FixedBudgetAttack, AimedAttack):
                 climb = climb._replace(point=random_start(climb.task, self.norm, restart))
             best = self._climb(logits_fn, best, climb, with_gradient=bool(gradient) and not restart)
         return Perturbed(best.points, best.logits)
-
-    def _before_rounding(self, task: Task) -> tf.Tensor:
-        """For l1, a little less: many small components are each rounded when they are added to their pixels."""
-        if self.norm != 1:
-            return task.epsilon
-        size, dtype = task.images.shape[1:].num_elements(), task.images.dtype
-        return tf.maximum(task.epsilon - size * np.finfo(dtype.as_numpy_dtype).eps / 4, 0)
 
     def _climb(self, logits_fn: LogitsFunction, best: Best, climb: _Climb, *, with_gradient: bool) -> Best:
         """All steps of one restart; ``with_gradient`` says that the gradient at the start is known."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import tensorflow as tf
 
 from keras_fim.attacks import draws
@@ -12,6 +13,9 @@ from keras_fim.attacks.losses import loss_value
 from keras_fim.attacks.lp import by_image, random_in_ball
 
 _T = TypeVar("_T")
+
+MOST_DRAWS = 0.75
+"""The share of the answers of a model that draws random numbers which have to be wrong for a success."""
 
 
 class Task(NamedTuple):
@@ -39,13 +43,16 @@ class Best(NamedTuple):
         points: ``(n, ...)``.
         logits: ``(n, K)``, theirs.
         loss: ``(n,)``, theirs.
-        fooled: bool ``(n,)``, whether another class than the label is predicted, or the target if there is one.
+        fooled: bool ``(n,)``, whether another class than the label is predicted, or the target if there is one; of a
+            model that draws random numbers, whether `MOST_DRAWS` of its answers are so.
+        once: bool ``(n,)``, whether a single answer was so, at this point or another one seen.
     """
 
     points: tf.Tensor
     logits: tf.Tensor
     loss: tf.Tensor
     fooled: tf.Tensor
+    once: tf.Tensor
 
     @classmethod
     def of(
@@ -54,12 +61,12 @@ class Best(NamedTuple):
         """Points that were looked at; ``loss`` and ``targets`` are as for `keras_fim.attacks.losses.loss_value`."""
         predicted = tf.argmax(logits, axis=-1)
         fooled = predicted != labels if targets is None else predicted == targets
-        return cls(points, logits, loss_value(logits, labels, loss, targets), fooled)
+        return cls(points, logits, loss_value(logits, labels, loss, targets), fooled, fooled)
 
     def unless_worse_than(self, old: Best) -> Best:
         """The better ones of two, sample by sample; of equals the old."""
         better = (self.fooled & ~old.fooled) | ((self.fooled == old.fooled) & (self.loss > old.loss))
-        return choose(better, self, old)
+        return choose(better, self, old)._replace(once=self.once | old.once)
 
     def improved_at(self, index: tf.Tensor, new: Best) -> Best:
         """The same with the ``new`` points of some samples where they are better."""
@@ -95,3 +102,11 @@ def random_start(task: Task, norm: float, restart: int | tf.Tensor = 0) -> tf.Te
     """Where a restart begins, as the images: uniform in the ball, then clipped to the unit cube."""
     shift = random_in_ball(task.images, task.epsilon, norm, draws.fold(task.keys, restart))
     return tf.clip_by_value(task.images + shift, 0, 1)
+
+
+def before_rounding(task: Task, norm: float) -> Task:
+    """The task; in l1 with a little less ε: many small components are each rounded when they are added to pixels."""
+    if norm != 1:
+        return task
+    rounding = task.images.shape[1:].num_elements() * np.finfo(task.images.dtype.as_numpy_dtype).eps / 4
+    return task._replace(epsilon=tf.maximum(task.epsilon - rounding, 0))

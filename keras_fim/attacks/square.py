@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from keras_fim.attacks import draws
 from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
-from keras_fim.attacks.lp import by_image, check_norm, norm_name, unit
-from keras_fim.attacks.samples import Best, Task, put, take
+from keras_fim.attacks.lp import by_image, check_norm, norm_name, project_inside, unit
+from keras_fim.attacks.samples import Best, Task, before_rounding, put, take
 from keras_fim.logits import LogitsFunction
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries, those after which p is halved
@@ -61,26 +61,27 @@ def sides(queries: int, p_init: float, height: int, width: int, *, smallest: int
     return np.asarray(np.minimum(side, min(height, width)))
 
 
-def eta(side: int) -> np.ndarray:
-    """The pattern of the l2 attack: a peak above, its negative below, of l2 norm 1.
+def eta(side: int, p: float = 2) -> np.ndarray:
+    """The pattern of the attack in l1 and l2: a peak above, its negative below, of norm 1.
 
     Args:
         side: in pixels.
+        p: 1 or 2; in l1 the peaks are sharper.
 
     Returns:
         float64 ``(side, side)``.
     """
-    halves = [sign * _peak(rows, side) for sign, rows in ((1, side // 2), (-1, side - side // 2)) if rows]
+    halves = [sign * _peak(rows, side, p) for sign, rows in ((1, side // 2), (-1, side - side // 2)) if rows]
     pattern = np.concatenate(halves)
-    return np.asarray(pattern / np.linalg.norm(pattern))
+    return np.asarray(pattern / np.linalg.norm(pattern.ravel(), ord=p))
 
 
-def _peak(rows: int, columns: int) -> np.ndarray:
-    """Rectangles about the center, each one pixel larger on every side and lower; of l2 norm 1."""
-    pattern, row, column = np.zeros((rows, columns)), rows // 2, columns // 2
+def _peak(rows: int, columns: int, p: float) -> np.ndarray:
+    """Rectangles about the center, the next one pixel larger on every side and lower; of norm 1."""
+    pattern, row, column, falloff = np.zeros((rows, columns)), rows // 2, columns // 2, -2 if p == 2 else -4
     for k in range(max(row, column) + 1):
-        pattern[max(row - k, 0) : row + k + 1, max(column - k, 0) : column + k + 1] += 1 / (k + 1) ** 2
-    return np.asarray(pattern / np.linalg.norm(pattern))
+        pattern[max(row - k, 0) : row + k + 1, max(column - k, 0) : column + k + 1] += (k + 1.0) ** falloff
+    return np.asarray(pattern / np.linalg.norm(pattern.ravel(), ord=p))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,16 +90,16 @@ class Square(FixedBudgetAttack):
 
     It asks for logits only: no gradient can mislead it. Each sample has squares of its own, and leaves when it is
     fooled. l∞: every pixel of the image goes to one of its two ends (vertical stripes at first), then a square's
-    channels go to one end each. l2: from a grid of the patterns `eta`, each query moves the budget of one window, and
-    what is unspent, into another one, to which it adds a pattern. Values that are no image (`grid_shape`) are laid out
-    in rows, so that a square is a block of a few stretches.
+    channels go to one end each. l1, l2: from a grid of the patterns `eta`, each query moves the budget of one window,
+    and what is unspent, into another one, to which it adds a pattern. Values that are no image (`grid_shape`) are laid
+    out in rows, so that a square is a block of a few stretches.
 
     Samples that it could not fool come back at the point of the largest margin, those that were wrong before unchanged.
 
     Args:
-        norm: 2 or inf.
-        queries: number of forward passes for each sample at most, besides that of the image.
-        p_init: share of the pixels that the first squares have; the schedule stretches over ``queries``.
+        norm: 1, 2 or inf.
+        queries: The number of forward passes for each sample at most, besides that of the image.
+        p_init: The share of the pixels that the first squares have; the schedule stretches over ``queries``.
 
     Example:
         >>> from keras_fim import models
@@ -109,7 +110,8 @@ class Square(FixedBudgetAttack):
 
     Source:
         Andriushchenko et al., Square attack: a query-efficient black-box adversarial attack via random search
-        (ECCV 2020), algorithms 1 to 4.
+        (ECCV 2020), algorithms 1 to 4; in l1: Croce & Hein, Mind the box: l1-APGD for sparse adversarial attacks on
+        image classifiers (ICML 2021), section 4.
     """
 
     norm: float = np.inf
@@ -118,13 +120,13 @@ class Square(FixedBudgetAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "norm", check_norm(self.norm, (2, np.inf)))
+        object.__setattr__(self, "norm", check_norm(self.norm))
         self._check_counts("queries")
         self._check(0 < self.p_init <= 1, "p_init", "in (0, 1]")
 
     @property
     def name(self) -> str:
-        """``square_l2`` or ``square_linf``."""
+        """``square_`` and the norm, like ``square_linf``."""
         return f"square_{norm_name(self.norm)}"
 
     @property
@@ -138,7 +140,8 @@ class Square(FixedBudgetAttack):
         image = Best.of(tf.reshape(task.images, [-1, *shape]), state[0], task.labels, "margin")
         unknown = tf.fill(tf.shape(image.loss), tf.cast(-np.inf, image.loss.dtype))  # the first query always counts
         (standing,) = tf.unstack(tf.where(~image.fooled & (task.epsilon > 0)), axis=-1)
-        options = {"smallest": 3} if self.norm == 2 else {}
+        options = {"smallest": 3} if self.norm != np.inf else {}
+        task = before_rounding(task, self.norm)
         schedule = sides(self.queries, self.p_init, *shape[:2], **options)
 
         def going(query: tf.Tensor, index: tf.Tensor, best: Best) -> tf.Tensor:
@@ -149,8 +152,8 @@ class Square(FixedBudgetAttack):
             draw, epsilon = _Draw(draws.fold(here.keys, query), origin.dtype), by_image(here.epsilon, origin)
             points = self._propose(origin, old.points, epsilon, query, schedule, draw)
             logits = logits_fn(tf.reshape(points, [-1, *task.images.shape[1:]]))
-            found = Best.of(points, logits, here.labels, "margin").unless_worse_than(old)
-            return query + 1, tf.boolean_mask(index, ~found.fooled), put(best, index, found)
+            new = Best.of(points, logits, here.labels, "margin").unless_worse_than(old)
+            return query + 1, tf.boolean_mask(index, ~new.fooled), put(best, index, new)
 
         start = (tf.constant(0), standing, image._replace(loss=unknown))
         best = tf.while_loop(going, body, start)[2].unless_worse_than(image)
@@ -167,13 +170,15 @@ class Square(FixedBudgetAttack):
     ) -> tf.Tensor:
         """What to ask for next."""
         side, delta = tf.gather(tf.constant(schedule), query), points - origin
-        if self.norm == 2:
-            first, later = lambda: _grid(delta, draw), lambda: _windows(delta, epsilon, side, schedule, draw)
-            delta = epsilon * unit(tf.cond(query == 0, first, later))
-        else:
+        if self.norm == np.inf:
             first, later = lambda: _stripes(delta, epsilon, draw), lambda: _square(delta, epsilon, side, draw)
-            delta = tf.cond(query == 0, first, later)
-        return tf.clip_by_value(origin + delta, 0, 1)
+            return tf.clip_by_value(origin + tf.cond(query == 0, first, later), 0, 1)
+        p = self.norm
+        first, later = lambda: _grid(delta, draw, p), lambda: _windows(delta, epsilon, side, schedule, draw, p)
+        delta = tf.cond(query == 0, first, later)
+        if p == 1:
+            return project_inside(origin + delta, origin, epsilon[:, 0, 0, 0], 1)
+        return tf.clip_by_value(origin + epsilon * unit(delta), 0, 1)
 
 
 class _Draw(NamedTuple):
@@ -196,7 +201,7 @@ class _Draw(NamedTuple):
 
 def _within(window: tuple[tf.Tensor, tf.Tensor], side: tf.Tensor) -> tf.Tensor:
     """Bool ``(n, height, width, 1)``: which pixels a window holds."""
-    rows, columns = ((each >= 0) & (each < side) for each in window)
+    rows, columns = ((places >= 0) & (places < side) for places in window)
     return (rows[:, :, None] & columns[:, None, :])[..., None]
 
 
@@ -207,49 +212,55 @@ def _stripes(delta: tf.Tensor, epsilon: tf.Tensor, draw: _Draw) -> tf.Tensor:
 
 def _square(delta: tf.Tensor, epsilon: tf.Tensor, side: tf.Tensor, draw: _Draw) -> tf.Tensor:
     """The same change but for a square, which goes to ±ε in each channel."""
-    chosen = _within(draw.window(0, side, delta), side)
-    return tf.where(chosen, epsilon * draw.signs(1, 1, 1, delta.shape[-1]), delta)
+    inside = _within(draw.window(0, side, delta), side)
+    return tf.where(inside, epsilon * draw.signs(1, 1, 1, delta.shape[-1]), delta)
 
 
-def _grid(delta: tf.Tensor, draw: _Draw) -> tf.Tensor:
+def _grid(delta: tf.Tensor, draw: _Draw, p: float) -> tf.Tensor:
     """Patterns side by side, five on the shorter edge, each with a sign for each channel, some of them turned."""
     height, width, channels = delta.shape[1:]
     side = max(min(height, width) // 5, 1)
     down, across = height // side, width // side
-    signs, turned = draw.signs(0, down, across, channels), draw.signs(1, down, across, 1) > 0
-    signs, turned = (tf.repeat(tf.repeat(each, side, axis=1), side, axis=2) for each in (signs, turned))
-    tiles = (np.tile(each, (down, across))[:, :, None] for each in (eta(side), eta(side).T))
-    upright, lying = (tf.constant(each, delta.dtype) for each in tiles)
+    cells = draw.signs(0, down, across, channels), draw.signs(1, down, across, 1)
+    signs, turned = (tf.repeat(tf.repeat(values, side, axis=1), side, axis=2) for values in cells)
+    tile = np.tile(eta(side, p), (down, across))[:, :, None]
+    across_tile = np.tile(eta(side, p).T, (down, across))[:, :, None]
+    patterns = tf.where(turned > 0, tf.constant(across_tile, delta.dtype), tf.constant(tile, delta.dtype))
     edges = (height - down * side, width - across * side)
-    padding = [[0, 0], *[[edge // 2, edge - edge // 2] for edge in edges], [0, 0]]
-    return tf.pad(signs * tf.where(turned, lying, upright), padding)
+    return tf.pad(signs * patterns, [[0, 0], *[[edge // 2, edge - edge // 2] for edge in edges], [0, 0]])
 
 
-def _windows(delta: tf.Tensor, epsilon: tf.Tensor, side: tf.Tensor, schedule: np.ndarray, draw: _Draw) -> tf.Tensor:
+def _windows(
+    delta: tf.Tensor, epsilon: tf.Tensor, side: tf.Tensor, schedule: np.ndarray, draw: _Draw, p: float
+) -> tf.Tensor:
     """The budget of one window, and what is unspent, moved into another one, to which a pattern is added."""
     receiver, giver = draw.window(0, side, delta), draw.window(1, side, delta)
-    inside, other = (tf.cast(_within(each, side), delta.dtype) for each in (receiver, giver))
-    pattern = _patterns(receiver, side, schedule, draw) * draw.signs(2, 1, 1, delta.shape[-1])
-    unspent = tf.maximum(epsilon**2 - tf.reduce_sum(delta**2, axis=(1, 2, 3), keepdims=True), 0)
-    held = tf.reduce_sum((delta * tf.maximum(inside, other)) ** 2, axis=(1, 2), keepdims=True)
-    added = inside * (pattern + _by_channel(delta * inside))
-    moved = _by_channel(added) * tf.sqrt(held + unspent / delta.shape[-1])
+    inside, other = (tf.cast(_within(window, side), delta.dtype) for window in (receiver, giver))
+    pattern = _patterns(receiver, side, schedule, draw, p) * draw.signs(2, 1, 1, delta.shape[-1])
+    spent = tf.abs(delta) ** p
+    unspent = tf.maximum(epsilon**p - tf.reduce_sum(spent, axis=(1, 2, 3), keepdims=True), 0)
+    held = tf.reduce_sum(spent * tf.maximum(inside, other), axis=(1, 2), keepdims=True)
+    added = inside * (pattern + _by_channel(delta * inside, p))
+    moved = _by_channel(added, p) * (held + unspent / delta.shape[-1]) ** (1 / p)
     return delta * (1 - tf.maximum(inside, other)) + moved
 
 
-def _patterns(window: tuple[tf.Tensor, tf.Tensor], side: tf.Tensor, schedule: np.ndarray, draw: _Draw) -> tf.Tensor:
+def _patterns(
+    window: tuple[tf.Tensor, tf.Tensor], side: tf.Tensor, schedule: np.ndarray, draw: _Draw, p: float
+) -> tf.Tensor:
     """`eta` in each sample's window, ``(n, height, width, 1)``, upright or turned; outside, anything."""
     sizes = np.unique(schedule)
     largest = int(sizes[-1])
-    table = np.stack([np.pad(eta(int(size)), (0, largest - int(size))) for size in sizes])
+    table = np.stack([np.pad(eta(int(size), p), (0, largest - int(size))) for size in sizes])
     pattern = tf.gather(tf.constant(table, draw.dtype), tf.searchsorted(tf.constant(sizes), [side])[0])
-    rows, columns = (tf.clip_by_value(each, 0, largest - 1) for each in window)
+    rows, columns = (tf.clip_by_value(places, 0, largest - 1) for places in window)
     zero = tf.zeros_like(rows[:, :, None] + columns[:, None])
     places = tf.stack([rows[:, :, None] + zero, columns[:, None] + zero], axis=-1)
     turned = draw.signs(3, 1, 1, 1) > 0
     return tf.gather_nd(pattern, tf.where(turned, places[..., ::-1], places))[..., None]
 
 
-def _by_channel(values: tf.Tensor) -> tf.Tensor:
-    """Each channel of ``(n, height, width, channels)`` divided by its l2 norm; zero stays zero."""
-    return tf.math.divide_no_nan(values, tf.sqrt(tf.reduce_sum(values**2, axis=(1, 2), keepdims=True)))
+def _by_channel(values: tf.Tensor, p: float) -> tf.Tensor:
+    """Each channel of ``(n, height, width, channels)`` divided by its norm; zero stays zero."""
+    norms = tf.reduce_sum(tf.abs(values) ** p, axis=(1, 2), keepdims=True) ** (1 / p)
+    return tf.math.divide_no_nan(values, norms)

@@ -19,7 +19,7 @@ from keras_fim.attacks.losses import loss_gradient
 from keras_fim.attacks.lp import check_norm, norms_of
 from keras_fim.attacks.nearest import SearchAttack
 from keras_fim.attacks.problem import Problem
-from keras_fim.attacks.samples import Best, Task, choose, take
+from keras_fim.attacks.samples import Best, Task, choose, put, take
 from keras_fim.logits import LogitsFunction
 from keras_fim.typing import AttackResult
 
@@ -37,10 +37,11 @@ class StagedAttack(FixedBudgetAttack):
     batches are gathered before each stage, so that later ones work on full batches.
 
     Args:
-        norm: 2 or inf.
+        norm: 1, 2 or inf.
 
     The result's ``details["stage"]`` is, for each sample, the index of the stage that fooled it, -1 for none, -2 where
-    it stands and gradients lead nowhere: at its point of the largest margin, the margin has no slope.
+    it stands and gradients lead nowhere: at its point of the largest margin, the margin has no slope. It is -3 where
+    only single answers of a model that draws random numbers were wrong.
     """
 
     norm: float = np.inf
@@ -51,7 +52,7 @@ class StagedAttack(FixedBudgetAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "norm", check_norm(self.norm, (2, np.inf)))
+        object.__setattr__(self, "norm", check_norm(self.norm))
 
     @abc.abstractmethod
     def attacks(self, num_classes: int = 10) -> dict[str, Attack]:
@@ -85,15 +86,20 @@ class StagedAttack(FixedBudgetAttack):
 
     def prepare(self, logits_fn: LogitsFunction, task: Task) -> tuple[tf.Tensor, ...]:
         """Logits; then the best points so far, their logits, and the stages that they are of."""
-        predict, count = logits_fn.compiled(predict_logits), len(task.images)
-        size = self.batch_size
-        logits = tf.concat([predict(task.images[start : start + size]) for start in range(0, count, size)], axis=0)
+        count, size = len(task.images), self.batch_size
+        parts = [self._logits(logits_fn, task.images[start : start + size]) for start in range(0, count, size)]
+        logits = tf.concat(parts, axis=0)
         return logits, task.images, logits, tf.fill([count], -1)
+
+    def _logits(self, logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
+        """The logits by which images were correct before."""
+        return logits_fn.compiled(predict_logits)(images)
 
     def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> Perturbed:
         """Stage by stage, each on full batches of the samples that stand."""
         logits, points, attacked, stage = state
         best, rounds = Best.of(points, attacked, task.labels, "margin"), self._rounds(logits.shape[-1])
+        stage = tf.where(stage == -2, -1, stage)
         bar = keras.utils.Progbar(len(rounds), unit_name="round") if self.progress else None
         for turn, (number, attack) in enumerate(rounds):
             (standing,) = np.nonzero(~best.fooled.numpy() & (task.epsilon.numpy() > 0))
@@ -102,7 +108,8 @@ class StagedAttack(FixedBudgetAttack):
                 part = take(task._replace(keys=draws.fold(task.keys, turn)), index)
                 new = self._run(self.stages[number], attack, logits_fn, part, tf.gather(logits, index))
                 best = best.improved_at(index, new)
-                stage = tf.tensor_scatter_nd_update(stage, index[:, None], tf.where(new.fooled, number, -1))
+                reached = tf.where(new.fooled, number, tf.where(new.once, -3, tf.gather(stage, index)))
+                stage = put(stage, index, reached)
             if bar:
                 bar.update(turn + 1)
         return Perturbed(best.points, best.logits, {"stage": self._stuck(logits_fn, task, best, stage)})
@@ -114,7 +121,8 @@ class StagedAttack(FixedBudgetAttack):
             index = tf.constant(standing[start : start + self.batch_size])
             points, labels = tf.gather(best.points, index), tf.gather(task.labels, index)
             steep = logits_fn.compiled(_slope)(points, labels)
-            stage = tf.tensor_scatter_nd_update(stage, index[:, None], tf.where(steep > 0, -1, -2))
+            stuck = (steep == 0) & (tf.gather(stage, index) == -1)
+            stage = put(stage, index, tf.where(stuck, -2, tf.gather(stage, index)))
         return stage
 
     def _rounds(self, num_classes: int) -> list[tuple[int, Attack]]:

@@ -32,11 +32,11 @@ class Strong(StagedAttack):
     a preview, not to be quoted. A defense that masks gradients falls to the first stage or the last.
 
     Args:
-        norm: 2 or inf.
-        twin: an undefended model for the same classes, as `logits_function` takes it; a plain callable or a path is
+        norm: 1, 2 or inf.
+        twin: An undefended model for the same classes, as `logits_function` takes it; a plain callable or a path is
             best passed through that, so that it is compiled once.
-        quick: a quarter of the steps and queries of each stage.
-        progress: show a progress bar of the stages and restarts done, at each ε.
+        quick: Whether each stage takes a quarter of its steps and queries.
+        progress: Whether to show a progress bar of the stages and restarts done, at each ε.
 
     The result's ``details["stage"]`` is, for each sample, the index of the stage that fooled it, or negative; see
     `keras_fim.attacks.staged.StagedAttack` for the rest.
@@ -64,7 +64,7 @@ class Strong(StagedAttack):
 
     @property
     def name(self) -> str:
-        """``strong_l2`` or ``strong_linf``."""
+        """``strong_`` and the norm, like ``strong_linf``."""
         return f"strong_{norm_name(self.norm)}"
 
     def attacks(self, num_classes: int = 10) -> dict[str, Attack]:

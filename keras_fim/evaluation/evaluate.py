@@ -20,7 +20,7 @@ from keras_fim.attacks.nearest import MinimalDistanceAttack
 from keras_fim.evaluation.backends import BACKENDS, Cell, Finished, Queue, check_backend
 from keras_fim.evaluation.cells import Cells, attack_settings, digest, model_digest
 from keras_fim.evaluation.distances import distance_summary
-from keras_fim.evaluation.flags import BLACK_BOX, one_class, outputs_flags, path_flags
+from keras_fim.evaluation.flags import BLACK_BOX, one_class, outputs_flags, path_flags, search_flags
 from keras_fim.evaluation.gallery import Gallery
 from keras_fim.evaluation.intervals import wilson
 from keras_fim.evaluation.measurement import Outcome, measure, probabilities
@@ -169,8 +169,8 @@ class _Run:
         self.say("" if self.pixels is None else str(self.pixels))
         if black_box and "Embedding" in (gradient_stop(self.logits_fn.model) or ""):
             raise ValueError("`model` should take continuous values with black_box=True. Received: token ids")
-        images = _within(self.pixels, chunk)[0]
-        self.flags += outputs_flags(self.logits_fn, images, chunk.labels, gradients=not black_box)
+        images, bounds = _within(self.pixels, chunk)[0], None if self.pixels is None else self.pixels.bounds
+        self.flags += outputs_flags(self.logits_fn, images, chunk.labels, gradients=not black_box, bounds=bounds)
         self.flags += [BLACK_BOX] if black_box else []
 
     def clean(self, chunk: Chunk) -> str:
@@ -217,14 +217,15 @@ class _Run:
         outcomes = [Outcome.joined(parts) for parts in self.outcomes]
         pairs, spectrum = list(zip(self.plans, outcomes, strict=True)), self._summary() if self.information else None
         unvaried = one_class(np.concatenate(self.predictions), np.concatenate(self.labels))
-        on_the_way = [flag for plan, outcome in pairs for flag in path_flags(plan.attack, outcome)]
+        rows = marked([row for plan, outcome in pairs for row in attack_rows(*plan, outcome)])
+        on_the_way = [flag for plan, outcome in pairs for flag in path_flags(plan.attack, outcome)] + search_flags(rows)
         result = Evaluation(
             model=name,
             pixels=self._pixels(),
             flags=(*self.flags, *unvaried, *on_the_way, *(spectrum.flags if spectrum else ())),
             accuracy=wilson(int(correct.sum()), len(correct)),
             mean_confidence=float(confidences.mean(dtype=np.float64)),
-            rows=marked([row for plan, outcome in pairs for row in attack_rows(*plan, outcome)]),
+            rows=rows,
             distances=tuple(
                 distance_summary(plan.attack, outcome, self.shape)
                 for plan, outcome in pairs

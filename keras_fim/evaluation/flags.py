@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
@@ -9,7 +11,9 @@ from keras_fim.attacks.base import Attack
 from keras_fim.attacks.losses import loss_gradient
 from keras_fim.attacks.staged import StagedAttack, outputs_differ
 from keras_fim.evaluation.measurement import Outcome
+from keras_fim.evaluation.rows import AttackRow
 from keras_fim.logits import LogitsFunction
+from keras_fim.typing import Bounds
 from keras_fim.validation import check_labels
 
 _FEW = 64  # images whose gradients are looked at
@@ -18,7 +22,9 @@ _MOST = 0.02  # share of the images that gradients may leave to a search without
 BLACK_BOX = "black box: only a search without gradients ran, so the true robust accuracy is at most the figure here"
 
 
-def outputs_flags(logits_fn: LogitsFunction, images: tf.Tensor, labels: np.ndarray, *, gradients: bool) -> list[str]:
+def outputs_flags(
+    logits_fn: LogitsFunction, images: tf.Tensor, labels: np.ndarray, *, gradients: bool, bounds: Bounds | None = None
+) -> list[str]:
     """Flags of a model's outputs on a few images.
 
     Args:
@@ -26,10 +32,11 @@ def outputs_flags(logits_fn: LogitsFunction, images: tf.Tensor, labels: np.ndarr
         images: ``(n, ...)``, checked; the first 64 are looked at.
         labels: int64 ``(n,)``, class indices.
         gradients: Whether to look at the gradients, too.
+        bounds: The smallest and the largest pixel value; ``None`` if they are not the same for all attacks.
 
     Returns:
-        A sentence for each of: logits that are not finite, outputs that differ between two passes, gradients that are
-        zero.
+        A sentence for each of: logits that are not finite, outputs that differ between two passes, outputs that are the
+        same for all images, an input that is rounded, gradients that are zero.
 
     Raises:
         NoGradientError: If there is no gradient path from the images to the logits, and ``gradients`` asks for one.
@@ -42,6 +49,11 @@ def outputs_flags(logits_fn: LogitsFunction, images: tf.Tensor, labels: np.ndarr
         flags.append(f"not finite: the logits of {100 * share:.0f} % of the images are NaN or infinite")
     elif outputs_differ(first, second):
         flags.append("random outputs: two passes over the same images differ, so a success may not repeat itself")
+    elif (first == first[0]).all() and np.ptp(images, axis=0).any():
+        flags.append("constant outputs: the logits are the same for every image, so no perturbation changes them")
+    elif bounds is not None and _rounds(logits_fn, images, first, bounds):
+        text = "the logits do not change at all when every pixel moves by less than 1/255 of its range"
+        flags.append(f"rounded input: {text}, so gradients may lead nowhere")
     if gradients:
         with logits_fn.explained():
             classes = tf.constant(check_labels(labels[:_FEW], *first.shape))
@@ -51,6 +63,16 @@ def outputs_flags(logits_fn: LogitsFunction, images: tf.Tensor, labels: np.ndarr
             text = f"of {100 * zero:.0f} % of the images the gradient of the margin is zero, so attacks cannot start"
             flags.append(f"zero gradients: {text}")
     return flags
+
+
+def _rounds(logits_fn: LogitsFunction, images: tf.Tensor, logits: np.ndarray, bounds: Bounds) -> bool:
+    """Whether the logits of most images stay the same, bit by bit, under two small moves of all pixels."""
+    low, high = (np.asarray(end, images.dtype.as_numpy_dtype) for end in bounds)
+    still = np.ones(len(logits), bool)
+    for share in (0.1, 0.4):  # from each pixel inwards
+        step = np.where(images - low < high - images, 1, -1) * (high - low) * share / 255
+        still &= (np.asarray(logits_fn(images + tf.cast(step, images.dtype)), np.float64) == logits).all(axis=-1)
+    return bool(still.mean() > 0.5)
 
 
 def one_class(predictions: np.ndarray, labels: np.ndarray) -> list[str]:
@@ -79,3 +101,29 @@ def path_flags(attack: Attack, outcome: Outcome) -> list[str]:
     ended = f"under {attack.name} {100 * stuck:.0f} % of the images stand where the gradient of the margin is zero"
     flags = [f"black box: {masked}, so gradients are masked"] if square > _MOST else []
     return flags + ([f"zero gradients on the way: {ended}, so it could not go on"] if stuck > 0.01 else [])
+
+
+def search_flags(rows: Sequence[AttackRow]) -> list[str]:
+    """Flags of attacks side by side: a search without gradients that fools more than all attacks with them.
+
+    Args:
+        rows: What the attacks did; those of one norm and ε are compared.
+
+    Returns:
+        A sentence for the largest such difference, if there is one above 2 %.
+    """
+    worst = (_MOST, "")
+    for row in rows:
+        others = [
+            r for r in rows if (r.norm, r.epsilon) == (row.norm, row.epsilon) and not _searches(r) and not r.aimed
+        ]
+        if _searches(row) and others:
+            best = max(others, key=lambda other: other.fooling.value)
+            where = f"at {row.norm} {row.epsilon:g} {row.attack} fools {row.fooling} and {best.attack} {best.fooling}"
+            worst = max(worst, (row.fooling.value - best.fooling.value, where))
+    return [f"black box: {worst[1]}, so gradients are masked or the attacks by them too weak"] if worst[1] else []
+
+
+def _searches(row: AttackRow) -> bool:
+    """Whether a row is of an attack without gradients."""
+    return row.attack.startswith("square_")

@@ -167,7 +167,8 @@ def masking_report(
     images = pixels.clip(images)[0]
     p = probabilities(logits_fn, images)
     right = p.argmax(axis=-1) == check_labels(labels, *p.shape)
-    flags = outputs_flags(logits_fn, images, labels, gradients=False) + one_class(p.argmax(axis=-1), labels)
+    flags = outputs_flags(logits_fn, images, labels, gradients=False, bounds=pixels.bounds)
+    flags += one_class(p.argmax(axis=-1), labels)
     if not right.any():
         raise ValueError("`model` should have at least one of the samples right. Received: accuracy 0")
     white = _white_box(check_norm(norm, (2, np.inf)), steps, bounds=pixels.bounds, seed=seed)

@@ -29,8 +29,8 @@ class Outcome(NamedTuple):
         distances: Float64 ``(n,)``, of the nearest confirmed adversarial: inf without one, 0 if wrong before, NaN if
             the sample is of the class that the attack aims at and was left out.
         taken_for: Int64 ``(e, n)``, the class that the model gave to a sample when it was fooled; -1 for the others.
-        stages: Int64 ``(e, n)``, the stage of `keras_fim.attacks.Strong` or `AutoAttack` that fooled a sample; -1 or
-            -2 for none.
+        stages: Int64 ``(e, n)``, the stage of `keras_fim.attacks.Strong` or `AutoAttack` that fooled a sample; -1, -2
+            or -3 for none, as in `keras_fim.attacks.staged.StagedAttack`.
         seconds: The time that it took.
         seen: What ``inspect`` returned for each result of the attack; never stored.
     """
@@ -84,7 +84,7 @@ def measure(
     searching = isinstance(attack, MinimalDistanceAttack)
     asked = [np.inf] if searching else list(epsilons)
     results = attack.sweep(logits_fn, chunk.images, chunk.labels, asked, indices=chunk.indices)
-    taken_for = [_taken_for(logits_fn, result, chunk.labels) for result in results]
+    taken_for = [_taken_for(logits_fn, result, chunk.labels, attack.confirmations) for result in results]
     confirmed = [classes >= 0 for classes in taken_for]
     near = [np.where(kept, result.distances, np.inf) for kept, result in zip(confirmed, results, strict=True)]
     left_out = results[0].details.get("target", np.full(len(chunk.labels), -1)) == chunk.labels
@@ -141,15 +141,19 @@ def fits_memory(shape: Sequence[int], *, copies: int = _COPIES, largest: int = 1
     return int(max(1, min(largest, _MEMORY // max(1, 4 * int(np.prod(shape)) * copies))))
 
 
-def _taken_for(logits_fn: LogitsFunction, result: AttackResult, labels: np.ndarray) -> np.ndarray:
-    """The wrong class of each success that fools the model called as its user calls it, else -1; int64 ``(n,)``."""
+def _taken_for(logits_fn: LogitsFunction, result: AttackResult, labels: np.ndarray, calls: int) -> np.ndarray:
+    """The wrong class of each success that fools the model called as its user calls it, else -1; int64 ``(n,)``.
+
+    Of several ``calls``, the class that the model gives most often.
+    """
     (where,) = np.nonzero(result.success)
     taken_for = np.full(len(labels), -1, np.int64)
     if len(where):
-        outputs = logits_fn.in_batches(_outputs, result.adversarials[where])
-        classes, targets = outputs.argmax(axis=-1), result.details.get("target")
+        outputs = np.stack([logits_fn.in_batches(_outputs, result.adversarials[where]) for _ in range(calls)])
+        votes = np.eye(outputs.shape[-1], dtype=int)[outputs.argmax(axis=-1)].sum(axis=0)
+        classes, targets = votes.argmax(axis=-1), result.details.get("target")
         hit = classes != labels[where] if targets is None else classes == targets[where]
-        taken_for[where] = np.where(np.isfinite(outputs).all(axis=-1) & hit, classes, -1)
+        taken_for[where] = np.where(np.isfinite(outputs).all(axis=(0, -1)) & hit, classes, -1)
     return taken_for
 
 

@@ -166,8 +166,8 @@ class Evaluation(Report):
         """A sentence to quote for each norm and ε of `keras_fim.attacks.AutoAttack`, with what it was measured on."""
         return [
             f"to quote: {self.model} has a robust accuracy of {row.robust} at {row.norm} ε = {row.epsilon:g} under "
-            f"AutoAttack (standard) as implemented in keras_fim {self.versions['keras_fim']}, and a clean accuracy of "
-            f"{self.accuracy}, on {row.robust.total} images{', with flags' if self.flags else ''}"
+            f"AutoAttack ({_version(row)}) as implemented in keras_fim {self.versions['keras_fim']}, and a clean "
+            f"accuracy of {self.accuracy}, on {row.robust.total} images{', with flags' if self.flags else ''}"
             for row in self._by_autoattack()
         ]
 
@@ -179,7 +179,8 @@ class Evaluation(Report):
         return [
             {
                 **{"model": self.model, "norm": row.norm, "ε": row.epsilon, "images": row.robust.total},
-                **{"version": "standard", "clean": self.accuracy, "robust": row.robust, "flags": len(self.flags)},
+                **{"version": _version(row), "clean": self.accuracy, "robust": row.robust},
+                **{"published rule": row.published or row.robust, "flags": len(self.flags)},
                 **{f"fooled by {stage}": f"{100 * share:.1f} %" for stage, share in row.stages.items()},
             }
             for row in self._by_autoattack()
@@ -250,3 +251,8 @@ class Evaluation(Report):
 
     def __str__(self) -> str:
         return f"{super().__str__()}\n\n{self.verdict}"
+
+
+def _version(row: AttackRow) -> str:
+    """The version of `keras_fim.attacks.AutoAttack` that a row is of."""
+    return "standard" if row.published is None else "rand"

@@ -39,6 +39,8 @@ class AttackRow:
         stages: For `keras_fim.attacks.Strong`, the share of the originally correct samples that each stage fooled.
         seconds: The time of the measurement, which an attack that shares work among its ε divides among them.
         aimed: Whether the attack has a target, whose prediction alone is a success.
+        published: The robust accuracy by the published rule of ``AutoAttack(version="rand")``, for which one wrong
+            answer anywhere on the way is a success; ``None`` for other attacks.
     """
 
     attack: str
@@ -53,6 +55,7 @@ class AttackRow:
     stages: dict[str, float]
     seconds: float
     aimed: bool = False
+    published: Ratio | None = None
 
     def line(self) -> str:
         """The row in a few words."""
@@ -137,6 +140,7 @@ def attack_rows(attack: Attack, epsilons: Sequence[float], outcome: Outcome) -> 
     for position, epsilon in enumerate(epsilons):
         fooled = int(outcome.fooled[position].sum())
         names = getattr(attack, "stages", ()) if total else ()
+        once = int((outcome.fooled[position] | (outcome.stages[position] == -3)).sum())
         rows.append(
             AttackRow(
                 attack=attack.name,
@@ -154,6 +158,7 @@ def attack_rows(attack: Attack, epsilons: Sequence[float], outcome: Outcome) -> 
                 },
                 seconds=outcome.seconds / len(epsilons),
                 aimed=attack.aimed,
+                published=wilson(total - once, num_samples) if attack.confirmations > 1 else None,
             )
         )
     return tuple(rows)

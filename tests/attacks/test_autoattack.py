@@ -89,17 +89,58 @@ def test_what_fmn_reaches_strong_reaches(digit_model, digits):
         assert near.success.any() and (result.success | ~near.success).all()
 
 
+def noisy(num_classes, std=0.2):
+    """Linear classes behind Gaussian noise, images and their classes without the noise."""
+    rng, noise = np.random.default_rng(num_classes), keras.layers.GaussianNoise(std, seed=1)
+    weights, images = rng.normal(size=(20, num_classes)), rng.uniform(size=(200, 4, 5, 1)).astype("float32")
+    kernel = tf.constant(weights, tf.float32)
+    fn = logits_function(lambda x: tf.reshape(noise(x, training=True), [-1, 20]) @ kernel, from_logits=True)
+    return fn, images, (images.reshape(200, 20) @ weights).argmax(axis=-1)
+
+
 def test_random_outputs_are_refused():
-    noise = keras.layers.GaussianNoise(0.2)
-    model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
-    fn = logits_function(lambda x: model(noise(x, training=True)), from_logits=True)
-    images = np.full((3, 4, 4, 1), 0.5, "float32")
-    with pytest.raises(ValueError, match="`model` should return the same logits in two passes .*: random outputs"):
-        attacks.AutoAttack()(fn, images, [0, 1, 2], epsilon=0.1)
+    fn, images, labels = noisy(3)
+    with pytest.raises(
+        ValueError, match="`model` should return the same logits in two passes .*: random outputs.*rand"
+    ):
+        attacks.AutoAttack()(fn, images, labels, epsilon=0.1)
+
+
+@pytest.mark.parametrize("num_classes", [4, pytest.param(2, marks=pytest.mark.slow)])
+def test_under_rand_successes_repeat_themselves(num_classes):
+    fn, images, labels = noisy(num_classes)
+    attack = attacks.AutoAttack(version="rand")
+    result = attack(fn, images, labels, epsilon=0.15)
+    stage, wrong = result.details["stage"], [fn(result.adversarials).numpy().argmax(-1) != labels for _ in range(20)]
+    repeated = np.sum(wrong, axis=0) > 10
+    published = (stage >= 0) | (stage == -3)
+    print(f"{result.success.sum()} of {published.sum()} hold; {repeated[result.success].mean():.3f} repeat themselves")
+    np.testing.assert_array_equal(result.success, stage >= 0)
+    assert 20 < result.success.sum() < published.sum() and set(stage) <= {-3, -1, 0, 1}
+    assert repeated[result.success].mean() >= 0.95 > repeated[published].mean()
+    assert (result.distances <= 0.15 + 1e-6).all()
+    assert sum(attack.shares(result).values()) == pytest.approx(result.fooling_ratio)
+    assert [stage.loss for stage in attack.attacks(num_classes).values()] == ["cross_entropy", "dlr"]
+
+
+def test_gradients_are_the_mean_over_the_draws():
+    """Each pass has the next of two slopes: their mean fools where neither of the two alone does."""
+    turn, kernel = tf.Variable(0), tf.constant([[4.0, -3.0], [-3.0, 4.0]])
+
+    def logits(x):
+        turn.assign_add(1)
+        margin = 1.0 - tf.linalg.matvec(x - 0.5, kernel[turn % 2])
+        return tf.stack([margin, tf.zeros_like(margin)], axis=-1)
+
+    fn, images = logits_function(logits, from_logits=True), np.full((1, 2), 0.5, "float32")
+    alone, mean = (
+        attacks.APGD(steps=20, eot_draws=draws)(fn, images, [0], epsilon=0.4).adversarials for draws in (1, 20)
+    )
+    assert mean[0] == pytest.approx([0.9, 0.9], abs=1e-6) and alone[0] != pytest.approx([0.9, 0.9], abs=1e-6)
 
 
 def test_bad_options():
-    with pytest.raises(ValueError, match="`version` should be .*Received: version='plus'"):
+    with pytest.raises(ValueError, match="`version` should be 'standard' or 'rand'. Received: version='plus'"):
         attacks.AutoAttack(version="plus")
-    with pytest.raises(ValueError, match="`norm` should be one of 2, np.inf"):
+    with pytest.raises(ValueError, match="`norm` should be one of 1, 2, np.inf"):
         attacks.AutoAttack(norm=0)

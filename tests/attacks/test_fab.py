@@ -5,35 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
-from scipy.optimize import linprog
 
 from keras_fim import attacks
 from keras_fim.attacks.hyperplane import to_hyperplane
 from keras_fim.logits import logits_function
+from tests.oracles import near_bounds, nearest_boundary, shortest
 
 NORMS = (1, 2, np.inf)
-
-
-def shortest(point, slope, gap, norm):
-    """The least norm of a shift with ``slope · shift >= gap`` inside the unit cube; inf if there is none."""
-    slope, gap = slope / np.abs(slope).max(), gap / np.abs(slope).max()
-    steep, room = np.abs(slope), np.where(slope > 0, 1 - point, point)
-    if gap <= 0:
-        return 0.0
-    if steep @ room < gap:
-        return np.inf
-    if norm == 1:
-        return linprog(np.ones_like(room), A_ub=-steep[None], b_ub=[-gap], bounds=[(0, most) for most in room]).fun
-    unit, low, high = (steep if norm == 2 else np.ones_like(steep)), 0.0, 1e6
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (middle, high) if steep @ np.minimum(middle * unit, room) < gap else (low, middle)
-    return np.linalg.norm(np.minimum(high * unit, room), ord=norm)
-
-
-def near_bounds(count, size, seed=0):
-    """Images with a third of the values next to a bound."""
-    return np.random.default_rng(seed).beta(0.4, 0.4, size=(count, size))
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -64,16 +42,8 @@ def test_the_projection_onto_a_hyperplane_is_exact(norm):
 def test_it_is_at_the_optimum_of_linear_classes_inside_the_bounds(norm, num_classes, targeted):
     images = near_bounds(24, 36)
     weights = np.random.default_rng(num_classes).normal(size=(36, num_classes))
-    logits = images @ weights
-    labels = logits.argmax(axis=-1)
-    optimum = [
-        min(
-            shortest(image, weights[:, rival] - weights[:, label], row[label] - row[rival], norm)
-            for rival in range(num_classes)
-            if rival != label
-        )
-        for image, row, label in zip(images, logits, labels, strict=True)
-    ]
+    labels = (images @ weights).argmax(axis=-1)
+    optimum = nearest_boundary(images, weights, norm)
     fn = logits_function(lambda x: x @ weights, from_logits=True)
     result = attacks.FAB(norm=norm, targeted=targeted)(fn, images, labels)
     ratio = result.distances / optimum

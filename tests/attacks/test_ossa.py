@@ -96,6 +96,28 @@ def test_steps_take_the_eigenvector_where_they_stand(smooth):
     np.testing.assert_allclose(both.adversarials, expected, atol=1e-12)
 
 
+def test_two_steps_follow_the_eigenvectors_of_both_points(smooth):
+    """Against dense eigenvectors of finite differences: the sides, the lengths, and how the second step goes on."""
+    model, images, labels = smooth
+
+    def top(x):
+        fim = oracles.input_fim(lambda point: np.log(model(point[None]).numpy()[0]), x)
+        return np.linalg.eigh(fim)[1][:, -1]
+
+    result = attacks.TSSA(bounds=WIDE, method="exact")(model, images, labels, epsilon=0.5)
+    for x, label, reached in zip(images, labels, result.adversarials, strict=True):
+        ends = [x + side * 0.3 * top(x) for side in (1, -1)]
+        middle = max(ends, key=lambda end: loss(model, end[None], [label])[0])
+        onward = top(middle)
+        onward *= np.sign(onward @ (middle - x))
+        np.testing.assert_allclose(reached, middle + 0.2 * onward, atol=1e-5)
+    assert result.details["converged"].all() and (result.distances <= 0.5 + 1e-9).all()
+    inside = attacks.TSSA(bounds=(-1, 1), share=0.3)(model, np.clip(images, -1, 1), labels, epsilon=1.5)
+    assert np.abs(inside.adversarials).max() <= 1 and (inside.distances <= 1.5 + 1e-9).all()
+    with pytest.raises(ValueError, match=r"`share` should be in \(0, 1\)"):
+        attacks.TSSA(share=1.0)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -32,6 +32,10 @@ def measured(model, **options):
     return evaluate(model, (IMAGES, LABELS), **{"bounds": (0, 1), "spectrum": False, "progress": None, **options})
 
 
+def masked(model):
+    return masking_report(model, (IMAGES, LABELS), steps=2, queries=5, epsilons=[0.02], bounds=(0, 1))
+
+
 def test_a_sound_model_has_no_flag():
     report = measured(linear(), attacks=["fgsm"])
     assert report.flags == () and report.rows[-1].fooling.value == 1
@@ -41,15 +45,41 @@ def test_a_sound_model_has_no_flag():
 def test_random_outputs_are_flagged():
     model = linear(before=lambda images: images + tf.random.normal(tf.shape(images), stddev=0.2))
     assert measured(model, attacks=["fgsm"]).flags[0].startswith("random outputs")
-    report = masking_report(model, (IMAGES, LABELS), steps=2, queries=5, epsilons=[0.02], bounds=(0, 1))
-    assert "random outputs" in str(report)
+    report = masked(model)
+    assert str(report).startswith("random outputs") and len(report.flags) == 1
 
 
 def test_one_class_is_flagged():
     model = linear(after=lambda rows: rows + tf.constant([100.0, 0.0]))
     assert any(flag.startswith("one class") for flag in measured(model, attacks=["fgsm"]).flags)
-    report = masking_report(model, (IMAGES, LABELS), steps=2, queries=5, epsilons=[0.02], bounds=(0, 1))
-    assert "one class" in str(report)
+    report = masked(model)
+    assert str(report).startswith("one class") and len(report.flags) == 1
+
+
+def test_constant_outputs_are_flagged():
+    model = linear(after=lambda rows: 0 * rows + tf.constant([1.0, 0.0]))
+    assert measured(model, attacks=["fgsm"]).flags[0].startswith("constant outputs: the logits are the same")
+    assert masked(model).flags[0].startswith("constant outputs")
+
+
+@tf.custom_gradient
+def rounded(images):
+    """To the nearest 255th, with the gradient of the identity."""
+    return tf.round(images * 255) / 255, lambda upstream: upstream
+
+
+@pytest.mark.parametrize("scale", [1, 255])
+def test_a_rounded_input_is_flagged(scale):
+    images = np.round(IMAGES * 255) / 255 * scale
+    for before, expected in ((lambda x: rounded(x / scale), True), (lambda x: x / scale, False)):
+        report = evaluate(
+            linear(before), (images, LABELS), attacks=["fgsm"], bounds=(0, scale), spectrum=False, progress=None
+        )
+        assert any(flag.startswith("rounded input") for flag in report.flags) == expected
+        report = masking_report(
+            linear(before), (images, LABELS), steps=2, queries=5, epsilons=[0.02 * scale], bounds=(0, scale)
+        )
+        assert any(flag.startswith("rounded input") for flag in report.flags) == expected
 
 
 def test_zero_gradients_are_flagged():
@@ -66,6 +96,14 @@ def test_a_search_without_gradients_that_fools_more_is_flagged():
     assert flag.startswith("black box: a search without gradients fools") and "under strong" not in flag
     assert report.rows[0].stages["square"] > 0.5
     assert measured(linear(), attacks=[attacks.Strong(quick=True)], epsilons=[0.05]).flags == ()
+
+
+def test_a_search_that_fools_more_than_another_attack_is_flagged():
+    options = {"attacks": [attacks.PGD(steps=3), attacks.Square(queries=50)], "epsilons": [0.05]}
+    flipped = logits_function(linear(), backward=linear(after=lambda rows: -rows))
+    (flag,) = measured(flipped, **options).flags
+    assert flag.startswith("black box: at linf 0.05 square_linf fools") and "and pgd_linf" in flag
+    assert measured(linear(), **options).flags == ()
 
 
 @pytest.mark.slow
@@ -142,3 +180,12 @@ def test_images_of_another_range_are_refused():
         evaluate(scaled_model(1), (255 * IMAGES, LABELS), attacks=["fgsm"], progress=None)
     with pytest.raises(ValueError, match="within the bounds"):
         evaluate(scaled_model(1), (255 * IMAGES, LABELS), attacks=["fgsm"], bounds=(0, 1), progress=None)
+
+
+def test_under_rand_the_report_has_both_verdicts():
+    model = linear(before=lambda images: images + tf.random.normal(tf.shape(images), stddev=0.2))
+    report = measured(model, attacks=[attacks.AutoAttack(version="rand")], epsilons=[0.03])
+    (row,) = report.rows
+    assert row.published.value < row.robust.value < report.accuracy.value
+    assert report.flags[0].startswith("random outputs") and "published rule" in str(report)
+    assert "AutoAttack (rand)" in report.quotes[0] and row.attack == "autoattack_rand_linf"

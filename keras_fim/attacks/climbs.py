@@ -1,0 +1,165 @@
+"""How APGD climbs: what it keeps of each sample, its next step, and what a checkpoint changes."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from keras_fim.attacks.lp import by_image, norms_of, project_inside, steepest
+from keras_fim.attacks.samples import Task, choose
+
+
+def checkpoints(steps: int) -> list[int]:
+    """The steps after which the length of a step is reconsidered, with 0 before them.
+
+    They are ``⌈p_j steps⌉`` of p = 0, 0.22, then further apart by 0.03 less each time, but by at least 0.06.
+
+    Example:
+        >>> checkpoints(100)
+        [0, 22, 41, 57, 70, 80, 87, 93, 99]
+    """
+    share, gap, marks = 0, 22, {0}  # per cent, so that nothing is rounded
+    while share + gap <= 100:
+        share += gap
+        marks.add(math.ceil(share * steps / 100))
+        gap = max(gap - 3, 6)
+    return sorted(marks)
+
+
+class Place(NamedTuple):
+    """Points of some samples, with the gradient and the loss there."""
+
+    point: tf.Tensor
+    gradient: tf.Tensor
+    loss: tf.Tensor
+
+    @classmethod
+    def start(cls, points: tf.Tensor, loss: float) -> Place:
+        """Points that the model has not been asked about, with a loss to compare with."""
+        return cls(points, tf.zeros_like(points), tf.fill(tf.shape(points)[:1], tf.cast(loss, points.dtype)))
+
+
+class Climb(NamedTuple):
+    """Samples on their way in l2 or l∞, ``(active, ...)`` each.
+
+    Who they are, where they stand and stood before; the length of their steps, how many steps raised the loss since the
+    last checkpoint, whether that halved them; the place of the largest loss, and that loss at the last checkpoint.
+    """
+
+    index: tf.Tensor
+    task: Task
+    here: Place
+    previous: tf.Tensor
+    length: tf.Tensor
+    rises: tf.Tensor
+    halved: tf.Tensor
+    peak: Place
+    checked_loss: tf.Tensor
+
+    @classmethod
+    def start(cls, index: tf.Tensor, task: Task, points: tf.Tensor) -> Climb:
+        """Before the first look, which is not a rise."""
+        rises, peak = tf.zeros_like(task.labels), Place.start(points, -np.inf)
+        here = Place.start(points, np.inf)
+        return cls(index, task, here, points, 2 * task.epsilon, rises, rises > 0, peak, peak.loss)
+
+    @staticmethod
+    def needed(steps: int, rho: float) -> np.ndarray:
+        """For each step how many have to have raised the loss since the last checkpoint; -1 between checkpoints."""
+        marks, enough = checkpoints(steps), np.full(steps + 1, -1.0)
+        enough[marks[1:]] = rho * np.diff(marks)
+        return enough
+
+    def moved(self, step: tf.Tensor, norm: float) -> Climb:
+        """One step; the first has no momentum."""
+        point, length = self.here.point, by_image(self.length, self.previous)
+        aim = self._inside(point + length * steepest(self.here.gradient, norm), norm)
+        share = tf.where(step > 1, tf.cast(0.75, length.dtype), tf.cast(1, length.dtype))
+        moved = point + share * (aim - point) + (1 - share) * (point - self.previous)
+        return self._replace(here=self.here._replace(point=self._inside(moved, norm)), previous=point)
+
+    def looked(self, gradient: tf.Tensor, loss: tf.Tensor) -> Climb:
+        """With what is known at the present points."""
+        here = Place(self.here.point, gradient, loss)
+        rises = self.rises + tf.cast(loss > self.here.loss, self.rises.dtype)
+        return self._replace(here=here, rises=rises, peak=choose(loss > self.peak.loss, here, self.peak))
+
+    def checked(self, enough: tf.Tensor) -> Climb:
+        """Half as long steps from the best point, of those that rose too seldom or not at all at this length."""
+        halve = (tf.cast(self.rises, enough.dtype) < enough) | (~self.halved & (self.peak.loss <= self.checked_loss))
+        return self._replace(
+            length=tf.where(halve, self.length / 2, self.length),
+            rises=tf.zeros_like(self.rises),
+            halved=halve,
+            here=choose(halve, self.peak, self.here),
+            checked_loss=self.peak.loss,
+        )
+
+    def _inside(self, points: tf.Tensor, norm: float) -> tf.Tensor:
+        """Clipped, then projected; the last clip, in `project_inside`, is for what rounding adds."""
+        return project_inside(tf.clip_by_value(points, 0, 1), self.task.images, self.task.epsilon, norm)
+
+
+class SparseClimb(NamedTuple):
+    """Samples on their way in l1, ``(active, ...)`` each: steps change few values, fewer as the best point does.
+
+    Who they are and where they stand; the length of their steps, and the number of values that these change; the place
+    of the largest loss, and how many values it had changed at the last checkpoint.
+    """
+
+    index: tf.Tensor
+    task: Task
+    here: Place
+    length: tf.Tensor
+    width: tf.Tensor
+    peak: Place
+    changed: tf.Tensor
+
+    @classmethod
+    def start(cls, index: tf.Tensor, task: Task, points: tf.Tensor) -> SparseClimb:
+        """Before the first look."""
+        peak, changed = Place.start(points, -np.inf), _num_changed(points, task.images)
+        return cls(index, task, peak, task.epsilon, changed / 1.5, peak, changed)
+
+    @staticmethod
+    def needed(steps: int, rho: float) -> np.ndarray:
+        """As of `Climb`; every step in 25 is a checkpoint."""
+        return np.where(np.arange(steps + 1) % max(1, steps // 25), -1.0, 0.0)
+
+    def moved(self, step: tf.Tensor, norm: float) -> SparseClimb:
+        """One step, of equal length for the values of the largest slopes that have room in its direction."""
+        gradient, point = self.here.gradient, self.here.point
+        room = tf.where(gradient > 0, 1 - point, point) > 0
+        slopes = tf.where(room, tf.abs(gradient), tf.zeros_like(gradient))
+        flat = tf.reshape(slopes, [-1, slopes.shape[1:].num_elements()])
+        last = tf.cast(tf.clip_by_value(self.width, 1, flat.shape[-1]), tf.int32) - 1
+        least = tf.gather(tf.sort(flat, direction="DESCENDING"), last, batch_dims=1)
+        steps = tf.where((slopes >= by_image(least, slopes)) & room, tf.sign(gradient), tf.zeros_like(gradient))
+        length = tf.math.divide_no_nan(self.length, norms_of(steps, 1))
+        point = project_inside(point + by_image(length, steps) * steps, self.task.images, self.task.epsilon, norm)
+        return self._replace(here=self.here._replace(point=point))
+
+    def looked(self, gradient: tf.Tensor, loss: tf.Tensor) -> SparseClimb:
+        """With what is known at the present points."""
+        here = Place(self.here.point, gradient, loss)
+        return self._replace(here=here, peak=choose(loss > self.peak.loss, here, self.peak))
+
+    def checked(self, enough: tf.Tensor) -> SparseClimb:
+        """Where the best point has become sparser: from there, in long steps again; elsewhere in shorter ones."""
+        changed, longest = _num_changed(self.peak.point, self.task.images), self.task.epsilon
+        sparser = changed < 0.95 * self.changed
+        return self._replace(
+            length=tf.where(sparser, longest, tf.maximum(self.length / 1.5, longest / 10)),
+            width=changed / 1.5,
+            here=choose(sparser, self.peak, self.here),
+            changed=changed,
+        )
+
+
+def _num_changed(points: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+    """The number of values in which points and images differ, ``(batch,)``."""
+    axes = tuple(range(1, points.shape.rank))
+    return tf.math.count_nonzero(points != images, axis=axes, dtype=points.dtype)
