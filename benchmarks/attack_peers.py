@@ -56,7 +56,7 @@ class CountedLogits(Logits):
         return self.forward(counted(tf.convert_to_tensor(images)))
 
 
-def ours(attack: Any, epsilon: float | None = None, *, targeted: bool = False) -> Build:
+def keras_fim_attack(attack: Any, epsilon: float | None = None, *, targeted: bool = False) -> Build:
     def build(logits: Logits) -> Run:
         logits_fn = logits_function(logits, from_logits=True)
 
@@ -78,7 +78,7 @@ def cleverhans(name: str, norm: float, epsilon: float, **options: Any) -> Build:
         options.update(norm=norm, clip_min=0.0, clip_max=1.0, sanity_checks=False)
 
         def run(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-            batches = (tf.constant(each) for each in _batches(images))
+            batches = (tf.constant(batch) for batch in _batches(images))
             pairs = zip(batches, _batches(labels), strict=True)
             return np.concatenate([attack(logits, x, eps=epsilon, y=tf.constant(y), **options) for x, y in pairs])
 
@@ -95,8 +95,8 @@ def foolbox(name: str, epsilon: float | None = None, **options: Any) -> Build:
 
         def run(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
             pairs = zip(_batches(images), _batches(labels), strict=True)
-            found = [attack(model, tf.constant(x), tf.constant(y), epsilons=epsilon)[1] for x, y in pairs]
-            return np.concatenate([each.numpy() for each in found])
+            parts = [attack(model, tf.constant(x), tf.constant(y), epsilons=epsilon)[1] for x, y in pairs]
+            return np.concatenate([batch.numpy() for batch in parts])
 
         return run
 

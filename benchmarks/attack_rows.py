@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from attack_peers import Build, art, cleverhans, foolbox, ours
+from attack_peers import Build, art, cleverhans, foolbox, keras_fim_attack
 
 from keras_fim import attacks
 
@@ -43,7 +43,7 @@ def one_step() -> list[Row]:
             "FGSM",
             np.inf,
             {
-                "ours": ours(attacks.FGSM(), LINF),
+                "ours": keras_fim_attack(attacks.FGSM(), LINF),
                 "CleverHans": cleverhans("fast_gradient_method", np.inf, LINF),
                 "Foolbox": foolbox("LinfFastGradientAttack", LINF),
                 "ART": art("FastGradientMethod", eps=LINF),
@@ -54,7 +54,7 @@ def one_step() -> list[Row]:
             "FGM",
             2,
             {
-                "ours": ours(attacks.FGM(), L2),
+                "ours": keras_fim_attack(attacks.FGM(), L2),
                 "CleverHans": cleverhans("fast_gradient_method", 2, L2),
                 "Foolbox": foolbox("L2FastGradientAttack", L2),
                 "ART": art("FastGradientMethod", norm=2, eps=L2),
@@ -71,8 +71,8 @@ def pgd(norm: float, prefix: str, epsilon: float) -> Row:
         f"PGD-40 {prefix.lower()}",
         norm,
         {
-            "ours": ours(attacks.PGD(norm=norm), epsilon),
-            "ours, fooled or not": ours(attacks.PGD(norm=norm, stop_early=True), epsilon),
+            "ours": keras_fim_attack(attacks.PGD(norm=norm), epsilon),
+            "ours, fooled or not": keras_fim_attack(attacks.PGD(norm=norm, stop_early=True), epsilon),
             "CleverHans": cleverhans("projected_gradient_descent", norm, epsilon, **step),
             "Foolbox": foolbox(f"{prefix}ProjectedGradientDescentAttack", epsilon, rel_stepsize=1 / 16, steps=40),
             "ART": art(
@@ -97,7 +97,7 @@ def iterative() -> list[Row]:
             "BIM",
             np.inf,
             {
-                "ours": ours(attacks.BIM(), LINF),
+                "ours": keras_fim_attack(attacks.BIM(), LINF),
                 "CleverHans": cleverhans("basic_iterative_method", np.inf, LINF, eps_iter=LINF / 5, nb_iter=10),
                 "Foolbox": foolbox("LinfBasicIterativeAttack", LINF, rel_stepsize=0.2, steps=10),
                 "ART": art("BasicIterativeMethod", eps=LINF, eps_step=LINF / 5, max_iter=10),
@@ -108,7 +108,7 @@ def iterative() -> list[Row]:
             "MIM",
             np.inf,
             {
-                "ours": ours(attacks.MIM(), LINF),
+                "ours": keras_fim_attack(attacks.MIM(), LINF),
                 "CleverHans": cleverhans("momentum_iterative_method", np.inf, LINF, eps_iter=LINF / 10, nb_iter=10),
                 "Foolbox": foolbox("LinfMomentumIterativeFastGradientMethod", LINF, rel_stepsize=0.1, steps=10),
             },
@@ -123,7 +123,7 @@ def deepfool() -> list[Row]:
             "DeepFool l2",
             2,
             {
-                "ours": ours(attacks.DeepFool()),
+                "ours": keras_fim_attack(attacks.DeepFool()),
                 "Foolbox": foolbox("L2DeepFoolAttack", steps=50),
                 "ART": art("DeepFool", max_iter=50, epsilon=0.02),
             },
@@ -133,7 +133,7 @@ def deepfool() -> list[Row]:
             "DeepFool linf",
             np.inf,
             {
-                "ours": ours(attacks.DeepFool(norm=np.inf)),
+                "ours": keras_fim_attack(attacks.DeepFool(norm=np.inf)),
                 "Foolbox": foolbox("LinfDeepFoolAttack", steps=50),
             },
             images=(64, 512),
@@ -145,21 +145,17 @@ def carlini_wagner() -> list[Row]:
     """Adam with the same rate, first weight, steps and rounds; ART's line search is of another kind, and slow."""
     steps, rounds, rate, weight = 200, 5, 0.05, 1.0
     repaired = attacks.CleverHans(
-        "carlini_wagner_l2",
-        max_iterations=steps,
-        binary_search_steps=rounds,
-        learning_rate=rate,
-        initial_const=weight,
+        "carlini_wagner_l2", max_iterations=steps, binary_search_steps=rounds, learning_rate=rate, initial_const=weight
     )
     return [
         Row(
             "Carlini-Wagner",
             2,
             {
-                "ours": ours(
+                "ours": keras_fim_attack(
                     attacks.CarliniWagner(steps=steps, search_steps=rounds, learning_rate=rate, initial_weight=weight)
                 ),
-                "CleverHans": ours(repaired),  # through our adapter: as it stands, it does not run
+                "CleverHans": keras_fim_attack(repaired),  # through our adapter: as it stands, it does not run
                 "Foolbox": foolbox(
                     "L2CarliniWagnerAttack",
                     binary_search_steps=rounds,
@@ -188,7 +184,7 @@ def jsma() -> list[Row]:
             "JSMA",
             0,
             {
-                "ours": ours(attacks.JSMA(target="given"), targeted=True),
+                "ours": keras_fim_attack(attacks.JSMA(target="given"), targeted=True),
                 "ART": art("SaliencyMapMethod", targeted=True, theta=1.0, gamma=1.0),
             },
             images=(32, 128),
@@ -204,8 +200,8 @@ def nearest() -> list[Row]:
             "nearest l2",
             2,
             {
-                "ours": ours(attacks.FMN()),
-                "ours, PGD by budgets": ours(attacks.MinimalDistance(attacks.PGD(norm=2))),
+                "ours": keras_fim_attack(attacks.FMN()),
+                "ours, PGD by budgets": keras_fim_attack(attacks.MinimalDistance(attacks.PGD(norm=2))),
                 "Foolbox": foolbox("L2FMNAttack", steps=100),
                 "Foolbox, DDN": foolbox("DDNAttack", steps=100),
             },
@@ -215,8 +211,8 @@ def nearest() -> list[Row]:
             "nearest linf",
             np.inf,
             {
-                "ours": ours(attacks.FMN(norm=np.inf)),
-                "ours, PGD by budgets": ours(attacks.MinimalDistance(attacks.PGD())),
+                "ours": keras_fim_attack(attacks.FMN(norm=np.inf)),
+                "ours, PGD by budgets": keras_fim_attack(attacks.MinimalDistance(attacks.PGD())),
                 "Foolbox": foolbox("LInfFMNAttack", steps=100),
             },
             images=(64, 256),

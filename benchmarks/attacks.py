@@ -38,17 +38,19 @@ COUNTED = 16
 PEERS = ("foolbox", "adversarial-robustness-toolbox")
 
 
-def strength(row: Row, model: keras.Model, images: np.ndarray, labels: np.ndarray, found: np.ndarray) -> dict[str, Any]:
+def strength(
+    row: Row, model: keras.Model, images: np.ndarray, labels: np.ndarray, adversarials: np.ndarray
+) -> dict[str, Any]:
     """Fooling ratio and, without ε, the median distance; nothing outside of the bounds or ε counts."""
-    if row.epsilon is not None and found.dtype == images.dtype:
-        allowed = norms(found - images, row.norm) <= row.epsilon * 1.00001
+    if row.epsilon is not None and adversarials.dtype == images.dtype:
+        allowed = norms(adversarials - images, row.norm) <= row.epsilon * 1.00001
     else:
         allowed = np.ones(len(images), bool)
-    allowed &= ((found >= -1e-6) & (found <= 1 + 1e-6)).reshape(len(found), -1).all(axis=1)
+    allowed &= ((adversarials >= -1e-6) & (adversarials <= 1 + 1e-6)).reshape(len(adversarials), -1).all(axis=1)
     correct = model.predict(images, verbose=0).argmax(axis=-1) == labels
-    predicted = model.predict(found, verbose=0).argmax(axis=-1)
+    predicted = model.predict(adversarials, verbose=0).argmax(axis=-1)
     fooled = allowed & (predicted == targets(labels) if row.targeted else predicted != labels)
-    distances = np.where(fooled, norms(found - images, row.norm), np.inf)[correct]
+    distances = np.where(fooled, norms(adversarials - images, row.norm), np.inf)[correct]
     median = None if row.epsilon is not None else float(np.median(distances))
     return {"fooling_ratio": float(fooled[correct].mean()), "median_distance": median}
 
@@ -69,7 +71,9 @@ def timed(runs: dict[str, Run], images: np.ndarray, labels: np.ndarray, repeats:
             wall, processor = time.perf_counter(), time.process_time()
             run(images, labels)
             seconds[name].append((time.perf_counter() - wall, time.process_time() - processor))
-    medians = {name: [statistics.median(each) for each in zip(*pairs, strict=True)] for name, pairs in seconds.items()}
+    medians = {
+        name: [statistics.median(values) for values in zip(*pairs, strict=True)] for name, pairs in seconds.items()
+    }
     return {
         name: {"images_per_second": len(images) / wall, "processor_milliseconds": 1000 * processor / len(images)}
         for name, (wall, processor) in medians.items()
@@ -82,13 +86,13 @@ def measure(row: Row, model: keras.Model, arguments: argparse.Namespace) -> dict
     logits = Logits(model, compiled=arguments.compiled)
     names = [name for name in row.entries if arguments.full or name not in row.slow]
     runs = {name: row.entries[name](logits) for name in names}
-    found = {name: run(images, labels) for name, run in runs.items()}
+    adversarials = {name: run(images, labels) for name, run in runs.items()}
     speeds = timed(runs, images, labels, arguments.repeats)
     entries = {}
     for name in names:
         entries[name] = {
             **speeds[name],
-            **strength(row, model, images, labels, found[name]),
+            **strength(row, model, images, labels, adversarials[name]),
             **evaluations(row, name, model, images, labels),
             "peak_megabytes": memory(row.name, name, arguments) if arguments.memory else None,
         }
@@ -104,7 +108,7 @@ def measure(row: Row, model: keras.Model, arguments: argparse.Namespace) -> dict
 def ratios(entries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Ours over the best peer, figure by figure: speed, processor time, fooling ratio (difference), median distance."""
     peers = [entry for name, entry in entries.items() if not name.startswith("ours")]
-    found = {}
+    by_name = {}
     for name, entry in entries.items():
         if name.startswith("ours"):
             speed = entry["images_per_second"] / max(peer["images_per_second"] for peer in peers)
@@ -113,11 +117,11 @@ def ratios(entries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
             distance = entry["median_distance"]
             best = None if distance is None else min(peer["median_distance"] for peer in peers)
             shorter = None if distance is None else distance / best if best < np.inf else 0.0
-            found[name] = {
+            by_name[name] = {
                 **{"speed": speed, "processor": processor},
                 **{"fooling_ratio": fooling, "median_distance": shorter},
             }
-    return found
+    return by_name
 
 
 def pictures(row: Row, arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
@@ -130,8 +134,8 @@ def memory(row: str, name: str, arguments: argparse.Namespace) -> float:
     options = ["--full"] * arguments.full + ["--compiled"] * arguments.compiled
     options += ["--images", str(arguments.images)] if arguments.images else []
     command = [sys.executable, __file__, "--child", row, name, *options]
-    found = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(found.stdout.splitlines()[-1])
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(process.stdout.splitlines()[-1])
 
 
 def child(row_name: str, name: str, arguments: argparse.Namespace) -> None:
@@ -169,9 +173,9 @@ def chart(results: list[dict[str, Any]], path: Path) -> None:
     axes = figure.subplots()
     width = 0.84 / len(names)
     for index, name in enumerate(names):
-        known = [(at, each["entries"][name]) for at, each in enumerate(results) if name in each["entries"]]
-        places = [at + (index - (len(names) - 1) / 2) * width for at, _ in known]
-        axes.bar(places, [entry["images_per_second"] for _, entry in known], width, label=name)
+        measured = [(at, result["entries"][name]) for at, result in enumerate(results) if name in result["entries"]]
+        places = [at + (index - (len(names) - 1) / 2) * width for at, _ in measured]
+        axes.bar(places, [entry["images_per_second"] for _, entry in measured], width, label=name)
     axes.set(yscale="log", ylabel="images per second", title="Attacks on the MNIST ConvNet, CPU")
     axes.set_xticks(range(len(results)), [result["row"] for result in results], rotation=20, ha="right")
     axes.grid(axis="y", alpha=0.3)

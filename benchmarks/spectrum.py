@@ -144,12 +144,12 @@ def measure(case: Case, rounds: int, rtol: float, max_steps: int) -> dict[str, A
     gradient, gradient_of_few = gradients_of(model, images), gradients_of(model, few)
     for warm_up in (gradient, lambda: krylov(images[:1]), lambda: exact_spectrum(images[:1])):  # compile
         warm_up()
-    megabytes, found = peak_megabytes(krylov)
+    megabytes, spectrum = peak_megabytes(krylov)
     row: dict[str, Any] = {"classes": model.output_shape[-1], "images": len(images), "exact_images": len(few)}
     row["krylov"] = in_gradients(krylov, gradient, rounds) | {"peak_megabytes": megabytes}
     row["exact"] = in_gradients(exact, gradient_of_few, 1)
     row["exact"] |= {"batch_size": case.exact_batch, "peak_megabytes": results[0][0]}
-    return row | accuracy(found, results[0][1])
+    return row | accuracy(spectrum, results[0][1])
 
 
 def accuracy(krylov: Spectrum, exact: Spectrum) -> dict[str, float]:

@@ -111,7 +111,7 @@ def main() -> None:
     for name in arguments.models:
         for key in arguments.norms:
             results.append(measure(name, key, images, labels))
-            print("  lead over ART:", {each: f"{ahead:+.1%}" for each, ahead in results[-1]["lead_over_art"].items()})
+            print("  lead over ART:", {other: f"{ahead:+.1%}" for other, ahead in results[-1]["lead_over_art"].items()})
             if out:  # after each, so that little is lost
                 store(out, results, arguments)
 

@@ -218,13 +218,13 @@ def logits_function(
         model = _load(Path(model))
     if from_logits is not None:
         return LogitsFunction(model, output_form(model, images, from_logits))
-    known = vars(model).get(_ATTRIBUTE) if hasattr(model, "__dict__") else None
-    if isinstance(known, LogitsFunction) and known.outputs is getattr(model, "outputs", None):
-        return known
-    found = LogitsFunction(model, output_form(model, images, None))
+    kept = vars(model).get(_ATTRIBUTE) if hasattr(model, "__dict__") else None
+    if isinstance(kept, LogitsFunction) and kept.outputs is getattr(model, "outputs", None):
+        return kept
+    logits_fn = LogitsFunction(model, output_form(model, images, None))
     if isinstance(model, keras.Model):
-        object.__setattr__(model, _ATTRIBUTE, found)  # not tracked by Keras; goes with the model
-    return found
+        object.__setattr__(model, _ATTRIBUTE, logits_fn)  # not tracked by Keras; goes with the model
+    return logits_fn
 
 
 def _load(path: Path) -> Any:

@@ -47,20 +47,20 @@ class FixedBudgetAttack(Attack):
         columns = zip(*parts, strict=True)
         return [self._result(problem, *concatenated(column)) for column in columns]
 
-    def _result(self, problem: Problem, logits: tf.Tensor, found: Perturbed) -> AttackResult:
+    def _result(self, problem: Problem, logits: tf.Tensor, perturbed: Perturbed) -> AttackResult:
         """An `AttackResult` from the logits of the images and what was found, in unit coordinates."""
         was_correct = (np.argmax(logits, axis=-1) == problem.labels.numpy()) & ~problem.left_out
-        points = found.adversarials
-        predictions = np.argmax(found.logits, axis=-1)
+        points = perturbed.adversarials
+        predictions = np.argmax(perturbed.logits, axis=-1)
         if not problem.units.identity:  # the way back to pixels rounds
-            points, predictions = self._in_pixels(problem, found.adversarials)
+            points, predictions = self._in_pixels(problem, perturbed.adversarials)
         return AttackResult(
             adversarials=points.numpy(),
             success=was_correct & problem.fooled(predictions),
-            distances=problem.distances(found.adversarials, points.numpy(), self.norm),
+            distances=problem.distances(perturbed.adversarials, points.numpy(), self.norm),
             predictions=predictions,
             was_correct=was_correct,
-            details=problem.details(found.details),
+            details=problem.details(perturbed.details),
         )
 
     @property

@@ -150,10 +150,10 @@ class JSMA(SearchAttack):
         if self.saliency == "probabilities":
             against = log_odds_against(logits, classes)
             return (against,) if self.target == "none" else (-against,)
-        chosen = tf.gather(logits, classes, batch_dims=1)
+        own = tf.gather(logits, classes, batch_dims=1)
         if self.target == "none":
-            return tf.reduce_max(others(logits, classes), axis=-1), -chosen
-        return chosen, chosen - tf.reduce_sum(logits, axis=-1)
+            return tf.reduce_max(others(logits, classes), axis=-1), -own
+        return own, own - tf.reduce_sum(logits, axis=-1)
 
     def _done(self, logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         predicted = tf.argmax(logits, axis=-1)

@@ -47,7 +47,7 @@ def check_norm(p: float, allowed: tuple[float, ...] = (1, 2, np.inf)) -> float:
         ValueError: if it is not one of ``allowed``.
     """
     if p not in allowed:
-        names = ", ".join("np.inf" if each == np.inf else f"{each:g}" for each in allowed)
+        names = ", ".join("np.inf" if norm == np.inf else f"{norm:g}" for norm in allowed)
         raise ValueError(f"`norm` should be one of {names}. Received: norm={p!r}")
     return float(p)
 

@@ -128,9 +128,9 @@ class _Search:
         for batch in self.attack._batches(len(indices)):
             rows = indices[batch]
             task, state = take((self.task, self.state), rows)
-            found = self.perturb(task._replace(epsilon=tf.constant(epsilons[rows], task.images.dtype)), state)
-            points = found.adversarials.numpy()
-            hit = fooled[rows] = self.problem.fooled(np.argmax(found.logits, axis=-1), rows)
+            perturbed = self.perturb(task._replace(epsilon=tf.constant(epsilons[rows], task.images.dtype)), state)
+            points = perturbed.adversarials.numpy()
+            hit = fooled[rows] = self.problem.fooled(np.argmax(perturbed.logits, axis=-1), rows)
             distances = norms(points.astype(np.float64) - task.images.numpy(), self.attack.norm)
             nearer = hit & (distances < self.distances[rows])
             self.points[rows[nearer]], self.distances[rows[nearer]] = points[nearer], distances[nearer]

@@ -40,10 +40,10 @@ class MinimalDistanceAttack(Attack):
         labels, images = problem.labels.numpy(), problem.images.numpy()
         predictions = self._predictions(problem.logits_fn, problem.images)
         correct = (predictions == labels) & ~problem.left_out
-        found = self.nearest(problem, correct)
-        points, attacked = self._in_pixels(problem, found.adversarials)
+        result = self.nearest(problem, correct)
+        points, attacked = self._in_pixels(problem, result.adversarials)
         predictions = np.where(correct, attacked, predictions)
-        distances = problem.distances(found.adversarials, points.numpy(), self.norm)
+        distances = problem.distances(result.adversarials, points.numpy(), self.norm)
         results = []
         for limit in limits:
             success = correct & problem.fooled(predictions) & (distances <= limit)
@@ -54,7 +54,7 @@ class MinimalDistanceAttack(Attack):
                     distances=np.where(success, distances, np.where(correct, np.inf, 0.0)),
                     predictions=np.where(correct & ~success, labels, predictions),
                     was_correct=correct,
-                    details=problem.details(found.details),
+                    details=problem.details(result.details),
                 )
             )
         return results
@@ -75,9 +75,9 @@ class SearchAttack(MinimalDistanceAttack):
             rows = np.arange(len(correct))[batch][correct[batch]]
             if not len(rows):
                 continue
-            found = search(take(problem.task, tf.constant(rows)))
-            points[rows] = found.adversarials.numpy()
-            for key, value in found.details.items():
+            result = search(take(problem.task, tf.constant(rows)))
+            points[rows] = result.adversarials.numpy()
+            for key, value in result.details.items():
                 details.setdefault(key, np.zeros((len(correct), *value.shape[1:]), value.numpy().dtype))[rows] = value
         return Found(tf.constant(points), details)
 

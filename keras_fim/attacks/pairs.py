@@ -35,8 +35,8 @@ def best_pairs(first: tf.Tensor, second: tf.Tensor, free: tf.Tensor) -> tuple[tf
     a, b = (tf.gather(values, order, batch_dims=1) for values in (a, b))
     candidate = tf.cast(b > _second_largest_before(b), tf.int32)
     count = tf.maximum(tf.reduce_max(tf.reduce_sum(candidate, axis=-1)), 1)
-    chosen = tf.math.top_k(candidate, count).indices  # of equals the first, so that they stay in order
-    a, b, order = (tf.gather(values, chosen, batch_dims=1) for values in (a, b, order))
+    kept = tf.math.top_k(candidate, count).indices  # of equals the first, so that they stay in order
+    a, b, order = (tf.gather(values, kept, batch_dims=1) for values in (a, b, order))
     pairs, score = _among(a, b)
     return tf.gather(order, pairs, batch_dims=1), score > 0
 
@@ -69,7 +69,7 @@ def _among(a: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return start < count
 
     def body(start: tf.Tensor, pairs: tf.Tensor, score: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        sums = [each[:, start : start + _BLOCK, None] + each[:, None, start:] for each in (a, b)]
+        sums = [values[:, start : start + _BLOCK, None] + values[:, None, start:] for values in (a, b)]
         rows, columns = tf.unstack(tf.shape(sums[0])[1:])
         valid = (tf.range(columns) > tf.range(rows)[:, None]) & (sums[0] > 0) & (sums[1] > 0)
         products = tf.reshape(tf.where(valid, sums[0] * sums[1], 0), [batch, rows * columns])

@@ -28,7 +28,7 @@ def gradient(
     Raises:
         NoGradientError: If no differentiable operations lead from the images to the values.
     """
-    found = tape.gradient(values, images, output_gradients=upstream)
-    if found is None:
+    slope = tape.gradient(values, images, output_gradients=upstream)
+    if slope is None:
         raise NoGradientError("`model` has no gradient from its logits to its images")
-    return tf.convert_to_tensor(found)
+    return tf.convert_to_tensor(slope)

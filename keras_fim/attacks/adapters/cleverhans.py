@@ -112,10 +112,10 @@ def cleverhans_attacks() -> list[tuple[str, float]]:
 
 
 def _check_parameters(attack: str, given: dict[str, Any]) -> None:
-    known = _METHODS[attack].parameters
+    parameters = _METHODS[attack].parameters
     for name, value in given.items():
-        if name not in known:
-            raise ValueError(f"`{attack}` takes the parameters {', '.join(known)}. Received: {name}={value!r}")
+        if name not in parameters:
+            raise ValueError(f"`{attack}` takes the parameters {', '.join(parameters)}. Received: {name}={value!r}")
         if name in _COUNTS and not (isinstance(value, int) and value >= 1):
             raise ValueError(f"`{name}` should be a positive integer. Received: {name}={value!r}")
         if name in _POSITIVE and not (value is None or 0 < value < np.inf):

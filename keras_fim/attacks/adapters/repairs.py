@@ -117,7 +117,7 @@ class _Resettable:
         self._optimizer = optimizer
 
     def variables(self) -> list[Any]:
-        return [each for each in self._optimizer.variables if each is not self._optimizer.learning_rate]
+        return [variable for variable in self._optimizer.variables if variable is not self._optimizer.learning_rate]
 
     def apply_gradients(self, pairs: Iterable[tuple[tf.Tensor, tf.Variable]]) -> None:
         self._optimizer.apply_gradients(pairs)
