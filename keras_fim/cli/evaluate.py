@@ -6,8 +6,8 @@ robust accuracy may be quoted, and a one-step attack beside it. A report to read
 image (samples.csv) and every finished cell are written to one folder: the same command goes on where an interrupted one
 stopped. Exit code 3 means that --fail-under was not reached.
 
-attacks: ossa, fgsm, fgm, otcm, bim, pgd, mim, apgd_ce, apgd_dlr, apgd_t, square, strong, autoattack, deepfool, fmn,
-fab, carlini_wagner, jsma;
+attacks: ossa, tssa, fgsm, fgm, otcm, bim, pgd, mim, apgd_ce, apgd_dlr, apgd_t, square, strong, autoattack,
+autoattack_rand, deepfool, fmn, fab, carlini_wagner, jsma, sigma_zero;
 NAME_l1, NAME_l2 and NAME_linf choose the norm of those that have several; cleverhans_NAME is one of CleverHans;
 minimal_NAME looks for the smallest budget of an attack with a budget; an unknown name lists them all
 
