@@ -76,10 +76,8 @@ def test_a_rounded_input_is_flagged(scale):
             linear(before), (images, LABELS), attacks=["fgsm"], bounds=(0, scale), spectrum=False, progress=None
         )
         assert any(flag.startswith("rounded input") for flag in report.flags) == expected
-        report = masking_report(
-            linear(before), (images, LABELS), steps=2, queries=5, epsilons=[0.02 * scale], bounds=(0, scale)
-        )
-        assert any(flag.startswith("rounded input") for flag in report.flags) == expected
+    if scale == 1:
+        assert masked(linear(rounded)).flags[0].startswith("rounded input")
 
 
 def test_zero_gradients_are_flagged():
