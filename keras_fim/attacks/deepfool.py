@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.attacks.hyperplane import Boundaries
 from keras_fim.attacks.losses import others
 from keras_fim.attacks.lp import by_image, check_norm, norm_name
 from keras_fim.attacks.nearest import Found, SearchAttack
 from keras_fim.attacks.samples import Task, keep, put
-from keras_fim.geometry.gradients import gradient as gradient_of
 from keras_fim.logits import LogitsFunction
 
 
@@ -92,22 +92,12 @@ class DeepFool(SearchAttack):
 
     def _step(self, logits_fn: LogitsFunction, walk: _Walk) -> tf.Tensor:
         points = self._points(walk)
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-            tape.watch(points)
-            logits = logits_fn(points)
-            own = tf.gather(logits, walk.task.labels, batch_dims=1)
-            gaps = tf.gather(logits, walk.rivals, batch_dims=1) - own[:, None]
-            columns = tf.unstack(gaps, axis=-1)
-        gradients = tf.stack([gradient_of(tape, gap, points) for gap in columns], axis=1)
-        flat = tf.reshape(gradients, [-1, len(columns), points.shape[1:].num_elements()])
-        lengths = tf.norm(flat, ord=1 if self.norm == np.inf else 2, axis=-1)
+        rivals = Boundaries.of(logits_fn, points, walk.task.labels, walk.rivals, self.norm)
         # a rival that this image cannot be pushed to is infinitely far
-        beyond = tf.maximum(0.5 * _BEYOND * tf.abs(own), _BEYOND)[:, None]
-        distances = tf.where(lengths > 0, (tf.abs(gaps) + beyond) / lengths, np.inf)
-        nearest = tf.argmin(distances, axis=-1)
-        gradient, length, distance = (
-            tf.gather(values, nearest, batch_dims=1) for values in (gradients, lengths, distances)
-        )
+        beyond = tf.maximum(0.5 * _BEYOND * tf.abs(rivals.own), _BEYOND)
+        distances = tf.where(rivals.lengths > 0, (tf.abs(rivals.gaps) + beyond) / rivals.lengths, np.inf)
+        nearest, parts = tf.argmin(distances, axis=-1), (rivals.slopes, rivals.lengths, distances)
+        gradient, length, distance = (tf.gather(values, nearest, batch_dims=1) for values in parts)
         unit = tf.sign(gradient) if self.norm == np.inf else tf.math.divide_no_nan(gradient, by_image(length, gradient))
         return unit * by_image(tf.where(tf.math.is_finite(distance), distance, tf.zeros_like(distance)), gradient)
 

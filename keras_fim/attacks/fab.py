@@ -7,13 +7,11 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from keras_fim.attacks.hyperplane import to_hyperplane
+from keras_fim.attacks.hyperplane import Boundaries, to_hyperplane
 from keras_fim.attacks.losses import others
 from keras_fim.attacks.lp import by_image, check_norm, norm_name, norms_of
 from keras_fim.attacks.nearest import Found, SearchAttack
 from keras_fim.attacks.samples import Task, choose, keep, put, take
-from keras_fim.geometry.boundary import DUAL
-from keras_fim.geometry.gradients import gradient as gradient_of
 from keras_fim.logits import LogitsFunction
 
 _TINY = 1e-12
@@ -141,13 +139,6 @@ class FAB(SearchAttack):
 
     def _boundary(self, logits_fn: LogitsFunction, walk: _Walk) -> tuple[tf.Tensor, tf.Tensor]:
         """``z_t - z_y`` and its gradient, of the rival t whose linearized boundary is the nearest."""
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-            tape.watch(walk.point)
-            logits = logits_fn(walk.point)
-            own = tf.gather(logits, walk.task.labels, batch_dims=1)[:, None]
-            columns = tf.unstack(tf.gather(logits, walk.rivals, batch_dims=1) - own, axis=-1)
-        slopes = [gradient_of(tape, column, walk.point) for column in columns]
-        lengths = tf.stack([norms_of(slope, DUAL[self.norm]) for slope in slopes], axis=1)
-        gaps = tf.stack(columns, axis=1)
-        nearest = tf.argmin(tf.abs(gaps) / (_TINY + lengths), axis=1)
-        return tf.gather(gaps, nearest, batch_dims=1), tf.gather(tf.stack(slopes, axis=1), nearest, batch_dims=1)
+        rivals = Boundaries.of(logits_fn, walk.point, walk.task.labels, walk.rivals, self.norm)
+        nearest = tf.argmin(tf.abs(rivals.gaps) / (_TINY + rivals.lengths), axis=1)
+        return tf.gather(rivals.gaps, nearest, batch_dims=1), tf.gather(rivals.slopes, nearest, batch_dims=1)

@@ -1,10 +1,53 @@
-"""The shortest way onto a hyperplane inside the unit cube, exactly, in the l1, l2 and l∞ norm."""
+"""Linearized decision boundaries, and the shortest way onto a hyperplane inside the unit cube, exactly."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import tensorflow as tf
 
-from keras_fim.attacks.lp import least_multiplier
+from keras_fim.attacks.lp import grown, least_multiplier, norms_of
+from keras_fim.geometry.boundary import DUAL
+from keras_fim.geometry.gradients import gradient
+from keras_fim.logits import LogitsFunction
+
+
+class Boundaries(NamedTuple):
+    """Linearized decision boundaries between the label y and some rivals t of each sample.
+
+    Attributes:
+        gaps: ``z_t - z_y``, ``(batch, r)``.
+        slopes: Their gradients, ``(batch, r, ...)``.
+        lengths: The dual norms of these, ``(batch, r)``.
+        own: ``z_y``, ``(batch, 1)``.
+    """
+
+    gaps: tf.Tensor
+    slopes: tf.Tensor
+    lengths: tf.Tensor
+    own: tf.Tensor
+
+    @classmethod
+    def of(
+        cls, logits_fn: LogitsFunction, points: tf.Tensor, labels: tf.Tensor, rivals: tf.Tensor, norm: float
+    ) -> Boundaries:
+        """Those at some points, at the price of a forward pass and a gradient for each rival.
+
+        Args:
+            logits_fn: The classifier.
+            points: ``(batch, ...)``.
+            labels: ``(batch,)``, class indices.
+            rivals: ``(batch, r)``, class indices.
+            norm: The norm of steps towards them: 1, 2 or inf.
+        """
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+            tape.watch(points)
+            logits = logits_fn(points)
+            own = tf.gather(logits, labels, batch_dims=1)[:, None]
+            columns = tf.unstack(tf.gather(logits, rivals, batch_dims=1) - own, axis=-1)
+        slopes = [gradient(tape, column, points) for column in columns]
+        lengths = tf.stack([norms_of(slope, DUAL[norm]) for slope in slopes], axis=1)
+        return cls(tf.stack(columns, axis=1), tf.stack(slopes, axis=1), lengths, own)
 
 
 def to_hyperplane(points: tf.Tensor, slopes: tf.Tensor, gaps: tf.Tensor, p: float) -> tf.Tensor:
@@ -44,25 +87,5 @@ def to_hyperplane(points: tf.Tensor, slopes: tf.Tensor, gaps: tf.Tensor, p: floa
         spent = least_multiplier(lambda least: tf.where(steep > least, gains, zero), top, gap)
         moves = tf.math.divide_no_nan(spent, steep)
     else:
-        moves = _grown(steep if p == 2 else tf.ones_like(steep), steep, room, gap)
+        moves = grown(steep if p == 2 else tf.ones_like(steep), room, steep, gap)
     return tf.reshape(tf.sign(flat) * moves, shape)
-
-
-def _grown(lengths: tf.Tensor, steep: tf.Tensor, room: tf.Tensor, gap: tf.Tensor) -> tf.Tensor:
-    """``min(λ lengths, room)`` at the λ at which its product with ``steep`` is ``gap``; ``room`` where none is enough.
-
-    What the values without room left do not gain has to come from the others. That takes more of them to their bound,
-    until it takes none: a few times.
-    """
-
-    def body(scale: tf.Tensor, full: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        gained = tf.reduce_sum(tf.where(full, steep * room, zero), axis=-1, keepdims=True)
-        free = tf.reduce_sum(tf.where(full, zero, steep * lengths), axis=-1, keepdims=True)
-        scale = tf.where(free > 0, tf.math.divide_no_nan(tf.maximum(gap - gained, 0), free), scale)
-        more = scale * lengths > room
-        return scale, full | more, tf.reduce_any(more & ~full)
-
-    zero = tf.zeros_like(steep)
-    start = tf.zeros_like(gap), tf.zeros_like(steep, tf.bool), tf.constant(True)
-    scale, _, _ = tf.while_loop(lambda *state: state[2], body, start)
-    return tf.minimum(scale * lengths, room)

@@ -176,36 +176,43 @@ def random_in_ball(like: tf.Tensor, epsilon: tf.Tensor, p: float, keys: tf.Tenso
 def _capped(lengths: tf.Tensor, room: tf.Tensor, epsilon: tf.Tensor, p: float) -> tf.Tensor:
     """The nearest to ``lengths`` >= 0 of the values from 0 to ``room`` whose l1 or l2 norm is at most ε.
 
-    With a multiplier they are ``clip(lengths - λ, 0, room)`` in l1, ``min(λ lengths, room)`` in l2.
+    With a multiplier they are ``clip(lengths - λ, 0, room)`` in l1, ``min(λ lengths, room)`` with λ <= 1 in l2.
     """
     values, caps, radius = _flat(lengths), _flat(room), epsilon[:, None]
     if p == 1:
         top = tf.reduce_max(values, axis=-1, keepdims=True)
         inside = least_multiplier(lambda shift: tf.clip_by_value(values - shift, 0, caps), top, radius)
     else:
-        inside = _scaled(values, caps, radius)
+        inside = grown(values, tf.minimum(caps, values), tf.ones_like(values), radius, power=2)
     return tf.reshape(inside, tf.shape(lengths))
 
 
-def _scaled(values: tf.Tensor, caps: tf.Tensor, radius: tf.Tensor) -> tf.Tensor:
-    """``min(λ values, caps)`` at the largest λ <= 1 for which their l2 norm is at most ``radius``.
+def grown(lengths: tf.Tensor, caps: tf.Tensor, weights: tf.Tensor, total: tf.Tensor, *, power: float = 1) -> tf.Tensor:
+    r"""The values x = ``min(λ lengths, caps)`` with :math:`\sum_i w_i x_i^q = t^q`; ``caps`` where no λ is enough.
 
-    What values at their cap leave of the radius is for the others. That takes more of them to their caps, until it
+    What values at their cap leave of the total is for the others. That takes more of them to their caps, until it
     takes none: a few times.
+
+    Args:
+        lengths: ``(batch, D)``, >= 0.
+        caps: As ``lengths``.
+        weights: w, as ``lengths``.
+        total: t, ``(batch, 1)``.
+        power: q.
     """
 
-    def body(scale: tf.Tensor, capped: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        held, others = tf.where(capped, caps, zero), tf.where(capped, zero, values)
-        left = radius**2 - tf.reduce_sum(held**2, axis=-1, keepdims=True)
-        free = tf.reduce_sum(others**2, axis=-1, keepdims=True)
-        scale = tf.where(free > 0, tf.minimum(tf.sqrt(tf.math.divide_no_nan(tf.maximum(left, 0), free)), 1), scale)
-        more = scale * values > caps
-        return scale, capped | more, tf.reduce_any(more & ~capped)
+    def body(scale: tf.Tensor, full: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        held = tf.reduce_sum(tf.where(full, weights * caps**power, zero), axis=-1, keepdims=True)
+        free = tf.reduce_sum(tf.where(full, zero, weights * lengths**power), axis=-1, keepdims=True)
+        left = tf.maximum(total**power - held, 0)
+        scale = tf.where(free > 0, tf.math.divide_no_nan(left, free) ** (1 / power), scale)
+        more = scale * lengths > caps
+        return scale, full | more, tf.reduce_any(more & ~full)
 
-    zero = tf.zeros_like(values)
-    start = tf.zeros_like(radius), tf.zeros_like(values, tf.bool), tf.constant(True)
+    zero = tf.zeros_like(lengths)
+    start = tf.zeros_like(total), tf.zeros_like(lengths, tf.bool), tf.constant(True)
     scale, _, _ = tf.while_loop(lambda *state: state[2], body, start)
-    return tf.minimum(scale * values, caps)
+    return tf.minimum(scale * lengths, caps)
 
 
 def least_multiplier(rows: Callable[[tf.Tensor], tf.Tensor], top: tf.Tensor, limit: tf.Tensor) -> tf.Tensor:
