@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -99,7 +100,7 @@ def check_chunk(chunk: Any) -> None:
 def default_attacks(
     epsilons: Epsilons = None, *, black_box: bool = False, autoattack: bool = False, **options: Any
 ) -> list[Attack]:
-    """The strong attack and one of one step, in the norms of the keys of ``epsilons``, or else in l∞.
+    """The strong attack and, but for l1, one of one step, in the norms of the keys of ``epsilons``, or else in l∞.
 
     Args:
         epsilons: As for `keras_fim.attacks.resolve_epsilons`.
@@ -111,12 +112,13 @@ def default_attacks(
         One or two attacks for each norm.
     """
     keys = {norm_name(key) if isinstance(key, (int, float)) else str(key) for key in _keys(epsilons)}
-    norms = [norm for norm in (2, np.inf) if norm_name(norm) in keys] or [np.inf]
+    norms = [norm for norm in (1, 2, np.inf) if norm_name(norm) in keys] or [np.inf]
     if black_box:
         return [Square(norm=norm, queries=5000) for norm in norms]
     if autoattack:
         return [AutoAttack(norm=norm) for norm in norms]
-    return [attack for norm in norms for attack in (FGM() if norm == 2 else FGSM(), Strong(norm=norm, **options))]
+    one_step: dict[float, list[Attack]] = {2: [FGM()], np.inf: [FGSM()]}
+    return [attack for norm in norms for attack in (*one_step.get(norm, []), Strong(norm=norm, **options))]
 
 
 def fitted(plan: Plan, shape: Sequence[int]) -> Plan:
@@ -149,7 +151,7 @@ def stated_gradients(attack: Attack) -> int:
     if isinstance(attack, StagedAttack):
         return sum(stated_gradients(stage) for stage in attack.attacks().values())
     inner = stated_gradients(attack.attack) * 20 if isinstance(attack, MinimalDistance) else 0
-    runs = getattr(attack, "restarts", 1) * getattr(attack, "search_steps", 1)
+    runs = math.prod(getattr(attack, option, 1) for option in ("restarts", "search_steps", "eot_draws"))
     if getattr(attack, "loss", "") in TARGETED_LOSSES or isinstance(attack, FAB):
         runs *= getattr(attack, "num_targets", 1)
     steps = getattr(attack, "steps", 1) * runs

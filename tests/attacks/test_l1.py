@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras_fim import attacks
 from keras_fim.attacks.climbs import SparseClimb
 from keras_fim.attacks.square import eta
+from keras_fim.evaluation.plans import default_attacks, stated_gradients
 from keras_fim.logits import logits_function
 from tests.attacks.test_square import asked
 from tests.oracles import near_bounds, nearest_boundary
@@ -82,3 +83,9 @@ def test_the_l1_version_has_five_restarts_and_five_targets():
     stages = attacks.AutoAttack(norm=1).attacks(10)
     assert (stages["apgd_ce"].restarts, stages["apgd_t"].num_targets, stages["fab_t"].num_targets) == (5, 5, 9)
     assert stages["square"].queries == 5000 and all(stage.norm == 1 for stage in stages.values())
+
+
+def test_budgets_in_l1_ask_for_the_strong_attack_in_l1():
+    assert [attack.name for attack in default_attacks({"l1": 10, "l2": 1})] == ["strong_l1", "fgm", "strong_l2"]
+    assert [attack.name for attack in default_attacks({"l1": 10}, autoattack=True)] == ["autoattack_l1"]
+    assert stated_gradients(attacks.AutoAttack(version="rand")) == 2 * 20 * 100
