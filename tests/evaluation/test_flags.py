@@ -97,7 +97,7 @@ def test_a_search_without_gradients_that_fools_more_is_flagged():
 
 
 def test_a_search_that_fools_more_than_another_attack_is_flagged():
-    options = {"attacks": [attacks.PGD(steps=3), attacks.Square(queries=50)], "epsilons": [0.05]}
+    options = {"attacks": [attacks.PGD(steps=10, step_size=0.25), attacks.Square(queries=50)], "epsilons": [0.05]}
     flipped = logits_function(linear(), backward=linear(after=lambda rows: -rows))
     (flag,) = measured(flipped, **options).flags
     assert flag.startswith("black box: at linf 0.05 square_linf fools") and "and pgd_linf" in flag
