@@ -175,8 +175,12 @@ class APGD(FixedBudgetAttack, AimedAttack):
             best = best.improved_at(climb.index, new)
             return step + 1, best, keep(looked, ~new.fooled) if self.stop_early else looked
 
-        def last() -> Best:  # of which the gradient is not computed
-            return best.improved_at(climb.index, self._ascent(logits_fn, climb.moved(step, self.norm))[2])
+        def last() -> Best:  # the end of the last step needs no gradient
+            end = climb.moved(step, self.norm)
+            if self.eot_draws > 1:
+                return best.improved_at(climb.index, self._ascent(logits_fn, end)[2])
+            point = end.here.point
+            return best.improved_at(climb.index, self._look(point, logits_fn(point), climb.task))
 
         step, best, climb = tf.while_loop(going, body, (tf.constant(0), best, climb))
         if counts:
