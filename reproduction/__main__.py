@@ -135,6 +135,7 @@ def _hashes(arguments: argparse.Namespace) -> None:
 
 def _strongest_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", nargs="+", choices=["mnist", "gtsrb", "cifar10"], help="Datasets.")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="Seeds (default: those that were compared).")
     parser.add_argument("--out", type=Path, default=Path("results/defenses"), help="Results (default: %(default)s).")
 
 
@@ -144,7 +145,8 @@ def _strongest(arguments: argparse.Namespace) -> None:
 
     for name in arguments.data:
         bench = Workbench(arguments.out / name, data_dir=arguments.data_dir)
-        print(f"\n{name}\n\n{strongest(bench, name)}\n\nwritten to {bench.folder}: strongest.md and .json")
+        text = strongest(bench, name, arguments.seeds)
+        print(f"\n{name}\n\n{text}\n\nwritten to {bench.folder}: strongest.md and .json")
 
 
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ _PHOTO = ("none", "n-fgm", "spectral", "pgd-3")
 _DEFENSES = {"mnist": ("none", "fisher-trace", "n-fgm", "spectral", "pgd"), "gtsrb": _PHOTO, "cifar10": _PHOTO}
 
 
-def strongest(bench: Workbench, data: str) -> str:
+def strongest(bench: Workbench, data: str, seeds: Sequence[int] | None = None) -> str:
     """Attack stored models of a dataset with `keras_fim.attacks.Strong`; write ``strongest.json`` and ``.md``.
 
     Accuracy and cost are those of the comparison in the bench's folder. Each attack is kept as a finished cell.
@@ -36,6 +37,7 @@ def strongest(bench: Workbench, data: str) -> str:
     Args:
         bench: The folders of results, models and data; that of results holds ``comparison.json``.
         data: The name of the dataset.
+        seeds: The seeds to attack; ``None`` for those that were compared.
 
     Returns:
         A Markdown table: in %, means over seeds with their range.
@@ -44,14 +46,15 @@ def strongest(bench: Workbench, data: str) -> str:
     rows: list[Row] = []
     stored: list[dict[str, Any]] = []
     for name in _DEFENSES[data]:
-        seeds = compared[name]["seeds"]
+        own = [seed for seed in compared[name]["seeds"] if seeds is None or seed in seeds]
         robust = {
-            f"{_norm(norm)} {epsilon:.3g}": [_robust(bench, data, name, seed, norm, epsilon) for seed in seeds]
+            f"{_norm(norm)} {epsilon:.3g}": [_robust(bench, data, name, seed, norm, epsilon) for seed in own]
             for norm, epsilons in BUDGETS[data].items()
             for epsilon in epsilons
         }
-        accuracy, cost = compared[name]["accuracy"], compared[name]["cost"]
-        stored.append({"defense": name, "seeds": seeds, "accuracy": accuracy, "robust": robust, "cost": cost})
+        accuracy = [compared[name]["accuracy"][compared[name]["seeds"].index(seed)] for seed in own]
+        cost = compared[name]["cost"]
+        stored.append({"defense": name, "seeds": own, "accuracy": accuracy, "robust": robust, "cost": cost})
         columns = {f"robust accuracy, {key}": spread(values, scale=100) for key, values in robust.items()}
         accuracies = spread(accuracy, ".2f", scale=100)
         rows.append({"defense": _TITLES[name], "accuracy": accuracies, **columns, "cost": f"{cost:.1f}"})
