@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.geometry.jacobian import Linearization, linearize
+from keras_fim.geometry.scaled import ScaledFactor, scaled_factor, scaled_to_one
 from keras_fim.typing import LogitsCallable, Spectrum
 
 RTOL = 0.1
@@ -32,42 +33,6 @@ class _Space(NamedTuple):
     images: tf.Tensor
     basis: tf.Tensor
     products: tf.Tensor
-
-
-class _Scaled(NamedTuple):
-    r"""B divided by :math:`\sqrt{1 - p_y}`, y the predicted class: of the order of J however sure the model is.
-
-    Attributes:
-        jacobian: of the logits.
-        predicted: one-hot y ``(batch, K)``.
-        rest: ``p_j / (1 - p_y)``, 0 at y; ``(batch, K)``.
-        sure: ``p_y`` ``(batch, 1)``.
-        unsure: ``1 - p_y`` without cancellation ``(batch, 1)``; G_x is ``unsure`` times what is computed here.
-    """
-
-    jacobian: Linearization
-    predicted: tf.Tensor
-    rest: tf.Tensor
-    sure: tf.Tensor
-    unsure: tf.Tensor
-
-    def product(self, vectors: tf.Tensor) -> tf.Tensor:
-        """``B v``, scaled: ``(batch, K)``."""
-        slopes = self.jacobian.push(vectors)
-        slopes -= tf.reduce_sum(self.predicted * slopes, axis=-1, keepdims=True)
-        mean = tf.reduce_sum(self.rest * slopes, axis=-1, keepdims=True)
-        return tf.sqrt(self.rest) * (slopes - self.unsure * mean) - self.predicted * (
-            tf.sqrt(self.sure * self.unsure) * mean
-        )
-
-    def transpose_product(self, vectors: tf.Tensor) -> tf.Tensor:
-        """``Bᵀ u`` up to a positive factor that keeps it in range, in the shape of the images."""
-        weighted = tf.sqrt(self.rest) * vectors
-        own = tf.reduce_sum(self.predicted * vectors, axis=-1, keepdims=True)
-        total = self.unsure * tf.reduce_sum(weighted, axis=-1, keepdims=True) + tf.sqrt(self.sure * self.unsure) * own
-        upstream = weighted - self.rest * total
-        upstream -= self.predicted * tf.reduce_sum(upstream, axis=-1, keepdims=True)
-        return self.jacobian.pull(_scaled_to_one(upstream))
 
 
 def krylov_spectrum(
@@ -112,7 +77,7 @@ def krylov_spectrum_and_logits(
     jacobian = linearize(logits_fn, images)
     if not 1 <= k <= jacobian.logits.shape[-1]:
         raise ValueError(f"`k` should be from 1 to the number of classes, {jacobian.logits.shape[-1]}. Received: k={k}")
-    start = _start(_scaled(jacobian), images, k)
+    start = _start(scaled_factor(jacobian), images, k)
     return _spectrum(logits_fn, jacobian, images, start, k, rtol, max_steps), jacobian.logits
 
 
@@ -142,7 +107,7 @@ def krylov_spectrum_from(
         ValueError: If ``rtol <= 0`` or ``max_steps < 1``.
     """
     check_tolerance(rtol, max_steps)
-    scaled = _scaled(jacobian)
+    scaled = scaled_factor(jacobian)
     space = _with_vector(scaled, _empty(scaled, images), images, start)
     return _spectrum(logits_fn, jacobian, images, space, 1, rtol, max_steps)
 
@@ -158,7 +123,7 @@ def krylov_direction(jacobian: Linearization, images: tf.Tensor, steps: int) -> 
     Returns:
         In the shape of ``images``, of norm 1 (zero where G_x is), with the sign that takes from the predicted class.
     """
-    scaled = _scaled(jacobian)
+    scaled = scaled_factor(jacobian)
     if not steps:
         return -tf.reshape(_unit(_flat(scaled.transpose_product(scaled.predicted))), tf.shape(images))
     space = _start(scaled, images, 1)
@@ -191,7 +156,7 @@ def _spectrum(
     max_steps: int,
 ) -> Spectrum:
     """At least one step from a space, and up to ``max_steps`` for images that need them."""
-    scaled = _scaled(jacobian)
+    scaled = scaled_factor(jacobian)
     space = _advanced(scaled, start, images, k)
     pairs, converged = _ritz(scaled, space, k, rtol)
     count = tf.shape(images)[0]
@@ -210,7 +175,7 @@ def _refined(
 
     def body(spectrum: Spectrum, space: _Space) -> tuple[Spectrum, _Space]:
         active = tf.gather(images, space.images)
-        scaled = _scaled(linearize(logits_fn, active))
+        scaled = scaled_factor(linearize(logits_fn, active))
         space = _advanced(scaled, space, active, k)
         pairs, converged = _ritz(scaled, space, k, rtol)
         steps = tf.gather(spectrum.num_steps, space.images) + 1
@@ -231,40 +196,30 @@ def _refined(
     return Spectrum(*refined)
 
 
-def _scaled(jacobian: Linearization) -> _Scaled:
-    log_p = tf.nn.log_softmax(jacobian.logits)
-    mask = tf.one_hot(tf.argmax(log_p, axis=-1), log_p.shape[-1], on_value=True, off_value=False)
-    log_others = tf.where(mask, tf.cast(-np.inf, log_p.dtype), log_p)
-    log_unsure = tf.reduce_logsumexp(log_others, axis=-1, keepdims=True)
-    sure = tf.exp(tf.reduce_max(log_p, axis=-1, keepdims=True))
-    predicted = tf.cast(mask, log_p.dtype)
-    return _Scaled(jacobian, predicted, tf.exp(log_others - log_unsure), sure, tf.exp(log_unsure))
-
-
-def _empty(scaled: _Scaled, images: tf.Tensor) -> _Space:
+def _empty(scaled: ScaledFactor, images: tf.Tensor) -> _Space:
     return _Space(tf.range(tf.shape(images)[0]), _flat(images)[:, None][:, :0], scaled.jacobian.logits[:, None][:, :0])
 
 
-def _start(scaled: _Scaled, images: tf.Tensor, k: int) -> _Space:
+def _start(scaled: ScaledFactor, images: tf.Tensor, k: int) -> _Space:
     """The rows of B of the k most probable classes, as a space."""
     logits = scaled.jacobian.logits
     rows = tf.one_hot(tf.math.top_k(logits, k).indices, logits.shape[-1], dtype=logits.dtype)
     return _extended(scaled, _empty(scaled, images), images, [rows[:, i] for i in range(k)])
 
 
-def _advanced(scaled: _Scaled, space: _Space, images: tf.Tensor, k: int) -> _Space:
+def _advanced(scaled: ScaledFactor, space: _Space, images: tf.Tensor, k: int) -> _Space:
     """One Krylov step: the space with ``BᵀB q`` of its last k vectors q."""
     return _extended(scaled, space, images, [space.products[:, i - k] for i in range(k)])
 
 
-def _extended(scaled: _Scaled, space: _Space, images: tf.Tensor, vectors: list[tf.Tensor]) -> _Space:
+def _extended(scaled: ScaledFactor, space: _Space, images: tf.Tensor, vectors: list[tf.Tensor]) -> _Space:
     """The space with ``Bᵀ u`` of some u ``(active, K)``."""
     for vector in vectors:
         space = _with_vector(scaled, space, images, _flat(scaled.transpose_product(vector)))
     return space
 
 
-def _with_vector(scaled: _Scaled, space: _Space, images: tf.Tensor, vector: tf.Tensor) -> _Space:
+def _with_vector(scaled: ScaledFactor, space: _Space, images: tf.Tensor, vector: tf.Tensor) -> _Space:
     """The space with one more vector ``(active, D)`` and its product with B."""
     new = _orthonormal(vector, space.basis)
     product = scaled.product(tf.reshape(new, tf.shape(images)))
@@ -282,7 +237,7 @@ def _orthonormal(vectors: tf.Tensor, basis: tf.Tensor) -> tf.Tensor:
     return tf.where(tf.norm(inside, axis=-1, keepdims=True) > noise, _unit(inside), 0)
 
 
-def _ritz(scaled: _Scaled, space: _Space, k: int, rtol: float) -> tuple[tuple[tf.Tensor, tf.Tensor], tf.Tensor]:
+def _ritz(scaled: ScaledFactor, space: _Space, k: int, rtol: float) -> tuple[tuple[tf.Tensor, tf.Tensor], tf.Tensor]:
     """Eigenvalues ``(active, k)`` and directions ``(active, k, D)`` in the space, and whether they have converged."""
     scale = tf.reduce_max(tf.abs(space.products), axis=(1, 2), keepdims=True)
     products = tf.math.divide_no_nan(space.products, scale)  # of a nearly constant model squares would underflow
@@ -311,11 +266,6 @@ def _only(space: _Space, mask: tf.Tensor) -> _Space:
     return _Space(*(tf.boolean_mask(value, mask) for value in space))
 
 
-def _scaled_to_one(vectors: tf.Tensor) -> tf.Tensor:
-    """Vectors whose largest entry is 1 in size, so that no square of it underflows; zero stays zero."""
-    return tf.math.divide_no_nan(vectors, tf.reduce_max(tf.abs(vectors), axis=-1, keepdims=True))
-
-
 def _unit(vectors: tf.Tensor) -> tf.Tensor:
-    vectors = _scaled_to_one(vectors)
+    vectors = scaled_to_one(vectors)
     return tf.math.divide_no_nan(vectors, tf.norm(vectors, axis=-1, keepdims=True))
