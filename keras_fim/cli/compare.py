@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Compare, and print the table."""
     from keras_fim.data import short_name
+    from keras_fim.evaluation.progress import say
     from keras_fim.training.comparison import compare
 
     folder = arguments.out or Path("results/runs") / f"compare-{short_name(arguments.data)}"
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
         data_dir=arguments.data_dir,
         image_size=arguments.image_size,
         bounds=arguments.bounds,
-        on_progress=lambda line: print(line, flush=True),
+        on_progress=say,
     )
     print(
         f"\n{comparison}\n\nwritten to {folder}: comparison.md, .csv, .json and .png\nreport: {folder / 'report.html'}"

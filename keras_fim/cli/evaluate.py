@@ -85,6 +85,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--black-box", action="store_true", help="Attack only by a search without gradients, for models that have none."
     )
+    parser.add_argument(
+        "--certify",
+        type=number,
+        metavar="SIGMA",
+        help="Certify the smoothed classifier in l2: the standard deviation of the noise, such as 0.25.",
+    )
+    parser.add_argument("--draws", type=int, default=10_000, metavar="N", help="Draws of --certify (default: 10000).")
     parser.add_argument("--no-spectrum", action="store_true", help="Leave out the Fisher information.")
     part = "Measure the third of every 16 chunks of at most 256 images; without this option, gather what is there."
     parser.add_argument("--chunk", type=_chunk, default=(1, 1), metavar="3/16", help=part)
@@ -106,7 +113,6 @@ def run(arguments: argparse.Namespace) -> None:
     from keras_fim.data import short_name
     from keras_fim.evaluation import evaluate
     from keras_fim.evaluation.backends import connect
-    from keras_fim.evaluation.evaluate import say
     from keras_fim.training.inputs import evaluated_images
 
     model, name = _model(arguments.model, arguments, arguments.returns)
@@ -115,9 +121,10 @@ def run(arguments: argparse.Namespace) -> None:
     _check_threshold(arguments, attacks)
     where: dict[str, Any] = {"data_dir": arguments.data_dir, "size": arguments.image_size, "bounds": arguments.bounds}
     named = arguments.model, model, arguments.data, arguments.max_samples
-    dataset, bounds, facts, part = evaluated_images(*named, only=arguments.only, **where)
+    images = evaluated_images(*named, only=arguments.only, **where)
+    dataset, bounds, facts, part = images[:4]
     if part:
-        say(part)
+        print(part, file=sys.stderr)
     if arguments.target:
         attacks = _aimed(attacks, facts.label(arguments.target))
     folder = arguments.out or Path("results/evaluations") / f"{name}-{short_name(arguments.data)}"
@@ -134,10 +141,12 @@ def run(arguments: argparse.Namespace) -> None:
         spectrum=not arguments.no_spectrum,
         name=name,
         class_names=facts.class_names,
+        file_names=images.file_names,
+        certify_sigma=arguments.certify,
+        num_draws=arguments.draws,
         folder=folder / "cells",
         chunk=arguments.chunk,
         backend="ray" if arguments.ray else "local",
-        progress=say if sys.stderr.isatty() else None,
     )
     if arguments.chunk != (1, 1):
         part = "{}/{}".format(*arguments.chunk)

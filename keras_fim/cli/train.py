@@ -143,11 +143,12 @@ def _train(config: TrainingConfig, folder: Path, arguments: argparse.Namespace) 
 
 def _say_robustness(config: TrainingConfig, folder: Path, arguments: argparse.Namespace) -> None:
     """Print accuracy and robust accuracy of the model before and after."""
+    from keras_fim.evaluation.progress import say
     from keras_fim.evaluation.report import table
     from keras_fim.training.hardening import before_and_after, comparison_rows
 
     options: dict[str, Any] = {"data_dir": arguments.data_dir, "quick": arguments.quick}
-    results = before_and_after(config, folder, progress=lambda line: print(line, flush=True), **options)
+    results = before_and_after(config, folder, progress=say, **options)
     names = [*results, *(["report"] if len(results) > 1 else [])]
     pages = ", ".join(str(folder / "robustness" / f"{name}.html") for name in names)
     print(f"\n{table(comparison_rows(results))}\nreports: {pages}")

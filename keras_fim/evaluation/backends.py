@@ -20,7 +20,7 @@ from keras_fim.logits import LogitsFunction
 Measure: TypeAlias = Callable[[LogitsFunction, Chunk], dict[str, Any]]
 """Returns figures by name. It is sent to other processes, so it is a function of a module, or a partial one."""
 
-Finished: TypeAlias = tuple[Chunk, list[tuple[dict[str, Any], str]]]
+Finished: TypeAlias = tuple[Chunk, Iterator[tuple[dict[str, Any], str]]]
 """A chunk, and for each of its cells the figures and how long they took, or ``"kept"``."""
 
 _RETRIES = 3
@@ -209,7 +209,7 @@ class Queue:
             if not wait and not all(task is None or self.backend.ready(task) for *_, task in tasks):
                 return
             self._waiting.popleft()
-            yield chunk, [self._taken(*task) for task in tasks]
+            yield chunk, (self._taken(*task) for task in tasks)
 
     def _taken(self, file: str, settings: dict[str, Any], columns: Any, task: Any) -> tuple[dict[str, Any], str]:
         if columns is not None:

@@ -5,43 +5,28 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import tensorflow as tf
-
 from keras_fim.attacks.base import Attack
 from keras_fim.attacks.catalog import Epsilons
-from keras_fim.attacks.lp import norm_name
-from keras_fim.attacks.nearest import MinimalDistanceAttack
-from keras_fim.evaluation.backends import BACKENDS, Cell, Finished, Queue, check_backend
-from keras_fim.evaluation.cells import Cells, attack_settings, digest, model_digest
-from keras_fim.evaluation.distances import distance_summary
-from keras_fim.evaluation.flags import BLACK_BOX, one_class, outputs_flags, path_flags, search_flags
-from keras_fim.evaluation.gallery import Gallery
-from keras_fim.evaluation.intervals import wilson
-from keras_fim.evaluation.measurement import Outcome, measure, probabilities
-from keras_fim.evaluation.plans import Plan, check_chunk, estimate, fitted, pixel_range, planned
-from keras_fim.evaluation.result import Evaluation, PerSample
-from keras_fim.evaluation.rows import attack_rows, marked, named
+from keras_fim.evaluation.backends import BACKENDS, Cell, Queue, check_backend
+from keras_fim.evaluation.cells import Cells, attack_settings
+from keras_fim.evaluation.collected import Collected
+from keras_fim.evaluation.measurement import Outcome, measure
+from keras_fim.evaluation.plans import Plan, check_chunk, estimate, fitted, pixel_range, planned, within
+from keras_fim.evaluation.progress import say
+from keras_fim.evaluation.result import Evaluation
+from keras_fim.evaluation.smoothing import ALPHA, Certificates, certify, check_smoothing
 from keras_fim.evaluation.sources import Chunk, Dataset, check_max_samples, chunks
-from keras_fim.evaluation.spectrum import QUANTITIES, SpectrumSummary, information
-from keras_fim.inspection import gradient_stop
+from keras_fim.evaluation.spectrum import QUANTITIES, information
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.pixels import PixelRange
-from keras_fim.records import versions
 from keras_fim.typing import Bounds, Model
-from keras_fim.validation import check_images, check_labels
+from keras_fim.validation import check_images
 
 _FIGURES = tuple(name for name in Outcome._fields if name != "seen")
-
-
-def say(line: str) -> None:
-    """Write a line to stderr."""
-    sys.stderr.write(f"{line}\n")
 
 
 def evaluate(
@@ -56,6 +41,9 @@ def evaluate(
     spectrum: bool = True,
     name: str | None = None,
     class_names: Sequence[str] = (),
+    file_names: Sequence[str] = (),
+    certify_sigma: float | None = None,
+    num_draws: int = 10_000,
     folder: str | Path | None = None,
     chunk: tuple[int, int] = (1, 1),
     backend: str = "local",
@@ -83,12 +71,17 @@ def evaluate(
             than 64 classes without its trace, by one Krylov step: with the radius, seven gradients an image.
         name: The model's name in the table; ``None`` for its own.
         class_names: The names of the classes, for the report.
+        file_names: The names of the images' files in the order of the dataset, for the rows by sample; or nothing.
+        certify_sigma: The σ of the noise with which `keras_fim.certify` smooths the model, to report the certified
+            accuracy of the smoothed classifier in l2; ``None`` leaves it out.
+        num_draws: The number of draws for each certificate, a forward pass each.
         folder: The folder where each finished cell (an attack on a chunk) is written at once. A measurement that was
             stopped goes on after the last of them. A cell of another model, chunk, attack or list of ε is not taken.
         chunk: Which part to measure when several processes share the work and a folder: ``(3, 16)`` takes the third
             chunk of at most 256 samples and every sixteenth after it. The same call without it then finds all cells.
         backend: ``"local"``, or ``"ray"`` for the workers of a Ray cluster; see `keras_fim.evaluation.backends`.
-        progress: Called with a line of text: how long it may take, then each finished cell. ``None`` for silence.
+        progress: Called with a line of text whenever a cell begins or ends, and with "" at the end. The default shows
+            one line on a terminal and nothing elsewhere; ``None`` for silence.
 
     Returns:
         `Evaluation`. Ratios have Wilson's 95 % intervals, distances bootstrap intervals.
@@ -117,11 +110,14 @@ def evaluate(
     logits_fn = logits_function(model, check_images(first.images))
     pixels = pixel_range(logits_fn, first, attacks, bounds)
     plans = [fitted(p, first.images.shape[1:]) for p in planned(attacks, epsilons, pixels, black_box=black_box)]
-    run = _Run(logits_fn, first, pixels, plans, progress or (lambda line: None))
+    cells = _cells(plans, pixels, first, spectrum=spectrum and not black_box)
+    if certify_sigma is not None:
+        cells.append(_certifying(pixels, certify_sigma, num_draws))
+    report = progress or (lambda line: None)
+    run = Collected(logits_fn, first, pixels, plans, cells, report, max_samples if following else len(first.labels))
     run.look(first, black_box)
     if progress is not None:
         run.say(estimate(logits_fn, plans, first, max_samples if following else len(first.labels)))
-    cells = _cells(plans, pixels, first, spectrum=spectrum and not black_box)
     queue = Queue(BACKENDS[backend](logits_fn, cells), cells, Cells(folder), run.model)
     for part in itertools.islice(itertools.chain([first], following, parts), chunk[0] - 1, None, chunk[1]):
         queue.add(part, run.clean(part))
@@ -130,137 +126,9 @@ def evaluate(
     if not run.data:
         expected = "a part that the dataset has, of at most 256 samples"
         raise ValueError(f"`chunk` should be {expected}. Received: chunk={chunk}, where nothing is left to measure")
-    result = run.evaluation(name or str(getattr(logits_fn.model, "name", type(logits_fn.model).__name__)))
+    result = run.evaluation(name or str(getattr(logits_fn.model, "name", type(logits_fn.model).__name__)), file_names)
+    report("")
     return dataclasses.replace(result, class_names=tuple(class_names))
-
-
-class _Run:
-    """What is known so far: figures by chunk."""
-
-    def __init__(
-        self,
-        logits_fn: LogitsFunction,
-        first: Chunk,
-        pixels: PixelRange | None,
-        plans: Sequence[Plan],
-        progress: Callable[[str], None],
-    ) -> None:
-        self.logits_fn, self.plans, self.progress = logits_fn, plans, progress
-        self.pixels, self.flags, self.num_clipped = pixels, list[str](), 0
-        self.predictions: list[np.ndarray] = []
-        self.labels: list[np.ndarray] = []
-        self.shape = first.images.shape[1:]
-        self.model = model_digest(logits_fn, first.images)
-        self.data: list[str] = []
-        self.correct: list[np.ndarray] = []
-        self.confidences: list[np.ndarray] = []
-        self.outcomes: list[list[Outcome]] = [[] for _ in plans]
-        self.information: list[dict[str, np.ndarray]] = []
-        self.indices: list[np.ndarray] = []
-        self.gallery = Gallery()
-
-    def say(self, line: str) -> None:
-        """Report progress, if there is something to say."""
-        if line:
-            self.progress(line)
-
-    def look(self, chunk: Chunk, black_box: bool) -> None:
-        """The range of the pixels, and flags of the model's outputs."""
-        self.say("" if self.pixels is None else str(self.pixels))
-        if black_box and "Embedding" in (gradient_stop(self.logits_fn.model) or ""):
-            raise ValueError("`model` should take continuous values with black_box=True. Received: token ids")
-        images, bounds = _within(self.pixels, chunk)[0], None if self.pixels is None else self.pixels.bounds
-        self.flags += outputs_flags(self.logits_fn, images, chunk.labels, gradients=not black_box, bounds=bounds)
-        self.flags += [BLACK_BOX] if black_box else []
-
-    def clean(self, chunk: Chunk) -> str:
-        """Predictions of untouched images; returns the digest of the chunk."""
-        self.data.append(digest(*chunk))
-        self.indices.append(chunk.indices)
-        images, num_clipped = _within(self.pixels, chunk)
-        self.num_clipped += num_clipped
-        p = probabilities(self.logits_fn, images)
-        self.predictions.append(p.argmax(axis=-1))
-        self.labels.append(check_labels(chunk.labels, *p.shape))
-        self.correct.append(self.predictions[-1] == self.labels[-1])
-        self.confidences.append(p.max(axis=-1))
-        return self.data[-1]
-
-    def take(self, finished: Iterable[Finished]) -> None:
-        """The figures of chunks, in order."""
-        for chunk, cells in finished:
-            for index, (columns, took) in enumerate(cells):
-                self._add(index, columns, took)
-            self._show(chunk)
-
-    def _add(self, index: int, columns: dict[str, Any], took: str) -> None:
-        """The figures of a cell, and a line about all cells of its kind so far."""
-        if index == len(self.plans):
-            self.information.append(columns)
-            total, median = sum(len(part["confidence"]) for part in self.information), self._summary()
-            self.say(f"{total} images: median λ_max(G_x) {median.quantile('λ_max(G_x)', 0.5):.3g} ({took})")
-            return
-        self.outcomes[index].append(Outcome(**{**columns, "seconds": float(columns["seconds"])}))
-        joined = Outcome.joined(self.outcomes[index])
-        for row in attack_rows(*self.plans[index], joined):
-            self.say(f"{len(joined.was_correct)} images: {row.line()} ({took})")
-
-    def _show(self, chunk: Chunk) -> None:
-        """Keep a few images of a chunk for the report, by how far the boundary is, or else by their confidence."""
-        position = len(self.outcomes[0]) - 1
-        scores = self.information[-1]["boundary radius"] if self.information else self.confidences[position]
-        self.gallery.add(chunk, np.where(self.correct[position], scores, np.nan))
-
-    def evaluation(self, name: str) -> Evaluation:
-        """The result."""
-        correct, confidences = np.concatenate(self.correct), np.concatenate(self.confidences)
-        outcomes = [Outcome.joined(parts) for parts in self.outcomes]
-        pairs, spectrum = list(zip(self.plans, outcomes, strict=True)), self._summary() if self.information else None
-        unvaried = one_class(np.concatenate(self.predictions), np.concatenate(self.labels))
-        rows = marked([row for plan, outcome in pairs for row in attack_rows(*plan, outcome)])
-        on_the_way = [flag for plan, outcome in pairs for flag in path_flags(plan.attack, outcome)] + search_flags(rows)
-        result = Evaluation(
-            model=name,
-            pixels=self._pixels(),
-            flags=(*self.flags, *unvaried, *on_the_way, *(spectrum.flags if spectrum else ())),
-            accuracy=wilson(int(correct.sum()), len(correct)),
-            mean_confidence=float(confidences.mean(dtype=np.float64)),
-            rows=rows,
-            distances=tuple(
-                distance_summary(plan.attack, outcome, self.shape)
-                for plan, outcome in pairs
-                if isinstance(plan.attack, MinimalDistanceAttack)
-            ),
-            spectrum=spectrum,
-            digests={"model": self.model, "data": digest(*self.data)},
-            versions=versions(),
-            samples=self._samples(pairs),
-        )
-        plan = next(plan for plan in self.plans if repr(plan.attack) == result.headline.options)
-        return dataclasses.replace(result, examples=self.gallery.examples(self.logits_fn, *plan))
-
-    def _samples(self, pairs: Sequence[tuple[Plan, Outcome]]) -> PerSample:
-        several = len({plan.attack.name for plan, _ in pairs}) < len(pairs)  # of one attack with other options
-        taken_for, figures = {}, {}
-        for (attack, epsilons), outcome in pairs:
-            name = repr(attack) if several else attack.name
-            for epsilon, classes in zip(epsilons, outcome.taken_for, strict=True):
-                taken_for[named(name, norm_name(attack.norm), epsilon)] = tuple(classes.tolist())
-            if isinstance(attack, MinimalDistanceAttack):
-                figures[f"nearest of {name}"] = tuple(outcome.distances.tolist())
-        for key in ("boundary radius", "λ_max(G_x)") if self.information else ():
-            figures[key] = tuple(np.concatenate([part[key] for part in self.information]).tolist())
-        columns = self.indices, self.labels, self.predictions, self.confidences
-        index, label, prediction, confidence = (tuple(np.concatenate(parts).tolist()) for parts in columns)
-        return PerSample(index, label, prediction, confidence, taken_for, figures)
-
-    def _pixels(self) -> str:
-        text = "pixels within the bounds of each attack" if self.pixels is None else str(self.pixels)
-        return f"{text}; {self.num_clipped} images clipped by a rounding error" if self.num_clipped else text
-
-    def _summary(self) -> SpectrumSummary:
-        columns = {key: np.concatenate([part[key] for part in self.information]) for key in self.information[0]}
-        return SpectrumSummary.of(columns)
 
 
 def _cells(plans: Sequence[Plan], pixels: PixelRange | None, chunk: Chunk, *, spectrum: bool) -> list[Cell]:
@@ -280,9 +148,19 @@ def _attacked(plan: Plan, logits_fn: LogitsFunction, chunk: Chunk) -> dict[str, 
 
 
 def _informed(pixels: PixelRange | None, logits_fn: LogitsFunction, chunk: Chunk) -> dict[str, Any]:
-    return information(logits_fn, _within(pixels, chunk)[0], probes=0)
+    return information(logits_fn, within(pixels, chunk)[0], probes=0)
 
 
-def _within(pixels: PixelRange | None, chunk: Chunk) -> tuple[tf.Tensor, int]:
-    """The images of a chunk, within the range of the pixels, and how many were clipped."""
-    return (check_images(chunk.images), 0) if pixels is None else pixels.clip(chunk.images)
+def _certifying(pixels: PixelRange | None, sigma: float, num_draws: int) -> Cell:
+    """The certificates of the smoothed classifier."""
+    check_smoothing(sigma, num_draws=num_draws)
+    settings = {"attack": "certificates", "revision": 1, "sigma": sigma, "num_draws": num_draws, "alpha": ALPHA}
+    measure = functools.partial(_certified, pixels, sigma, num_draws)
+    return Cell("certificates", settings, Certificates._fields, measure)
+
+
+def _certified(
+    pixels: PixelRange | None, sigma: float, num_draws: int, logits_fn: LogitsFunction, chunk: Chunk
+) -> dict[str, Any]:
+    options: dict[str, Any] = {"num_draws": num_draws, "indices": chunk.indices, "bounds": pixels}
+    return certify(logits_fn, within(pixels, chunk)[0], sigma, **options)._asdict()

@@ -17,6 +17,7 @@ from keras_fim.evaluation.rows import AttackRow, budget
 if TYPE_CHECKING:
     from keras_fim.evaluation.result import Evaluation
     from keras_fim.evaluation.side_by_side import SideBySide
+    from keras_fim.evaluation.smoothing import CertifiedAccuracy
 
 _BINS, _CONFUSIONS = 20, 10
 _STEPS = (0.5, 1, 2, 5, 10, 20)  # of the ticks of an axis in %
@@ -40,6 +41,7 @@ def page(evaluation: Evaluation) -> str:
         "report.html",
         result=evaluation,
         charts=_charts({key: (evaluation.accuracy, line) for key, line in lines.items()}),
+        certified=_certified(evaluation.certified) if evaluation.certified else None,
         histograms=[(summary, _histogram(summary)) for summary in evaluation.distances],
         called=_named(evaluation),
         **_by_class(evaluation),
@@ -89,6 +91,15 @@ def _charts(lines: dict[tuple[str, str], tuple[Ratio, list[AttackRow]]]) -> dict
         points = [(row.epsilon, row.robust, f"{row.attack}, ε = {budget(row.epsilon)}") for row in rows]
         chart["lines"][name] = [(0.0, accuracy, "no attack"), *points]
     return charts
+
+
+def _certified(certified: CertifiedAccuracy) -> dict[str, Any]:
+    """As one of `_charts`."""
+    points = [
+        (radius, ratio, f"radius {radius:.3g}")
+        for radius, ratio in zip(certified.radii, certified.accuracy, strict=True)
+    ]
+    return {"norm": "l2", "largest": certified.radii[-1], "lines": {f"smoothed, σ = {certified.sigma:g}": points}}
 
 
 def _scatter(results: SideBySide, norm: str, epsilon: float) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from keras_fim.evaluation.sources import Chunk
 from keras_fim.logits import LogitsFunction
 from keras_fim.pixels import PixelRange, check_contradiction, find_range
 from keras_fim.typing import Bounds
+from keras_fim.validation import check_images
 
 _PREVIEW = 8  # images whose gradients are timed
 _FEW = 10_000  # gradients, which take seconds at most
@@ -62,6 +63,11 @@ def pixel_range(
     for each in own:
         check_contradiction(logits_fn, chunk.images, each)
     return PixelRange(*own[0], "the bounds of the attacks") if len(own) == 1 else None
+
+
+def within(pixels: PixelRange | None, chunk: Chunk) -> tuple[tf.Tensor, int]:
+    """The images of a chunk, within the range of the pixels, and how many were clipped."""
+    return (check_images(chunk.images), 0) if pixels is None else pixels.clip(chunk.images)
 
 
 def planned(

@@ -13,6 +13,7 @@ from keras_fim.evaluation.gallery import Example
 from keras_fim.evaluation.intervals import Ratio, wilson
 from keras_fim.evaluation.report import Report, Row
 from keras_fim.evaluation.rows import AttackRow, budget, named
+from keras_fim.evaluation.smoothing import CertifiedAccuracy
 from keras_fim.evaluation.spectrum import SpectrumSummary
 from keras_fim.records import write_text
 
@@ -41,7 +42,9 @@ class PerSample(Report):
         taken_for: For each attack and ε, such as ``"fgsm at linf 0.1"``, the wrong class that a sample was given; -1 if
             it was not fooled, or wrong before.
         figures: Further columns by name: the boundary radius and λ_max, and for each attack that looks for the nearest
-            adversarial its distance (inf without one, 0 if the sample was wrong before).
+            adversarial its distance (inf without one, 0 if the sample was wrong before); and of the smoothed classifier
+            the certified class, -1 for none, and radius.
+        files: The names of the images' files, or nothing.
     """
 
     index: tuple[int, ...]
@@ -50,10 +53,12 @@ class PerSample(Report):
     confidence: tuple[float, ...]
     taken_for: dict[str, tuple[int, ...]]
     figures: dict[str, tuple[float, ...]]
+    files: tuple[str, ...] = ()
 
     def tables(self) -> dict[str, list[Row]]:
         """A row for each sample."""
-        columns: dict[str, Any] = {name: getattr(self, name) for name in ("index", "label", "prediction", "confidence")}
+        columns: dict[str, Any] = {"index": self.index, **({"file": self.files} if self.files else {})}
+        columns |= {name: getattr(self, name) for name in ("label", "prediction", "confidence")}
         for name, classes in self.taken_for.items():
             columns |= {f"fooled by {name}": [wrong >= 0 for wrong in classes], f"taken for by {name}": classes}
         columns |= self.figures
@@ -83,6 +88,7 @@ class Evaluation(Report):
         samples: A row for each sample, or None from a file of an older version.
         examples: Images that are easily fooled, typical, and hardly fooled; empty if the inputs are no images.
         class_names: The names of the classes, or nothing.
+        certified: The certified accuracy of the smoothed classifier, or None if it was not asked for.
     """
 
     model: str
@@ -98,6 +104,7 @@ class Evaluation(Report):
     samples: PerSample | None = dataclasses.field(default=None, repr=False)
     examples: tuple[Example, ...] = dataclasses.field(default=(), repr=False)
     class_names: tuple[str, ...] = dataclasses.field(default=(), repr=False)
+    certified: CertifiedAccuracy | None = None
 
     def row(self, attack: str, epsilon: float) -> AttackRow:
         """The row of an attack, by name, at an ε.
@@ -213,6 +220,7 @@ class Evaluation(Report):
             "Within ε": attacks,
             "Fooled by each stage": stages,
             "Nearest adversarials": [summary.row() for summary in self.distances],
+            "Certified, of the smoothed classifier": [] if self.certified is None else self.certified.tables()[""],
             "Fisher information": [] if self.spectrum is None else self.spectrum.tables()[""],
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,10 +12,15 @@ import tensorflow as tf
 
 from keras_fim.attacks import draws
 from keras_fim.attacks.base import predict_logits
+from keras_fim.evaluation.intervals import Ratio, wilson
+from keras_fim.evaluation.report import Report, Row
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.pixels import PixelRange, images_in_range
 from keras_fim.typing import Bounds, Images, Labels, Model
 from keras_fim.validation import check_images, check_labels
+
+ALPHA = 0.001
+"""The probability that a certificate is wrong, unless told otherwise."""
 
 ABSTAINED = -1
 """The class of an image for which no class can be certified."""
@@ -39,6 +45,45 @@ class Certificates(NamedTuple):
         return float(np.mean(right & (self.radius >= radius)))
 
 
+@dataclasses.dataclass(frozen=True)
+class CertifiedAccuracy(Report):
+    """How many images are certified to be classified correctly by the smoothed classifier; prints as a table.
+
+    Attributes:
+        sigma: The standard deviation of the noise.
+        num_draws: The number of draws for each certificate.
+        alpha: The probability that the certificate of an image is wrong.
+        radii: l2 radii, from 0 to the largest one that so many draws can certify.
+        accuracy: For each of them the share of images whose certificate holds their class and reaches it.
+        num_abstained: The number of images for which no class could be certified.
+    """
+
+    sigma: float
+    num_draws: int
+    alpha: float
+    radii: tuple[float, ...]
+    accuracy: tuple[Ratio, ...]
+    num_abstained: int
+
+    @classmethod
+    def of(
+        cls, certificates: Certificates, labels: np.ndarray, sigma: float, num_draws: int, alpha: float = ALPHA
+    ) -> CertifiedAccuracy:
+        """The summary of certificates of images with these class indices, at radii half a σ apart."""
+        from scipy.stats import norm
+
+        radii = np.arange(0, sigma * norm.ppf(alpha ** (1 / num_draws)), sigma / 2)
+        right = certificates.classes == labels
+        accuracy = [wilson(int((right & (certificates.radius >= radius)).sum()), len(labels)) for radius in radii]
+        abstained = int((certificates.classes == ABSTAINED).sum())
+        return cls(float(sigma), num_draws, alpha, tuple(radii.tolist()), tuple(accuracy), abstained)
+
+    def tables(self) -> dict[str, list[Row]]:
+        """A row for each radius."""
+        pairs = zip(self.radii, self.accuracy, strict=True)
+        return {"": [{"σ": self.sigma, "l2 radius": radius, "certified accuracy": ratio} for radius, ratio in pairs]}
+
+
 def certify(
     model: Model,
     images: Images,
@@ -46,7 +91,7 @@ def certify(
     *,
     num_selection: int = 100,
     num_draws: int = 10_000,
-    alpha: float = 0.001,
+    alpha: float = ALPHA,
     batch_size: int = 256,
     seed: int = 0,
     indices: Any = None,
@@ -94,7 +139,7 @@ def certify(
     """
     from scipy.stats import beta, norm
 
-    _check(sigma, alpha, num_selection=num_selection, num_draws=num_draws, batch_size=batch_size)
+    check_smoothing(sigma, alpha, num_selection=num_selection, num_draws=num_draws, batch_size=batch_size)
     images = images_in_range(model, images, bounds)
     draws_of = (0, num_selection), (num_selection, num_selection + num_draws)
     selection, estimate = _votes(logits_function(model, images), images, sigma, draws_of, batch_size, seed, indices)
@@ -128,7 +173,7 @@ def smoothed(model: Model, sigma: float, *, num_draws: int = 32, seed: int = 0) 
     Source:
         Salman et al., Provably robust deep learning via adversarially trained smoothed classifiers (NeurIPS 2019).
     """
-    _check(sigma, 0.5, num_draws=num_draws)
+    check_smoothing(sigma, num_draws=num_draws)
     logits_fn = logits_function(model)
 
     def logits_of(images: tf.Tensor) -> tf.Tensor:
@@ -160,7 +205,7 @@ def smoothed_classes(
     Raises:
         ValueError: If images are empty or not finite, or an option is out of range.
     """
-    _check(sigma, 0.5, num_draws=num_draws, batch_size=batch_size)
+    check_smoothing(sigma, num_draws=num_draws, batch_size=batch_size)
     images = check_images(images)
     logits_fn = logits_function(model, images)
     (votes,) = _votes(logits_fn, images, sigma, [(0, num_draws)], batch_size, seed, None)
@@ -207,7 +252,8 @@ def _counts(
     return tf.while_loop(lambda draw, _: draw < last, body, start, parallel_iterations=1)[1]
 
 
-def _check(sigma: float, alpha: float, **counts: int) -> None:
+def check_smoothing(sigma: float, alpha: float = ALPHA, **counts: int) -> None:
+    """Raise a ValueError unless σ and α are in their ranges and the counts are positive."""
     if not 0 < sigma < math.inf:
         raise ValueError(f"`sigma` should be a finite number > 0. Received: sigma={sigma}")
     if not 0 < alpha < 1:

@@ -182,7 +182,7 @@ class _Work:
             class_names=config.facts.class_names,
             folder=self.folder / "cells" / name,
             max_samples=None,
-            progress=lambda line: self.say(f"{config.defense}, seed {config.seed}: {line}"),
+            progress=lambda line: self.say(line and f"{config.defense}, seed {config.seed}: {line}"),
         )
         result.save(self.folder / "evaluations" / f"{name}.json")
         return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import tensorflow as tf
 
 from keras_fim import models
 from keras_fim.data import DatasetInfo, Source, evaluated, load, names, open_source
+from keras_fim.data.splits import Files
 from keras_fim.evaluation import samples
 from keras_fim.logits import LogitsFunction
 from keras_fim.pixels import PixelRange, find_range, range_of_model
@@ -156,12 +158,14 @@ class EvaluatedImages(NamedTuple):
         pixels: The range.
         facts: What the dataset is.
         part: Which of the images these are, in words; "" where there is a test part.
+        file_names: The names of the images' files in the folder; empty where they come from elsewhere.
     """
 
     dataset: tf.data.Dataset
     pixels: PixelRange
     facts: DatasetInfo
     part: str
+    file_names: tuple[str, ...]
 
 
 def evaluated_images(
@@ -205,7 +209,9 @@ def evaluated_images(
     part = "" if opened.whole is None else f"{data} has no test part: {which}, {len(split.labels)} images"
     dataset = in_range(dataset, (0.0, 1.0), _written(keras_model, opened.info.image_shape))
     pixels = model_range(model, dataset, bounds, record)
-    return EvaluatedImages(in_range(dataset, pixels.bounds), pixels, opened.info, part)
+    paths = split.paths.tolist() if isinstance(split, Files) else []
+    names = tuple(os.path.relpath(path, Path(data).expanduser()) for path in paths)
+    return EvaluatedImages(in_range(dataset, pixels.bounds), pixels, opened.info, part, names)
 
 
 def _written(model: Any, shape: Sequence[int]) -> tuple[int, ...] | None:

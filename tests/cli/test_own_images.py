@@ -11,6 +11,7 @@ from PIL import Image
 
 from keras_fim import cli
 from keras_fim.training import load_model
+from tests.tables import read_csv
 
 NAMES = ("bright", "dark", "red")
 
@@ -54,6 +55,9 @@ def test_evaluate(photos, stranger, tmp_path, capsys):
     assert "pixels 0..255, found from Rescaling(1/255)" in printed
     result = json.loads((tmp_path / "evaluation.json").read_text())
     assert result["accuracy"]["value"] > 0.9 and {row["epsilon"] for row in result["rows"]} == {8.0, 32.0}
+    rows = read_csv(tmp_path / "samples.csv")
+    assert len({row["file"] for row in rows}) == 180 and all((photos / row["file"]).is_file() for row in rows)
+    assert all(row["file"].startswith(f"{NAMES[row['label']]}/") for row in rows)
     weakest, strongest = (min(row["robust"]["value"] for row in result["rows"] if row["epsilon"] == e) for e in (8, 32))
     assert strongest < weakest
 

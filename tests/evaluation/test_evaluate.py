@@ -165,7 +165,7 @@ def test_a_killed_evaluation_goes_on_in_the_middle_of_an_attack(tmp_path, monkey
     seen, lines = count_sweeps(monkeypatch), []
     report = evaluate(boundary(), batches(), **options, folder=tmp_path, progress=lines.append)
     assert seen == [(images[512, 0], (0.1, 0.2))]
-    assert sum("(kept)" in line for line in lines) == 3 * 2 + 2 * 2 + 2  # rows of FGSM and PGD, and the spectrum
+    assert sum("(kept)" in line for line in lines) == 3 + 2 + 2  # chunks of FGSM, of PGD and of the spectrum
     fresh = evaluate(boundary(), batches(), **options)
     assert str(fresh) == str(report) and without_seconds(fresh) == without_seconds(report)
     seen.clear()

@@ -77,9 +77,27 @@ def test_images_without_a_gradient_are_counted_and_flagged():
     assert f"no boundary radius: at {summary.num_without_radius} of 40 images" in report.verdict
 
 
+@pytest.mark.parametrize("norm", [2, np.inf])
+def test_one_step_more_comes_nearer_to_a_boundary_that_bends(norm):
+    """Inside a circle the margin is 36 - |x|², whose square Newton's method reaches along the diagonal."""
+    ball = logits_function(lambda x: tf.stack([36 - tf.reduce_sum(x**2, -1), 0 * x[:, 0]], axis=-1), from_logits=True)
+    images = np.array([[2.0, 2.0], [3.0, 3.0], [-1.0, 1.0]])
+    length, unit = np.linalg.norm(images, axis=-1), 1 if norm == 2 else 2**0.5
+    first = length + (36 - length**2) / (2 * length)
+    second = first + (36 - first**2) / (2 * first)
+    radii = [keras_fim.boundary_radius(ball, images, norm=norm, refine=refine) for refine in (False, True)]
+    np.testing.assert_allclose(radii[0].radius, (first - length) / unit, rtol=1e-6)
+    np.testing.assert_allclose(radii[1].radius, (second - length) / unit, rtol=1e-6)
+    assert (np.abs(second - 6) < 0.7 * np.abs(first - 6)).all() and (radii[1].rival == 1).all()
+    straight = np.random.default_rng(0).uniform(size=(5, 3))
+    same = keras_fim.boundary_radius(LINE, straight, norm=norm, refine=True).radius
+    np.testing.assert_allclose(same, np.abs(straight[:, 0] - 0.5), atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"norm": 1, "refine": True}, "`norm` should be 2 or inf with refine=True. Received: norm=1"),
         ({"norm": 3}, "`norm` should be one of 1, 2, np.inf. Received: norm=3"),
         ({"rivals": 0}, "`rivals` should be a positive integer. Received: rivals=0"),
         ({"batch_size": 0}, "`batch_size` should be a positive integer. Received: batch_size=0"),

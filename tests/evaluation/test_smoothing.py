@@ -6,7 +6,7 @@ import tensorflow as tf
 from scipy.stats import binomtest, norm
 
 import keras_fim
-from keras_fim import attacks
+from keras_fim import attacks, evaluation
 from keras_fim.evaluation.smoothing import smoothed, smoothed_classes
 from keras_fim.logits import logits_function
 
@@ -135,6 +135,30 @@ def test_no_attack_leaves_less_than_what_is_certified(digit_model, digits):
         assert standing[certified].all() and standing.mean() >= result.accuracy(labels, radius)
         left.append(standing.mean())
     assert result.accuracy(labels, 0.2) > 0.2 and left[2] < left[0]  # the attack does something
+
+
+def test_an_evaluation_certifies_and_says_so(tmp_path):
+    """As `certify` does, kept in cells, in the rows by sample and on the page."""
+    labels = (DISTANCES > 0).astype(int)
+    labels[0] = 1 - labels[0]
+    options = {"attacks": ["fgsm"], "epsilons": [0.1], "bounds": (-9, 9), "folder": tmp_path, "spectrum": False}
+    lines, smoothing = [], {"certify_sigma": SIGMA, "num_draws": 1_000}
+    result = evaluation.evaluate(MODEL, (IMAGES, labels), progress=lines.append, **smoothing, **options)
+    certificates = keras_fim.certify(MODEL, IMAGES, SIGMA, num_draws=1_000, bounds=(-9, 9))
+    np.testing.assert_allclose(result.samples.figures["certified radius"], certificates.radius)
+    np.testing.assert_array_equal(result.samples.figures["certified class"], certificates.classes)
+    certified = result.certified
+    expected = [certificates.accuracy(labels, radius) for radius in certified.radii]
+    assert [ratio.value for ratio in certified.accuracy] == expected
+    assert certified.num_abstained == (certificates.classes < 0).sum() and certified.radii[1] == SIGMA / 2
+    again = evaluation.evaluate(MODEL, (IMAGES, labels), progress=None, **smoothing, **options)
+    assert again.certified == certified
+    assert any(line.startswith("certificates: at most 6 images left") for line in lines)
+    page = result.save(tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "What is certain" in page and "Certified accuracy against the certified radius in l2" in page
+    assert evaluation.Evaluation.load(result.save(tmp_path / "evaluation.json")).certified == certified
+    with pytest.raises(ValueError, match="`sigma` should be a finite number > 0"):
+        evaluation.evaluate(MODEL, (IMAGES, labels), certify_sigma=-1.0, progress=None, **options)
 
 
 def test_certified_accuracy():
