@@ -28,7 +28,7 @@ import numpy as np
 from attack_peers import CountedLogits, Logits, Run, targets
 from attack_rows import ROWS, Row
 
-from keras_fim import data
+from keras_fim import data, plots
 from keras_fim.attacks.lp import norms
 from keras_fim.evaluation import samples
 from keras_fim.records import read_json, versions, write_json
@@ -166,20 +166,18 @@ def show(result: dict[str, Any]) -> None:
 
 def chart(results: list[dict[str, Any]], path: Path) -> None:
     """Images per second, one group of bars for each attack."""
-    from matplotlib.figure import Figure
-
     names = list(dict.fromkeys(name for result in results for name in result["entries"]))
-    figure = Figure(figsize=(1.5 + 1.2 * len(results), 4.2), layout="constrained")
-    axes = figure.subplots()
+    title = "Images per second of each attack on the MNIST ConvNet, CPU"
+    figure, (axes,) = plots.panels(title=title, ylabel="images per second", size=(1.5 + 1.2 * len(results), 4.2))
     width = 0.84 / len(names)
     for index, name in enumerate(names):
-        measured = [(at, result["entries"][name]) for at, result in enumerate(results) if name in result["entries"]]
-        places = [at + (index - (len(names) - 1) / 2) * width for at, _ in measured]
-        axes.bar(places, [entry["images_per_second"] for _, entry in measured], width, label=name)
-    axes.set(yscale="log", ylabel="images per second", title="Attacks on the MNIST ConvNet, CPU")
+        entries = [(at, result["entries"][name]) for at, result in enumerate(results) if name in result["entries"]]
+        places = [at + (index - (len(names) - 1) / 2) * width for at, _ in entries]
+        axes.bar(places, [entry["images_per_second"] for _, entry in entries], width, label=name)
+    axes.set(yscale="log")
     axes.set_xticks(range(len(results)), [result["row"] for result in results], rotation=20, ha="right")
-    axes.grid(axis="y", alpha=0.3)
-    axes.legend(ncols=len(names), fontsize="small")
+    axes.grid(visible=False, axis="x")
+    axes.legend(ncols=len(names), fontsize="small", frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 

@@ -222,8 +222,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
     if arguments.part.startswith("run-"):
-        found = run_large() if arguments.part == "run-large" else run_stream(arguments.count, arguments.folder)
-        print(json.dumps(found))
+        result = run_large() if arguments.part == "run-large" else run_stream(arguments.count, arguments.folder)
+        print(json.dumps(result))
         return
     from keras_fim.records import read_json, versions, write_json
 

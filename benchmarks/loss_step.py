@@ -53,7 +53,7 @@ def main() -> None:
                 function()
             if index >= 3:  # the first rounds compile and warm up
                 seconds[name].append((time.perf_counter() - start) / 10)
-    ratios = [ours / plain for plain, ours in zip(*seconds.values(), strict=True)]
+    ratios = [penalized / plain for plain, penalized in zip(*seconds.values(), strict=True)]
     result = {
         "batch_size": arguments.batch_size,
         "milliseconds": {name: 1000 * statistics.median(values) for name, values in seconds.items()},

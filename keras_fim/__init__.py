@@ -36,7 +36,7 @@ if _TYPE_CHECKING:
     from keras_fim.geometry.label_smoothing import default_mu, label_smoothing_from_mu, mu_from_label_smoothing
     from keras_fim.losses import FisherEigenvalueLoss, FisherTraceLoss
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "FisherEigenvalueLoss", "FisherTraceLoss", "attacks", "boundary_radius", "callbacks", "certify", "data",

@@ -1,47 +1,129 @@
-"""The figure of defenses side by side."""
+"""The look of all pictures, in one place: sizes, colors that everybody can tell apart, labels at the lines."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+"""The colors of lines and points (Okabe & Ito), for people with any kind of color vision."""
+GOOD, BAD, QUIET = PALETTE[0], PALETTE[1], "#6b7280"
+"""The colors of what is right, of what is wrong, and of what is context."""
+MARKERS = "osD^vPX"
+_LABELED = 5  # points that have their name beside them, and lines that have it at their end
+_STYLE: dict[Any, Any] = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.titlesize": "medium",
+    "axes.titlelocation": "left",
+    "grid.alpha": 0.3,
+}
+
+
+def panels(
+    count: int = 1, *, title: str = "", xlabel: str = "", ylabel: str = "", size: tuple[float, float] = (4.6, 3.6)
+) -> tuple[Figure, list[Axes]]:
+    """An empty figure in the common look, with panels side by side.
+
+    Args:
+        count: The number of panels.
+        title: The message of the figure; empty for none.
+        xlabel: The label of the horizontal axes.
+        ylabel: The label of the vertical axes.
+        size: The width and height of a panel in inches.
+
+    Returns:
+        A matplotlib figure that belongs to no window, and its axes.
+    """
+    from cycler import cycler
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context({**_STYLE, "axes.prop_cycle": cycler(color=PALETTE)}):
+        figure = Figure(figsize=(size[0] * count, size[1]), layout="constrained")
+        axes = list(figure.subplots(1, count, squeeze=False)[0])
+        for panel in axes:
+            panel.set(xlabel=xlabel, ylabel=ylabel)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize="medium")
+    return figure, axes
+
+
+def lines(
+    axes: Axes, curves: Mapping[str, tuple[Any, Any]], *, bands: Mapping[str, tuple[Any, Any]] | None = None
+) -> None:
+    """Draw lines that differ in color and marker, each with its name at its end, or with a legend if there are many.
+
+    Args:
+        axes: The panel.
+        curves: The horizontal and the vertical values of each line, by its name.
+        bands: The lower and the upper values of a band around some of the lines.
+    """
+    ends = []
+    for index, (name, (x, y)) in enumerate(curves.items()):
+        color = PALETTE[index % len(PALETTE)]
+        axes.plot(x, y, color=color, marker=MARKERS[index % len(MARKERS)], markersize=4, label=name)
+        if bands and name in bands:
+            axes.fill_between(x, *bands[name], color=color, alpha=0.15, linewidth=0)
+        ends.append((float(y[-1]), float(x[-1]), name, color))
+    if len(curves) > _LABELED:
+        axes.legend(fontsize="small", frameon=False)
+        return
+    low, high = axes.get_ylim()
+    gap, below = 0.065 * (high - low), high
+    for y, x, name, color in sorted(ends, reverse=True):  # from the highest, a line of text apart
+        below = min(y, below)
+        text: dict[str, Any] = {"textcoords": "offset points", "fontsize": "small", "color": color, "va": "center"}
+        axes.annotate(name, (x, below), xytext=(7, 0), annotation_clip=False, **text)
+        below -= gap
 
 
 def defenses_figure(
-    panels: Mapping[str, Mapping[str, tuple[float, float, float]]], front: Collection[str] = ()
+    points: Mapping[str, Mapping[str, tuple[float, float, float]]], front: Collection[str] = ()
 ) -> Figure:
     """Accuracy against robust accuracy: one panel for each attack, one point for each defense; the best is top right.
 
+    The five that matter have their names: plain training (``none``), and the most robust ones, those of the Pareto
+    front first. The others are gray.
+
     Args:
-        panels: for each attack's name, ``(accuracy, robust accuracy, cost)`` by name of the defense, the first two in
+        points: For each attack's name, ``(accuracy, robust accuracy, cost)`` by name of the defense, the first two in
             [0, 1], the cost as a multiple of plain training.
-        front: names of the Pareto front, whose points are filled.
+        front: The names of the Pareto front, whose points are filled.
 
     Returns:
         A matplotlib figure that belongs to no window.
 
     Raises:
-        ValueError: if there is no panel.
+        ValueError: If there is no panel.
     """
-    from matplotlib.figure import Figure
-
-    if not panels:
-        raise ValueError("`panels` should hold a panel. Received: none")
-    figure = Figure(figsize=(5.2 * len(panels) + 2.2, 4.6), layout="constrained")
-    for axes, (title, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for index, (name, (accuracy, robust, cost)) in enumerate(points.items()):
-            marker = "osD^vP*X"[index // 10 % 8]  # the colors repeat after ten
-            fill = "full" if name in front else "none"
-            label = f"{name} ({cost:.1f}\u00d7)"
-            axes.plot(100 * robust, 100 * accuracy, marker=marker, linestyle="none", fillstyle=fill, label=label)
-        axes.set(title=f"robust accuracy under {title}", xlabel="robust accuracy [%]", ylabel="accuracy [%]")
-        axes.grid(alpha=0.3)
-    figure.legend(
-        *axes.get_legend_handles_labels(),
-        loc="outside right upper",
-        fontsize="small",
-        title="defense (cost); filled: on the\nPareto front of all three",
-    )
+    if not points:
+        raise ValueError("`points` should hold a panel. Received: none")
+    figure, axes = panels(len(points), xlabel="robust accuracy [%]", ylabel="accuracy [%]", size=(5.4, 4.4))
+    message = "Up and to the right is better; filled: no other defense is better in all respects"
+    figure.suptitle(message, x=0.01, ha="left", fontsize="medium")
+    colors: dict[str, str] = {}
+    for panel, (attack, own) in zip(axes, points.items(), strict=True):
+        ranked = sorted(own, key=lambda name: (name != "none", name not in front, -own[name][1]))[:_LABELED]
+        best = max(own, key=lambda name: own[name][1])
+        middle = 50 * (min(robust for _, robust, _ in own.values()) + own[best][1])
+        for name, (accuracy, robust, cost) in own.items():
+            place, fill = (100 * robust, 100 * accuracy), "full" if name in front else "none"
+            if name not in ranked:
+                panel.plot(*place, marker="o", color=QUIET, fillstyle=fill, alpha=0.5)
+                continue
+            color = colors.setdefault(name, PALETTE[len(colors) % len(PALETTE)])
+            panel.plot(*place, marker="o", color=color, fillstyle=fill)
+            side: dict[str, Any] = (
+                {"xytext": (-7, 5), "ha": "right"} if place[0] > middle else {"xytext": (7, 5), "ha": "left"}
+            )
+            text: dict[str, Any] = {"textcoords": "offset points", "fontsize": "small", "color": color, **side}
+            panel.annotate(f"{name}, {cost:.1f}\u00d7", place, **text)
+        panel.margins(0.12)
+        panel.set_title(f"{attack}: {best} keeps {100 * own[best][1]:.0f} %", loc="left")
     return figure

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from keras_fim import attacks
+from keras_fim import attacks, plots
 from keras_fim.logits import logits_function
 from keras_fim.training.defense_rows import spread
 from reproduction.bench import PaperBench
@@ -90,9 +90,9 @@ def _draw(pictures: np.ndarray, labels: np.ndarray, distributions: Sequence[np.n
         grid[row][0].imshow(picture[..., 0], cmap="gray", vmin=0, vmax=1)
         grid[row][0].set_axis_off()
         for axes, p, title in zip(grid[row][1:], distributions, ("original model", "defended model"), strict=True):
-            colors = ["tab:gray"] * len(p[row])
-            colors[int(p[row].argmax())] = "tab:red"
-            colors[int(label)] = "tab:blue"
+            colors = [plots.QUIET] * len(p[row])
+            colors[int(p[row].argmax())] = plots.BAD
+            colors[int(label)] = plots.GOOD
             axes.bar(range(len(p[row])), p[row], color=colors)
             axes.set(title=title, ylim=(0, 1), xticks=range(len(p[row])))
     return figure

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_fim import attacks
+from keras_fim import attacks, plots
 from keras_fim.evaluation import clean_performance, robustness_curve
 from keras_fim.training.config import TrainingConfig, completed, recipe
 from keras_fim.training.defense_rows import spread
@@ -42,17 +42,18 @@ def figure2(bench: PaperBench) -> Report:
     """Accuracy on the whole test set over μ."""
     accuracies = {mu: [accuracy(bench, model_name(mu, seed)) for seed in _seeds(bench)] for mu in MUS}
     rows = tuple((f"{mu:g}", spread(values, ".2f", scale=100)) for mu, values in accuracies.items())
-    figure = _canvas("μ", "accuracy [%]")
-    axes = figure.axes[0]
+    figure, (axes,) = plots.panels(xlabel="μ", ylabel="accuracy [%]", size=(5.6, 4.0))
     means = [100 * float(np.mean(values)) for values in accuracies.values()]
     errors = [
         [m - 100 * min(values) for m, values in zip(means, accuracies.values(), strict=True)],
         [100 * max(values) - m for m, values in zip(means, accuracies.values(), strict=True)],
     ]
-    axes.errorbar(MUS, means, yerr=errors, marker="o", capsize=3, label="Fisher trace (range over seeds)")
-    axes.axhline(means[0], linestyle=":", color="gray", label="μ = 0")
+    axes.errorbar(
+        MUS, means, yerr=errors, marker="o", capsize=3, color=plots.PALETTE[0], label="Fisher trace (range over seeds)"
+    )
+    axes.axhline(means[0], linestyle=":", color=plots.QUIET, label="μ = 0")
     axes.set_ylim(min(97.0, min(means) - 0.5), 100)
-    axes.legend()
+    axes.legend(frameon=False)
     notes = (f"Paper: {FIGURE2_ACCURACY}. All test images.",)
     return Report("figure2", "Figure 2: accuracy over μ, MNIST", ("μ", "accuracy [%]"), rows, notes, figure)
 
@@ -159,27 +160,16 @@ def _row(head: tuple[str, ...], curves: Mapping[str, np.ndarray], index: int) ->
     return (*head, *(spread(list(curve[:, index]), ".1f", scale=100) for curve in curves.values()))
 
 
-def _canvas(xlabel: str, ylabel: str, panels: int = 1) -> Figure:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.2 * panels, 4.0), layout="constrained")
-    for axes in figure.subplots(1, panels, squeeze=False)[0]:
-        axes.set(xlabel=xlabel, ylabel=ylabel)
-        axes.grid(alpha=0.3)
-    return figure
-
-
 def _lines(curves: Mapping[str, np.ndarray], epsilons: Sequence[float], *, title: str, panels: int = 1) -> Figure:
-    figure = _canvas("ε (l2)", "fooling ratio [%]", panels)
-    _draw(figure.axes[0], curves, epsilons, title)
+    figure, axes = plots.panels(panels, xlabel="ε (l2)", ylabel="fooling ratio [%]", size=(5.6, 4.0))
+    _draw(axes[0], curves, epsilons, title)
     return figure
 
 
 def _draw(axes: Axes, curves: Mapping[str, np.ndarray], epsilons: Sequence[float], title: str) -> None:
     """One line for each model: the mean over seeds, and their range as a band."""
-    for label, values in curves.items():
-        (line,) = axes.plot(epsilons, 100 * values.mean(axis=0), marker="o", markersize=3, label=label)
-        low, high = 100 * values.min(axis=0), 100 * values.max(axis=0)
-        axes.fill_between(epsilons, low, high, color=line.get_color(), alpha=0.15)
-    axes.set(title=title, ylim=(-2, 102))
-    axes.legend(fontsize="small")
+    axes.set_title(title, loc="left")
+    axes.set_ylim(-2, 102)
+    means = {label: (epsilons, 100 * values.mean(axis=0)) for label, values in curves.items()}
+    bands = {label: (100 * values.min(axis=0), 100 * values.max(axis=0)) for label, values in curves.items()}
+    plots.lines(axes, means, bands=bands)

@@ -31,6 +31,7 @@ ATTACK_WHEN = {
     "FGSM": "to see whether a model resists one step only; never alone",
     "FGM": "as FGSM, in l2",
     "OSSA": "to reproduce the paper; one step in l2",
+    "TSSA": "to compare with OSSA: a second step; in l2",
     "OTCM": "one step toward a class",
     "PGD": "a standard baseline; to train on",
     "BIM": "to compare with older figures",
@@ -41,7 +42,8 @@ ATTACK_WHEN = {
     "FAB": "how far it is, by the published ensemble's own search",
     "DeepFool": "how far it is, in a few gradients",
     "CarliniWagner": "how far it is in l2, slowly and closely",
-    "JSMA": "how few values have to change",
+    "SigmaZero": "how few values have to change",
+    "JSMA": "how few values have to change, as published",
 }
 _GRADIENTS = {"OSSA": "one for each class, or 4", "JSMA": "one for each class and pair"}  # their options do not say it
 DEFENSES: dict[str, tuple[Any, str]] = {

@@ -184,6 +184,24 @@ def test_comparisons_are_the_stored_ones(data):
     assert stored in PAGES["benchmarks.md"]
 
 
+NOTEBOOKS = sorted(DOCS.glob("notebooks/*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_install_in_colab_and_keep_their_pictures(path):
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert notebook["nbformat"] == 4 and '%pip install --quiet "keras_fim[demo]"' in "".join(cells[0]["source"])
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert not any(output["output_type"] == "error" or output.get("name") == "stderr" for output in outputs)
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert f"\n{path.stem}\n" in PAGES["notebooks/index.md"] and path.stat().st_size < 400_000
+
+
+def test_the_three_notebooks_are_there():
+    assert len(NOTEBOOKS) == 3
+
+
 @pytest.mark.parametrize("name", ["attacks.md", "defenses.md"])
 def test_catalogs_are_those_of_the_code(name):
     assert catalogs.printed()[name] == catalogs.on_the_page(name), "run: python -m tests.catalogs"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 
@@ -14,42 +14,25 @@ class Board:
     """TensorBoard logs in a folder; each sub-folder is a run.
 
     Args:
-        folder: where; created when something is written.
+        folder: The folder, which is created when something is written.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._writers: dict[str, Any] = {}
 
-    def scalars(self, run: str, values: Mapping[str, float], step: int) -> None:
-        """One point on a chart for each key."""
-        with self._writer(run).as_default(step):
-            for key, value in values.items():
-                tf.summary.scalar(key, value)
-
-    def histograms(self, run: str, values: Mapping[str, np.ndarray], step: int) -> None:
-        """One histogram for each key."""
-        with self._writer(run).as_default(step):
-            for key, value in values.items():
-                tf.summary.histogram(key, value)
-
-    def image(self, run: str, key: str, pixels: np.ndarray | None, step: int) -> None:
-        """An image, uint8 ``(height, width, 3)``, if there is one."""
-        if pixels is not None:
-            with self._writer(run).as_default(step):
-                tf.summary.image(key, pixels[None])
-
-    def text(self, run: str, key: str, markdown: str, step: int) -> None:
-        """Text in Markdown."""
-        with self._writer(run).as_default(step):
-            tf.summary.text(key, markdown)
+    def at(self, run: str, step: int | None = None) -> contextlib.AbstractContextManager[Any]:
+        """A context in which ``tf.summary`` writes to a run, at a step."""
+        if run not in self._writers:
+            self._writers[run] = tf.summary.create_file_writer(str(self.folder / run))
+        return self._writers[run].as_default(step)  # type: ignore[no-any-return]
 
     def layout(self, run: str, charts: Mapping[str, Sequence[tuple[str, str]]]) -> None:
         """The charts of the custom-scalars page.
 
         Args:
-            run: the run's name.
-            charts: for each category its charts, a title and a regular expression of the keys whose lines it shows.
+            run: The name of the run. TensorBoard shows the pages of several runs in the order of their names.
+            charts: The charts of each category: a title, and a regular expression for the keys of its lines.
         """
         from tensorboard.plugins.custom_scalar import layout_pb2, summary
 
@@ -64,14 +47,8 @@ class Board:
             for title, members in charts.items()
         ]
         layout = summary.pb(layout_pb2.Layout(category=categories))
-        with self._writer(run).as_default(0):
+        with self.at(run, 0):
             tf.summary.experimental.write_raw_pb(layout.SerializeToString())
-
-    def curve(self, run: str, key: str, points: Mapping[int, float]) -> None:
-        """A whole chart at once: values by step, in a run that gets no more."""
-        with self._writer(run).as_default():
-            for step, value in points.items():
-                tf.summary.scalar(key, value, step=step)
 
     def finish(self, run: str) -> None:
         """Close a run."""
@@ -87,11 +64,6 @@ class Board:
         while self._writers:
             self._writers.popitem()[1].close()
 
-    def _writer(self, run: str) -> Any:
-        if run not in self._writers:
-            self._writers[run] = tf.summary.create_file_writer(str(self.folder / run))
-        return self._writers[run]
-
 
 def write_hparams(
     folder: str | Path, options: Mapping[str, bool | int | float | str], figures: Mapping[str, float], *, name: str
@@ -99,10 +71,10 @@ def write_hparams(
     """One row of TensorBoard's HParams table: how a run was set up, and what came out.
 
     Args:
-        folder: of the row's own, a TensorBoard run.
-        options: the columns on the left.
-        figures: the columns on the right.
-        name: of the row, unlike those of other rows.
+        folder: The folder of this row alone, a TensorBoard run.
+        options: The columns on the left. A column stays numeric only while all of its values in all rows are numbers.
+        figures: The columns on the right.
+        name: The name of the row, unlike those of other rows.
     """
     from tensorboard.plugins.hparams import api
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_fim.callbacks.board import Board
 from keras_fim.callbacks.measuring import MeasuringCallback, training_untouched
@@ -16,7 +17,7 @@ from keras_fim.evaluation.sources import Dataset
 from keras_fim.evaluation.spectrum import QUANTITIES, information
 from keras_fim.validation import check_images
 
-_RUN = "fisher"
+_RUN = "spectrum"  # behind "robustness", so that TensorBoard shows that one first
 _QUANTILES = (0.1, 0.5, 0.9)
 _COLUMNS = ("largest_x", "trace_x", "largest_s", "largest_z", "boundary_radius", "confidence")  # of `QUANTITIES`
 _KRYLOV_STEPS = 5  # of more than 64 classes; an image takes two products in each
@@ -41,17 +42,13 @@ class FisherSpectrum(MeasuringCallback):
 
     Args:
         dataset: The source of the samples, as in `RobustnessCurve`.
-        log_dir: folder of the TensorBoard logs; ``None`` for none.
-        every: epochs from one measurement to the next; the first and the last are always measured.
         max_samples: The number of samples, the same in each epoch, of each class as many as possible. Each takes one
             gradient for each class, or fewer than 40 if there are more than 64 classes
             (`keras_fim.evaluation.spectrum.information`).
-        seed: The seed of the selection of samples.
-        from_logits: as in `keras_fim.logits.logits_function`, for models of which it cannot tell.
-        strict: raise what goes wrong in a measurement; otherwise it becomes a warning and training goes on.
+        **options: The arguments ``log_dir``, ``every``, ``seed``, ``from_logits`` and ``strict`` of `RobustnessCurve`.
 
     Raises:
-        ValueError: if an option is not valid.
+        ValueError: If an option is not valid.
 
     Example:
         >>> from keras_fim import models
@@ -61,26 +58,8 @@ class FisherSpectrum(MeasuringCallback):
         True
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        *,
-        log_dir: str | Path | None = None,
-        every: int = 1,
-        max_samples: int = 500,
-        seed: int = 0,
-        from_logits: bool | None = None,
-        strict: bool = False,
-    ) -> None:
-        super().__init__(
-            dataset,
-            log_dir=log_dir,
-            every=every,
-            max_samples=max_samples,
-            seed=seed,
-            from_logits=from_logits,
-            strict=strict,
-        )
+    def __init__(self, dataset: Dataset, *, max_samples: int = 500, **options: Any) -> None:
+        super().__init__(dataset, max_samples=max_samples, **options)
         check_images(self.images)
         self._columns: dict[str, np.ndarray] = {}
         self._medians: list[tuple[float, float]] = []
@@ -90,7 +69,7 @@ class FisherSpectrum(MeasuringCallback):
         """Measure a model on the samples.
 
         Args:
-            model: the model, of the same inputs.
+            model: The model, with the same inputs.
 
         Returns:
             What a measurement adds to ``logs``; nothing is written.
@@ -107,11 +86,11 @@ class FisherSpectrum(MeasuringCallback):
 
     def _figures(self, model: keras.Model) -> dict[str, float]:
         begin = time.perf_counter()
-        found = information(self._logits(model), self.images, max_steps=_KRYLOV_STEPS)
-        found["boundary radius"] = found["boundary radius"][~np.isnan(found["boundary radius"])]
+        measured = information(self._logits(model), self.images, max_steps=_KRYLOV_STEPS)
+        measured["boundary radius"] = measured["boundary radius"][~np.isnan(measured["boundary radius"])]
         with np.errstate(over="ignore"):  # TensorBoard knows float32 only
             pairs = zip(_COLUMNS, QUANTITIES, strict=True)
-            self._columns = {key: found[name].astype(np.float32) for key, name in pairs if len(found[name])}
+            self._columns = {key: measured[name].astype(np.float32) for key, name in pairs if len(measured[name])}
         figures = {
             f"fisher/{key}/q{100 * share:g}": float(np.quantile(values, share, method="lower"))
             for key, values in self._columns.items()
@@ -138,14 +117,11 @@ class FisherSpectrum(MeasuringCallback):
         if not figures:
             return
         if len(self._medians) == 1:
-            board.layout(_RUN, {"Fisher information": [(each, f"^fisher/{each}") for each in self._columns]})
-        board.scalars(_RUN, figures, epoch)
-        shown = {
-            key if key == "confidence" else f"log10_{key}": values if key == "confidence" else _logarithms(values)
-            for key, values in self._columns.items()
-        }
-        board.histograms(_RUN, {f"fisher/{key}": values for key, values in shown.items()}, epoch)
-
-
-def _logarithms(values: np.ndarray) -> np.ndarray:
-    return np.asarray(np.log10(np.clip(values, _SMALLEST, np.finfo(np.float32).max)))
+            board.layout(_RUN, {"Fisher information": [(key, f"^fisher/{key}/") for key in self._columns]})
+        with board.at(_RUN, epoch + 1):
+            for key, value in figures.items():
+                tf.summary.scalar(key, value)
+            for key, values in self._columns.items():
+                linear = key == "confidence"
+                shown = values if linear else np.log10(np.clip(values, _SMALLEST, np.finfo(np.float32).max))
+                tf.summary.histogram(f"fisher/{key}" if linear else f"fisher/log10_{key}", shown)

@@ -16,18 +16,20 @@ from keras_fim.evaluation.rows import RobustnessCurve, attack_rows
 from keras_fim.evaluation.sources import Chunk, chunks
 from keras_fim.logits import LogitsFunction
 
+_CANDIDATES = 24  # samples among which the examples are chosen
+
 
 class Examples(NamedTuple):
-    """A few images and what became of them, at the smallest ε that fools each, or the largest where none does.
+    """A few images that were classified correctly, attacked at the smallest ε that fools them, or else the largest.
 
     Attributes:
         images: ``(n, ...)``.
         adversarials: ``(n, ...)``.
         epsilons: Float ``(n,)``.
         labels: Int ``(n,)``, the true classes.
-        before: Probabilities ``(n, K)`` of ``images``.
-        after: The same of ``adversarials``.
-        bounds: Smallest and largest pixel value.
+        before: The probabilities ``(n, K)`` of ``images``.
+        after: The probabilities ``(n, K)`` of ``adversarials``.
+        bounds: The smallest and the largest pixel value.
     """
 
     images: np.ndarray
@@ -41,13 +43,13 @@ class Examples(NamedTuple):
 
 def logs(curve: RobustnessCurve) -> dict[str, float]:
     """The figures of an attack by the keys that they have in Keras' logs and TensorBoard."""
-    name, found = curve.attack, {}
+    name, figures = curve.attack, {}
     for row in curve.rows:
-        found[f"val_fooling/{name}/eps_{epsilon_key(row.epsilon)}"] = row.fooling.value
-        found[f"val_robust_accuracy/{name}/eps_{epsilon_key(row.epsilon)}"] = row.robust.value
-    for share, distance in curve.rows[0].nearest.items():  # of a single ε there are none
-        found[f"val_distance/{name}/q{100 * float(share):g}"] = distance
-    return {**found, f"robustness_seconds/{name}": sum(row.seconds for row in curve.rows)}
+        figures[f"val_fooling/{name}/eps_{epsilon_key(row.epsilon)}"] = row.fooling.value
+        figures[f"val_robust_accuracy/{name}/eps_{epsilon_key(row.epsilon)}"] = row.robust.value
+    for share, distance in curve.rows[0].nearest.items():  # a single ε has none
+        figures[f"val_distance/{name}/q{100 * float(share):g}"] = distance
+    return {**figures, f"robustness_seconds/{name}": sum(row.seconds for row in curve.rows)}
 
 
 def epsilon_key(epsilon: float) -> str:
@@ -77,33 +79,37 @@ def measure_attack(
         attack: An attack of either kind.
         epsilons: The budgets in the attack's norm, ascending.
         name: The name of the attack in the curve.
-        num_examples: The number of samples, from the first, to keep as examples.
+        num_examples: The largest number of examples.
 
     Returns:
-        `RobustnessCurve` and `Examples`.
+        `RobustnessCurve` and `Examples`, of correctly classified samples: those that are fooled go first.
 
     Raises:
         ValueError: As the attack.
     """
     asked = attack.fooling_only() if isinstance(attack, FixedBudgetAttack) else attack
     first, *others = chunks(samples)
-    shown = measure(logits_fn, asked, epsilons, first, inspect=lambda result: result.adversarials[:num_examples].copy())
+    shown = measure(logits_fn, asked, epsilons, first, inspect=lambda result: result.adversarials[:_CANDIDATES].copy())
     rest = [measure(logits_fn, asked, epsilons, chunk) for chunk in others]
-    examples = _examples(logits_fn, first.take(slice(num_examples)), shown, epsilons, attack)
+    examples = _examples(logits_fn, first, shown, epsilons, attack, num_examples)
     outcome = Outcome.joined([part._replace(seen=()) for part in (shown, *rest)])
     rows = attack_rows(attack, epsilons, outcome)
     return RobustnessCurve(tuple(dataclasses.replace(row, attack=name) for row in rows)), examples
 
 
 def _examples(
-    logits_fn: LogitsFunction, chunk: Chunk, outcome: Outcome, epsilons: Sequence[float], attack: Attack
+    logits_fn: LogitsFunction, chunk: Chunk, outcome: Outcome, epsilons: Sequence[float], attack: Attack, count: int
 ) -> Examples:
-    fooled = outcome.fooled[:, : len(chunk.labels)]
-    which = np.where(fooled.any(axis=0), fooled.argmax(axis=0), len(fooled) - 1)
+    correct, fooled = np.flatnonzero(outcome.was_correct[:_CANDIDATES]), np.asarray(outcome.fooled.any(axis=0))
+    rows = np.sort(correct[np.argsort(~fooled[correct], kind="stable")][:count])
+    which = np.where(fooled[rows], outcome.fooled[:, rows].argmax(axis=0), len(epsilons) - 1)
+    images = chunk.images[rows]
     if isinstance(attack, MinimalDistanceAttack):  # one result; beyond the largest ε it does not count
-        kept = fooled.any(axis=0).reshape(-1, *[1] * (chunk.images.ndim - 1))
-        adversarials = np.where(kept, outcome.seen[0], chunk.images)
+        kept = fooled[rows].reshape(-1, *[1] * (images.ndim - 1))
+        adversarials = np.where(kept, outcome.seen[0][rows], images)
     else:
-        adversarials = np.array([outcome.seen[index][row] for row, index in enumerate(which)])
-    before, after = (probabilities(logits_fn, images) for images in (chunk.images, adversarials))
-    return Examples(chunk.images, adversarials, np.asarray(epsilons)[which], chunk.labels, before, after, attack.bounds)
+        adversarials = np.array([outcome.seen[index][row] for row, index in zip(rows, which, strict=True)])
+    adversarials = adversarials.reshape(images.shape)
+    empty = np.zeros((0, 1))
+    before, after = (probabilities(logits_fn, batch) if len(rows) else empty for batch in (images, adversarials))
+    return Examples(images, adversarials, np.asarray(epsilons)[which], chunk.labels[rows], before, after, attack.bounds)

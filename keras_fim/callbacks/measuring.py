@@ -19,36 +19,39 @@ from keras_fim.callbacks.board import Board
 from keras_fim.evaluation.sources import Dataset, check_max_samples, samples
 from keras_fim.logits import LogitsFunction, logits_function
 
+_DRAWN = "keras_fim_progress_bar"  # in the parameters that `fit` shares among its callbacks
 
-class MeasuringCallback(keras.callbacks.Callback, abc.ABC):
+
+class MeasuringCallback(keras.callbacks.ProgbarLogger, abc.ABC):
     """Measures the model on fixed samples after the first epoch, every so many from there, and the last.
 
-    What it measures goes into ``logs``, for callbacks after it in the list, and to TensorBoard.
+    The figures go into ``logs``, for the callbacks after it in the list, and to TensorBoard. The first such callback
+    draws the progress bar of ``fit``, before it adds its figures, so that they do not flood the bar.
 
     Args:
         dataset: The source of the samples, read now; see `keras_fim.evaluation.Dataset`. (Not the dataset to train on:
             reading it changes the order in which it shuffles next.)
-        log_dir: folder of the TensorBoard logs; ``None`` for none.
-        every: epochs from one measurement to the next.
-        max_samples: number of samples.
+        log_dir: The folder of the TensorBoard logs; ``None`` for none.
+        every: The number of epochs from one measurement to the next.
+        max_samples: The number of samples.
         seed: The seed of the selection of samples.
-        from_logits: as in `keras_fim.logits.logits_function`, for models of which it cannot tell.
-        strict: raise what goes wrong in a measurement; otherwise it becomes a warning and training goes on.
+        from_logits: As in `keras_fim.logits.logits_function`, for models whose outputs it cannot tell.
+        strict: Whether an error in a measurement is raised; otherwise it becomes a warning and training goes on.
 
     Raises:
-        ValueError: if an option is out of range or the data set is empty.
+        ValueError: If an option is out of range or the dataset is empty.
     """
 
     def __init__(
         self,
         dataset: Dataset,
         *,
-        log_dir: str | Path | None,
-        every: int,
         max_samples: int,
-        seed: int,
-        from_logits: bool | None,
-        strict: bool,
+        log_dir: str | Path | None = None,
+        every: int = 1,
+        seed: int = 0,
+        from_logits: bool | None = None,
+        strict: bool = False,
     ) -> None:
         super().__init__()
         if not (isinstance(every, int) and every >= 1):
@@ -60,8 +63,16 @@ class MeasuringCallback(keras.callbacks.Callback, abc.ABC):
         self._board = Board(log_dir) if log_dir is not None else None
         self._logits_fn: LogitsFunction | None = None
 
+    def set_params(self, params: dict[str, Any]) -> None:
+        """Take the progress bar, unless another measuring callback has it."""
+        self.params = params
+        super().set_params({**params, "verbose": 0} if _DRAWN in params else params)
+        params[_DRAWN] = True
+
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Measure, log, and write."""
+        """Finish the progress bar, measure, log, and write."""
+        if self.progbar is not None:
+            super().on_epoch_end(epoch, logs)
         if epoch % self.every and epoch + 1 != (self.params or {}).get("epochs"):
             return
         with training_untouched(self.model):
@@ -103,13 +114,13 @@ class MeasuringCallback(keras.callbacks.Callback, abc.ABC):
         except Exception as error:
             if self.strict:
                 raise
-            known = f"{type(self).__name__}: {what} failed; training goes on (strict=True would stop it)"
-            warnings.warn(f"{known}. {type(error).__name__}: {error}", RuntimeWarning, stacklevel=2)
+            message = f"{type(self).__name__}: {what} failed; training goes on (strict=True would stop it)"
+            warnings.warn(f"{message}. {type(error).__name__}: {error}", RuntimeWarning, stacklevel=2)
 
 
 @contextlib.contextmanager
 def training_untouched(model: keras.Model | None = None) -> Iterator[None]:
-    """Leave the random states of Python, numpy, TensorFlow and of the model's layers as they were found.
+    """Leave the random states of Python, numpy, TensorFlow and of the model's layers as they were.
 
     TensorFlow's eager operations draw their seeds from a hidden generator. Another one takes its place: restored, it
     would hand out seeds anew whose operations TensorFlow has kept, half-way through their sequence.

@@ -1,4 +1,4 @@
-"""What `RobustnessCurve` takes, spelt out: attacks by name, budgets and numbers of samples for each."""
+"""What `RobustnessCurve` takes, spelled out: attacks by name, budgets and numbers of samples for each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def named(attacks: Attack | str | Sequence[Attack | str] | Mapping[str, Attack |
     """Attacks by name.
 
     Raises:
-        ValueError: if there is none, or none of that name, or two of one name, or a name does not suit a key.
+        ValueError: If there is none, or none of that name, or two of one name, or a name does not suit a key.
     """
     if isinstance(attacks, Mapping):
         pairs = [(name, attack_by_name(attack)) for name, attack in attacks.items()]
@@ -33,19 +33,19 @@ def budgets(attacks: Mapping[str, Attack], epsilons: Epsilons) -> dict[str, tupl
     """Ascending ε for each attack, by the names that `named` gives.
 
     Raises:
-        ValueError: as `resolve_epsilons`, and if two ε of an attack give the same key.
+        ValueError: As `resolve_epsilons`, and if two ε of an attack give the same key.
     """
     resolved = resolve_epsilons(list(attacks.values()), epsilons, names=list(attacks))
-    return {name: _ascending(found) for name, found in zip(attacks, resolved, strict=True)}
+    return {name: _ascending(values) for name, values in zip(attacks, resolved, strict=True)}
 
 
 def sample_counts(
     attacks: Mapping[str, Attack], max_samples: int | Mapping[str, int], *, default: int
 ) -> dict[str, int]:
-    """Number of samples for each attack.
+    """The number of samples for each attack.
 
     Raises:
-        ValueError: if one is not a positive integer, or a key is not an attack.
+        ValueError: If one is not a positive integer, or a key is not an attack.
     """
     if not isinstance(max_samples, Mapping):
         max_samples = dict.fromkeys(attacks, max_samples)

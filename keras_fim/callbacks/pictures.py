@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_fim.callbacks.measurement import Examples
 from keras_fim.evaluation.rows import RobustnessCurve
+from keras_fim.plots import BAD, GOOD
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,8 +35,8 @@ def curves_picture(epochs: Sequence[tuple[int, Sequence[RobustnessCurve]]]) -> n
     for axes, last in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True):
         for _, others in epochs[:-1]:
             for earlier in (other for other in others if other.attack == last.attack):
-                axes.plot(earlier.epsilons, _percent(earlier), color="tab:blue", marker=".", alpha=0.2)
-        axes.plot(last.epsilons, _percent(last), color="tab:blue", marker="o", linewidth=2)
+                axes.plot(earlier.epsilons, _percent(earlier), color=GOOD, marker=".", alpha=0.2)
+        axes.plot(last.epsilons, _percent(last), color=GOOD, marker="o", linewidth=2)
         axes.set(xlabel=f"perturbation ε ({last.norm})", ylim=(-2, 102), xlim=(0, 1.03 * last.epsilons[-1] or 1))
         axes.set_title(last.attack, fontsize="medium")
         axes.set_ylabel(f"fooling ratio [%] after epoch {newest + 1}")
@@ -50,17 +51,17 @@ def examples_picture(examples: Examples, class_names: Sequence[str] | None = Non
     The perturbation is shown about gray, its largest change as black or white.
 
     Args:
-        examples: the images; gray ``(n, height, width[, 1])`` or colored ``(n, height, width, 3)``.
-        class_names: what to call the classes; ``None`` for their numbers.
+        examples: The images; gray ``(n, height, width[, 1])`` or colored ``(n, height, width, 3)``.
+        class_names: The names of the classes; ``None`` for their numbers.
 
     Returns:
-        uint8 ``(height, width, 3)``; ``None`` where the inputs are no such images.
+        uint8 ``(height, width, 3)``; ``None`` where there are no examples, or the inputs are no such images.
     """
     from matplotlib.figure import Figure
 
     if examples.images.ndim == 3:
         examples = _with_channel(examples)
-    if examples.images.ndim != 4 or examples.images.shape[-1] not in (1, 3):
+    if examples.images.ndim != 4 or examples.images.shape[-1] not in (1, 3) or not len(examples.labels):
         return None
     rows, size = len(examples.labels), examples.images.shape[1:3]
     figure = Figure(figsize=(6.6, 2.4 * rows), dpi=80)
@@ -84,7 +85,7 @@ def _titles(examples: Examples, row: int, class_names: Sequence[str] | None) -> 
     def of(probabilities: np.ndarray) -> tuple[str, str]:
         predicted = int(probabilities[row].argmax())
         right = predicted == examples.labels[row]
-        return f"{called(predicted)}, {100 * probabilities[row].max():.0f} %", "tab:blue" if right else "tab:red"
+        return f"{called(predicted)}, {100 * probabilities[row].max():.0f} %", GOOD if right else BAD
 
     def called(index: int) -> str:
         return class_names[index] if class_names else str(index)
@@ -99,7 +100,7 @@ def _tiles(examples: Examples) -> np.ndarray:
     changes = examples.adversarials - examples.images
     largest = np.abs(changes).max(axis=(1, 2, 3), keepdims=True)
     shown = 0.5 + changes / (2 * np.where(largest > 0, largest, 1))
-    images, adversarials = ((each - low) / (high - low) for each in (examples.images, examples.adversarials))
+    images, adversarials = ((batch - low) / (high - low) for batch in (examples.images, examples.adversarials))
     return np.asarray(np.clip(np.stack([images, shown, adversarials], axis=1), 0, 1))
 
 

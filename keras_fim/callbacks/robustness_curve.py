@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from typing import Any
 
 import keras
+import tensorflow as tf
 
 from keras_fim.attacks import FGSM, OSSA, CleverHans
 from keras_fim.attacks.base import Attack
@@ -51,35 +52,35 @@ class RobustnessCurve(MeasuringCallback):
     after this one can use them: ``ModelCheckpoint(path, monitor="val_robust_accuracy/ossa/eps_2", mode="max")``.
     Fooling ratios and distances are left out of ``logs`` while no sample is classified correctly, or all get one class.
 
-    It belongs behind ``keras.callbacks.TensorBoard``, which would write them once more, and behind a
-    ``keras.callbacks.ProgbarLogger()`` where `fit` should not print them all.
+    It draws the progress bar of `fit`, without these figures. It belongs behind ``keras.callbacks.TensorBoard``, which
+    would write them once more.
 
     TensorBoard shows them as *Custom Scalars*, a chart for each attack with a line for each ε; as *Time Series* of the
     runs ``curve/epoch_0001``, ..., whose step is 1000 ε: fooling against ε; as *Images*, the curves of all epochs and
-    adversarial examples; and as *Text*, a table.
+    adversarial examples of images that were classified correctly; and as *Text*, a table. Epochs count from 1.
 
     Args:
         dataset: The source of the samples, read now; see `keras_fim.evaluation.Dataset`. (Not the dataset to train on:
             reading it changes the order in which it shuffles next.)
-        attacks: an attack or its name (`keras_fim.attacks.attack_names`), several, or a mapping that gives them other
+        attacks: An attack or its name (`keras_fim.attacks.attack_names`), several, or a mapping that gives them other
             names. ``None`` for OSSA and FGSM at six ε and ten steps of CleverHans' PGD at one ε on 25 of the samples,
             which take a tenth of the time of an epoch of MNIST on two cores.
-        epsilons: a list of ε in the norm of the attacks, which then have to share one; or a mapping from norms (``2``,
+        epsilons: A list of ε in the norm of the attacks, which then have to share one; or a mapping from norms (``2``,
             ``np.inf``, ``"l2"``, ``"linf"``) or names of attacks, as in `keras_fim.attacks.resolve_epsilons`.
-        log_dir: folder of the TensorBoard logs; ``None`` for none.
-        every: epochs from one measurement to the next; the first and the last are always measured.
-        max_samples: number of samples, the same in each epoch, of each class as many as far as possible; or a
-            mapping to it from names of attacks, for which it is 400 otherwise.
+        max_samples: The number of samples, the same in each epoch, with the same number per class as far as possible;
+            or a mapping from names of attacks to it, for which it is 400 otherwise.
+        class_names: The names of the classes in pictures.
+        num_examples: The number of adversarial examples of each attack in its picture.
+        bounds: The smallest and the largest pixel value, for all attacks, whose default budgets follow the range;
+            ``None`` for the attacks' own, 0 and 1. A model that says otherwise ends the measurement.
+        log_dir: The folder of the TensorBoard logs; ``None`` for none.
+        every: The number of epochs from one measurement to the next; the first and the last are always measured.
         seed: The seed of the selection of samples.
-        class_names: what to call the classes in pictures.
-        num_examples: adversarial examples of each attack in its picture.
-        bounds: Smallest and largest pixel value, for all attacks, whose default budgets follow the range; ``None`` for
-            the attacks' own, 0 and 1. A model that says otherwise ends the measurement.
-        from_logits: as in `keras_fim.logits.logits_function`, for models of which it cannot tell.
-        strict: raise what goes wrong in a measurement; otherwise it becomes a warning and training goes on.
+        from_logits: As in `keras_fim.logits.logits_function`, for models whose outputs it cannot tell.
+        strict: Whether an error in a measurement is raised; otherwise it becomes a warning and training goes on.
 
     Raises:
-        ValueError: if an option is not valid, or images do not lie within the bounds of an attack.
+        ValueError: If an option is not valid, or images do not lie within the bounds of an attack.
 
     Example:
         >>> import numpy as np
@@ -96,15 +97,11 @@ class RobustnessCurve(MeasuringCallback):
         attacks: Attack | str | Sequence[Attack | str] | Mapping[str, Attack | str] | None = None,
         epsilons: Epsilons = None,
         *,
-        log_dir: str | Path | None = None,
-        every: int = 1,
         max_samples: int | Mapping[str, int] = _NUM_SAMPLES,
-        seed: int = 0,
         class_names: Sequence[str] | None = None,
         num_examples: int = 3,
         bounds: Bounds | None = None,
-        from_logits: bool | None = None,
-        strict: bool = False,
+        **options: Any,
     ) -> None:
         if attacks is None:
             attacks = _DEFAULT_ATTACKS
@@ -114,15 +111,7 @@ class RobustnessCurve(MeasuringCallback):
         self.attacks = {name: bounded(attack, bounds) for name, attack in named(attacks).items()}
         self.epsilons = budgets(self.attacks, epsilons)
         counts = sample_counts(self.attacks, max_samples, default=_NUM_SAMPLES)
-        super().__init__(
-            dataset,
-            log_dir=log_dir,
-            every=every,
-            max_samples=max(counts.values()),
-            seed=seed,
-            from_logits=from_logits,
-            strict=strict,
-        )
+        super().__init__(dataset, max_samples=max(counts.values()), **options)
         for attack in self.attacks.values():
             check_images(self.images, attack.bounds)
         self.samples = {name: (self.images[:count], self.labels[:count]) for name, count in counts.items()}
@@ -134,13 +123,13 @@ class RobustnessCurve(MeasuringCallback):
         """Attack a model on the samples.
 
         Args:
-            model: the model, of the same inputs and classes.
+            model: The model, with the same inputs and classes.
 
         Returns:
             What a measurement adds to ``logs``; nothing is written.
 
         Raises:
-            ValueError: as the attacks, whether strict or not.
+            ValueError: As the attacks, whether strict or not.
         """
         with training_untouched(model):
             return self._figures(model, lambda what: contextlib.nullcontext())
@@ -163,9 +152,9 @@ class RobustnessCurve(MeasuringCallback):
             for name, attack in self.attacks.items():
                 with attempt(f"attack {name}"):
                     part = self.samples[name], attack, self.epsilons[name]
-                    found = measure_attack(logits_fn, *part, name=name, num_examples=self.num_examples)
-                    self._measured.append(found)
-                    figures.update(logs(found[0]))
+                    curve, examples = measure_attack(logits_fn, *part, name=name, num_examples=self.num_examples)
+                    self._measured.append((curve, examples))
+                    figures.update(logs(curve))
             undefined = _RATIOS if one_class(p.argmax(axis=-1), self.labels) else ()
             figures = {key: v for key, v in figures.items() if not (math.isnan(v) or key.startswith(undefined))}
         return figures
@@ -173,17 +162,25 @@ class RobustnessCurve(MeasuringCallback):
     def _write(self, epoch: int, figures: Mapping[str, float], board: Board) -> None:
         if not self._history:
             board.layout(_RUN, _charts(self.epsilons))
-        board.scalars(_RUN, figures, epoch)
-        if not self._measured:
-            return
-        self._history.append((epoch, [curve for curve, _ in self._measured]))
-        board.image(_RUN, "robustness/curves", curves_picture(self._history), epoch)
-        board.text(_RUN, "robustness/table", _tables(self._history[-1][1]), epoch)
+        with board.at(_RUN, epoch + 1):
+            for key, value in figures.items():
+                tf.summary.scalar(key, value)
+            if not self._measured:
+                return
+            self._history.append((epoch, [curve for curve, _ in self._measured]))
+            tf.summary.text("robustness/table", _table(self._history[-1][1]))
+            pictures = {"robustness/curves": curves_picture(self._history)}
+            for curve, examples in self._measured:
+                pictures[f"adversarials/{curve.attack}"] = examples_picture(examples, self.class_names)
+            for key, pixels in pictures.items():
+                if pixels is not None:
+                    tf.summary.image(key, pixels[None])
         run = f"curve/epoch_{epoch + 1:04d}"
-        for curve, examples in self._measured:
-            points = {round(1000 * row.epsilon): row.fooling.value for row in curve.rows}
-            board.curve(run, f"fooling_by_1000_eps/{curve.attack}", points)
-            board.image(_RUN, f"adversarials/{curve.attack}", examples_picture(examples, self.class_names), epoch)
+        with board.at(run):
+            for curve, _ in self._measured:
+                for row in curve.rows:
+                    key = f"fooling_by_1000_eps/{curve.attack}"
+                    tf.summary.scalar(key, row.fooling.value, step=round(1000 * row.epsilon))
         board.finish(run)
 
 
@@ -201,32 +198,27 @@ def _with_defaults(max_samples: int | Mapping[str, int]) -> dict[str, int]:
 
 
 def _charts(epsilons: Mapping[str, Sequence[float]]) -> dict[str, list[tuple[str, str]]]:
-    """The custom-scalars page: for each figure one chart for each attack."""
-    figures = {"Fooling ratio": "val_fooling", "Robust accuracy": "val_robust_accuracy", "Smallest ε": "val_distance"}
-    charts = {title: [(name, f"^{key}/{name}/") for name in epsilons] for title, key in figures.items()}
-    return {**charts, "Without attack": [("accuracy and confidence", "^val_clean/")]}
+    """The custom-scalars page: a chart for each figure and attack, without those that a single ε leaves empty."""
+    figures = {"Robust accuracy": "val_robust_accuracy", "Fooling ratio": "val_fooling", "Smallest ε": "val_distance"}
+    charts = {
+        title: [(name, f"^{key}/{name}/") for name, own in epsilons.items() if key != "val_distance" or len(own) > 1]
+        for title, key in figures.items()
+    }
+    charts["Without attack"] = [("accuracy and confidence", "^val_clean/")]
+    return {title: members for title, members in charts.items() if members}
 
 
-def _tables(curves: Sequence[rows.RobustnessCurve]) -> str:
-    """Everything in two tables, Markdown."""
+def _table(curves: Sequence[rows.RobustnessCurve]) -> str:
+    """The ratios of all attacks with their intervals, Markdown."""
     ratios: list[Row] = [
         {
             "attack": row.attack,
             "samples": row.robust.total,
             "ε": f"{row.norm} {row.epsilon:g}",
-            "fooled": f"{100 * row.fooling.value:.1f} %",
-            "robust accuracy": f"{100 * row.robust.value:.1f} %",
+            "fooling ratio": row.fooling,
+            "robust accuracy": row.robust,
         }
         for curve in curves
         for row in curve.rows
     ]
-    nearest: list[Row] = [
-        {
-            "attack": curve.attack,
-            "quantile": f"{100 * float(share):g} %",
-            "smallest ε that fools": f"{curve.norm} {value:.3g}",
-        }
-        for curve in curves
-        for share, value in curve.rows[0].nearest.items()
-    ]
-    return "\n\n".join(table(part, markdown=True) for part in (ratios, nearest) if part)
+    return table(ratios, markdown=True)

@@ -38,24 +38,24 @@ class AdversarialTraining(Defense):
 
     Logged in training: ``adversarial_accuracy``, and ``accuracy`` only where clean images are part of the loss.
 
-    One step alone may be learned by heart: `CatastrophicOverfitting` watches for that.
+    A model may learn to resist its single step and nothing else: `CatastrophicOverfitting` watches for that.
 
     Args:
-        model: a built Keras classifier, or another defense of one.
-        attack: any compiled fixed-budget attack. Iterative ones are cheapest with ``keep_best=False``. Where the model
-            normalizes batches and the attack is to see their statistics, it has to keep the batch together.
-        epsilon: its budget ε >= 0.
-        noise: largest norm of η, in the attack's norm, as a multiple of ε; uniform in that ball. 0 for none.
-        mix: share m in (0, 1] of the adversarial loss.
-        attack_mode: ``"training"``: the attack sees batch statistics, as the loss does; ``"inference"``: it sees the
-            moving averages, as users do, which costs less, and is what attacks of several steps need where a
-            ``tf.distribute`` strategy synchronizes batch normalization: TensorFlow cannot do that inside a loop.
-        bounds: as in `Defense`; ``None`` for those of the attack, unless they are its default.
-        seed: of the noise and the attack.
-        name: of the Keras model.
+        model: A built Keras classifier, or another defense of one.
+        attack: Any compiled fixed-budget attack. Iterative ones are cheapest with ``keep_best=False``. Where the model
+            normalizes batches and the attack should see their statistics, it has to keep the batch together.
+        epsilon: The budget ε >= 0 of the attack.
+        noise: The largest norm of η, in the attack's norm, as a multiple of ε; η is uniform in that ball. 0 for none.
+        mix: The share m in (0, 1] of the adversarial loss.
+        attack_mode: ``"training"``: the attack sees batch statistics, as the loss does. ``"inference"``: it sees the
+            moving averages, as users do. This costs less, and attacks of several steps need it where a
+            ``tf.distribute`` strategy synchronizes batch normalization, which TensorFlow cannot do inside a loop.
+        bounds: As in `Defense`; ``None`` for those of the attack, unless they are its default.
+        seed: The random seed of the noise and the attack.
+        name: The name of the Keras model.
 
     Raises:
-        ValueError: if an argument is not valid.
+        ValueError: If an argument is not valid.
 
     Example:
         >>> from keras_fim import models
@@ -111,8 +111,8 @@ class AdversarialTraining(Defense):
         if self.noise:
             task = task._replace(images=random_start(task._replace(epsilon=self.noise * budget), self.attack.norm, 2))
         attacked = units.logits_fn(again if self.attack_mode == "training" else self._logits_fn)
-        found = self.attack.perturb(attacked, task, self.attack.prepare(attacked, task))
-        return units.returned(found.adversarials, start, images)
+        result = self.attack.perturb(attacked, task, self.attack.prepare(attacked, task))
+        return units.returned(result.adversarials, start, images)
 
     def perturb(self, images: tf.Tensor, labels: tf.Tensor, again: SameState, seed: tf.Tensor) -> tf.Tensor:
         """Adversarial images, if it is trained on nothing else."""
@@ -159,7 +159,7 @@ class AdversarialTraining(Defense):
         """A defense from `get_config`.
 
         Raises:
-            ValueError: if the attack is not one of `keras_fim.attacks`.
+            ValueError: If the attack is not one of `keras_fim.attacks`.
         """
         kind = getattr(attacks, config["attack"]["class"], None)
         if kind is None:
@@ -177,11 +177,11 @@ def n_fgsm(
     """N-FGSM: noise up to 2 ε in each pixel, then one sign step of ε in l∞.
 
     Args:
-        model: as in `AdversarialTraining`.
-        epsilon: as there.
-        noise: as there.
-        bounds: as there.
-        **options: as there.
+        model: A built Keras classifier, or another defense of one.
+        epsilon: The budget ε >= 0 in l∞, on the scale of the images.
+        noise: The largest change of a pixel by the noise, as a multiple of ε.
+        bounds: The smallest and the largest pixel value, as in `Defense`.
+        **options: Further arguments of `AdversarialTraining`.
 
     Returns:
         `AdversarialTraining`.
@@ -199,12 +199,12 @@ def n_fgm(
     """N-FGM: noise up to ε, then one step of ε along the gradient, both in l2.
 
     Args:
-        model: as in `AdversarialTraining`.
-        epsilon: as there.
-        noise: as there. 2.0 is a little more robust than 1.0 and a little less accurate (``n-fgm-noisy``, ``n-fgm``:
-            ``results/defenses``).
-        bounds: as there.
-        **options: as there.
+        model: A built Keras classifier, or another defense of one.
+        epsilon: The budget ε >= 0 in l2, on the scale of the images.
+        noise: The largest norm of the noise, as a multiple of ε. 2.0 is a little more robust than 1.0 and a little less
+            accurate (``n-fgm-noisy`` and ``n-fgm`` in ``results/defenses``).
+        bounds: The smallest and the largest pixel value, as in `Defense`.
+        **options: Further arguments of `AdversarialTraining`.
 
     Returns:
         `AdversarialTraining`.

@@ -36,20 +36,20 @@ class Defense(keras.Model):
     always of the images as they are.
 
     Args:
-        model: a built Keras classifier, or another defense of one. A classifier whose logits cannot be told comes as
-            ``keras_fim.logits.logits_function(model, from_logits=True)``.
+        model: A built Keras classifier, or another defense of one. If the library can't tell what a classifier
+            returns, pass ``keras_fim.logits.logits_function(model, from_logits=True)``.
         bounds: The smallest and the largest pixel value, or a pair of tuples with one value for each channel; ``None``
             for those of the defense inside, for what a leading rescaling of the classifier says, or for (0, 1).
-        seed: of whatever is drawn at random; each step draws anew, from the optimizer's step count.
-        name: of the Keras model.
+        seed: The random seed; each step draws anew, from the optimizer's step count.
+        name: The name of the Keras model.
 
     Attributes:
-        model: the plain classifier, trained in place.
-        inner: the defense inside, or None.
+        model: The plain classifier, trained in place.
+        inner: The defense inside, or None.
         bounds: The smallest and the largest pixel value. Images outside end the training.
 
     Raises:
-        ValueError: if ``model`` is neither, or the logits of the classifier cannot be told.
+        ValueError: If ``model`` is neither, or it is unclear what the classifier returns.
     """
 
     model: keras.Model
@@ -132,13 +132,13 @@ class Defense(keras.Model):
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """Those of Keras; while it trains, also the `trackers` of all defenses, and none of adversarial images."""
-        ours = [tracker for part in self._parts() for tracker in part.trackers()]
-        known = [metric for metric in super().metrics if not any(metric is each for each in ours)]
+        trackers = [tracker for part in self._parts() for tracker in part.trackers()]
+        compiled = [metric for metric in super().metrics if not any(metric is tracker for tracker in trackers)]
         if getattr(self, "_evaluates", False):
-            return known
+            return compiled
         if any(part.perturbs for part in self._parts()):  # the compiled ones would be of adversarial images
-            known = [metric for metric in known if metric.name == "loss"]
-        return known + ours
+            compiled = [metric for metric in compiled if metric.name == "loss"]
+        return compiled + trackers
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """One step of the optimizer on the compiled loss and the penalties of all defenses."""
@@ -271,9 +271,11 @@ class Defense(keras.Model):
         return [*(inner._parts() if inner else []), self]
 
     def _num_classes(self, images: tf.Tensor) -> int:
-        known = getattr(self.model, "outputs", None)
-        outputs = self.model if known else self.model.compute_output_spec(keras.KerasTensor(images.shape, images.dtype))
-        return max(2, int((outputs.output_shape if known else outputs.shape)[-1]))  # one unit is two classes
+        if getattr(self.model, "outputs", None):
+            shape = self.model.output_shape
+        else:
+            shape = self.model.compute_output_spec(keras.KerasTensor(images.shape, images.dtype)).shape
+        return max(2, int(shape[-1]))  # one unit is two classes
 
     def _step_seed(self) -> tf.Tensor:
         optimizer: Any = getattr(self.optimizer, "inner_optimizer", self.optimizer)

@@ -24,7 +24,7 @@ class SameState(LogitsFunction):
     def __init__(self, logits_fn: LogitsFunction) -> None:
         super().__init__(logits_fn.model, logits_fn.form)
         self.forward = logits_fn.forward
-        self._values = [(each, tf.convert_to_tensor(each.value)) for each in self.model.non_trainable_variables]
+        self._values = [(v, tf.convert_to_tensor(v.value)) for v in self.model.non_trainable_variables]
 
     def __call__(self, images: tf.Tensor, training: bool = True) -> tf.Tensor:
         """Logits ``(batch, K)``, in training mode whatever is asked for."""
@@ -34,7 +34,7 @@ class SameState(LogitsFunction):
     def scope(self) -> keras.StatelessScope:
         """In it the classifier has its old state, and what it changes is forgotten."""
         # read now, under the tapes of now; weight regularizers look for them in the scope, and nowhere else
-        weights = [(each, tf.convert_to_tensor(each.value)) for each in self.model.trainable_variables]
+        weights = [(v, tf.convert_to_tensor(v.value)) for v in self.model.trainable_variables]
         return keras.StatelessScope(self._values + weights, collect_losses=True)
 
     def record(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.GradientTape]:
@@ -99,7 +99,7 @@ def class_indices(targets: tf.Tensor | None, num_classes: int) -> tf.Tensor:
         Of rows, the class of the largest entry.
 
     Raises:
-        ValueError: if there are none, or they have another shape.
+        ValueError: If there are none, or they have another shape.
     """
     if targets is None:
         raise ValueError(f"`y` should hold class indices (batch,) or rows (batch, {num_classes}). Received: y=None")

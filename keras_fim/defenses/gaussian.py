@@ -11,7 +11,6 @@ import tensorflow as tf
 from keras_fim.attacks import draws
 from keras_fim.defenses.base import Defense
 from keras_fim.defenses.batch import Batch, SameState
-from keras_fim.typing import Bounds
 
 
 @keras.saving.register_keras_serializable("keras_fim")
@@ -28,9 +27,7 @@ class GaussianAugmentation(Defense):
     Args:
         model: A built Keras classifier, or another defense of one.
         sigma: The standard deviation σ of the noise, on the scale of the images.
-        bounds: As in `Defense`.
-        seed: The seed of the noise.
-        name: The name of the Keras model.
+        **options: ``bounds``, ``seed``, of the noise, and ``name``, as in `Defense`.
 
     Raises:
         ValueError: If ``sigma`` is not a finite number > 0, or as `Defense`.
@@ -45,12 +42,10 @@ class GaussianAugmentation(Defense):
         Cohen, Rosenfeld, Kolter, Certified adversarial robustness via randomized smoothing (ICML 2019), section 3.3.
     """
 
-    def __init__(
-        self, model: keras.Model, sigma: float, *, bounds: Bounds | None = None, seed: int = 0, name: str | None = None
-    ) -> None:
+    def __init__(self, model: keras.Model, sigma: float, **options: Any) -> None:
         if not 0 < sigma < math.inf:
             raise ValueError(f"`sigma` should be a finite number > 0. Received: sigma={sigma}")
-        super().__init__(model, bounds=bounds, seed=seed, name=name or "gaussian_augmentation")
+        super().__init__(model, **{"name": "gaussian_augmentation", **options})
         self.sigma = float(sigma)
         self._noisy = keras.metrics.SparseCategoricalAccuracy(name="noisy_accuracy")
 

@@ -15,7 +15,6 @@ from keras_fim.defenses.penalized import Penalized
 from keras_fim.defenses.spectral import check_step, set_budget
 from keras_fim.geometry.gradients import gradient
 from keras_fim.losses import mu_value
-from keras_fim.typing import Bounds
 
 
 @keras.saving.register_keras_serializable("keras_fim")
@@ -31,18 +30,16 @@ class GradientPenalty(Penalized):
     their probabilities.
 
     Args:
-        model: a built Keras classifier, or another defense of one.
-        mu: weight μ >= 0, or a ``keras.Variable``; ``None`` for 1 or for what ``budget`` gives.
+        model: A built Keras classifier, or another defense of one.
+        mu: The weight μ >= 0, or a ``keras.Variable``; ``None`` for 1 or for what ``budget`` gives.
         budget: As in `SpectralDefense`.
-        step: length of the step in l2, in units of the range of the pixels.
-        bounds: as in `Defense`.
-        seed: nothing is drawn here.
-        name: of the Keras model.
+        step: The length of the step in l2, in units of the range of the pixels.
+        **options: ``bounds`` and ``name``, as in `Defense`.
 
     Logged in training: ``penalty`` (part of ``loss``) and ``squared_gradient``.
 
     Raises:
-        ValueError: if an argument is not valid.
+        ValueError: If an argument is not valid.
 
     Source:
         Ross & Doshi-Velez (AAAI 2018); the finite difference: Finlay & Oberman, Scaleable input gradient
@@ -56,13 +53,11 @@ class GradientPenalty(Penalized):
         *,
         budget: float | None = None,
         step: float = 0.1,
-        bounds: Bounds | None = None,
-        seed: int = 0,
-        name: str | None = None,
+        **options: Any,
     ) -> None:
         check_step(step)
-        weight, name = 1.0 if mu is None else mu, name or "gradient_penalty"
-        super().__init__(model, weight, measure="squared_gradient", bounds=bounds, seed=seed, name=name)
+        weight = 1.0 if mu is None else mu
+        super().__init__(model, weight, measure="squared_gradient", **{"name": "gradient_penalty", **options})
         set_budget(self, mu, budget)
         self.step = float(step)
 

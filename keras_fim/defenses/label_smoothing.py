@@ -10,7 +10,6 @@ import tensorflow as tf
 from keras_fim.defenses.batch import Batch
 from keras_fim.defenses.penalized import Penalized
 from keras_fim.losses import mu_value
-from keras_fim.typing import Bounds
 
 
 @keras.saving.register_keras_serializable("keras_fim")
@@ -23,35 +22,24 @@ class AdversarialLabelSmoothing(Penalized):
     ``FisherTraceLoss(mu=0, label_smoothing=α)``, spreads the share over all classes.
 
     Args:
-        model: a built Keras classifier, or another defense of one.
-        alpha: share α in [0, 1), or a ``keras.Variable``, which is then also the attribute ``mu``.
-        bounds: as in `Defense`.
-        seed: nothing is drawn here.
-        name: of the Keras model.
+        model: A built Keras classifier, or another defense of one.
+        alpha: The share α in [0, 1), or a ``keras.Variable``, which is then also the attribute ``mu``.
+        **options: ``bounds`` and ``name``, as in `Defense`.
 
     Logged in training: ``penalty`` (part of ``loss``) and ``logit_gap``.
 
     Raises:
-        ValueError: if ``alpha`` is not in [0, 1).
+        ValueError: If ``alpha`` is not in [0, 1).
 
     Source:
         Goibert & Dohmatob, Adversarial robustness via label-smoothing (arXiv 1906.11567), ALS.
     """
 
-    def __init__(
-        self,
-        model: keras.Model,
-        alpha: float | keras.Variable = 0.3,
-        *,
-        bounds: Bounds | None = None,
-        seed: int = 0,
-        name: str | None = None,
-    ) -> None:
+    def __init__(self, model: keras.Model, alpha: float | keras.Variable = 0.3, **options: Any) -> None:
         value = mu_value(alpha) if isinstance(alpha, keras.Variable) else alpha
         if not 0 <= value < 1:
             raise ValueError(f"`alpha` should be in [0, 1). Received: alpha={value}")
-        name = name or "adversarial_label_smoothing"
-        super().__init__(model, alpha, measure="logit_gap", bounds=bounds, seed=seed, name=name)
+        super().__init__(model, alpha, measure="logit_gap", **{"name": "adversarial_label_smoothing", **options})
 
     def measure(self, batch: Batch) -> tf.Tensor:
         """Mean of the label's logit over the smallest."""

@@ -16,24 +16,24 @@ from keras_fim.validation import check_images
 
 
 class CatastrophicOverfitting(keras.callbacks.Callback):
-    """Says after each epoch whether the model has learned to stand one step only.
+    """Says after each epoch whether the model resists single-step attacks only.
 
     It logs ``fooled_one_step`` and ``fooled_iterative``, the fooling ratios of one step and of ten (PGD) at the same ε
     on a few images, and ``overfits``; where that is 1 it also warns. It is 1 where the second is at least three times
-    the first and 0.2 above it, and above 2/3 or 0.2 above what it was in an earlier epoch. A plain model falls to both
-    and passes, and so does one that is no match for a large ε but does not get worse.
+    the first and 0.2 above it, and above 2/3 or 0.2 above what it was in an earlier epoch. A plain model, which both
+    attacks fool, is not reported, nor is one that a large ε fools as often as before.
 
     Args:
-        images: ``(n, ...)`` to attack, a few hundred, not trained on.
-        labels: theirs.
-        epsilon: budget ε > 0.
-        norm: 2 or inf.
-        one_step: the attack that is trained on; ``None`` for FGSM, or FGM in l2.
-        bounds: smallest and largest pixel value.
-        lowest: smallest ``fooled_iterative`` of the epochs before, for a training that goes on after an interruption.
+        images: The images ``(n, ...)`` to attack: a few hundred that the model is not trained on.
+        labels: The labels ``(n,)`` of the images.
+        epsilon: The budget ε > 0.
+        norm: Either 2 or inf.
+        one_step: The attack that the model is trained on; ``None`` for FGSM, or FGM in l2.
+        bounds: The smallest and the largest pixel value.
+        lowest: The smallest ``fooled_iterative`` of earlier epochs, when an interrupted training continues.
 
     Raises:
-        ValueError: if an argument is not valid.
+        ValueError: If an argument is not valid.
 
     Source:
         Wong, Rice, Kolter, Fast is better than free (ICLR 2020), who named it.

@@ -12,7 +12,6 @@ import tensorflow as tf
 from keras_fim.defenses.base import Defense
 from keras_fim.defenses.batch import Batch
 from keras_fim.losses import mu_value, mu_variable
-from keras_fim.typing import Bounds
 
 
 class Penalized(Defense):
@@ -22,28 +21,17 @@ class Penalized(Defense):
     defense ``..._penalty`` with the name of the mean.
 
     Args:
-        model: as in `Defense`.
-        mu: weight μ >= 0: a number, or a ``keras.Variable`` that others may change; the optimizer does not, so its
+        model: As in `Defense`.
+        mu: The weight μ >= 0: a number, or a ``keras.Variable`` that others may change; the optimizer does not, so its
             ``trainable`` is set to False.
-        measure: the name by which the mean is logged.
-        bounds: as in `Defense`.
-        seed: as in `Defense`.
-        name: as in `Defense`.
+        measure: The name by which the mean is logged.
+        **options: ``bounds``, ``seed`` and ``name``, as in `Defense`.
     """
 
-    def __init__(
-        self,
-        model: keras.Model,
-        mu: float | keras.Variable,
-        *,
-        measure: str,
-        bounds: Bounds | None,
-        seed: int,
-        name: str | None,
-    ) -> None:
+    def __init__(self, model: keras.Model, mu: float | keras.Variable, *, measure: str, **options: Any) -> None:
         mu = mu_variable(mu)
         mu.trainable = False
-        super().__init__(model, bounds=bounds, seed=seed, name=name)
+        super().__init__(model, **options)
         self.mu = mu
         taken = [tracker.name for part in (self.inner._parts() if self.inner else []) for tracker in part.trackers()]
         self._penalty = keras.metrics.Mean(name=f"{measure}_penalty" if "penalty" in taken else "penalty")

@@ -17,7 +17,6 @@ from keras_fim.defenses.penalized import Penalized
 from keras_fim.geometry import Linearization, krylov_direction, linearized, logit_fim_form
 from keras_fim.geometry.gradients import gradient
 from keras_fim.losses import mu_value
-from keras_fim.typing import Bounds
 
 
 @keras.saving.register_keras_serializable("keras_fim")
@@ -32,31 +31,29 @@ class SpectralDefense(Penalized):
     :math:`(z(x + h v) - z(x)) / h`: one more forward pass. The pass on the clean images also gives v, and its batch
     statistics are those that are kept; the other pass is in the same mode.
 
-    A training step of the ConvNet costs, in CPU seconds over those of a plain one, 2.6 as it stands; 4.5 with
+    Cost of a training step of the ConvNet, in CPU time relative to plain training: 2.6 with the defaults; 4.5 with
     ``"krylov"``, 3.7 with ``"central"``, 2.2 and 1.5 with a ``share`` of 0.5 and 0.25, 1.9 with ``"trace"``, 3.6 around
     N-FGM (``results/benchmarks/defense_step_mnist.json``).
 
     Args:
-        model: a built Keras classifier, or another defense of one, on whose images the penalty is then taken.
-        mu: weight μ >= 0 of the eigenvalue in units of the range of the pixels, or a ``keras.Variable``; ``None`` for 1
-            or for what ``budget`` gives. `keras_fim.callbacks.MuSchedule` warms it up.
-        budget: An ε in l2, on the scale of the images, that the model is to withstand: in place of ``mu``, for
-            ``mu_from_budget(budget / range)``.
+        model: A built Keras classifier, or another defense of one, on whose images the penalty is then computed.
+        mu: The weight μ >= 0 of the eigenvalue in units of the range of the pixels, or a ``keras.Variable``; ``None``
+            for 1 or for what ``budget`` gives. `keras_fim.callbacks.MuSchedule` warms it up.
+        budget: An ε in l2, on the scale of the images, that the model should withstand. It stands in place of ``mu``,
+            for ``mu_from_budget(budget / range)``.
         penalty: ``"eigenvalue"``, or ``"trace"`` for :math:`\mu \operatorname{tr} G_x`: v is then a random direction,
             and D times the variance an unbiased estimate of the trace (D pixels).
-        direction: how v is found. ``"gradient"``: the gradient of the cross-entropy at the predicted class, one
+        direction: How v is computed. ``"gradient"``: the gradient of the cross-entropy at the predicted class, one
             backward pass; the penalty is then a lower bound of the eigenvalue. ``"krylov"``: followed by
             ``krylov_steps`` steps towards the eigenvector, about two more backward passes each.
-        krylov_steps: number of those.
-        step: length h of the step in l2, in units of the range of the pixels. The penalty does not see what changes
-            within h, and a large h sees more than the derivative: bends that make a model hold out against one step
+        krylov_steps: The number of these steps.
+        step: The length h of the step in l2, in units of the range of the pixels. The penalty does not see what changes
+            within h. A large h sees more than the derivative: curvature by which a model would resist single steps
             only.
         difference: ``"one_sided"``, towards the larger loss, or ``"central"``, for one more pass.
-        share: share in (0, 1] of each batch that carries the penalty. Below 1 these samples have a clean pass of their
-            own, because batch normalization would else turn the difference of two batches into a derivative.
-        bounds: as in `Defense`.
-        seed: of the random directions of ``"trace"``.
-        name: of the Keras model.
+        share: The share in (0, 1] of each batch that carries the penalty. Below 1 these samples have a clean pass of
+            their own, because otherwise batch normalization would turn the difference of two batches into a derivative.
+        **options: ``bounds``, ``seed``, of the directions of ``"trace"``, and ``name``, as in `Defense`.
 
     Logged in training: ``penalty`` (part of ``loss``), and ``eigenvalue`` or ``trace``.
 
@@ -84,9 +81,7 @@ class SpectralDefense(Penalized):
         step: float = 0.1,
         difference: str = "one_sided",
         share: float = 1.0,
-        bounds: Bounds | None = None,
-        seed: int = 0,
-        name: str | None = None,
+        **options: Any,
     ) -> None:
         check_choice("penalty", penalty, ("eigenvalue", "trace"))
         check_choice("direction", direction, ("gradient", "krylov"))
@@ -96,8 +91,8 @@ class SpectralDefense(Penalized):
             raise ValueError(f"`krylov_steps` should be a positive integer. Received: krylov_steps={krylov_steps}")
         if not 0 < share <= 1:
             raise ValueError(f"`share` should be in (0, 1]. Received: share={share}")
-        weight, name = 1.0 if mu is None else mu, name or "spectral_defense"
-        super().__init__(model, weight, measure=penalty, bounds=bounds, seed=seed, name=name)
+        weight = 1.0 if mu is None else mu
+        super().__init__(model, weight, measure=penalty, **{"name": "spectral_defense", **options})
         set_budget(self, mu, budget)
         self.options: dict[str, Any] = {
             "penalty": penalty,
@@ -124,8 +119,8 @@ class SpectralDefense(Penalized):
             keys = draws.keys_of(batch.seed, tf.range(tf.shape(images)[0]))
             return unit(draws.normal(draws.fold(keys, 1), images.shape[1:], images.dtype))
         steps = self.options["krylov_steps"] if self.options["direction"] == "krylov" else 0
-        known, span = linearized(batch.tape, images, batch.logits), Units(self.bounds).span(images.dtype)
-        in_units = Linearization(known.logits, lambda v: known.push(span * v), lambda w: span * known.pull(w))
+        jacobian, span = linearized(batch.tape, images, batch.logits), Units(self.bounds).span(images.dtype)
+        in_units = Linearization(jacobian.logits, lambda v: jacobian.push(span * v), lambda w: span * jacobian.pull(w))
         return krylov_direction(in_units, images, steps)
 
     def _slopes(self, batch: Batch, direction: tf.Tensor) -> tf.Tensor:
@@ -149,13 +144,12 @@ def mu_from_budget(epsilon: float) -> float:
         \mu \lambda_{\max}(G_x) = \max_{\|\delta\|_2 \le \varepsilon} \tfrac{1}{2} \delta^\top G_x \delta
         \approx \max_{\|\delta\|_2 \le \varepsilon} D_{KL}(p(x) \| p(x + \delta))
 
-    λ is an inverse squared length, so a μ that suits one data set does not suit another. What had been chosen by hand:
-    1 on MNIST, which is to stand ε = 1.5 (1.1 by this rule), and 0.02 on GTSRB and CIFAR-10 at ε = 0.25 (0.03), where
-    0.1 cost GTSRB too much accuracy (``results/defenses``). The rule came after these; nothing has been trained at its
-    own values.
+    λ is an inverse squared length, so a μ that suits one dataset does not suit another. Tuned by hand, before we knew
+    this rule, μ was 1 on MNIST, for ε = 1.5 (1.1 by the rule), and 0.02 on GTSRB and CIFAR-10, for ε = 0.25 (0.03);
+    0.1 cost GTSRB too much accuracy (``results/defenses``). Nothing has been trained at the rule's own values.
 
     Args:
-        epsilon: the budget ε >= 0 in l2, on the scale of the images.
+        epsilon: The budget ε >= 0 in l2, on the scale of the images.
 
     Returns:
         μ.

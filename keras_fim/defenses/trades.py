@@ -18,7 +18,6 @@ from keras_fim.defenses.penalized import Penalized
 from keras_fim.geometry import kl_divergence
 from keras_fim.geometry.gradients import gradient
 from keras_fim.losses import mu_value
-from keras_fim.typing import Bounds
 
 
 @keras.saving.register_keras_serializable("keras_fim")
@@ -35,20 +34,18 @@ class TRADES(Penalized):
     (``results/benchmarks/defense_step_mnist.json``).
 
     Args:
-        model: a built Keras classifier, or another defense of one.
-        beta: weight β >= 0, or a ``keras.Variable``, which is then also the attribute ``mu``.
-        epsilon: radius ε >= 0.
-        norm: 2 or inf.
-        attack_steps: number of steps, >= 1.
-        step_size: length of a step as a share of ε; ``None`` for 2.5 over their number, at most 1.
-        bounds: as in `Defense`.
-        seed: of the start.
-        name: of the Keras model.
+        model: A built Keras classifier, or another defense of one.
+        beta: The weight β >= 0, or a ``keras.Variable``, which is then also the attribute ``mu``.
+        epsilon: The radius ε >= 0, on the scale of the images.
+        norm: Either 2 or inf.
+        attack_steps: The number of steps, >= 1.
+        step_size: The length of a step as a share of ε; ``None`` for 2.5 divided by their number, at most 1.
+        **options: ``bounds``, ``seed``, of the start, and ``name``, as in `Defense`.
 
     Logged in training: ``penalty`` (part of ``loss``), ``divergence`` and ``adversarial_accuracy``, at the neighbors.
 
     Raises:
-        ValueError: if an argument is not valid.
+        ValueError: If an argument is not valid.
 
     Source:
         Zhang et al., Theoretically principled trade-off between robustness and accuracy (ICML 2019).
@@ -63,9 +60,7 @@ class TRADES(Penalized):
         norm: float = np.inf,
         attack_steps: int = 10,
         step_size: float | None = None,
-        bounds: Bounds | None = None,
-        seed: int = 0,
-        name: str | None = None,
+        **options: Any,
     ) -> None:
         check_epsilons([epsilon])
         if not isinstance(attack_steps, int) or attack_steps < 1:
@@ -73,7 +68,7 @@ class TRADES(Penalized):
         step_size = min(1.0, 2.5 / attack_steps) if step_size is None else float(step_size)
         if not 0 < step_size < np.inf:
             raise ValueError(f"`step_size` should be a positive number. Received: step_size={step_size}")
-        super().__init__(model, beta, measure="divergence", bounds=bounds, seed=seed, name=name or "trades")
+        super().__init__(model, beta, measure="divergence", **{"name": "trades", **options})
         self.epsilon, self.norm = float(epsilon), check_norm(norm, (2, np.inf))
         self.attack_steps, self.step_size = attack_steps, step_size
         self._adversarial = keras.metrics.SparseCategoricalAccuracy(name="adversarial_accuracy")

@@ -189,8 +189,8 @@ def _fit(
         callbacks.append(MuSchedule(config.mu, warmup_steps=steps, target=target))
     logs = folder / "tensorboard"
     board = keras.callbacks.TensorBoard(logs, profile_batch=0, write_graph=False)
-    callbacks += [*([] if verbose == 0 else [keras.callbacks.ProgbarLogger()]), board]
-    if robustness:  # behind those two, which would repeat all that it logs
+    callbacks.append(board)
+    if robustness:  # behind the board, which would repeat all that it logs
         every = watching.epochs_between(len(splits.train), config.batch_size)
         callbacks += [
             watching.robustness_curve(config, splits.validation, bounds=_bounds(config), log_dir=logs, every=every),
@@ -239,7 +239,7 @@ class _EpochSeconds(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         steps = self.params.get("steps") or 0
-        if not self.epochs or batch not in (1, min(_TIMED_STEPS, steps - 1)):
+        if not self.epochs or steps < 3 or batch not in (1, min(_TIMED_STEPS, steps - 1)):
             return
         self._seconds.append(time.perf_counter() - self._start)
         if len(self._seconds) == 2:  # the first steps, which compile, are left out

@@ -43,8 +43,9 @@ def epochs_between(num_batches: int, batch_size: int) -> int:
 def write_row(config: TrainingConfig, folder: Path, results: dict[str, Any]) -> None:
     """Write the run's row in TensorBoard's HParams table to ``tensorboard/hparams``.
 
-    Its columns are the dataset, the defense, μ, the seed, and the options that differ from the recipe; and accuracies,
-    fooling ratios and median distances on test images.
+    Its columns are the dataset, the defense with its options, such as ε, μ, the seed, and what differs from the recipe;
+    and accuracies, fooling ratios and median distances on test images. What is None has no column, because one text
+    would make a column of numbers a column of texts.
     """
     figures = {key: value for key, value in results.items() if key.endswith("_accuracy")}
     robustness = results.get("robustness") or {}
@@ -55,12 +56,15 @@ def write_row(config: TrainingConfig, folder: Path, results: dict[str, Any]) -> 
 
 def _options(config: TrainingConfig) -> dict[str, bool | int | float | str]:
     usual = recipe(config.data, facts=config.facts, model=config.model).as_dict()
-    options = {key: value for key, value in config.as_dict().items() if key not in ("image_shape", "class_names")}
+    skipped = ("image_shape", "class_names", "model_options", "defense_options")
+    options = {key: value for key, value in config.as_dict().items() if key not in skipped}
     always = ("data", "model", "mu", "seed")
     columns = {key: value for key, value in options.items() if key in always or value != usual.get(key)}
     plain = "label_smoothing" if config.label_smoothing else "none"
     columns.setdefault("defense", "fisher_trace" if config.mu else plain)
-    return {key: value if isinstance(value, (bool, int, float, str)) else str(value) for key, value in columns.items()}
+    columns |= {f"model_{key}": value for key, value in config.model_options.items()} | config.defense_options
+    numbers = {key: value for key, value in columns.items() if value is not None}
+    return {key: value if isinstance(value, (bool, int, float, str)) else str(value) for key, value in numbers.items()}
 
 
 def _row_name(folder: Path) -> str:

@@ -47,7 +47,7 @@ def test_figures_are_those_of_dense_matrices(small_model, patterns):
 def test_event_files_hold_scalars_and_histograms(small_model, patterns, tmp_path, read_events):
     callback = FisherSpectrum(patterns, max_samples=12, log_dir=tmp_path)
     history = fit(small_model, patterns, callback, epochs=3)
-    events = read_events(tmp_path / "fisher")
+    events = read_events(tmp_path / "spectrum")
     for key in ("fisher/largest_x/q50", "fisher/trace_x/q90", "fisher/confidence/mean"):
         written = [float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors(key)]
         assert written == pytest.approx(history[key], rel=1e-6)
@@ -99,7 +99,7 @@ def test_saturated_samples_give_finite_histograms(patterns, tmp_path, read_event
     model.optimizer.learning_rate = 0.0
     history = fit(model, patterns, FisherSpectrum(patterns, max_samples=8, log_dir=tmp_path, strict=True), epochs=1)
     assert history["fisher/largest_s/q50"] == [np.inf] and history["fisher/largest_x/q50"] == [0]
-    events = read_events(tmp_path / "fisher")
+    events = read_events(tmp_path / "spectrum")
     for key in ("log10_largest_x", "log10_largest_s"):
         assert np.isfinite(tf.make_ndarray(events.Tensors(f"fisher/{key}")[0].tensor_proto)).all()
 

@@ -111,20 +111,68 @@ def test_event_files_hold_everything(small_model, patterns, tmp_path, read_event
         if key in ("loss", "accuracy"):
             continue
         written = [(event.step, float(tf.make_ndarray(event.tensor_proto))) for event in events.Tensors(key)]
-        assert written == [(step, pytest.approx(value, rel=1e-6)) for step, value in enumerate(values)]
+        assert written == [(step, pytest.approx(value, rel=1e-6)) for step, value in enumerate(values, 1)]
     (layout,) = events.Tensors("custom_scalars__config__")
     categories = layout_pb2.Layout.FromString(tf.make_ndarray(layout.tensor_proto).item()).category
-    assert categories[0].title == "Fooling ratio" and [chart.title for chart in categories[0].chart] == ["ossa", "fgsm"]
+    assert [category.title for category in categories[:2]] == ["Robust accuracy", "Fooling ratio"]
+    assert [chart.title for chart in categories[0].chart] == ["ossa", "fgsm"]
     lines = [key for key in history if re.search(categories[0].chart[0].multiline.tag[0], key)]
-    assert lines == [f"val_fooling/ossa/eps_{value}" for value in ("0p5", "1", "2")]
+    assert lines == [f"val_robust_accuracy/ossa/eps_{key}" for key in ("0p5", "1", "2")]
+    for chart in (chart for category in categories for chart in category.chart):
+        assert any(re.search(chart.multiline.tag[0], key) for key in history), f"the chart {chart.title} is empty"
     for key, width in (("robustness/curves", 672), ("adversarials/ossa", 528), ("adversarials/fgsm", 528)):
         shown = events.Tensors(key)
-        assert [event.step for event in shown] == [0, 1, 2]
+        assert [event.step for event in shown] == [1, 2, 3]
         picture = tf.io.decode_png(tf.make_ndarray(shown[-1].tensor_proto)[2]).numpy()
         assert picture.shape[1:] == (width, 3) and picture.std() > 10
     table = tf.make_ndarray(events.Tensors("robustness/table")[-1].tensor_proto).item().decode()
     cells = [cell.strip() for cell in table.splitlines()[2].split("|")[1:-1]]
-    assert cells[:4] == ["ossa", "20", "l2 0.5", f"{100 * history['val_fooling/ossa/eps_0p5'][-1]:.1f} %"]
+    assert cells[:3] == ["ossa", "20", "l2 0.5"]
+    assert cells[3].startswith(f"{100 * history['val_fooling/ossa/eps_0p5'][-1]:.1f} % [")
+
+
+@pytest.mark.slow
+def test_a_single_epsilon_leaves_no_empty_chart(small_model, patterns, tmp_path, read_events):
+    curve = RobustnessCurve(patterns, ATTACKS, {"l2": [0.5, 1], "linf": [0.1]}, log_dir=tmp_path, max_samples=20)
+    history = fit(small_model, patterns, curve, FisherSpectrum(patterns, log_dir=tmp_path, max_samples=8))
+    for run in ("robustness", "spectrum"):
+        (layout,) = read_events(tmp_path / run).Tensors("custom_scalars__config__")
+        for category in layout_pb2.Layout.FromString(tf.make_ndarray(layout.tensor_proto).item()).category:
+            for chart in category.chart:
+                assert any(re.search(chart.multiline.tag[0], key) for key in history), (category.title, chart.title)
+    assert "robustness" < "spectrum"  # TensorBoard shows their charts in this order
+
+
+@pytest.mark.slow
+def test_examples_are_of_samples_that_were_right_before(small_model, patterns):
+    fit(small_model, patterns, epochs=3)
+    images, labels = patterns
+    wrong = np.where(np.arange(80) % 2, labels, (labels + 1) % 4)
+    logits_fn = logits_function(small_model)
+    for attack, epsilons in ((attacks.FGM(), (0.2, 0.5, 1.0)), (attacks.DeepFool(), (0.3, 0.9))):
+        _, examples = measure_attack(logits_fn, (images, wrong), attack, epsilons, name="a", num_examples=3)
+        assert len(examples.labels) == 3 and (examples.before.argmax(axis=-1) == examples.labels).all()
+        for image, label, epsilon, after in zip(
+            *examples[:1], *examples[3:4], examples.epsilons, examples.after, strict=True
+        ):
+            ratios = [attack(small_model, image[None], label[None], epsilon=e).success[0] for e in epsilons]
+            smallest = epsilons[ratios.index(True)] if any(ratios) else epsilons[-1]
+            assert epsilon == smallest and (after.argmax() != label) == any(ratios)
+    _, nothing = measure_attack(logits_fn, (images, (labels + 1) % 4), attacks.FGM(), (0.5,), name="a")
+    assert (nothing.before.argmax(axis=-1) == nothing.labels).all()
+
+
+@pytest.mark.slow
+def test_the_progress_bar_is_drawn_once_and_not_flooded(small_model, patterns, capsys):
+    callbacks = [RobustnessCurve(patterns, ATTACKS, EPSILONS, max_samples=20), FisherSpectrum(patterns, max_samples=8)]
+    history = small_model.fit(*patterns, epochs=2, verbose=2, callbacks=callbacks).history
+    lines = [line for line in capsys.readouterr().out.splitlines() if "loss:" in line]
+    assert len(lines) == 2 and not any(
+        word in line for line in lines for word in ("val_fooling", "fisher/", "seconds/")
+    )
+    assert any(key.startswith("val_fooling") for key in history) and any(key.startswith("fisher/") for key in history)
+    small_model.fit(*patterns, epochs=1, verbose=0, callbacks=callbacks)
+    assert "loss:" not in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -154,7 +202,7 @@ def test_nothing_is_traced_after_the_first_epoch_and_new_weights_are_seen(small_
         seen.append(fit(small_model, patterns, curve, counting, epochs=1)["val_clean/confidence"][0])
         small_model.set_weights([0 * weights for weights in small_model.get_weights()])
         seen.append(curve.measure(small_model)["val_clean/confidence"])
-    assert all(value == counts[0] for value in counts) and set(counts[0]) == {1}
+    assert all(count == counts[0] for count in counts) and set(counts[0]) == {1}
     assert seen[1] == seen[3] == 0.25 < min(seen[0], seen[2])
 
 

@@ -112,8 +112,10 @@ def test_figure_has_a_point_for_each_defense():
     figure = Comparison("mnist", 100, False, rows).figure()
     (axes,) = figure.axes
     assert [line.get_xydata().tolist() for line in axes.lines] == [[[0.0, 99.0]], [[73.5, 98.0]], [[0.0, 90.0]]]
-    assert [line.get_label() for line in axes.lines] == ["none (1.0×)", "pgd (8.3×)", "bad (1.0×)"]
+    assert [text.get_text() for text in axes.texts] == ["none, 1.0×", "pgd, 8.3×", "bad, 1.0×"]
     assert [line.get_fillstyle() for line in axes.lines] == ["full", "full", "none"]
+    many = Comparison("mnist", 100, False, tuple(row(f"d{k}", (0.9,), (k / 10,)) for k in range(8))).figure()
+    assert sorted(text.get_text() for text in many.axes[0].texts) == [f"d{k}, 1.0×" for k in range(5)]
     with pytest.raises(ValueError, match="should hold a panel"):
         defenses_figure({})
 

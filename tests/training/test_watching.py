@@ -76,6 +76,13 @@ def test_a_row_has_what_is_set_otherwise_than_in_the_recipe():
     }
 
 
+def test_numbers_stay_numbers_and_epsilon_has_a_column():
+    config = recipe("mnist5k", defense="n-fgm", gradient_limit=None, defense_options={"epsilon": 1.5})
+    options = watching._options(config)
+    assert options["epsilon"] == 1.5 and options["noise"] == 1.0 and options["defense"] == "n-fgm"
+    assert "gradient_limit" not in options and "defense_options" not in options and "None" not in options.values()
+
+
 @pytest.mark.parametrize(("batches", "every"), [(446, 1), (150, 1), (60, 3), (2, 78)])
 def test_small_data_sets_are_not_measured_each_epoch(batches, every):
     assert watching.epochs_between(batches, 128) == every
