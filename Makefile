@@ -8,7 +8,7 @@ PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope
 export TF_CPP_MIN_LOG_LEVEL := 3
 
 .NOTPARALLEL:
-.PHONY: help run test nightly check lint docs clean
+.PHONY: help run test nightly campaign check lint docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile
@@ -21,6 +21,9 @@ test: $(VENV)/.dev ## all tests and docstring examples but the nightly ones
 
 nightly: $(VENV)/.dev ## the tests that take minutes each
 	$(PYTEST) -m nightly
+
+campaign: $(VENV)/.dev ## try to lose a run or get past the checks, for hours; the table goes to results/campaign
+	$(BIN)/python -m tests.campaign --out results/campaign
 
 check: lint ## the gate before a commit, under 3 minutes: lint, fast tests, docstring examples
 	$(PYTEST) -m "not slow and not nightly"
@@ -37,11 +40,11 @@ clean: ## remove the environment, builds and caches
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp says that an install went through; when pyproject.toml is newer, pip is called again.
-$(VENV)/.demo: pyproject.toml setup.py
+$(VENV)/.demo: pyproject.toml setup.py constraints.txt
 	$(call install,demo)
 	touch $@
 
-$(VENV)/.dev: pyproject.toml setup.py
+$(VENV)/.dev: pyproject.toml setup.py constraints.txt
 	$(call install,demo$(comma)detection$(comma)ray$(comma)serving$(comma)dev$(comma)peers)
 	touch $(VENV)/.demo $@
 
@@ -54,7 +57,7 @@ comma := ,
 define install
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { $(check_python) && $(PYTHON) -m venv $(VENV); }
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[$(1)]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(1)]'
 endef
 
 define check_python

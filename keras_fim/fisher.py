@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from keras_fim.arguments import checked
 from keras_fim.geometry.krylov import MAX_STEPS, RTOL
 from keras_fim.geometry.spectrum import check_method, spectrum_and_logits
 from keras_fim.logits import LogitsFunction, logits_function
@@ -11,6 +12,7 @@ from keras_fim.pixels import images_in_range
 from keras_fim.typing import Bounds, Images, Model, Spectrum
 
 
+@checked
 def fisher_spectrum(
     model: Model,
     images: Images,

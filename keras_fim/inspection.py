@@ -70,6 +70,18 @@ def output_form(model: Any, images: Images | None, from_logits: bool | None) -> 
     )
 
 
+def check_model(model: Any, images: Images | None) -> None:
+    """Raise a ValueError if something is no model, or images are not of the shape that it states."""
+    if not callable(model) and not _has_method(model):
+        raise ValueError(f"`model` should be a Keras model or a function of images. Received: {model!r:.80}")
+    stated, shape = getattr(model, "input_shape", None), getattr(images, "shape", None)
+    if not isinstance(stated, tuple) or shape is None or any(isinstance(side, (tuple, list)) for side in stated):
+        return
+    if not tf.TensorShape(stated).is_compatible_with(shape):
+        expected = ", ".join("any" if side is None else str(side) for side in stated[1:])
+        raise ValueError(f"`images` should have shape (batch, {expected}). Received: shape={tuple(shape)}")
+
+
 def _kind(outputs: tf.Tensor) -> str | None:
     """``"softmax"`` or ``"sigmoid"`` where Keras keeps the logits, ``"probabilities"`` elsewhere, None if not these."""
     rows = outputs.numpy().astype(np.float64)

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_fim.arguments import checked
 from keras_fim.geometry.penalty import penalized_cross_entropy
 from keras_fim.losses import mu_value, mu_variable
 
@@ -35,6 +36,7 @@ class FisherTraceRegularization(keras.layers.Layer):
         [2.0]
     """
 
+    @checked
     def __init__(self, mu: float | keras.Variable = 0.02, *, gradient_limit: float | None = 1.0, **kwargs: Any) -> None:
         super().__init__(**{"autocast": False, **kwargs})  # logits stay float32 under a mixed policy
         if gradient_limit is not None and not 0 < gradient_limit < math.inf:
@@ -102,6 +104,7 @@ class ThermometerEncoding(keras.layers.Layer):
         Athalye, Carlini, Wagner, Obfuscated gradients give a false sense of security (ICML 2018).
     """
 
+    @checked
     def __init__(self, levels: int = 16, *, temperature: float | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not isinstance(levels, int) or isinstance(levels, bool) or levels < 2:

@@ -13,9 +13,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import checked
 from keras_fim.geometry.gradients import NoGradientError, gradient
 from keras_fim.geometry.simplex import two_classes
-from keras_fim.inspection import call_model, float_twin, gradient_stop, output_form
+from keras_fim.inspection import call_model, check_model, float_twin, gradient_stop, output_form
+from keras_fim.strangers import SavedModel
 from keras_fim.typing import Images, Model
 
 _ATTRIBUTE = "_keras_fim_logits_function"
@@ -172,6 +174,7 @@ class LogitsFunction:
         return f"LogitsFunction({getattr(self.model, 'name', self.model)!r}, form={self.form!r})"
 
 
+@checked
 def logits_function(
     model: Model, images: Images | None = None, *, from_logits: bool | None = None, backward: Model | None = None
 ) -> LogitsFunction:
@@ -216,6 +219,7 @@ def logits_function(
         return model
     if isinstance(model, (str, os.PathLike)):
         model = _load(Path(model))
+    check_model(model, images)
     if from_logits is not None:
         return LogitsFunction(model, output_form(model, images, from_logits))
     kept = vars(model).get(_ATTRIBUTE) if hasattr(model, "__dict__") else None
@@ -231,34 +235,8 @@ def _load(path: Path) -> Any:
     if path.suffix == ".keras" and path.is_file():
         return keras.models.load_model(path)
     if (path / "saved_model.pb").is_file():
-        return _SavedModel(path)
+        return SavedModel(path)
     raise ValueError(f"`model` should be the path of a .keras file or a SavedModel folder. Received: {str(path)!r}")
-
-
-class _SavedModel:
-    """A SavedModel's signature as a callable: ``logits`` if it has one (as ours do), else ``serving_default``."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.loaded = tf.saved_model.load(str(path))
-        signatures = self.loaded.signatures
-        name = "logits" if "logits" in signatures else "serving_default"
-        if name not in signatures:
-            raise ValueError(f"The SavedModel {path} has no signature `logits` or `serving_default`")
-        self.signature = signatures[name]
-        ((self.argument, spec),) = self.signature.structured_input_signature[1].items()
-        self.dtype = spec.dtype
-        outputs = self.signature.structured_outputs
-        preferred = [key for key in ("logits", "probabilities") if key in outputs]
-        if not preferred and len(outputs) != 1:
-            raise ValueError(f"The SavedModel {path} should have one output or one named `logits` or `probabilities`")
-        self.output = (preferred or list(outputs))[0]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _SavedModel, (self.path,)
-
-    def __call__(self, images: tf.Tensor) -> tf.Tensor:
-        return self.signature(**{self.argument: tf.cast(images, self.dtype)})[self.output]
 
 
 def _at_least_float32(tensor: tf.Tensor) -> tf.Tensor:

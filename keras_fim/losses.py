@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_fim.arguments import checked
 from keras_fim.geometry.penalty import penalized_cross_entropy
 from keras_fim.geometry.simplex import two_classes
 from keras_fim.validation import refuse
@@ -78,6 +79,7 @@ class _FisherLoss(keras.losses.Loss):
     _penalty: str
     _default_name: str
 
+    @checked
     def __init__(
         self,
         mu: float | keras.Variable = 0.02,

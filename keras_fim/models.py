@@ -13,9 +13,12 @@ from typing import Any
 import keras
 from keras import layers
 
+from keras_fim.arguments import checked
+
 _MOMENTUM = 0.9
 
 
+@checked
 def convnet(
     input_shape: Sequence[int] = (28, 28, 1),
     num_classes: int = 10,
@@ -52,6 +55,7 @@ def convnet(
     return _classifier(inputs, layers.Flatten(name="flatten")(x), num_classes, name)
 
 
+@checked
 def vgg11(
     input_shape: Sequence[int] = (32, 32, 3),
     num_classes: int = 10,
@@ -101,6 +105,7 @@ def vgg11(
     return _classifier(inputs, x, num_classes, name)
 
 
+@checked
 def resnet14(
     input_shape: Sequence[int] = (32, 32, 3),
     num_classes: int = 43,

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import checked
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.typing import Bounds, Images, Labels, Model
 from keras_fim.validation import check_bounds, check_images, check_labels, clipped
@@ -32,12 +33,12 @@ class PixelRange:
     Attributes:
         low: A number, or one for each channel.
         high: As ``low``.
-        found: How it is known, in words; ``"as given"`` for what the caller said.
+        origin: How it is known, in words; ``"as given"`` for what the caller said.
     """
 
     low: float | tuple[float, ...]
     high: float | tuple[float, ...]
-    found: str = "as given"
+    origin: str = "as given"
 
     @property
     def bounds(self) -> Bounds:
@@ -47,7 +48,7 @@ class PixelRange:
     @property
     def given(self) -> bool:
         """Whether the caller said so."""
-        return self.found == "as given"
+        return self.origin == "as given"
 
     def clip(self, images: Images) -> tuple[tf.Tensor, int]:
         """Images within the range, and how many were outside by a rounding error.
@@ -64,9 +65,10 @@ class PixelRange:
         return clipped(check_images(images), self.bounds)
 
     def __str__(self) -> str:
-        return f"pixels {_text(self.low)}..{_text(self.high)}, {self.found}"
+        return f"pixels {_text(self.low)}..{_text(self.high)}, {self.origin}"
 
 
+@checked
 def find_range(
     model: Model, images: Images | None = None, labels: Labels | None = None, bounds: Bounds | PixelRange | None = None
 ) -> PixelRange:
@@ -97,11 +99,11 @@ def find_range(
         return bounds
     if bounds is not None:
         return PixelRange(*check_bounds(bounds))
-    found = range_of_model(model, images)
-    if found is not None:
+    told = range_of_model(model, images)
+    if told is not None:
         if images is not None:
-            _check_scale(images, found)
-        return found
+            _check_scale(images, told)
+        return told
     if images is None or labels is None:
         raise ValueError(
             "`bounds` should be (lowest, highest) pixel value: the model does not begin with a rescaling that tells "
@@ -192,7 +194,7 @@ def _range_by_accuracy(model: Model, images: Images, labels: Labels) -> PixelRan
     right = {usual: rows.argmax(axis=-1) == classes for usual, rows in logits.items()}
     best = max(right, key=lambda usual: int(right[usual].sum()))
     beaten = right[best].sum() - right[own].sum() > 2 * np.sqrt(np.count_nonzero(right[best] != right[own]))
-    shares = {usual: f"{100 * each.mean():.0f} %" for usual, each in right.items()}
+    shares = {usual: f"{100 * mask.mean():.0f} %" for usual, mask in right.items()}
     others = ", ".join(f"{share} at {_text(u[0])}..{_text(u[1])}" for u, share in shares.items() if u != own)
     chance = _chance(logits[own], classes)
     if beaten or right[own].mean() <= chance:
@@ -211,35 +213,35 @@ def _logits(logits_fn: LogitsFunction, images: tf.Tensor) -> np.ndarray:
 def _chance(logits: np.ndarray, classes: np.ndarray) -> float:
     """The accuracy that predictions with these frequencies of the classes could have by chance (two deviations)."""
     count = logits.shape[-1]
-    shares = [np.bincount(each, minlength=count) / len(classes) for each in (logits.argmax(axis=-1), classes)]
+    shares = [np.bincount(values, minlength=count) / len(classes) for values in (logits.argmax(axis=-1), classes)]
     expected = float(shares[0] @ shares[1])
     return min(1.0, expected + 2 * float(np.sqrt(expected * (1 - expected) / len(classes))))
 
 
-def _check_scale(images: Images, known: PixelRange) -> None:
+def _check_scale(images: Images, told: PixelRange) -> None:
     """Refuse images scaled to 0..1 for a model that takes far larger values."""
     high = float(np.max(images)) if np.size(images) else 0.0
-    if np.max(known.high) > 2 and 0 < high <= 1:
+    if np.max(told.high) > 2 and 0 < high <= 1:
         raise ValueError(
-            f"`images` should be in the range that the model takes: {known}. Received: values up to {high:g}, as of "
+            f"`images` should be in the range that the model takes: {told}. Received: values up to {high:g}, as of "
             "images scaled to 0..1; pass bounds if they are meant so"
         )
 
 
 def _leading(model: keras.Model) -> tuple[list[Any], bool]:
     """The scalings that a model begins with, and whether it consists of nothing else."""
-    found: list[Any] = []
+    scalings: list[Any] = []
     for operation in getattr(getattr(model, "_functional", model), "operations", [model]):  # of a subclass itself
         if hasattr(getattr(operation, "_functional", operation), "operations"):
             inner, complete = _leading(operation)
-            found += inner
+            scalings += inner
             if not complete:
-                return found, False
+                return scalings, False
         elif isinstance(operation, keras.layers.Normalization) or type(operation).__name__ in _SCALINGS:
-            found.append(operation)
+            scalings.append(operation)
         elif not isinstance(operation, _UNSCALED):
-            return found, False
-    return found, True
+            return scalings, False
+    return scalings, True
 
 
 def _affine(operation: Any) -> tuple[Any, Any]:
@@ -290,4 +292,4 @@ def _formula(names: str, scale: Any, offset: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    return "(" + ", ".join(f"{float(each):g}" for each in np.ravel(value)) + ")" if np.ndim(value) else f"{value:g}"
+    return "(" + ", ".join(f"{float(part):g}" for part in np.ravel(value)) + ")" if np.ndim(value) else f"{value:g}"

@@ -2,25 +2,147 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
+import re
+import shutil
+import socket
 import subprocess
+import time
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import numpy as np
 
 _REMEDY = "Restore the file, or train into another folder (--out)"
+_UNFINISHED = re.compile(r"\.(.+)\.(\d+)\.\d+\.tmp\.")  # the host and the process that writes it
+_OLD = 86_400  # seconds after which a file of another host is nobody's
+_HOST = socket.gethostname()
+_NUMBERS = itertools.count()
+_SWEPT: set[Path] = set()
+
+
+@contextlib.contextmanager
+def aside(path: str | Path) -> Iterator[Path]:
+    """A path beside another one, on which a file or a folder is written; what is still there at the end is removed.
+
+    What killed processes left in the folder of both is removed, too.
+
+    Args:
+        path: The path that it gets when it is ready (`publish`); the folder that it is in is made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path.parent)
+    unfinished = path.with_name(f".{_HOST}.{os.getpid()}.{next(_NUMBERS)}.tmp.{path.name}")
+    try:
+        yield unfinished
+    finally:
+        _remove(unfinished)
+
+
+def publish(unfinished: Path, path: Path) -> None:
+    """Rename a file or a folder that is on the disk to the last byte, so that neither a reader nor a crash sees half.
+
+    Raises:
+        OSError: If that fails, or a folder that is not empty is there already.
+    """
+    for file in (unfinished, *unfinished.rglob("*")):
+        _flush(file)
+    unfinished.replace(path)
+    _flush(path.parent)
+
+
+@contextlib.contextmanager
+def written(path: str | Path) -> Iterator[Path]:
+    """A path on which to write what becomes ``path`` at the end, unless there was an error: `aside`, then `publish`."""
+    with aside(path) as unfinished:
+        yield unfinished
+        publish(unfinished, Path(path))
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file is on the disk; of a folder, the names in it, where the system can do that."""
+    with contextlib.suppress(*[OSError] * path.is_dir()):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes that do not run any more have left unfinished in a folder; once in a process."""
+    if folder in _SWEPT:
+        return
+    _SWEPT.add(folder)
+    for path in folder.glob(".*.tmp.*"):
+        match = _UNFINISHED.match(path.name)
+        with contextlib.suppress(OSError):
+            if match and (_ended(int(match[2])) if match[1] == _HOST else time.time() - path.stat().st_mtime > _OLD):
+                _remove(path)
+
+
+def _ended(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # it belongs to somebody else
+        return False
+    return False
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: str | Path) -> Iterator[None]:
+    """In it, no other process that asks for this lock writes to a folder.
+
+    The system releases the lock of a process that ends, however it ends: a file ``.lock`` that a killed process left
+    locks nothing. Where there are no locks, as on some network disks, this does nothing.
+
+    Raises:
+        ValueError: If another process writes there.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, ImportError):  # a disk that is read-only, or without locks; Windows
+            file = stack.enter_context(open(folder / ".lock", "a+", encoding="utf-8"))
+            _lock(file, folder)
+        yield
+
+
+def _lock(file: IO[str], folder: Path) -> None:
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        owner = file.read().strip() or "another process"
+        raise ValueError(f"{folder} is being written by {owner}: wait for it, or choose another --out") from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {_HOST}")
+    file.flush()
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write a text file aside and rename it, so that no reader and no interruption sees half of it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
-    return path
+    """Write a text file as `written` does."""
+    with written(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+    return Path(path)
 
 
 def write_json(path: str | Path, content: Any) -> Path:
@@ -28,9 +150,41 @@ def write_json(path: str | Path, content: Any) -> Path:
     return write_text(path, json.dumps(content, indent=2) + "\n")
 
 
+def read_text(path: str | Path) -> str:
+    """The content of a text file.
+
+    Raises:
+        ValueError: If it is not text in UTF-8.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} should be text in UTF-8: {error}") from error
+
+
 def read_json(path: str | Path) -> Any:
-    """The content of a JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """The content of a JSON file.
+
+    Raises:
+        ValueError: If it is not JSON.
+    """
+    try:
+        return json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} should be JSON: {error}") from error
+
+
+def read_arrays(path: str | Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name, all or those of ``names`` that it has; nothing in it is unpickled.
+
+    Raises:
+        ValueError: If it is damaged, or holds pickled objects.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files if names is None or name in names}
+    except Exception as error:  # zipfile, zlib and numpy have each their own
+        raise ValueError(f"{path} should be an .npz file of plain arrays (no pickled objects): {error}") from error
 
 
 def read_run(path: str | Path) -> dict[str, Any]:
@@ -42,7 +196,7 @@ def read_run(path: str | Path) -> dict[str, Any]:
     try:
         record = read_json(path)
     except ValueError as error:
-        raise ValueError(f"{path} should hold the record of a run, but it is not JSON ({error}). {_REMEDY}") from error
+        raise ValueError(f"{path} should hold the record of a run ({error}). {_REMEDY}") from error
     config = record.get("config") if isinstance(record, dict) else None
     if not isinstance(config, dict) or not {"data", "model"} <= set(config):
         raise ValueError(f"{path} should hold the record of a run and its config. Received: {record!r:.80}. {_REMEDY}")
@@ -57,7 +211,6 @@ def versions() -> dict[str, str | None]:
         ``-dirty`` in a changed one.
     """
     import keras
-    import numpy as np
     import tensorflow as tf
 
     return {

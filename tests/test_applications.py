@@ -38,7 +38,7 @@ def test_attacks_spectrum_and_export_of_a_network_with_a_thousand_classes(name, 
     options = {"images": images, "input_shape": (224, 224, 3)}
     if told:
         pixels = find_range(model, images)
-        assert pixels.bounds == (low, high) and "Rescaling(1/" in pixels.found
+        assert pixels.bounds == (low, high) and "Rescaling(1/" in pixels.origin
     else:
         with pytest.raises(ValueError, match="`bounds` should be .lowest, highest. pixel value: the model does not"):
             export.saved_model(model, tmp_path / "m", **options)

@@ -11,13 +11,14 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, ClassVar, TypeVar, overload
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import check_fields
 from keras_fim.attacks import draws
 from keras_fim.attacks.problem import Problem
 from keras_fim.attacks.samples import Task, put
@@ -57,6 +58,7 @@ class Attack(abc.ABC):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bounds", check_bounds(self.bounds))
+        check_fields(self)
         self._check_counts("batch_size")
         self._check(isinstance(self.seed, Integral), "seed", "an integer")
 
@@ -247,9 +249,9 @@ def check_epsilons(epsilons: Sequence[float | None], *, infinite: bool = False) 
         ValueError: if one is missing, negative, NaN or (unless allowed) infinite.
     """
     for epsilon in epsilons:
-        if epsilon is None or not (0 <= epsilon < np.inf or (infinite and epsilon == np.inf)):
-            raise ValueError(f"`epsilon` should be a finite number >= 0. Received: epsilon={epsilon}")
-    return [float(epsilon) for epsilon in epsilons if epsilon is not None]
+        if not isinstance(epsilon, Real) or not (0 <= epsilon < np.inf or (infinite and epsilon == np.inf)):
+            raise ValueError(f"`epsilon` should be a finite number >= 0. Received: epsilon={epsilon!r}")
+    return [float(epsilon) for epsilon in epsilons]  # type: ignore[arg-type]
 
 
 def predict_logits(logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:

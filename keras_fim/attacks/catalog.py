@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from keras_fim.arguments import checked
 from keras_fim.attacks.adapters.cleverhans import CleverHans, cleverhans_attacks
 from keras_fim.attacks.apgd import APGD
 from keras_fim.attacks.autoattack import AutoAttack
@@ -103,6 +104,7 @@ def attack_names() -> tuple[str, ...]:
     return (*_CONSTRUCTORS, *_SHORT)
 
 
+@checked
 def attack_by_name(name: str | Attack, **options: Any) -> Attack:
     """An attack, given its name.
 
@@ -143,6 +145,7 @@ def full_name(name: str) -> str:
     return _SHORT.get(name, name)
 
 
+@checked
 def resolve_epsilons(
     attacks: Sequence[Attack], epsilons: Epsilons = None, *, names: Sequence[str] | None = None, defaults: bool = True
 ) -> list[tuple[float, ...]]:

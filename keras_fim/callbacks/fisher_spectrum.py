@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import checked
 from keras_fim.callbacks.board import Board
 from keras_fim.callbacks.measuring import MeasuringCallback, training_untouched
 from keras_fim.evaluation.sources import Dataset
@@ -58,6 +59,7 @@ class FisherSpectrum(MeasuringCallback):
         True
     """
 
+    @checked
     def __init__(self, dataset: Dataset, *, max_samples: int = 500, **options: Any) -> None:
         super().__init__(dataset, max_samples=max_samples, **options)
         check_images(self.images)

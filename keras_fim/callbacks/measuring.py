@@ -15,6 +15,7 @@ import keras
 import numpy as np
 from tensorflow.python.eager import context as eager_context
 
+from keras_fim.arguments import checked
 from keras_fim.callbacks.board import Board
 from keras_fim.evaluation.sources import Dataset, check_max_samples, samples
 from keras_fim.logits import LogitsFunction, logits_function
@@ -42,6 +43,7 @@ class MeasuringCallback(keras.callbacks.ProgbarLogger, abc.ABC):
         ValueError: If an option is out of range or the dataset is empty.
     """
 
+    @checked
     def __init__(
         self,
         dataset: Dataset,

@@ -8,6 +8,8 @@ from typing import Any
 
 import keras
 
+from keras_fim.arguments import checked
+
 
 class MuSchedule(keras.callbacks.Callback):
     """Sets μ before each training step, from the number of steps that the optimizer has taken.
@@ -32,6 +34,7 @@ class MuSchedule(keras.callbacks.Callback):
         (0.0, 0.02)
     """
 
+    @checked
     def __init__(self, schedule: float | Callable[[int], Any], *, warmup_steps: int = 0, target: Any = None) -> None:
         super().__init__()
         if not callable(schedule) and not 0 <= schedule < math.inf:

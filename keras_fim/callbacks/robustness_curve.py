@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_fim.arguments import checked
 from keras_fim.attacks import FGSM, OSSA, CleverHans
 from keras_fim.attacks.base import Attack
 from keras_fim.attacks.catalog import Epsilons
@@ -91,6 +92,7 @@ class RobustnessCurve(MeasuringCallback):
         ['robustness_seconds/ossa', 'val_clean/accuracy']
     """
 
+    @checked
     def __init__(
         self,
         dataset: Dataset,

@@ -24,7 +24,7 @@ _COMMANDS = {name: module for group in _GROUPS.values() for name, module in grou
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; bad input ends in one line on stderr and exit code 2.
+    """Run a command; an error ends in one line on stderr and an exit code: see `keras_fim.cli.errors`.
 
     Args:
         argv: The arguments; ``None`` for those of the process.
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command == "completion":
         print(completion.script(parser, arguments.shell))
         return 0
-    return run_safely(lambda: _COMMANDS[arguments.command].run(arguments))
+    return run_safely(lambda: _COMMANDS[arguments.command].run(arguments), debug=arguments.debug)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -76,6 +76,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
             summary, _, text = str(module.__doc__).partition("\n\n")
             command = subparsers.add_parser(name, help=summary, description=text, formatter_class=_Formatter)
             module.add_arguments(command)
+            command.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
             overview.append(f"\n  {name:14}{summary}")
     parser.description = f"{parser.description}{''.join(overview)}"
     return parser, subparsers.choices

@@ -3,32 +3,71 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any
 
+_REMEDIES = {  # by the system's words, which the errors of TensorFlow and HDF5 repeat
+    "No space left on device": "free some space, or write to another disk (--out)",
+    "Disk quota exceeded": "free some space, or write to another disk (--out)",
+    "File too large": "raise the limit on the size of files (ulimit -f)",
+    "Read-only file system": "choose a folder that you may write to (--out)",
+    "Permission denied": "choose a path that you may read, or a folder that you may write to (--out)",
+    "File exists": "it should be a folder: choose another path",
+    "Not a directory": "a part of that path is a file: choose another one",
+    "Is a directory": "that path is a folder: name a file",
+    "No such file or directory": "check the path; if it was there, its disk has gone",
+    "Input/output error": "the disk is faulty or has gone: choose another one (--out)",
+    "Stale file handle": "the disk is faulty or has gone: choose another one (--out)",
+}
+_FAULT = 70  # as of sysexits.h: an error inside of the program
 
-def run_safely(command: Callable[[], None]) -> int:
-    """Run ``command``; warnings, and a ValueError or a missing file or package, become one line on stderr.
+
+def run_safely(command: Callable[[], None], *, debug: bool = False) -> int:
+    """Run ``command``; each warning and each error becomes one line on stderr.
+
+    Args:
+        command: Runs the command.
+        debug: Whether to show the traceback of an error as well.
 
     Returns:
-        The exit code: 0, 2 after such an error, 130 after Ctrl-C.
+        The exit code: 0, 2 after an error that the user can mend, 70 after any other, 130 after Ctrl-C.
     """
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show
             _import_tensorflow()
             command()
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         message = "interrupted: finished parts are kept; the same command continues from there (`train` with --resume)"
         print(message, file=sys.stderr)
         return 130
+    except Exception as error:
+        if debug:
+            traceback.print_exception(error)
+        text, expected = _sentence(error), isinstance(error, (ValueError, OSError, ImportError))
+        if not expected and not any(words in text for words in _REMEDIES):
+            print(f"error: {type(error).__name__}: {text} (unexpected: --debug shows where)", file=sys.stderr)
+            return _FAULT
+        print(f"error: {text}", file=sys.stderr)
+        return 2
     return 0
+
+
+def _sentence(error: Exception) -> str:
+    """One line: what failed, the file, and what to do where the system's words tell."""
+    text = " ".join(str(error).split()).partition(" [Op:")[0] or type(error).__name__
+    words = next((words for words in _REMEDIES if words in text), None)
+    if words is None:
+        return text
+    path = getattr(error, "filename", None)
+    if named := re.search(r"filename = '([^']+)'", text):  # of HDF5, among much else
+        path = named[1]
+    return f"{f'{path}: {words}' if path else text}; {_REMEDIES[words]}"
 
 
 def _import_tensorflow() -> None:

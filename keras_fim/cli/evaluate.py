@@ -40,6 +40,7 @@ from keras_fim.cli.options import (
     add_data_dir,
     add_image_size,
     add_max_samples,
+    add_strict,
     number,
 )
 
@@ -105,6 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     threshold = "Exit with code 3 if the robust accuracy is lower, from 0 to 1; for one norm and one budget."
     parser.add_argument("--fail-under", type=float, metavar="SHARE", help=threshold)
     parser.add_argument("--json", action="store_true", help="Print the result as JSON in place of the tables.")
+    add_strict(parser)
     add_data_dir(parser)
 
 
@@ -224,10 +226,13 @@ def _masking(
 def _model(source: str, arguments: argparse.Namespace, returns: str | None = None) -> tuple[LogitsFunction, str]:
     """A model from a file, a folder or a name, and what to call it."""
     from keras_fim.logits import logits_function
+    from keras_fim.strangers import check_operations
     from keras_fim.training.inputs import model_for
 
     path = Path(source)
     model: Any = path
+    if arguments.strict and (path / "saved_model.pb").is_file():
+        check_operations(path, strict=True)
     if not (path / "saved_model.pb").is_file():
         model = model_for(source, arguments.data, arguments.data_dir, size=arguments.image_size)
     path = path.resolve()

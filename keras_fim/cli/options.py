@@ -37,6 +37,12 @@ def add_bounds(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--bounds", nargs=2, type=float, metavar=("LOW", "HIGH"), help=text)
 
 
+def add_strict(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``--strict``."""
+    text = "Refuse a SavedModel whose graph reaches files, Python or a network, instead of warning of it."
+    parser.add_argument("--strict", action="store_true", help=text)
+
+
 def number(text: str) -> float:
     """A number as it is typed for ε: ``0.1`` or ``8/255``.
 

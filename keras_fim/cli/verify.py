@@ -13,18 +13,21 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from keras_fim.cli.options import add_strict
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.add_argument("path", type=Path, help="An exported version, or the folder of its versions.")
     parser.add_argument("--verbose", action="store_true", help="Print a line for every comparison.")
+    add_strict(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Verify and print the verdict."""
     from keras_fim.export import verify
 
-    report = verify(_newest(arguments.path))
+    report = verify(_newest(arguments.path), strict=arguments.strict)
     print(report if arguments.verbose or not report.passed else report.summary)
     if not report.passed:
         raise SystemExit(1)

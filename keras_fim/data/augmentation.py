@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from keras_fim.data.splits import PassSeed
+
 
 class Augmentation(NamedTuple):
     """How far training images may be changed without changing their class.
@@ -32,22 +34,27 @@ class Augmentation(NamedTuple):
 
 
 def augmenter(
-    how: Augmentation, image_shape: Sequence[int], *, seed: int | None = None
+    how: Augmentation, image_shape: Sequence[int], *, seed: int | PassSeed | None = None
 ) -> Callable[[tf.Tensor], tf.Tensor]:
     """A function that changes each image of a batch by its own random draw, for `tf.data.Dataset.map`.
 
     Args:
         how: The largest changes.
         image_shape: ``(height, width, channels)``.
-        seed: Random seed; two functions with one seed make the same changes from batch to batch. ``None`` draws one.
+        seed: Random seed; two functions with one seed make the same changes from batch to batch. ``None`` draws one. A
+            `PassSeed` is told of the random generators.
 
     Returns:
         A function of float32 images ``(batch, height, width, channels)`` in [0, 1] that returns images of that shape.
         It keeps the state of its random numbers, so it must not be mapped over several batches in parallel.
     """
     size = tuple(int(side) for side in image_shape[:2])
-    changes = _layers(how, size, seed)
-    generator = keras.random.SeedGenerator(seed)
+    first = seed.seed if isinstance(seed, PassSeed) else seed
+    changes = _layers(how, size, first)
+    generator = keras.random.SeedGenerator(first)
+    if isinstance(seed, PassSeed):
+        own = [value for layer in changes for value in vars(layer).values()]
+        seed.generators += [generator, *(value for value in own if isinstance(value, keras.random.SeedGenerator))]
 
     def augment(images: tf.Tensor) -> tf.Tensor:
         shape = images.shape

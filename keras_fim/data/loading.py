@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import checked
 from keras_fim.data.augmentation import Augmentation, augmenter
 from keras_fim.data.sources import Source, open_source
-from keras_fim.data.splits import Arrays, Files, Split, held_out, rank_in_class
+from keras_fim.data.splits import Arrays, Files, PassSeed, Split, held_out, rank_in_class
 
 
 class Splits(NamedTuple):
@@ -28,6 +29,7 @@ class Splits(NamedTuple):
     test: tf.data.Dataset
 
 
+@checked
 def load(
     name: str,
     batch_size: int = 128,
@@ -77,13 +79,14 @@ def load(
     )
 
 
+@checked
 def load_splits(
     name: str,
     batch_size: int = 128,
     *,
     validation: float = 0.1,
     data_dir: str | Path | None = None,
-    seed: int = 0,
+    seed: int | PassSeed = 0,
     augment: bool = False,
     limit: int | None = None,
     test_limit: int | None = None,
@@ -100,7 +103,7 @@ def load_splits(
         validation: The share of the training split, in (0, 1), that becomes the validation part of a dataset that has
             none.
         data_dir: As in `load`.
-        seed: As in `load`; it does not change which samples are in which part.
+        seed: As in `load`; it does not change which samples are in which part. A `PassSeed` gives all passes their own.
         augment: As in `load`.
         limit: As in `load`, of what is left to train on.
         test_limit: As in `load`, for the validation part too.
@@ -132,6 +135,7 @@ def load_splits(
     )
 
 
+@checked
 def evaluated(
     source: Source, max_samples: int | None, *, unseen: bool, only: int | None = None
 ) -> tuple[tf.data.Dataset, Split]:
@@ -161,7 +165,7 @@ def pipeline(
     batch_size: int,
     *,
     image_shape: Sequence[int] | None = None,
-    shuffle_seed: int | None = None,
+    shuffle_seed: int | PassSeed | None = None,
     augmentation: Augmentation | None = None,
 ) -> tf.data.Dataset:
     """Batches of ``(images in [0, 1], labels)``.
@@ -192,7 +196,7 @@ def _train_part(source: Source) -> Split:
 
 
 def _training(
-    source: Source, split: Split, batch_size: int, seed: int, augment: bool, limit: int | None
+    source: Source, split: Split, batch_size: int, seed: int | PassSeed, augment: bool, limit: int | None
 ) -> tf.data.Dataset:
     how, shape = source.info.augmentation if augment else None, source.info.image_shape
     readable = _readable(_limited(split, limit))

@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_fim.arguments import checked
 from keras_fim.data import catalog
 from keras_fim.data.augmentation import Augmentation
 from keras_fim.data.catalog import DatasetInfo
 from keras_fim.data.folders import read_folder
 from keras_fim.data.splits import Arrays, Files, Records, Split, held_out
+from keras_fim.records import read_arrays
 
 KINDS = "mnist, cifar10, gtsrb, mnist5k (no download), a folder of images by class, an .npz file, or tfds:NAME"
 _TFDS = "tfds:"
@@ -39,6 +41,7 @@ class Source(NamedTuple):
     whole: Split | None = None
 
 
+@checked
 def open_source(
     name: str,
     data_dir: str | Path | None = None,
@@ -80,6 +83,7 @@ def open_source(
     return source
 
 
+@checked
 def info(name: str, data_dir: str | Path | None = None, *, image_shape: Sequence[int] | None = None) -> DatasetInfo:
     """The shape of the images and the classes of a dataset.
 
@@ -99,6 +103,7 @@ def info(name: str, data_dir: str | Path | None = None, *, image_shape: Sequence
     return facts if image_shape is None else facts._replace(image_shape=tuple(image_shape))
 
 
+@checked
 def short_name(name: str) -> str:
     """A dataset's name as a part of a file name: ``photos`` for ``data/photos/``, ``tfds-beans`` for ``tfds:beans``."""
     if name.startswith(_TFDS):
@@ -106,6 +111,7 @@ def short_name(name: str) -> str:
     return name if name in catalog.names() else Path(name).expanduser().resolve().name.removesuffix(".npz")
 
 
+@checked
 def described(name: str, image_shape: Sequence[int], class_names: Sequence[str]) -> DatasetInfo:
     """What is assumed of a dataset that is new to us: shifts by a sixteenth of the image do not change the class."""
     height, width, channels = image_shape
@@ -145,8 +151,7 @@ def _shape_of_files(name: str, files: Files) -> tuple[int, int, int]:
 
 @functools.lru_cache(maxsize=2)
 def _arrays_of(path: str, changed: int) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as archive:
-        return {key: archive[key] for key in archive.files if key in _KEYS}
+    return read_arrays(path, _KEYS)
 
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test", "images", "labels")
@@ -154,10 +159,7 @@ _KEYS = ("x_train", "y_train", "x_test", "y_test", "images", "labels")
 
 def _from_archive(name: str) -> Source:
     path = Path(name).expanduser()
-    try:
-        arrays = _arrays_of(str(path), path.stat().st_mtime_ns)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{name} should be an .npz file of plain arrays (no pickled objects): {error}") from error
+    arrays = _arrays_of(str(path), path.stat().st_mtime_ns)
     pairs = [pair for pair in (_KEYS[:2], _KEYS[2:4], _KEYS[4:]) if set(pair) <= set(arrays)]
     if not pairs or (pairs == [_KEYS[:2]]):
         expected = "x_test and y_test, with x_train and y_train to train on, or images and labels"

@@ -8,12 +8,32 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 _WHITE = 255  # behind transparent pixels, as in an export
 _BUFFER = 1 << 27  # bytes of encoded records that are shuffled together
 _SHOWN = 5  # unreadable files that a warning names
+
+
+class PassSeed:
+    """A random seed of a dataset that is set before each pass, so that a pass does not depend on those before it.
+
+    Args:
+        seed: The random seed of all passes.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed, self.generators = seed, list[keras.random.SeedGenerator]()
+        self.current = tf.Variable(seed, dtype=tf.int64, trainable=False)
+
+    def start(self, index: int) -> None:
+        """Set what is drawn in the next pass, the one of this index."""
+        seed = self.seed + 1_000_003 * index
+        self.current.assign(seed)
+        for offset, generator in enumerate(self.generators):
+            generator.state.assign([(seed + offset) % (1 << 32), 0])
 
 
 class Split(Protocol):
@@ -35,7 +55,7 @@ class Split(Protocol):
     def take(self, indices: np.ndarray) -> Split:
         """The samples at ``indices``."""
 
-    def elements(self, image_shape: Sequence[int], seed: int | None = None) -> tf.data.Dataset:
+    def elements(self, image_shape: Sequence[int], seed: int | PassSeed | None = None) -> tf.data.Dataset:
         """Single samples ``(uint8 image of image_shape, label)``, shuffled anew each time unless ``seed`` is None."""
 
 
@@ -56,7 +76,7 @@ class Arrays(NamedTuple):
         """The samples at ``indices``, in that order."""
         return Arrays(self.images[indices], self.labels[indices], self.groups[indices])
 
-    def elements(self, image_shape: Sequence[int], seed: int | None = None) -> tf.data.Dataset:
+    def elements(self, image_shape: Sequence[int], seed: int | PassSeed | None = None) -> tf.data.Dataset:
         """See `Split`."""
         dataset = _shuffled(tf.data.Dataset.from_tensor_slices((self.images, self.labels)), len(self.labels), seed)
         if self.images.shape[1:] == tuple(image_shape):
@@ -99,7 +119,7 @@ class Files(NamedTuple):
         warnings.warn(message, stacklevel=2)
         return self.take(np.flatnonzero([not reason for reason in reasons]))
 
-    def elements(self, image_shape: Sequence[int], seed: int | None = None) -> tf.data.Dataset:
+    def elements(self, image_shape: Sequence[int], seed: int | PassSeed | None = None) -> tf.data.Dataset:
         """See `Split`."""
         dataset = tf.data.Dataset.from_tensor_slices((self.paths, self.labels))
         dataset = _shuffled(dataset, len(self.labels), seed)
@@ -139,7 +159,7 @@ class Records(NamedTuple):
         order = np.sort(indices)
         return self._replace(indices=self.indices[order], labels=self.labels[order])
 
-    def elements(self, image_shape: Sequence[int], seed: int | None = None) -> tf.data.Dataset:
+    def elements(self, image_shape: Sequence[int], seed: int | PassSeed | None = None) -> tf.data.Dataset:
         """See `Split`; shuffled within a buffer of 128 MiB of encoded images."""
         size = self.builder.info.splits[self.name]
         wanted = np.zeros(size.num_examples, bool)
@@ -227,8 +247,23 @@ def _decoded(file: tf.Tensor, image_shape: Sequence[int]) -> tf.Tensor:
     return to_shape(image, image_shape)
 
 
-def _shuffled(dataset: tf.data.Dataset, buffer: int, seed: int | None) -> tf.data.Dataset:
-    return dataset if seed is None else dataset.shuffle(buffer, seed=seed)
+def _shuffled(dataset: tf.data.Dataset, buffer: int, seed: int | PassSeed | None) -> tf.data.Dataset:
+    if not isinstance(seed, PassSeed):
+        return dataset if seed is None else dataset.shuffle(buffer, seed=seed)
+    current, specs = seed.current, tf.nest.flatten(dataset.element_spec)
+    types = {"output_types": [spec.dtype for spec in specs], "output_shapes": [spec.shape for spec in specs]}
+
+    def one_pass(_: tf.Tensor) -> tf.data.Dataset:
+        shuffled = tf.raw_ops.ShuffleDatasetV3(  # `Dataset.shuffle` takes no tensor as its seed after `set_seed(0)`
+            input_dataset=tf.data.experimental.to_variant(dataset),
+            seed_generator=tf.raw_ops.DummySeedGenerator(),
+            **{"buffer_size": buffer, "seed": current.read_value(), "seed2": 1, "reshuffle_each_iteration": False},
+            **types,
+        )
+        return tf.data.experimental.from_variant(shuffled, dataset.element_spec)
+
+    passes = tf.data.Dataset.from_tensors(0).flat_map(one_pass)
+    return passes.apply(tf.data.experimental.assert_cardinality(dataset.cardinality()))
 
 
 def _reason_unreadable(path: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim import attacks
+from keras_fim.arguments import checked
 from keras_fim.attacks import draws
 from keras_fim.attacks.base import check_epsilons
 from keras_fim.attacks.samples import Task, random_start
@@ -67,6 +68,7 @@ class AdversarialTraining(Defense):
         Madry et al., Towards deep learning models resistant to adversarial attacks (ICLR 2018).
     """
 
+    @checked
     def __init__(
         self,
         model: keras.Model,
@@ -171,6 +173,7 @@ def _normalizes_batches(model: keras.Model) -> bool:
     return any(isinstance(layer, keras.layers.BatchNormalization) for layer in model._flatten_layers())
 
 
+@checked
 def n_fgsm(
     model: keras.Model, epsilon: float, *, noise: float = 2.0, bounds: Bounds | None = None, **options: Any
 ) -> AdversarialTraining:
@@ -193,6 +196,7 @@ def n_fgsm(
     return AdversarialTraining(model, attacks.FGSM(), epsilon=epsilon, noise=noise, **options)
 
 
+@checked
 def n_fgm(
     model: keras.Model, epsilon: float, *, noise: float = 1.0, bounds: Bounds | None = None, **options: Any
 ) -> AdversarialTraining:

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_fim.arguments import checked
 from keras_fim.defenses.batch import Batch, SameState, class_indices
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.pixels import range_of_model
@@ -56,6 +57,7 @@ class Defense(keras.Model):
     inner: Defense | None
     _logits_fn: LogitsFunction
 
+    @checked
     def __init__(
         self,
         model: keras.Model | LogitsFunction,

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_fim.arguments import checked
 from keras_fim.attacks.losses import log_odds_against
 from keras_fim.attacks.lp import unit
 from keras_fim.attacks.units import Units
@@ -46,6 +47,7 @@ class GradientPenalty(Penalized):
         regularization for adversarial robustness (arXiv 1905.11468).
     """
 
+    @checked
     def __init__(
         self,
         model: keras.Model,

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_fim.arguments import checked
 from keras_fim.defenses.batch import Batch
 from keras_fim.defenses.penalized import Penalized
 from keras_fim.losses import mu_value
@@ -35,6 +36,7 @@ class AdversarialLabelSmoothing(Penalized):
         Goibert & Dohmatob, Adversarial robustness via label-smoothing (arXiv 1906.11567), ALS.
     """
 
+    @checked
     def __init__(self, model: keras.Model, alpha: float | keras.Variable = 0.3, **options: Any) -> None:
         value = mu_value(alpha) if isinstance(alpha, keras.Variable) else alpha
         if not 0 <= value < 1:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_fim.arguments import checked
 from keras_fim.attacks import FGM, FGSM, PGD, FixedBudgetAttack
 from keras_fim.attacks.base import check_epsilons
 from keras_fim.attacks.lp import check_norm
@@ -39,6 +40,7 @@ class CatastrophicOverfitting(keras.callbacks.Callback):
         Wong, Rice, Kolter, Fast is better than free (ICLR 2020), who named it.
     """
 
+    @checked
     def __init__(
         self,
         images: Images,

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_fim.arguments import checked
 from keras_fim.attacks import draws
 from keras_fim.attacks.base import check_epsilons
 from keras_fim.attacks.lp import unit
@@ -69,6 +70,7 @@ class SpectralDefense(Penalized):
         Shen, Peng, Zhang, Fan (arXiv 1909.06137), eq. (2).
     """
 
+    @checked
     def __init__(
         self,
         model: keras.Model,
@@ -137,6 +139,7 @@ class SpectralDefense(Penalized):
         return {**super().get_config(), "mu": mu_value(self.mu), **self.options}
 
 
+@checked
 def mu_from_budget(epsilon: float) -> float:
     r"""The μ of eq. (2) that prices what an attack within ε does to the prediction, to second order.
 

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import checked
 from keras_fim.attacks import draws
 from keras_fim.attacks.base import check_epsilons
 from keras_fim.attacks.lp import by_image, check_norm, project_inside, steepest
@@ -51,6 +52,7 @@ class TRADES(Penalized):
         Zhang et al., Theoretically principled trade-off between robustness and accuracy (ICML 2019).
     """
 
+    @checked
     def __init__(
         self,
         model: keras.Model,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import check_fields
 from keras_fim.detection.features import FEATURES, TINY, spectral_features
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.pixels import images_in_range
@@ -49,6 +50,7 @@ class FisherDetector:
     false_positive_rate: float
 
     def __post_init__(self) -> None:
+        check_fields(self)
         weights = tuple(float(weight) for weight in self.weights)
         object.__setattr__(self, "weights", (*weights, 0.0) if len(weights) == len(FEATURES) - 1 else weights)
         if len(self.weights) != len(FEATURES):

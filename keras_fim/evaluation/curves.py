@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from keras_fim.arguments import checked
 from keras_fim.attacks.base import Attack
 from keras_fim.attacks.catalog import attack_by_name, resolve_epsilons
 from keras_fim.evaluation.measurement import Outcome, measure, probabilities
@@ -32,6 +33,7 @@ class Confidence:
     num_samples: int
 
 
+@checked
 def robustness_curve(
     model: Model, images: Images, labels: Labels, attack: Attack | str, epsilons: Sequence[float]
 ) -> RobustnessCurve:
@@ -63,6 +65,7 @@ def robustness_curve(
     return RobustnessCurve(attack_rows(attack, budgets, outcome))
 
 
+@checked
 def clean_performance(model: Model, images: Images, labels: Labels, *, batch_size: int = 256) -> Confidence:
     """Accuracy and mean confidence on untouched images.
 
@@ -81,6 +84,7 @@ def clean_performance(model: Model, images: Images, labels: Labels, *, batch_siz
     return Confidence(float(right.mean()), float(p.max(axis=-1).mean()), len(p))
 
 
+@checked
 def predicted_classes(model: Model, images: Images, *, batch_size: int = 256) -> np.ndarray:
     """The class that a model predicts for each image.
 

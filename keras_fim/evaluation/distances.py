@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_fim.arguments import checked
 from keras_fim.attacks.base import Attack
 from keras_fim.attacks.catalog import attack_by_name
 from keras_fim.attacks.fixed_budget import FixedBudgetAttack
@@ -144,6 +145,7 @@ class DistanceSummary(Report):
         return [{**record, **{f"quantile {q}": value for q, value in self.quantiles.items()}}]
 
 
+@checked
 def minimal_distances(model: Model, images: Images, labels: Labels, attack: Attack | str) -> DistanceSummary:
     """Measure how far the nearest adversarials are that an attack finds.
 

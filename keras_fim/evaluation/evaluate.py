@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from keras_fim.arguments import checked
 from keras_fim.attacks.base import Attack
 from keras_fim.attacks.catalog import Epsilons
 from keras_fim.evaluation.backends import BACKENDS, Cell, Queue, check_backend
@@ -29,6 +30,7 @@ from keras_fim.validation import check_images
 _FIGURES = tuple(name for name in Outcome._fields if name != "seen")
 
 
+@checked
 def evaluate(
     model: Model,
     dataset: Dataset,

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_fim.arguments import checked
+
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
@@ -47,6 +49,7 @@ class Ratio(Interval):
         return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
 
+@checked
 def wilson(count: int, total: int, *, confidence: float = 0.95) -> Ratio:
     r"""A share with Wilson's score interval.
 
@@ -84,6 +87,7 @@ def wilson(count: int, total: int, *, confidence: float = 0.95) -> Ratio:
     return Ratio(count / total, float(interval.low), float(interval.high), int(count), int(total))
 
 
+@checked
 def bootstrap(
     statistic: Callable[..., float],
     *samples: Sequence[Any] | np.ndarray,

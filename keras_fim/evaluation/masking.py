@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import checked
 from keras_fim.attacks.catalog import resolve_epsilons
 from keras_fim.attacks.iterative import PGD
 from keras_fim.attacks.lp import check_norm, norm_name
@@ -105,6 +106,7 @@ class MaskingReport(Report):
         return {f"{verdict}: {self.norm}, ε = {self.epsilon:g}, {self.num_correct} originally correct images": rows}
 
 
+@checked
 def masking_report(
     model: Model,
     dataset: Dataset,

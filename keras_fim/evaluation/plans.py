@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import checked
 from keras_fim.attacks.autoattack import AutoAttack
 from keras_fim.attacks.base import Attack
 from keras_fim.attacks.catalog import Epsilons, attack_by_name, resolve_epsilons
@@ -103,6 +104,7 @@ def check_chunk(chunk: Any) -> None:
         raise ValueError(f"`chunk` should be two integers, such as (3, 16) for 3/16. Received: chunk={chunk}")
 
 
+@checked
 def default_attacks(
     epsilons: Epsilons = None, *, black_box: bool = False, autoattack: bool = False, **options: Any
 ) -> list[Attack]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import checked
 from keras_fim.attacks.base import predict_logits
 from keras_fim.attacks.deepfool import DeepFool
 from keras_fim.attacks.fmn import FMN
@@ -39,6 +40,7 @@ class BoundaryRadius(NamedTuple):
     defined: np.ndarray
 
 
+@checked
 def boundary_radius(
     model: Model,
     images: Images,
@@ -122,6 +124,7 @@ class Calibration(Report):
         )
 
 
+@checked
 def calibrate(
     model: Model, images: Images, *, norm: float = 2, share: float = 0.9, bounds: Bounds | PixelRange | None = None
 ) -> Calibration:

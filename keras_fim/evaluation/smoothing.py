@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import checked
 from keras_fim.attacks import draws
 from keras_fim.attacks.base import predict_logits
 from keras_fim.evaluation.intervals import Ratio, wilson
@@ -84,6 +85,7 @@ class CertifiedAccuracy(Report):
         return {"": [{"σ": self.sigma, "l2 radius": radius, "certified accuracy": ratio} for radius, ratio in pairs]}
 
 
+@checked
 def certify(
     model: Model,
     images: Images,

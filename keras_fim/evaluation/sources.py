@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import checked
 from keras_fim.evaluation.cells import digest
 from keras_fim.validation import check_labels
 
@@ -38,6 +39,7 @@ class Chunk(NamedTuple):
         return Chunk(*(column[where] for column in self))
 
 
+@checked
 def chunks(dataset: Dataset, max_samples: int | None = None, *, seed: int = 0) -> Iterator[Chunk]:
     """A dataset in chunks of at most 256 samples and 32 MiB, whatever its own batches are.
 
@@ -68,6 +70,7 @@ def chunks(dataset: Dataset, max_samples: int | None = None, *, seed: int = 0) -
     )
 
 
+@checked
 def samples(dataset: Dataset, max_samples: int | None = None, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """The samples of a dataset, which is read once, as arrays.
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import checked
 from keras_fim.attacks.base import predict_logits
 from keras_fim.evaluation.measurement import fits_memory
 from keras_fim.evaluation.report import Report, Row
@@ -81,6 +82,7 @@ class SpectrumSummary(Report):
         return self.values[quantity][self.quantiles.index(quantile)]
 
 
+@checked
 def spectrum_summary(model: Model, images: Images, *, quantiles: tuple[float, ...] = _QUANTILES) -> SpectrumSummary:
     """Quantiles of the Fisher information over images.
 

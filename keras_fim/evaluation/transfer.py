@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from keras_fim.arguments import checked
 from keras_fim.attacks.base import Attack
 from keras_fim.attacks.catalog import attack_by_name, resolve_epsilons
 from keras_fim.attacks.lp import norm_name
@@ -80,6 +81,7 @@ class Transfer(Report):
         return {"": rows}
 
 
+@checked
 def transfer(
     source: Model,
     target: Model,

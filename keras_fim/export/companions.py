@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import warnings
@@ -132,9 +133,10 @@ def write_card(
         "images": {
             "shape": list(serving.image_shape),
             "bounds": list(serving.pixels.bounds),
-            "found": serving.pixels.found,
+            "found": serving.pixels.origin,
             "files": PREPROCESSING if serving.decodes else None,
         },
+        "limits": dataclasses.asdict(serving.limits),
         "labels": None if labels is None else [str(label) for label in labels],
         "signatures": {name: _interface(function) for name, function in signatures.items()},
         "fisher": {"kl": serving.kl, "max_steps": serving.fisher_steps},

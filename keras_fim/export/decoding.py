@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import check_fields
 from keras_fim.typing import Bounds
 
 BACKGROUND = 255
 """The gray value behind transparent pixels of a PNG: white."""
 
-MAX_PIXELS = 1 << 24
-"""The largest image, width times height, that is decoded: a small file can announce gigabytes."""
-
 PREPROCESSING = (
     "PNG or JPEG; the EXIF orientation is applied, transparent pixels of a PNG are blended with white, CMYK becomes "
     "RGB or gray; resized (bilinear, with antialiasing); scaled from 0..255 to the bounds"
 )
+_FEWEST = 16
 _HEADER = 1 << 16  # bytes of a file in which its EXIF segment begins
 _EXIF = (  # the ten bytes before its content
     (0xFF, 0xE1, None, None, *b"Exif\0\0"),  # of a JPEG: marker, length, name
@@ -25,13 +26,46 @@ _EXIF = (  # the ten bytes before its content
 _ORIENTATION = 0x0112
 
 
-def decoded(files: tf.Tensor, image_shape: tuple[int, ...], bounds: Bounds) -> tf.Tensor:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one request may ask of an exported model; more is an error of that request.
+
+    A small file, or a message of a few bytes, can announce gigabytes. What a server itself allocates for a message
+    before it asks the model has to be limited there.
+
+    Args:
+        images: The largest number of images.
+        pixels: The largest width times height of an image file.
+        decoded_bytes: The largest number of bytes that all image files of a request have when they are decoded: width
+            times height times channels.
+    """
+
+    images: int = 4096
+    pixels: int = 1 << 26
+    decoded_bytes: int = 1 << 28
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for field in dataclasses.fields(self):
+            if not _FEWEST <= getattr(self, field.name) < 1 << 31:
+                expected = f"from {_FEWEST}, the number of the reference inputs, to {(1 << 31) - 1}"
+                raise ValueError(f"`{field.name}` should be {expected}. Received: {getattr(self, field.name)}")
+
+    def checked(self, values: tf.Tensor, name: str) -> tf.Tensor:
+        """The inputs of a signature, if there are not too many of them."""
+        message = f"`{name}` should hold at most {self.images} images in a request"
+        with tf.control_dependencies([tf.debugging.assert_less_equal(tf.shape(values)[0], self.images, message)]):
+            return tf.identity(values)
+
+
+def decoded(files: tf.Tensor, image_shape: tuple[int, ...], bounds: Bounds, limits: Limits | None = None) -> tf.Tensor:
     """The images of PNG or JPEG files, as `PREPROCESSING` says.
 
     Args:
         files: Their contents, strings ``(batch,)``.
         image_shape: ``(height, width, channels)``, with 1 or 3 channels.
         bounds: The pixel values that 0 and 255 become.
+        limits: How many and how large images are decoded.
 
     Returns:
         float32 ``(batch, *image_shape)``.
@@ -40,14 +74,14 @@ def decoded(files: tf.Tensor, image_shape: tuple[int, ...], bounds: Bounds) -> t
     low, high = (tf.constant(np.asarray(end), tf.float32) for end in bounds)
 
     def decode(file: tf.Tensor) -> tf.Tensor:
-        png = tf.strings.regex_full_match(tf.strings.substr(file, 1, 3), "PNG")
-        with tf.control_dependencies([_check_size(file, png)]):
-            image = tf.cond(png, lambda: _from_png(file, channels), lambda: _from_jpeg(file, channels))
+        image = tf.cond(_is_png(file), lambda: _from_png(file, channels), lambda: _from_jpeg(file, channels))
         image = _upright(image, _orientation(file))
         image.set_shape([None, None, channels])
         image = tf.image.resize(image, (height, width), antialias=True)
         return low + (high - low) * image / 255.0
 
+    with tf.control_dependencies(_check_sizes(files, channels, limits or Limits())):
+        files = tf.identity(files)
     return tf.map_fn(decode, files, fn_output_signature=tf.TensorSpec(image_shape, tf.float32))
 
 
@@ -89,8 +123,8 @@ def _orientation(file: tf.Tensor) -> tf.Tensor:
     def begins(segment: tuple[int | None, ...]) -> tf.Tensor:
         return tf.reduce_all([header[i : count + i] == v for i, v in enumerate(segment) if v is not None], axis=0)
 
-    found = tf.where(tf.reduce_any([begins(segment) for segment in _EXIF], axis=0))[:, 0]
-    exists, tiff = tf.size(found) > 0, tf.cast(tf.concat([found, [0]], axis=0)[0], tf.int32) + length
+    places = tf.where(tf.reduce_any([begins(segment) for segment in _EXIF], axis=0))[:, 0]
+    exists, tiff = tf.size(places) > 0, tf.cast(tf.concat([places, [0]], axis=0)[0], tf.int32) + length
     little = header[tf.minimum(tiff, count)] == ord("I")
 
     def number(at: tf.Tensor, size: int) -> tf.Tensor:
@@ -106,16 +140,27 @@ def _orientation(file: tf.Tensor) -> tf.Tensor:
     return tf.where(exists & (value >= 1) & (value <= 8), value, 1)
 
 
-def _check_size(file: tf.Tensor, png: tf.Tensor) -> tf.Operation:
-    """An error if a file is neither PNG nor JPEG, or announces more than `MAX_PIXELS`."""
+def _is_png(file: tf.Tensor) -> tf.Tensor:
+    return tf.strings.regex_full_match(tf.strings.substr(file, 1, 3), "PNG")
 
-    def of_png() -> tf.Tensor:
-        return tf.io.decode_raw(tf.strings.substr(file, 16, 8), tf.int32, little_endian=False)
 
-    def of_jpeg() -> tf.Tensor:
-        return tf.io.extract_jpeg_shape(file)[:2]
+def _check_sizes(files: tf.Tensor, channels: int, limits: Limits) -> list[tf.Operation]:
+    """An error if a file is neither PNG nor JPEG, or they announce more pixels than the limits allow."""
 
-    height_width = tf.cast(tf.cond(png, of_png, of_jpeg), tf.int64)
-    pixels = tf.reduce_prod(tf.clip_by_value(height_width, 0, MAX_PIXELS + 1))
-    allowed = tf.constant(MAX_PIXELS, tf.int64)
-    return tf.debugging.assert_less_equal(pixels, allowed, "`image_bytes` should not have more pixels")
+    def announced(file: tf.Tensor) -> tf.Tensor:
+        def of_png() -> tf.Tensor:
+            return tf.io.decode_raw(tf.strings.substr(file, 16, 8), tf.int32, little_endian=False)
+
+        height_width = tf.cond(_is_png(file), of_png, lambda: tf.io.extract_jpeg_shape(file)[:2])
+        # one of 2^31 or more is negative here, and an error of the decoder
+        return tf.reduce_prod(tf.cast(tf.clip_by_value(height_width, 0, limits.pixels + 1), tf.int64))
+
+    pixels = tf.map_fn(announced, files, fn_output_signature=tf.TensorSpec((), tf.int64))
+    per_image = f"`image_bytes` should hold files of at most {limits.pixels} pixels"
+    in_all = f"`image_bytes` should hold files of at most {limits.decoded_bytes} bytes when they are decoded"
+    return [
+        tf.debugging.assert_less_equal(pixels, tf.constant(limits.pixels, tf.int64), per_image),
+        tf.debugging.assert_less_equal(
+            tf.reduce_sum(channels * pixels), tf.constant(limits.decoded_bytes, tf.int64), in_all
+        ),
+    ]

@@ -54,11 +54,11 @@ def check_model(path: Path) -> list[dict[str, Any]]:
     for name in dict.fromkeys(signature for signature, _ in outputs):
         (argument,) = signatures[name].structured_input_signature[1]
         for sizes in _SPLITS:
-            found = _run(tf, signatures[name], argument, arrays[argument], sizes)
+            answers = _run(tf, signatures[name], argument, arrays[argument], sizes)
             for output in (output for signature, output in outputs if signature == name):
                 expected = arrays[f"{name}/{output}"][: sum(sizes)]
                 clear = arrays.get(f"{name}/{output}/clear", np.ones(len(expected), bool))[: sum(sizes)]
-                deviation = _deviation(output, found.get(output), expected, clear)
+                deviation = _deviation(output, answers.get(output), expected, clear)
                 tolerance = TOLERANCES[output]
                 check = {"signature": name, "output": output, "inputs": "+".join(map(str, sizes))}
                 figures = {"deviation": deviation, "tolerance": tolerance, "passed": deviation <= tolerance}
@@ -76,31 +76,31 @@ def _run(tf: Any, signature: Any, argument: str, inputs: np.ndarray, sizes: tupl
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
-def _deviation(output: str, found: np.ndarray | None, expected: np.ndarray, clear: np.ndarray) -> float:
+def _deviation(output: str, answers: np.ndarray | None, expected: np.ndarray, clear: np.ndarray) -> float:
     """The largest deviation over the images.
 
     Absolute of probabilities; of logits, relative to the largest of the image; relative of λ and the radius; of scores,
     which are logarithms, relative where they exceed 1; 1 - |cos| of directions; share of other classes and verdicts,
     where these were clear.
     """
-    if found is None or found.shape != expected.shape:
+    if answers is None or answers.shape != expected.shape:
         return float("inf")
     if output.endswith("_radius"):  # NaN of an image without a gradient
-        undefined = np.isnan(found) & np.isnan(expected)
-        found, expected = np.where(undefined, 0, found), np.where(undefined, 0, expected)
-    if not np.isfinite(found).all():
+        undefined = np.isnan(answers) & np.isnan(expected)
+        answers, expected = np.where(undefined, 0, answers), np.where(undefined, 0, expected)
+    if not np.isfinite(answers).all():
         return float("inf")
     if not len(expected):
         return 0.0
     if output in ("classes", "is_adversarial", "in_bounds"):
-        return float(np.mean(found[clear] != expected[clear])) if clear.any() else 0.0
-    found, expected = (values.reshape(len(values), -1).astype(np.float64) for values in (found, expected))
+        return float(np.mean(answers[clear] != expected[clear])) if clear.any() else 0.0
+    answers, expected = (values.reshape(len(values), -1).astype(np.float64) for values in (answers, expected))
     if output == "direction":  # both are zero where λ is
-        sizes = np.linalg.norm(found, axis=-1) * np.linalg.norm(expected, axis=-1)
-        same = (found == expected).all(axis=-1)
-        cosines = np.divide(np.abs((found * expected).sum(axis=-1)), sizes, out=same * 1.0, where=sizes > 0)
+        sizes = np.linalg.norm(answers, axis=-1) * np.linalg.norm(expected, axis=-1)
+        same = (answers == expected).all(axis=-1)
+        cosines = np.divide(np.abs((answers * expected).sum(axis=-1)), sizes, out=same * 1.0, where=sizes > 0)
         return float(1 - cosines.min())
-    difference = np.abs(found - expected).max(axis=-1)
+    difference = np.abs(answers - expected).max(axis=-1)
     if output == "probabilities":
         return float(difference.max())
     size = np.abs(expected).max(axis=-1)

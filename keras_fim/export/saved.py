@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
 import tempfile
-import uuid
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +13,21 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import checked
 from keras_fim.defenses import plain
 from keras_fim.detection import FisherDetector
 from keras_fim.evaluation.radius import Calibration
 from keras_fim.export.companions import write_card, write_references, write_warm_up
+from keras_fim.export.decoding import Limits
 from keras_fim.export.signatures import Serving, classifier_signatures
 from keras_fim.geometry.gradients import NoGradientError
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.pixels import PixelRange, find_range, range_of_model
+from keras_fim.records import aside, publish
 from keras_fim.typing import Bounds, Images, Model
 
 
+@checked
 def saved_model(
     model: Model,
     folder: str | Path,
@@ -42,6 +43,8 @@ def saved_model(
     direction: bool = False,
     fisher_steps: int = 1,
     calibration: Calibration | None = None,
+    limits: Limits | None = None,
+    check: Callable[[Path], None] | None = None,
 ) -> Path:
     r"""Export a classifier as ``folder/<version>``, the layout that TensorFlow Serving watches.
 
@@ -73,8 +76,8 @@ def saved_model(
     inputs with the outputs of the model as it is here, for `keras_fim.export.verify`, and warm-up requests. These need
     ``tensorflow-serving-api`` (the extra ``[serving]``); without it there is a warning and none are written.
 
-    All is written aside, in a hidden folder beside ``folder``, and renamed at the end. A process killed on the way
-    leaves that folder, ``.<name>.<random>.tmp``, and nothing in ``folder``.
+    All is written aside, in a hidden folder beside ``folder``, and renamed at the end: a server never sees a part. What
+    a killed process leaves of it is removed by the next export.
 
     Args:
         model: a Keras model with a known input shape, the `keras_fim.logits.LogitsFunction` of one, or a defense of
@@ -94,6 +97,9 @@ def saved_model(
         direction: whether ``fisher`` returns the direction, too: an image for each image.
         fisher_steps: largest number of Krylov steps of ``fisher``; one is what its cost was measured with.
         calibration: What `keras_fim.evaluation.calibrate` returned for the model in l2.
+        limits: What one request may ask of the model; ``None`` for the usual `keras_fim.export.Limits`.
+        check: A function of the folder that becomes the version, called before it does; if it raises an error, there is
+            no new version.
 
     Returns:
         The folder written.
@@ -109,29 +115,24 @@ def saved_model(
         '1'
     """
     folder = Path(folder)
+    _next_version(folder, version)  # refuses a path or a version before the work is done
     logits_fn, image_shape = _keras_logits_function(model, input_shape)
     options: dict[str, Any] = {"kl": kl, "direction": direction, "fisher_steps": fisher_steps, "detector": detector}
-    serving = Serving(
-        **options,
-        image_shape=image_shape,
-        pixels=_pixels(logits_fn, images, bounds),
-        calibration=calibration,
-        differentiable=_has_gradient(logits_fn, image_shape, detector),
-    )
-    _next_version(folder, version)  # refuses a version that is taken before the work is done
-    aside = folder.resolve().parent / f".{folder.resolve().name}.{uuid.uuid4().hex[:12]}.tmp"
-    try:
-        signatures = _write(logits_fn, serving, aside, labels)
-        write_references(logits_fn, serving, aside, images)
-        beside: dict[str, Any] = {"warm_up": write_warm_up(serving, aside, folder.resolve().name), "labels": labels}
-        while True:
-            number = _next_version(folder, version)
-            write_card(aside, logits_fn, serving, signatures, version=number, report=report, **beside)
-            folder.mkdir(parents=True, exist_ok=True)
-            if _renamed(aside, folder / str(number)):
-                return folder / str(number)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    options |= {"calibration": calibration, "limits": limits or Limits(), "pixels": _pixels(logits_fn, images, bounds)}
+    differentiable = _has_gradient(logits_fn, image_shape, detector)
+    serving = Serving(**options, image_shape=image_shape, differentiable=differentiable)
+    with aside(folder.resolve()) as unfinished:
+        signatures = _write(logits_fn, serving, unfinished, labels)
+        write_references(logits_fn, serving, unfinished, images)
+        warm_up = write_warm_up(serving, unfinished, folder.resolve().name)
+        if check is not None:
+            check(unfinished)
+        described: dict[str, Any] = {"report": report, "warm_up": warm_up, "labels": labels}
+        while number := _next_version(folder, version):
+            write_card(unfinished, logits_fn, serving, signatures, version=number, **described)
+            if _published(unfinished, folder / str(number)):
+                break
+    return folder / str(number)
 
 
 def _keras_logits_function(model: Model, input_shape: tuple[int, ...] | None) -> tuple[LogitsFunction, tuple[int, ...]]:
@@ -140,15 +141,15 @@ def _keras_logits_function(model: Model, input_shape: tuple[int, ...] | None) ->
     given = model if isinstance(model, LogitsFunction) else None
     model = given.model if given else model
     stated = getattr(model, "input_shape", None) if isinstance(model, keras.Model) else None
-    known = tuple(stated[1:]) if isinstance(stated, tuple) else None
-    shape = tuple(input_shape) if input_shape is not None else known
+    of_model = tuple(stated[1:]) if isinstance(stated, tuple) else None
+    shape = tuple(input_shape) if input_shape is not None else of_model
     if not isinstance(model, keras.Model) or shape is None or None in shape:
         raise ValueError(
             "`model` should be a Keras model with one input of known shape; pass input_shape=(height, width, channels) "
             f"for one that does not state it. Received: {model!r}"
         )
-    if known and not tf.TensorShape(known).is_compatible_with(shape):
-        raise ValueError(f"`input_shape` should fit that of the model, {known}. Received: input_shape={input_shape}")
+    if of_model and not tf.TensorShape(of_model).is_compatible_with(shape):
+        raise ValueError(f"`input_shape` should fit that of the model, {of_model}. Received: input_shape={input_shape}")
     return given or logits_function(model, tf.random.stateless_uniform((4, *shape), seed=(0, 0))), shape
 
 
@@ -176,6 +177,9 @@ def _has_gradient(logits_fn: LogitsFunction, image_shape: tuple[int, ...], detec
 
 def _next_version(folder: Path, version: int | None) -> int:
     """The version to write: the one asked for if it is free, or the next."""
+    if set("[]*?") & set(str(folder.resolve())):
+        expected = "be a path without [, ], * and ?, which TensorFlow takes for patterns when it loads a model"
+        raise ValueError(f"`folder` should {expected}. Received: {str(folder)!r}")
     if version is None:
         return 1 + max((int(path.name) for path in folder.glob("*") if path.name.isdecimal()), default=0)
     if not isinstance(version, int) or isinstance(version, bool) or version < 1 or (folder / str(version)).exists():
@@ -183,10 +187,11 @@ def _next_version(folder: Path, version: int | None) -> int:
     return version
 
 
-def _renamed(aside: Path, target: Path) -> bool:
+def _published(unfinished: Path, target: Path) -> bool:
     """Rename; False if somebody else has just taken that version."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        os.rename(aside, target)
+        publish(unfinished, target)
     except OSError:
         if target.exists():
             return False

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_fim.detection import FisherDetector
 from keras_fim.evaluation.radius import Calibration
-from keras_fim.export.decoding import decoded
+from keras_fim.export.decoding import Limits, decoded
 from keras_fim.geometry.boundary import boundary_distance
 from keras_fim.geometry.jacobian import linearize
 from keras_fim.geometry.spectrum import spectrum_and_logits
@@ -38,6 +38,7 @@ class Serving:
         detector: of the signature ``detect``.
         calibration: What ``trust`` multiplies the boundary radius by for its calibrated one; ``None`` for none.
         differentiable: Whether the model has a gradient; without one there is no ``fisher``, ``trust``, ``detect``.
+        limits: What one request may ask.
     """
 
     image_shape: tuple[int, ...]
@@ -48,6 +49,7 @@ class Serving:
     detector: FisherDetector | None
     calibration: Calibration | None = None
     differentiable: bool = True
+    limits: Limits = Limits()
 
     def __post_init__(self) -> None:
         if self.detector is not None and not self.differentiable:
@@ -111,10 +113,12 @@ def classifier_signatures(logits_fn: LogitsFunction, serving: Serving) -> dict[s
         return {**outputs, "confidence": confidence, "lambda_max": fisher(images)["lambda_max"]}
 
     def image_bytes(image_bytes: tf.Tensor) -> Outputs:
-        return for_any_batch(predict)(decoded(image_bytes, serving.image_shape, serving.pixels.bounds))
+        files, pixels = serving.limits.checked(image_bytes, "image_bytes"), serving.pixels.bounds
+        return for_any_batch(predict)(decoded(files, serving.image_shape, pixels, serving.limits))
 
     def for_any_batch(function: Callable[[tf.Tensor], Outputs]) -> Callable[[tf.Tensor], Outputs]:
         def signature(images: tf.Tensor) -> Outputs:
+            images = serving.limits.checked(images, "images")
             given = _never_empty(tf.debugging.check_numerics(images, "`images` should be finite"))
             points, in_bounds = inside_or_not(given, serving.pixels.bounds)
             outputs = {**_marked(function(logits_fn.cast(points)), in_bounds), "in_bounds": in_bounds}

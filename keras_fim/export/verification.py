@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from keras_fim.arguments import checked
 from keras_fim.export import runner
+from keras_fim.strangers import check_operations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +78,8 @@ class Verification:
         return "\n".join([*lines, self.summary])
 
 
-def verify(path: str | Path) -> Verification:
+@checked
+def verify(path: str | Path, *, strict: bool = False) -> Verification:
     """Run an exported model in a fresh process that cannot import Keras or this package, and compare.
 
     Every signature is given the 16 reference inputs that `keras_fim.export.saved_model` stored: as one batch, split in
@@ -86,21 +89,24 @@ def verify(path: str | Path) -> Verification:
 
     Args:
         path: of the SavedModel: the folder with the version.
+        strict: Whether to refuse a model whose graph reaches files, Python or a network, of which there is a warning
+            otherwise: a SavedModel is a program.
 
     Returns:
         `Verification`; ``passed`` says whether all is well.
 
     Raises:
-        ValueError: if there is no SavedModel with references.
+        ValueError: if there is no SavedModel with references, or it is refused.
     """
     path = Path(path)
     if not (path / "saved_model.pb").is_file() or not (path / runner.EXTRA / runner.REFERENCES).is_file():
         raise ValueError(f"`path` should be a version that export.saved_model wrote. Received: {str(path)!r}")
+    check_operations(path, strict=strict)
     command = [sys.executable, runner.__file__, str(path.resolve())]
     environment = {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         return Verification(str(path), (), f"the process ended with code {done.returncode}: {last}")
-    found = json.loads(done.stdout.splitlines()[-1])
-    return Verification(str(path), tuple(Check(**check) for check in found))
+    checks = json.loads(done.stdout.splitlines()[-1])
+    return Verification(str(path), tuple(Check(**check) for check in checks))

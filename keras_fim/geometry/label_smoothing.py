@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import math
 
+from keras_fim.arguments import checked
+
 _PAPER_ALPHA = 0.765  # what the paper's μ = 0.02 is at K = 10
 
 
+@checked
 def mu_from_label_smoothing(alpha: float, num_classes: int) -> float:
     r"""The μ of eq. (4) whose optimum on one sample is that of label smoothing with strength α.
 
@@ -39,6 +42,7 @@ def mu_from_label_smoothing(alpha: float, num_classes: int) -> float:
     return t * q * q / ((t + q) * (1 - alpha))
 
 
+@checked
 def label_smoothing_from_mu(mu: float, num_classes: int) -> float:
     """The strength α of label smoothing that has the optimum of eq. (4) with μ; inverse of `mu_from_label_smoothing`.
 
@@ -67,6 +71,7 @@ def label_smoothing_from_mu(mu: float, num_classes: int) -> float:
     return low
 
 
+@checked
 def default_mu(num_classes: int) -> float:
     """A μ for eq. (4) that smooths K classes as strongly as the paper's μ = 0.02 smooths ten.
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_fim.arguments import checked
+
 _NORMS = (0, 1, 2, np.inf)
 
 
@@ -101,6 +103,7 @@ def mean_distance(distances: Any, success: Any, was_correct: Any) -> tuple[float
     return (float(finite.mean()) if len(finite) else float("nan")), fooling_ratio(success, was_correct)
 
 
+@checked
 def in_convention(
     distances: Any, norm: float, size: int, *, convention: str, bounds: tuple[float, float] = (0.0, 1.0)
 ) -> np.ndarray:

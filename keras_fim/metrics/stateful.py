@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 
+from keras_fim.arguments import checked
+
 
 class _Ratio(keras.metrics.Mean):
     """A mean that is NaN of nothing, which a ratio of 0 would hide."""
@@ -26,6 +28,7 @@ class FoolingRatio(_Ratio):
         0.5
     """
 
+    @checked
     def __init__(self, name: str = "fooling_ratio", dtype: Any = None) -> None:
         super().__init__(name, dtype)
 
@@ -50,6 +53,7 @@ class RobustAccuracy(_Ratio):
         0.5
     """
 
+    @checked
     def __init__(self, name: str = "robust_accuracy", dtype: Any = None) -> None:
         super().__init__(name, dtype)
 

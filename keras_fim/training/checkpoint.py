@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from keras_fim.defenses import plain
+from keras_fim.records import written
 
 
 class RunCheckpoint(keras.callbacks.Callback):
@@ -58,11 +59,7 @@ def resume(model: keras.Model, folder: Path, *, monitor: str = "val_accuracy") -
     if not saved:
         return []
     model.optimizer.build(model.trainable_variables)  # Keras skips the state of one that is not built
-    try:
-        model.load_weights(saved[-1])
-    except (OSError, ValueError, KeyError) as error:
-        advice = "If it is damaged, delete it and train into another folder (--out)"
-        raise ValueError(f"{saved[-1]} should hold the weights of this run ({error}). {advice}") from error
+    load_weights(model, saved[-1])
     epochs = _epoch(saved[-1])
     history = read_history(folder)[:epochs]
     if len(history) < epochs or any(monitor not in row for row in history):
@@ -83,15 +80,23 @@ def read_history(folder: Path) -> list[dict[str, float]]:
             raise ValueError(f"{path} should hold the metrics of each epoch as numbers: {error}") from error
 
 
-def finished_epochs(folder: Path) -> int:
-    """The number of epochs that `resume` would not train again."""
-    return max((_epoch(path) for path in _checkpoints(Path(folder))), default=0)
+def load_weights(model: keras.Model, path: Path) -> None:
+    """Load a file of weights.
+
+    Raises:
+        ValueError: If it is damaged, or of another model.
+    """
+    try:
+        model.load_weights(path)
+    except Exception as error:  # Keras, zipfile and h5py have each their own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        advice = "If it is damaged, delete it and train into another folder (--out)"
+        raise ValueError(f"{path} should hold the weights of this run ({reason}). {advice}") from error
 
 
 def _save(model: keras.Model, path: Path) -> None:
-    aside = path.with_name("unfinished.weights.h5")
-    model.save_weights(aside, overwrite=True)
-    aside.replace(path)
+    with written(path) as unfinished:
+        model.save_weights(unfinished, overwrite=True)
 
 
 def _last_is_best(history: list[dict[str, float]], monitor: str) -> bool:
@@ -107,13 +112,12 @@ def _checkpoint(folder: Path, epoch: int) -> Path:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    return sorted((folder / "checkpoints").glob("epoch-[0-9][0-9][0-9][0-9].weights.h5"))
+    paths = (folder / "checkpoints").glob("epoch-[0-9][0-9][0-9][0-9].weights.h5")
+    return sorted(path for path in paths if path.is_file())
 
 
 def _write_rows(path: Path, rows: list[dict[str, float]]) -> None:
-    aside = path.with_name(f".{path.name}.tmp")
-    with open(aside, "w", newline="", encoding="utf-8") as file:
+    with written(path) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows(rows)
-    aside.replace(path)

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_fim import attacks, data
+from keras_fim.arguments import checked
 from keras_fim.evaluation import Evaluation, SideBySide, evaluate, masking_report, samples
 from keras_fim.fisher import fisher_spectrum
 from keras_fim.pixels import PixelRange
+from keras_fim.records import written
 from keras_fim.training import inputs
 from keras_fim.training.budgets import default_epsilons
 from keras_fim.training.config import TrainingConfig, completed, recipe
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 _MASKING_SAMPLES = 200
 
 
+@checked
 def compare(
     data_name: str,
     folder: str | Path,
@@ -77,8 +80,7 @@ def compare(
         name: [_config(own, changes or {}, name, seed) for seed in dict.fromkeys(seeds)]
         for name in dict.fromkeys(["none", *defenses])
     }
-    folder, (low, high) = Path(folder), own.bounds or (0.0, 1.0)
-    pixels = PixelRange(float(low), float(high))
+    folder, pixels = Path(folder), PixelRange(*own.pixels)
     test = data.load(data_name, 500, data_dir=data_dir, test_limit=max_samples, image_shape=own.image_shape)[1]
     images = samples(inputs.in_range(test, pixels.bounds))
     work = _Work(folder, images, pixels, quick, data_dir, on_progress or (lambda line: None))
@@ -104,9 +106,8 @@ def write(comparison: Comparison, folder: Path) -> None:
     """Write the table as JSON, CSV and Markdown, the figure, and the page of all models that were measured here."""
     for suffix in ("json", "csv", "md"):
         comparison.save(folder / f"comparison.{suffix}")
-    aside = folder / ".comparison.png"
-    comparison.figure().savefig(aside, dpi=120, format="png")
-    aside.replace(folder / "comparison.png")
+    with written(folder / "comparison.png") as unfinished:
+        comparison.figure().savefig(unfinished, dpi=120, format="png")
     models = {f"{row.defense}-seed{seed}": row for row in comparison.rows for seed in row.seeds}
     files = {name: folder / "evaluations" / f"{name}.json" for name in models}
     results = {name: Evaluation.load(file) for name, file in files.items() if file.is_file()}

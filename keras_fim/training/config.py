@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from keras_fim.arguments import check_fields, checked
 from keras_fim.training.defending import check_defense, default_options, default_weights, takes_mu
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class TrainingConfig:
     keep: str = "accuracy"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         self.facts  # noqa: B018 - raises if the dataset is unknown
         _check("model", self.model, bool(self.model), "the name of a model")
         _check("optimizer", self.optimizer, self.optimizer in ("adam", "sgd"), "adam or sgd")
@@ -107,6 +109,17 @@ class TrainingConfig:
             return data.info(self.data, image_shape=self.image_shape)
         height, width, channels = self.image_shape
         return data.described(self.data, (height, width, channels), self.class_names)
+
+    @property
+    def pixels(self) -> tuple[float, float]:
+        """The smallest and the largest pixel value that the model takes."""
+        low, high = self.bounds or (0.0, 1.0)
+        return float(low), float(high)
+
+    @property
+    def all_options(self) -> dict[str, Any]:
+        """All options of the defense: those given, and the others as they suit the dataset."""
+        return default_options(self.defense, self.facts, self.defense_options, self.bounds)
 
     def as_dict(self) -> dict[str, Any]:
         """The options by name, as JSON gives them back."""
@@ -162,6 +175,7 @@ TRAINED_MODEL = {
 }
 
 
+@checked
 def recipe(data: str, *, facts: DatasetInfo | None = None, trained: bool = False, **changes: Any) -> TrainingConfig:
     """The settings that suit a dataset: the paper's model for it, and its defense with the weight that suits both.
 

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.training.config import TrainingConfig
-from keras_fim.training.defending import default_options, defended
+from keras_fim.training.defending import defended
 from keras_fim.training.run import build_model, compile_model
 
 _STEPS = 3  # timed together
@@ -57,8 +57,8 @@ def step_costs(configs: Mapping[str, TrainingConfig], *, rounds: int = 12) -> di
 
 def _step(config: TrainingConfig, batch: tuple[tf.Tensor, tf.Tensor]) -> Callable[[], object]:
     keras.utils.set_random_seed(0)
-    options = default_options(config.defense, config.facts, config.defense_options, config.bounds)
-    model = defended(build_model(config, fresh=True), config.defense, mu=config.mu, seed=0, options=options)
+    model = build_model(config, fresh=True)
+    model = defended(model, config.defense, mu=config.mu, seed=0, options=config.all_options)
     compile_model(model, config, steps_per_epoch=100)
     iterator = iter(tf.data.Dataset.from_tensors(batch).repeat())
     function = model.make_train_function() or model.train_function

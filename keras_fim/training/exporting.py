@@ -12,7 +12,6 @@ import keras
 import numpy as np
 
 from keras_fim import attacks, data
-from keras_fim.detection import FisherDetector
 from keras_fim.evaluation import calibrate, clean_performance, robustness_curve, samples
 from keras_fim.evaluation.plans import bounded
 from keras_fim.export import saved_model
@@ -32,9 +31,6 @@ def export_model(
     source: str | Path,
     folder: str | Path,
     *,
-    version: int | None = None,
-    detector: FisherDetector | None = None,
-    direction: bool = False,
     calibrated: bool = False,
     max_samples: int = 200,
     data_dir: str | None = None,
@@ -42,6 +38,7 @@ def export_model(
     labels: Sequence[str] | None = None,
     reference: str | None = None,
     image_size: int | None = None,
+    **options: Any,
 ) -> Path:
     """Export a run, stored weights or a ``.keras`` file, with `keras_fim.export.saved_model`.
 
@@ -52,9 +49,6 @@ def export_model(
     Args:
         source: As in `keras_fim.training.load_model`.
         folder: The model's folder.
-        version: The version of the model; ``None`` for the next one.
-        detector: The detector that the signature ``detect`` serves.
-        direction: Whether the signature ``fisher`` also returns the direction.
         calibrated: Whether the signature ``trust`` also returns a radius that is calibrated on the test images
             (`keras_fim.evaluation.calibrate`), of which there have to be 200 then.
         max_samples: The number of test images; 0 for random reference inputs and no table.
@@ -64,6 +58,7 @@ def export_model(
         labels: The names of the classes; ``None`` for those on record.
         reference: The dataset of the reference inputs; ``None`` for the one on record.
         image_size: Height and width of the images, for a model that takes any.
+        **options: ``version``, ``detector``, ``direction``, ``limits`` and ``check`` of `keras_fim.export.saved_model`.
 
     Returns:
         The folder written.
@@ -73,7 +68,7 @@ def export_model(
             calibration.
     """
     model, record = model_for(source, reference, data_dir, size=image_size), record_of(source)
-    options: dict[str, Any] = {"version": version, "detector": detector, "direction": direction, "bounds": bounds}
+    options["bounds"] = bounds
     if image_size is not None:
         options["input_shape"] = (image_size, image_size, getattr(model, "input_shape", (None,))[-1] or 3)
     config, report = (record["config"], _card(record)) if record else (None, {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from keras_fim.pixels import PixelRange
 from keras_fim.training import inputs
 from keras_fim.training.budgets import default_epsilons
 from keras_fim.training.config import TrainingConfig
-from keras_fim.training.defending import budget, default_options
+from keras_fim.training.defending import budget
 from keras_fim.training.trained import builds, load_model
 
 _SAMPLES, _QUICK_SAMPLES = 200, 50
@@ -47,8 +48,7 @@ def before_and_after(
         An evaluation by ``"before"``, if there is one, and ``"after"``.
     """
     norm, epsilon = _budget(config)
-    low, high = config.bounds or (0.0, 1.0)
-    pixels = PixelRange(float(low), float(high))
+    pixels = PixelRange(*config.pixels)
     limits: dict[str, Any] = {"test_limit": _QUICK_SAMPLES if quick else _SAMPLES, "image_shape": config.image_shape}
     test = data.load(config.data, 64, data_dir=data_dir, **limits)[1]
     images = inputs.in_range(test, pixels.bounds)
@@ -93,9 +93,6 @@ def comparison_rows(results: dict[str, Evaluation]) -> list[Row]:
 
 def _budget(config: TrainingConfig) -> tuple[float, float]:
     """Norm and ε at which the model is attacked."""
-    options: dict[str, Any] = default_options(config.defense, config.facts, config.defense_options, config.bounds)
-    if own := budget(config.defense, options):
+    if own := budget(config.defense, config.all_options):
         return own
-    low, high = config.bounds or (0.0, 1.0)
-    shape = config.facts.image_shape
-    return float("inf"), default_epsilons(shape, (float(low), float(high)))[float("inf")][1]
+    return math.inf, default_epsilons(config.facts.image_shape, config.pixels)[math.inf][1]

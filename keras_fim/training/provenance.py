@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.evaluation import chunks
+from keras_fim.records import written
 from keras_fim.training.trained import record_of
 
 HASHES = "training_images.npy"
@@ -54,21 +55,31 @@ def seen_images(source: str | Path) -> np.ndarray | None:
     path, record = Path(source), None
     for folder in (path, path.parent):
         if (folder / HASHES).is_file():
-            return np.asarray(np.load(folder / HASHES, allow_pickle=False))
+            return _read(folder / HASHES)
     try:
         record = record_of(source)
     except ValueError:
         return None
     stored = STORED_HASHES / f"{record['config']['data']}.npy" if record else None
-    return np.asarray(np.load(stored, allow_pickle=False)) if stored and stored.is_file() else None
+    return _read(stored) if stored and stored.is_file() else None
 
 
 def write_hashes(path: Path, hashes: np.ndarray) -> Path:
-    """Write hashes aside and rename the file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.tmp.npy")
-    np.save(aside, hashes, allow_pickle=False)
-    return aside.replace(path)
+    """Write hashes as `keras_fim.records.written` does."""
+    with written(path) as unfinished, open(unfinished, "wb") as file:
+        np.save(file, hashes, allow_pickle=False)
+    return path
+
+
+def _read(path: Path) -> np.ndarray:
+    try:
+        hashes = np.load(path, allow_pickle=False)
+        if hashes.ndim != 1 or hashes.dtype != np.uint64 or not hashes.size:
+            raise ValueError(f"an array {hashes.shape} of {hashes.dtype}")
+    except (ValueError, EOFError, AttributeError) as error:
+        advice = "Delete the file to evaluate without that check"
+        raise ValueError(f"{path} should hold hashes of the training images: {error}. {advice}") from error
+    return np.asarray(hashes)
 
 
 def _pixels(images: Any) -> np.ndarray:

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 
 from keras_fim import data, models
+from keras_fim.arguments import checked
 from keras_fim.attacks.base import predict_logits
 from keras_fim.callbacks import MuSchedule
 from keras_fim.defenses import plain
@@ -20,14 +21,15 @@ from keras_fim.evaluation import samples
 from keras_fim.evaluation.flags import one_class
 from keras_fim.logits import logits_function
 from keras_fim.losses import FisherEigenvalueLoss, FisherTraceLoss
-from keras_fim.records import read_run, versions, write_json
+from keras_fim.records import locked, read_run, versions, write_json, written
 from keras_fim.training import checkpoint, inputs, provenance, trained, watching
 from keras_fim.training.config import TrainingConfig, differences
-from keras_fim.training.defending import default_options, defended, overfitting_watch
+from keras_fim.training.defending import defended, overfitting_watch
 
 _TIMED_STEPS = 20  # of the first epoch
 
 
+@checked
 def train(
     config: TrainingConfig,
     folder: str | Path,
@@ -57,17 +59,19 @@ def train(
         ``folder``. The global dtype policy is afterwards what it was before.
 
     Raises:
-        ValueError: if ``folder`` holds a run and ``resume`` is False, or that run was set up otherwise.
+        ValueError: if ``folder`` holds a run and ``resume`` is False, that run was set up otherwise, or another process
+            writes it.
     """
     folder = Path(folder)
     with _dtype_policy(config.mixed_precision or "float32"):
-        record = _open_run(config, folder, resume)
-        if record.get("results"):
-            return folder
-        keras.utils.set_random_seed(config.seed)
-        results = _train(config, folder, data_dir, robustness, verbose)
-    watching.write_row(config, folder, results)
-    write_json(folder / "run.json", {**record, "results": results})
+        new = None if (folder / "run.json").exists() else _new_record(config)  # raises before there is a folder
+        with locked(folder):
+            record = _open_run(config, folder, resume, new)
+            if not record.get("results"):
+                keras.utils.set_random_seed(config.seed)
+                results = _train(config, folder, data_dir, robustness, verbose)
+                watching.write_row(config, folder, results)
+                write_json(folder / "run.json", {**record, "results": results})
     return folder
 
 
@@ -114,21 +118,22 @@ def _train(
     config: TrainingConfig, folder: Path, data_dir: str | None, robustness: bool, verbose: int | None
 ) -> dict[str, Any]:
     """Train from the last finished epoch, keep the best model, and measure it."""
-    later = 1_000_003 * checkpoint.finished_epochs(folder)  # a resumed run sees other orders
-    splits = _split(config, data_dir, augment=config.augment, seed=config.seed + later)
-    splits = data.Splits(*(inputs.in_range(part, _bounds(config)) for part in splits))
+    seed = data.PassSeed(config.seed)  # or a resumed run would see other orders
+    splits = _split(config, data_dir, augment=config.augment, seed=seed)
+    splits = data.Splits(*(inputs.in_range(part, config.pixels) for part in splits))
     if not (folder / provenance.HASHES).is_file():
         hashes = provenance.image_hashes(_split(config, data_dir).train)
         provenance.write_hashes(folder / provenance.HASHES, hashes)
     model = _defended(config, build_model(config))
     compile_model(model, config, steps_per_epoch=len(splits.train))
-    seconds = _fit(model, config, splits, folder, robustness, verbose)
-    plain(model).load_weights(folder / "best.weights.h5")
+    seconds = _fit(model, config, splits, seed, folder, robustness, verbose)
+    checkpoint.load_weights(plain(model), folder / "best.weights.h5")
     measured = model.evaluate(splits.test, return_dict=True, verbose=0)
-    _save_model(plain(model), folder / "model.keras")
+    with written(folder / "model.keras") as unfinished:
+        plain(model).save(unfinished)
     results = _results(measured, folder, seconds, _monitor(config))
     if robustness:
-        figures = watching.robustness_curve(config, splits.test, bounds=_bounds(config)).measure(plain(model))
+        figures = watching.robustness_curve(config, splits.test).measure(plain(model))
         finite = {key: value if math.isfinite(value) else None for key, value in figures.items()}
         results["robustness"] = {key.removeprefix("val_"): value for key, value in finite.items()}
     return results
@@ -148,18 +153,9 @@ def _split(config: TrainingConfig, data_dir: str | None, **options: Any) -> data
     )
 
 
-def _bounds(config: TrainingConfig) -> tuple[float, float]:
-    low, high = config.bounds or (0.0, 1.0)
-    return float(low), float(high)
-
-
-def _options(config: TrainingConfig) -> dict[str, Any]:
-    return default_options(config.defense, config.facts, config.defense_options, config.bounds)
-
-
 def _defended(config: TrainingConfig, model: keras.Model) -> keras.Model:
-    bounds = None if config.bounds is None else _bounds(config)
-    return defended(model, config.defense, mu=config.mu, seed=config.seed, options=_options(config), bounds=bounds)
+    bounds, options = None if config.bounds is None else config.pixels, config.all_options
+    return defended(model, config.defense, mu=config.mu, seed=config.seed, options=options, bounds=bounds)
 
 
 @contextlib.contextmanager
@@ -174,28 +170,35 @@ def _dtype_policy(name: str) -> Iterator[None]:
 
 
 def _fit(
-    model: keras.Model, config: TrainingConfig, splits: data.Splits, folder: Path, robustness: bool, verbose: int | None
+    model: keras.Model,
+    config: TrainingConfig,
+    splits: data.Splits,
+    seed: data.PassSeed,
+    folder: Path,
+    robustness: bool,
+    verbose: int | None,
 ) -> float:
     scored, monitor = config.keep != "accuracy", _monitor(config)
     history = checkpoint.resume(model, folder, monitor=monitor)
-    watch = overfitting_watch(config.defense, _options(config), splits.validation, history, _bounds(config))
+    watch = overfitting_watch(config.defense, config.all_options, splits.validation, history, config.pixels)
     keeper = checkpoint.RunCheckpoint(folder, history=history, monitor=monitor)
     scores = [_Score(config.keep, splits.validation)] if scored else []
     left = 0 if verbose == 0 else config.epochs - len(history)
-    callbacks: list[keras.callbacks.Callback] = [_EpochSeconds(left), *watch, *scores]
+    passes = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: seed.start(epoch))
+    callbacks: list[keras.callbacks.Callback] = [_EpochSeconds(left), passes, *watch, *scores]
     if config.mu_warmup_epochs and config.mu:
         target = model.loss if "fisher-" in config.defense else model
         steps = round(config.mu_warmup_epochs * len(splits.train))
         callbacks.append(MuSchedule(config.mu, warmup_steps=steps, target=target))
     logs = folder / "tensorboard"
+    watching.forget(logs, epochs=len(history), steps=len(history) * len(splits.train))
     board = keras.callbacks.TensorBoard(logs, profile_batch=0, write_graph=False)
     callbacks.append(board)
     if robustness:  # behind the board, which would repeat all that it logs
         every = watching.epochs_between(len(splits.train), config.batch_size)
-        callbacks += [
-            watching.robustness_curve(config, splits.validation, bounds=_bounds(config), log_dir=logs, every=every),
-            watching.fisher_spectrum(config, splits.validation, log_dir=logs, every=every),
-        ]
+        watched: dict[str, Any] = {"log_dir": logs, "every": every}
+        callbacks.append(watching.robustness_curve(config, splits.validation, **watched))
+        callbacks.append(watching.fisher_spectrum(config, splits.validation, **watched))
     callbacks.append(keeper)
     model.fit(
         splits.train,
@@ -254,22 +257,27 @@ class _EpochSeconds(keras.callbacks.Callback):
             logs["seconds"] = time.perf_counter() - self._start
 
 
-def _open_run(config: TrainingConfig, folder: Path, resume: bool) -> dict[str, Any]:
+def _new_record(config: TrainingConfig) -> dict[str, Any]:
+    """What is known of a run before it begins; raises a ValueError if an option is not valid."""
+    _defended(config, build_model(config, fresh=True))
+    record: dict[str, Any] = {"config": config.as_dict(), "versions": versions()}
+    if config.init_from:  # whose record may hold one itself: the whole history of the weights
+        record["init_from_record"] = trained.record_of(config.init_from)
+    return record
+
+
+def _open_run(config: TrainingConfig, folder: Path, resume: bool, new: dict[str, Any] | None) -> dict[str, Any]:
     """The content of ``run.json``: that of the run to resume, or a new one."""
     path = folder / "run.json"
-    if not path.exists():
-        _defended(config, build_model(config, fresh=True))  # raises, if an option is not valid, before there is a file
-        record: dict[str, Any] = {"config": config.as_dict(), "versions": versions()}
-        if config.init_from:  # whose record may hold one itself: the whole history of the weights
-            record["init_from_record"] = trained.record_of(config.init_from)
-        write_json(path, record)
-        return record
+    if new and not path.exists():
+        write_json(path, new)
+        return new
     if not resume:
         raise ValueError(f"{folder} already holds a run: resume it (--resume) or choose another folder (--out)")
     record = read_run(path)
     if changed := differences(record["config"], config):
         raise ValueError(f"The run in {folder} was set up otherwise; (its value, yours): {changed}")
-    return dict(record)
+    return record
 
 
 def _monitor(config: TrainingConfig) -> str:
@@ -289,9 +297,3 @@ def _results(measured: dict[str, float], folder: Path, seconds: float, monitor: 
         "epochs": len(history),
         "training_seconds": round(seconds, 1),
     }
-
-
-def _save_model(model: keras.Model, path: Path) -> None:
-    aside = path.with_name("unfinished.keras")
-    model.save(aside)
-    aside.replace(path)

@@ -13,7 +13,9 @@ import keras
 import numpy as np
 
 from keras_fim import data, defenses, layers, losses, metrics, models  # noqa: F401 - registers what a file may hold
-from keras_fim.records import read_run
+from keras_fim.arguments import checked
+from keras_fim.records import read_arrays, read_run
+from keras_fim.training.checkpoint import load_weights
 
 _STORED = Path(__file__).parent / "weights"
 
@@ -28,6 +30,7 @@ def stored_names() -> tuple[str, ...]:
     return tuple(sorted(path.parent.name for path in _STORED.glob("*/weights.npz")))
 
 
+@checked
 def load_model(
     name: str | Path, *, image_shape: Sequence[int] | None = None, num_classes: int | None = None
 ) -> keras.Model:
@@ -58,9 +61,13 @@ def load_model(
     folder = _stored(path)
     config = read_run(folder / "run.json")["config"]
     facts = data.info(config["data"])
-    model = models.MODELS[config["model"]](facts.image_shape, facts.num_classes, **config["model_options"])
-    with np.load(folder / "weights.npz") as arrays:
+    try:
+        model = models.MODELS[config["model"]](facts.image_shape, facts.num_classes, **config["model_options"])
+        arrays = read_arrays(folder / "weights.npz")
         model.set_weights([arrays[key].astype(np.float32) for key in sorted(arrays)])
+    except (KeyError, TypeError, ValueError) as error:
+        expected = f"hold the weights of one of {', '.join(models.MODELS)}, as its run.json says"
+        raise ValueError(f"{folder} should {expected}. Received: {config['model']!r} ({error})") from error
     return model
 
 
@@ -90,7 +97,7 @@ def load_into(model: keras.Model, source: str | Path) -> None:
     """
     path = Path(source)
     if path.name.endswith(".weights.h5") and path.is_file():
-        model.load_weights(path)
+        load_weights(model, path)
     else:
         model.set_weights(load_model(path).get_weights())
 

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.core.util import event_pb2
 
 from keras_fim.attacks.lp import norm_name
 from keras_fim.callbacks import FisherSpectrum, RobustnessCurve
 from keras_fim.callbacks.board import write_hparams
+from keras_fim.records import written
 from keras_fim.training.budgets import default_epsilons
 from keras_fim.training.config import TrainingConfig, recipe
 
@@ -18,11 +20,9 @@ _IMAGES_BETWEEN = 20_000  # to train on from one measurement to the next: small 
 _PGD = "cleverhans_projected_gradient_descent_linf"
 
 
-def robustness_curve(
-    config: TrainingConfig, dataset: tf.data.Dataset, *, bounds: tuple[float, float] = (0.0, 1.0), **options: Any
-) -> RobustnessCurve:
+def robustness_curve(config: TrainingConfig, dataset: tf.data.Dataset, **options: Any) -> RobustnessCurve:
     """The default attacks, at values of ε that suit the dataset."""
-    facts = config.facts
+    facts, bounds = config.facts, config.pixels
     epsilons: dict[Any, Any] | None = None  # the callback's own values suit gray images
     if facts.image_shape[-1] == 3:
         epsilons = {norm_name(norm): values for norm, values in default_epsilons(facts.image_shape, bounds).items()}
@@ -38,6 +38,34 @@ def fisher_spectrum(config: TrainingConfig, dataset: tf.data.Dataset, **options:
 def epochs_between(num_batches: int, batch_size: int) -> int:
     """The number of epochs from one measurement to the next."""
     return max(1, round(_IMAGES_BETWEEN / (num_batches * batch_size)))
+
+
+def forget(logs: Path, *, epochs: int, steps: int) -> None:
+    """Leave out of TensorBoard's logs what a killed run wrote of an epoch that is trained again, or only half wrote.
+
+    Args:
+        logs: The folder of the logs.
+        epochs: The number of epochs that have finished.
+        steps: The number of training steps in them.
+    """
+    for path in logs.rglob("events.out.tfevents.*"):
+        events, whole = list[bytes](), True
+        try:
+            events += tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+        except tf.errors.DataLossError:
+            whole = False
+        parsed = [event_pb2.Event.FromString(event) for event in events]
+        kept = [event for event, read in zip(events, parsed, strict=True) if _finished(read, epochs, steps)]
+        if whole and len(kept) == len(events):
+            continue
+        with written(path) as unfinished, tf.io.TFRecordWriter(str(unfinished)) as writer:
+            for event in kept:
+                writer.write(event)
+
+
+def _finished(event: event_pb2.Event, epochs: int, steps: int) -> bool:
+    by_step = any(value.tag.endswith("_vs_iterations") for value in event.summary.value)  # as Keras names them
+    return bool(event.step <= steps if by_step else event.step < epochs or not event.summary.value)
 
 
 def write_row(config: TrainingConfig, folder: Path, results: dict[str, Any]) -> None:

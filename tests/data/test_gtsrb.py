@@ -23,8 +23,8 @@ from keras_fim.data import gtsrb
 from keras_fim.data.gtsrb import gtsrb_dataset_builder as module
 
 COLUMNS = "Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2"
-TRACKS = {0: 2, 7: 1}  # class -> number of tracks of 3 frames each; the other classes have an empty CSV
-NUM_TEST = 4
+TRACKS = {0: [3, 3], 7: [3]}  # the number of frames of each track by class; the other classes have one of one frame
+NUM_TRAIN, NUM_TEST = 9 + 41, 4
 
 
 def picture(seed, width=40, height=36):
@@ -41,8 +41,8 @@ def write_archives(folder):
     with zipfile.ZipFile(folder / module.ARCHIVES["images"], "w") as archive:
         for label in range(43):
             base, rows = f"GTSRB/Final_Training/Images/{label:05d}", [f"{COLUMNS};ClassId"]
-            for track in range(TRACKS.get(label, 0)):
-                for frame in range(3):
+            for track, frames in enumerate(TRACKS.get(label, [1])):
+                for frame in range(frames):
                     name = f"{track:05d}_{frame:05d}.ppm"
                     archive.writestr(f"{base}/{name}", ppm(picture(label + frame)))
                     rows.append(f"{row.format(name)};{label}")
@@ -67,7 +67,7 @@ class GtsrbTest(tfds.testing.DatasetBuilderTestCase):
 
     DATASET_CLASS = gtsrb.Builder
     EXAMPLE_DIR = _FOLDER.name
-    SPLITS = {"train": 9, "test": NUM_TEST}
+    SPLITS = {"train": NUM_TRAIN, "test": NUM_TEST}
     SKIP_CHECKSUMS = True
     SKIP_TF1_GRAPH_MODE = True
 
@@ -94,15 +94,16 @@ def prepared(data_dir):
 
 def test_examples_have_their_labels_tracks_and_frames(manual):
     examples = prepared(manual)
-    rows = sorted((e["label"], e["track"], e["frame"]) for e in examples["train"])
-    assert rows == [(k, t, f) for k, tracks in TRACKS.items() for t in range(tracks) for f in range(3)]
+    read = sorted((e["label"], e["track"], e["frame"]) for e in examples["train"])
+    tracks = [(label, track) for label in range(43) for track in enumerate(TRACKS.get(label, [1]))]
+    assert read == [(label, track, frame) for label, (track, frames) in tracks for frame in range(frames)]
     assert sorted((e["label"], e["track"]) for e in examples["test"]) == [(k, -1) for k in (39, 40, 41, 42)]
     assert {e["image"].shape for e in examples["train"]} == {(32, 32, 3)}
 
 
 def test_load_reads_it_with_tracks_as_groups(manual):
     train, test = data.catalog.read("gtsrb", manual)
-    assert len(np.unique(train.groups)) == 3 and len(np.unique(test.groups)) == NUM_TEST
+    assert len(np.unique(train.groups)) == 3 + 41 and len(np.unique(test.groups)) == NUM_TEST
     for group in np.unique(train.groups):
         assert len(np.unique(train.labels[train.groups == group])) == 1
 
@@ -136,7 +137,7 @@ def test_incomplete_training_archive_is_refused(manual):
     images = manual / "downloads" / "manual" / module.ARCHIVES["images"]
     elsewhere = images.rename(manual / "downloaded.zip")
     download = mock.patch.object(tfds.download.DownloadManager, "download", return_value={"images": elsewhere})
-    with download, pytest.raises(ValueError, match="should hold 39209 images. Received: 9"):
+    with download, pytest.raises(ValueError, match="should hold 39209 images. Received: 50"):
         gtsrb.Builder(data_dir=manual).download_and_prepare()
     elsewhere.write_bytes(b"<html>not found</html>")
     with download, pytest.raises(ValueError, match="should be a zip archive"):
@@ -165,6 +166,24 @@ def without_sheets(name, content):
     return None if name.endswith(("GT-00007.csv", "GT-00042.csv")) else content
 
 
+def in_sheet(change, label=7):
+    """A change of the lines of the CSV of one class."""
+    wanted = f"GT-{label:05d}.csv"
+    return lambda name, content: change(content.decode()).encode() if name.endswith(wanted) else content
+
+
+def in_image(content):
+    return lambda name, old: content if name.endswith("00007/00000_00001.ppm") else old
+
+
+def without_header(text):
+    return text.partition("\n")[2]
+
+
+def without_name(text):
+    return text.replace("Filename;", "", 1)
+
+
 BROKEN = [  # archive, change, what the error says
     ("images", without_sheets, "43 class CSVs.*Received: 41; missing: GT-00007.csv, GT-00042.csv; delete"),
     ("images", lambda n, c: None, "43 class CSVs.*Received: 0; missing: GT-00000.csv, .*, GT-00042.csv"),
@@ -172,6 +191,19 @@ BROKEN = [  # archive, change, what the error says
     ("test_truth", lambda n, c: None, "should hold one GT-final_test.csv. Received: 0"),
     ("test_images", lambda n, c: c[:-10] if n.endswith("02.ppm") else c, "02.ppm should be an image.*truncated"),
     ("test_images", lambda n, c: b"GIF8" if n.endswith("02.ppm") else c, "02.ppm should be an image.*cannot identify"),
+    ("images", in_sheet(lambda text: text.replace(";", ",")), "GT-00007.csv in .*columns Filename and ClassId, sep"),
+    ("images", in_sheet(without_header), "GT-00007.csv in .* should have a header.*Received: '00000_00000.ppm;40;36"),
+    ("images", in_sheet(without_name), "GT-00007.csv in .* should have a header.*Received: 'Width;"),
+    ("images", in_sheet(lambda text: text.partition("\n")[0]), "GT-00007.csv in .*list images. Received: a header"),
+    ("images", in_sheet(lambda text: text.replace(";7\n", ";-1\n", 1)), "ClassId from 0 to 42, in line 2.*, -1;"),
+    ("images", in_sheet(lambda text: text.replace(";7\n", "\n", 1)), "ClassId from 0 to 42, in line 2.*, None;"),
+    ("images", in_sheet(lambda text: text + "\n\xff\x00"), "GT-00007.csv in "),
+    ("images", in_sheet(lambda text: text.replace("00000_00001", "1")), "GT-00007.csv should name images TRACK_FRAME"),
+    ("images", in_image(None), "zip should hold .*/00007/00000_00001.ppm. Received: no such file; delete"),
+    ("images", in_image(b"P6\n0 0\n255\n"), "00000_00001.ppm should be an image"),
+    ("images", in_image(b"P6\n14000 14000\n255\n" + bytes(2_000_000)), "00000_00001.ppm. Received: 2000019 bytes"),
+    ("images", in_image(b"P6\n14000 14000\n255\n"), "00000_00001.ppm should be an image.*decompression bomb"),
+    ("test_truth", lambda n, c: c.replace(b";42\n", b";43\n"), "ClassId from 0 to 42, in line 2.*00000.ppm, 43"),
 ]
 
 
@@ -199,7 +231,7 @@ def served(tmp_path, monkeypatch):
         pytest.skip(f"no loopback interface: {error}")
     md5 = {key: hashlib.md5((folder / module.ARCHIVES[key]).read_bytes()).hexdigest() for key in module.MD5}
     monkeypatch.setattr(module, "URL", f"http://127.0.0.1:{server.server_port}/")
-    monkeypatch.setattr(module, "NUM_TRAIN", 9)
+    monkeypatch.setattr(module, "NUM_TRAIN", NUM_TRAIN)
     monkeypatch.setattr(module, "MD5", md5)
     yield folder
     server.shutdown()

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_fim import export, models
+from keras_fim import export, models, records
 from keras_fim.export import companions, saved
-from keras_fim.export.decoding import MAX_PIXELS
+from keras_fim.export.decoding import Limits, decoded
 from keras_fim.export.signatures import classifier_signatures
 from keras_fim.logits import logits_function
 from keras_fim.pixels import PixelRange
@@ -89,7 +89,7 @@ def test_killed_at_any_line_it_leaves_the_old_versions_and_nothing_half(tmp_path
     counter = Tracer()
     counter.run(lambda: export.saved_model(model, folder, labels=labels, bounds=(0, 1)))
     assert len(counter.lines) > 80
-    monkeypatch.setattr(saved.shutil, "rmtree", lambda *a, **k: None)
+    monkeypatch.setattr(records, "_remove", lambda path: None)
     outcomes = set()
     for line in counter.lines:
         versions = sorted(path.name for path in folder.iterdir())
@@ -106,7 +106,7 @@ def test_killed_at_any_line_it_leaves_the_old_versions_and_nothing_half(tmp_path
 def test_killed_at_a_random_moment_every_version_is_whole(tmp_path):
     program = """
 import sys
-from keras_fim import export, models
+from keras_fim import export, models, records
 model = models.convnet(filters=(1, 1))
 while True:
     export.saved_model(model, sys.argv[1], bounds=(0, 1))
@@ -200,10 +200,30 @@ def test_bad_files_are_errors_of_the_request(file, signatures):
 
 
 def test_large_images_up_to_the_limit_are_decoded(signatures):
-    side = int(MAX_PIXELS**0.5)
-    file = tf.io.encode_png(tf.zeros((side, side, 1), tf.uint8))
-    assert signatures["image_bytes"](image_bytes=file[None])["classes"].shape == (1,)
-    refused(signatures["image_bytes"], image_bytes=tf.io.encode_png(tf.zeros((side, side + 1, 1), tf.uint8))[None])
+    files = tf.stack([tf.io.encode_png(tf.zeros((side, 100, 1), tf.uint8)) for side in (100, 101)])
+    limits = Limits(pixels=10_000, decoded_bytes=20_000)
+    assert decoded(tf.stack([files[0]] * 2), (28, 28, 1), (0.0, 1.0), limits).shape == (2, 28, 28, 1)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="files of at most 10000 pixels"):
+        decoded(files[1:], (28, 28, 1), (0.0, 1.0), limits)
+    for count, shape in ((3, (28, 28, 1)), (1, (28, 28, 3))):  # bytes count channels
+        with pytest.raises(tf.errors.InvalidArgumentError, match="files of at most 20000 bytes when they are decoded"):
+            decoded(tf.stack([files[0]] * count), shape, (0.0, 1.0), limits)
+    assert signatures["image_bytes"](image_bytes=files)["classes"].shape == (2,)
+
+
+def test_a_request_for_too_many_images_is_an_error_of_the_request(signatures):
+    for name, function in signatures.items():
+        many = (
+            {"image_bytes": tf.fill([4097], b"")} if name == "image_bytes" else {"images": tf.zeros((4097, 28, 28, 1))}
+        )
+        with pytest.raises(tf.errors.InvalidArgumentError, match="should hold at most 4096 images in a request"):
+            function(**many)
+
+
+@pytest.mark.parametrize("options", [{"images": 15}, {"pixels": 0}, {"decoded_bytes": 1 << 31}, {"images": "many"}])
+def test_limits_are_checked(options):
+    with pytest.raises(ValueError, match=f"`{next(iter(options))}` should be"):
+        Limits(**options)
 
 
 def test_no_image_is_no_output(signatures):

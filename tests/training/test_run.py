@@ -13,8 +13,10 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from tensorflow.core.util import event_pb2
 
-from keras_fim import cli, data
+from keras_fim import cli, data, records
 from keras_fim.evaluation import samples
 from keras_fim.training import checkpoint, load_model, provenance, recipe, train, trained
 from keras_fim.training import run as running
@@ -42,7 +44,7 @@ def test_run_folder_holds_everything(run):
     assert record["versions"]["keras"] == keras.__version__ and record["versions"]["git"]
     assert record["results"]["epochs"] == 2 and 0 < record["results"]["test_accuracy"] <= 1
     names = {path.name for path in run.iterdir()}
-    files = {"run.json", "model.keras", "best.weights.h5", "history.csv", "training_images.npy"}
+    files = {"run.json", "model.keras", "best.weights.h5", "history.csv", "training_images.npy", ".lock"}
     assert names == files | {"checkpoints", "tensorboard"}
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["epoch-0002.weights.h5"]
     assert [row["epoch"] for row in checkpoint.read_history(run)] == [1, 2]
@@ -105,12 +107,90 @@ def test_resumed_model_has_the_weights_the_optimizer_and_the_metrics_of_the_inte
     if keeper.history[-1]["val_accuracy"] < keeper.history[0]["val_accuracy"]:
         (tmp_path / "best.weights.h5").touch()  # nothing to mend
     rows = checkpoint.resume(second, tmp_path)
-    assert (tmp_path / "best.weights.h5").exists() and checkpoint.finished_epochs(tmp_path) == 2
+    assert (tmp_path / "best.weights.h5").exists()
     assert rows == keeper.history and [row["epoch"] for row in rows] == [1, 2]
     assert int(second.optimizer.iterations.numpy()) == 10 and len(second.optimizer.variables) > 10
     states = (model.variables + model.optimizer.variables for model in (second, first))
-    for own, theirs in zip(*states, strict=True):
-        np.testing.assert_array_equal(own.numpy(), theirs.numpy(), err_msg=theirs.path)
+    for resumed, whole in zip(*states, strict=True):
+        np.testing.assert_array_equal(resumed.numpy(), whole.numpy(), err_msg=whole.path)
+
+
+def scalars(run):
+    """All that TensorBoard shows, by file, tag and step; an entry for each time that it was written."""
+    events = {}
+    for path in (run / "tensorboard").rglob("events.out.*"):
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            event = event_pb2.Event.FromString(record)
+            for value in event.summary.value:
+                if value.HasField("tensor") and value.tensor.dtype == 1:
+                    figure = tf.make_ndarray(value.tensor).tolist()
+                    events.setdefault((path.parent.name, value.tag, event.step), []).append(figure)
+    return events
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fatal", [0, 2])
+def test_interrupted_run_ends_as_an_uninterrupted_one_and_repeats_no_step(fatal, tmp_path, monkeypatch):
+    config = small(epochs=3, limit=128, augment=True, defense="n-fgm")
+    whole = train(config, tmp_path / "whole")
+
+    class Interrupted(checkpoint.RunCheckpoint):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == fatal:  # after TensorBoard's writing
+                raise KeyboardInterrupt
+            super().on_epoch_end(epoch, logs)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(checkpoint, "RunCheckpoint", Interrupted)
+        train(config, tmp_path / "run")
+    written = next((tmp_path / "run" / "tensorboard" / "train").iterdir())
+    written.write_bytes(written.read_bytes()[:-5])  # nor what was half written
+    run = train(config, tmp_path / "run", resume=True)
+    rows = [[{**row, "seconds": 0} for row in checkpoint.read_history(folder)] for folder in (whole, run)]
+    assert rows[0] == rows[1]
+    for values, expected in zip(load_model(run).get_weights(), load_model(whole).get_weights(), strict=True):
+        np.testing.assert_array_equal(values, expected)
+    left_out = ("hparams", "epoch_seconds")
+    whole, once = (
+        {key: figures for key, figures in scalars(folder).items() if not set(left_out) & set(key)}
+        for folder in (whole, run)
+    )
+    assert once == whole and len(once) > 20
+    assert all(len(figures) == 1 for figures in once.values())
+
+
+def test_two_processes_do_not_write_one_run(tmp_path):
+    program = (
+        "import sys; from keras_fim import records\nwith records.locked(sys.argv[1]):\n print(1, flush=True), input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout.readline()
+        with pytest.raises(ValueError, match=f"{tmp_path} is being written by process {other.pid} on .*choose another"):
+            train(small(), tmp_path)
+        other.kill()
+    assert (tmp_path / ".lock").read_text()
+    with records.locked(tmp_path):  # what a killed process leaves locks nothing
+        pass
+
+
+def test_unfinished_files_of_killed_processes_are_removed(tmp_path):
+    program = """
+import os, sys
+from keras_fim import records
+with records.aside(sys.argv[1]) as path:
+    path.mkdir(), (path / "half").write_text("half"), print(path, flush=True)
+    os.kill(os.getpid(), 9)
+"""
+    for _ in range(2):
+        command = [sys.executable, "-c", program, str(tmp_path / "a.json")]
+        left = Path(subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip())
+        assert (left / "half").is_file() and len(list(tmp_path.iterdir())) == 1
+    with records.aside(tmp_path / "own") as own:  # of this process, which is alive
+        own.touch()
+        records.write_text(tmp_path / "b.json", "")
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([own.name, "b.json"])
 
 
 @pytest.mark.slow
@@ -170,8 +250,8 @@ def test_starting_from_other_weights(run, tmp_path):
     for source in (run, run / "model.keras", run / "best.weights.h5"):
         model = keras.models.clone_model(finished)
         trained.load_into(model, source)
-        for own, theirs in zip(model.get_weights(), finished.get_weights(), strict=True):
-            np.testing.assert_array_equal(own, theirs)
+        for values, expected in zip(model.get_weights(), finished.get_weights(), strict=True):
+            np.testing.assert_array_equal(values, expected)
 
 
 @pytest.mark.slow

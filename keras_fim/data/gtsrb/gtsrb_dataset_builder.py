@@ -7,6 +7,7 @@ import hashlib
 import io
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ MD5 = {"test_images": "c7e4e6327067d32654124b0fe9e82185", "test_truth": "fe31e9c
 NUM_TRAIN = 39_209
 NUM_CLASSES = 43
 
+_LARGEST = 1 << 20  # bytes of a file in an archive; the largest of the official ones has a tenth
 _AGAIN = "delete that file and, if there is one, the .INFO beside it, and try again"  # TFDS refuses a stale one
 
 
@@ -72,10 +74,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _train_examples(self, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         with _open(path) as archive:
             for sheet in _class_sheets(archive, path):
-                for row in _rows(archive, sheet):
-                    member = f"{sheet.rpartition('/')[0]}/{row['Filename']}"
-                    track, frame = (int(part) for part in Path(member).stem.split("_"))
-                    yield member, self._example(archive, member, row, track=track, frame=frame)
+                for name, label in _rows(archive, sheet):
+                    member = f"{sheet.rpartition('/')[0]}/{name}"
+                    if not (numbers := re.fullmatch(r"(\d+)_(\d+)\.ppm", name)):
+                        raise ValueError(f"{sheet} should name images TRACK_FRAME.ppm. Received: {name!r}; {_AGAIN}")
+                    track, frame = map(int, numbers.groups())
+                    yield member, _example(archive, member, label, track=track, frame=frame)
 
     def _test_examples(self, images: Path, truth: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         with _open(truth) as archive:
@@ -85,28 +89,39 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             rows = _rows(archive, sheets[0])
         with _open(images) as archive:
             members = {name.rpartition("/")[2]: name for name in archive.namelist()}
-            if lacking := [row["Filename"] for row in rows if row["Filename"] not in members]:
+            if lacking := [name for name, _ in rows if name not in members]:
                 raise ValueError(f"{images} should hold {len(rows)} images. Received: none of {', '.join(lacking[:5])}")
-            for row in rows:
-                yield row["Filename"], self._example(archive, members[row["Filename"]], row, track=-1, frame=-1)
+            for name, label in rows:
+                yield name, _example(archive, members[name], label, track=-1, frame=-1)
 
-    def _example(
-        self, archive: zipfile.ZipFile, member: str, row: dict[str, str], *, track: int, frame: int
-    ) -> dict[str, Any]:
-        return {"image": _pixels(archive, member), "label": int(row["ClassId"]), "track": track, "frame": frame}
+
+def _example(archive: zipfile.ZipFile, member: str, label: int, *, track: int, frame: int) -> dict[str, Any]:
+    return {"image": _pixels(archive, member), "label": label, "track": track, "frame": frame}
 
 
 def _pixels(archive: zipfile.ZipFile, member: str) -> np.ndarray:
     """An image, resized to uint8 ``(SIDE, SIDE, 3)``; TensorFlow cannot decode PPM."""
+    content = _content(archive, member)
     try:
-        with archive.open(member) as file:
-            image = np.asarray(PIL.Image.open(file).convert("RGB"))
-    except OSError as error:
-        raise ValueError(f"{member} should be an image. Received: {error}") from error
+        image = np.asarray(PIL.Image.open(io.BytesIO(content)).convert("RGB"))
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        raise ValueError(f"{member} should be an image. Received: {error}; {_AGAIN}") from error
     if image.shape[:2] == (SIDE, SIDE):
         return image
     resized = tf.image.resize(image, (SIDE, SIDE), method="bilinear", antialias=True)
     return np.asarray(np.clip(np.rint(resized.numpy()), 0, 255), np.uint8)
+
+
+def _content(archive: zipfile.ZipFile, member: str) -> bytes:
+    """A file of an archive."""
+    try:
+        size = archive.getinfo(member).file_size
+        if size > _LARGEST:
+            raise ValueError(f"{size} bytes, of at most {_LARGEST}")
+        return archive.read(member)
+    except (KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        reason = "no such file" if isinstance(error, KeyError) else error
+        raise ValueError(f"{archive.filename} should hold {member}. Received: {reason}; {_AGAIN}") from error
 
 
 def _archives(dl_manager: tfds.download.DownloadManager) -> dict[str, Path]:
@@ -148,9 +163,9 @@ def _check_download(key: str, path: Path) -> None:
             raise ValueError(f"{ARCHIVES[key]} should have MD5 {MD5[key]}. Received: {digest} in {path}; {_AGAIN}")
         return
     with _open(path) as archive:
-        found = sum(name.endswith(".ppm") for name in archive.namelist())
-    if found != NUM_TRAIN:
-        raise ValueError(f"{ARCHIVES[key]} should hold {NUM_TRAIN} images. Received: {found} in {path}; {_AGAIN}")
+        count = sum(name.endswith(".ppm") for name in archive.namelist())
+    if count != NUM_TRAIN:
+        raise ValueError(f"{ARCHIVES[key]} should hold {NUM_TRAIN} images. Received: {count} in {path}; {_AGAIN}")
 
 
 def _open(path: Path) -> zipfile.ZipFile:
@@ -173,6 +188,22 @@ def _class_sheets(archive: zipfile.ZipFile, path: Path) -> list[str]:
     return sheets
 
 
-def _rows(archive: zipfile.ZipFile, sheet: str) -> list[dict[str, str]]:
-    with archive.open(sheet) as file:
-        return list(csv.DictReader(io.TextIOWrapper(file, encoding="utf-8"), delimiter=";"))
+def _rows(archive: zipfile.ZipFile, sheet: str) -> list[tuple[str, int]]:
+    """The names and the classes of the images in a CSV."""
+    place = f"{sheet} in {archive.filename}"
+    try:
+        table = csv.DictReader(_content(archive, sheet).decode("utf-8").splitlines(), delimiter=";")
+        columns, rows = table.fieldnames or [], list(table)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{place} should be a CSV: {error}; {_AGAIN}") from error
+    if not {"Filename", "ClassId"} <= set(columns):
+        expected = "have a header with the columns Filename and ClassId, separated by semicolons"
+        raise ValueError(f"{place} should {expected}. Received: {';'.join(columns)!r}; {_AGAIN}")
+    if not rows:
+        raise ValueError(f"{place} should list images. Received: a header only; {_AGAIN}")
+    labels = {str(label): label for label in range(NUM_CLASSES)}
+    for number, row in enumerate(rows, start=2):
+        if not row["Filename"] or row["ClassId"] not in labels:
+            expected = f"have a Filename, and a ClassId from 0 to {NUM_CLASSES - 1}, in line {number}"
+            raise ValueError(f"{place} should {expected}. Received: {row['Filename']}, {row['ClassId']}; {_AGAIN}")
+    return [(row["Filename"], labels[row["ClassId"]]) for row in rows]

@@ -1,0 +1,106 @@
+"""Checks of arguments against the annotations of public functions, so that a wrong type is named where it is passed."""
+
+from __future__ import annotations
+
+import builtins
+import collections.abc
+import dataclasses
+import functools
+import inspect
+import os
+import types
+import typing
+from collections.abc import Callable, Mapping
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_PLAIN = (str, bytes, Real, list, Mapping, type(None))
+
+
+def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """A function, or an ``__init__``, that checks the types of its arguments: a ValueError names one that is wrong.
+
+    Any real number will do where a ``float`` is asked for, any integer for an ``int``, any sequence for a ``tuple``.
+    Arrays and models are left to the function.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        _check(signature.bind(*args, **kwargs).arguments, function)
+        return function(*args, **kwargs)
+
+    call.__signature__ = signature  # type: ignore[attr-defined]  # which Keras looks at
+    return call
+
+
+def check_fields(instance: Any) -> None:
+    """Check the types of the fields of a dataclass, as `checked` does."""
+    _check({field.name: getattr(instance, field.name) for field in dataclasses.fields(instance)}, type(instance))
+
+
+def _check(values: Mapping[str, Any], owner: Any) -> None:
+    hints = _hints(owner)
+    for name, value in values.items():
+        if name in hints and not _fits(value, hints[name][1]):
+            raise ValueError(f"`{name}` should be of type {hints[name][0]}. Received: {name}={value!r:.80}")
+
+
+class _Scope(dict[str, Any]):
+    """The names of a module; one that only type checkers import is a class that is not looked into."""
+
+    def __missing__(self, name: str) -> Any:
+        return getattr(builtins, name) if hasattr(builtins, name) else _Scope
+
+
+@functools.cache
+def _hints(owner: Any) -> dict[str, tuple[str, Any]]:
+    """Annotations as text and as types."""
+    hints: dict[str, tuple[str, Any]] = {}
+    for part in reversed(owner.__mro__) if inspect.isclass(owner) else [owner]:
+        scope = _Scope(vars(inspect.getmodule(part) or typing))
+        for name, text in inspect.get_annotations(part).items():
+            if not str(text).startswith(("ClassVar", "tf.", "keras.")):
+                hints[name] = str(text), eval(text, {}, scope) if isinstance(text, str) else text  # our own source
+    return hints
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint in _SIMPLE:
+        return _SIMPLE[hint](value)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in inner)
+    if origin is collections.abc.Callable:
+        return callable(value)
+    if origin in (dict, Mapping):
+        return isinstance(value, Mapping)
+    if origin in (tuple, list, collections.abc.Sequence):
+        if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, collections.abc.Sized):
+            return False
+        parts: Any = value
+        return origin is tuple and inner[-1] is not ... or all(_fits(part, inner[0]) for part in parts)
+    if getattr(hint, "__name__", "") == "ndarray":
+        return isinstance(value, collections.abc.Sized) and not isinstance(value, (str, bytes, Mapping))
+    # an object of another class may do what is asked of it, but not a number or a list
+    plain = isinstance(value, _PLAIN) or type(value) is tuple
+    return not (plain and inspect.isclass(hint) and hint.__module__.startswith("keras"))
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    value = value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+_SIMPLE: dict[Any, Callable[[Any], bool]] = {
+    Any: lambda value: True,
+    bool: lambda value: isinstance(value, bool) or type(value).__name__ == "bool",
+    int: lambda value: _is_number(value, Integral),
+    float: lambda value: _is_number(value, Real),
+    str: lambda value: isinstance(value, str),
+    Path: lambda value: isinstance(value, (str, os.PathLike)),
+    type(None): lambda value: value is None,
+}
