@@ -59,9 +59,20 @@ def publish(unfinished: Path, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def written(path: str | Path) -> Iterator[Path]:
-    """A path on which to write what becomes ``path`` at the end, unless there was an error: `aside`, then `publish`."""
+def written(path: str | Path, size: int = 0) -> Iterator[Path]:
+    """A path on which to write what becomes ``path`` at the end, unless there was an error: `aside`, then `publish`.
+
+    Args:
+        path: The path of the file.
+        size: The number of bytes for which there has to be room: where HDF5 meets a full disk, it ends the process.
+
+    Raises:
+        OSError: If there is no room.
+    """
     with aside(path) as unfinished:
+        if size and hasattr(os, "posix_fallocate"):
+            with open(unfinished, "wb") as file:
+                os.posix_fallocate(file.fileno(), 0, size)
         yield unfinished
         publish(unfinished, Path(path))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,14 @@ def load_weights(model: keras.Model, path: Path) -> None:
         raise ValueError(f"{path} should hold the weights of this run ({reason}). {advice}") from error
 
 
+def size_of(model: keras.Model) -> int:
+    """A number of bytes that is enough for the weights of a model and the state of its optimizer as HDF5."""
+    variables = [*model.variables, *(model.optimizer.variables if model.optimizer else ())]
+    return sum(math.prod(value.shape) * 8 + 4096 for value in variables) + (1 << 16)
+
+
 def _save(model: keras.Model, path: Path) -> None:
-    with written(path) as unfinished:
+    with written(path, size_of(model)) as unfinished:
         model.save_weights(unfinished, overwrite=True)
 
 

@@ -129,7 +129,7 @@ def _train(
     seconds = _fit(model, config, splits, seed, folder, robustness, verbose)
     checkpoint.load_weights(plain(model), folder / "best.weights.h5")
     measured = model.evaluate(splits.test, return_dict=True, verbose=0)
-    with written(folder / "model.keras") as unfinished:
+    with written(folder / "model.keras", checkpoint.size_of(model)) as unfinished:
         plain(model).save(unfinished)
     results = _results(measured, folder, seconds, _monitor(config))
     if robustness:
