@@ -98,7 +98,7 @@ def load_weights(model: keras.Model, path: Path) -> None:
 def size_of(model: keras.Model) -> int:
     """A number of bytes that is enough for the weights of a model and the state of its optimizer as HDF5."""
     variables = [*model.variables, *(model.optimizer.variables if model.optimizer else ())]
-    return sum(math.prod(value.shape) * 8 + 4096 for value in variables) + (1 << 16)
+    return (1 << 16) + sum(int(math.prod(value.shape)) * 8 + 4096 for value in variables)
 
 
 def _save(model: keras.Model, path: Path) -> None:
