@@ -15,9 +15,10 @@ import subprocess
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 _REMEDY = "Restore the file, or train into another folder (--out)"
 _UNFINISHED = re.compile(r"\.(.+)\.(\d+)\.\d+\.tmp\.")  # the host and the process that writes it
@@ -191,6 +192,8 @@ def read_arrays(path: str | Path, names: Collection[str] | None = None) -> dict[
     Raises:
         ValueError: If it is damaged, or holds pickled objects.
     """
+    import numpy as np
+
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files if names is None or name in names}
