@@ -85,9 +85,11 @@ def _fits(value: Any, hint: Any) -> bool:
         return origin is tuple and inner[-1] is not ... or all(_fits(part, inner[0]) for part in parts)
     if getattr(hint, "__name__", "") == "ndarray":
         return isinstance(value, collections.abc.Sized) and not isinstance(value, (str, bytes, Mapping))
-    # an object of another class may do what is asked of it, but not a number or a list
-    plain = isinstance(value, _PLAIN) or type(value) is tuple
-    return not (plain and inspect.isclass(hint) and hint.__module__.startswith("keras"))
+    if not inspect.isclass(hint) or not hint.__module__.startswith("keras") or isinstance(value, hint):
+        return True
+    # an object of another class may do what Keras or a protocol asks of it, but not a number or a list
+    ours = hint.__module__.startswith("keras_fim.") and hint is not _Scope and not getattr(hint, "_is_protocol", False)
+    return not (ours or isinstance(value, _PLAIN) or type(value) is tuple)
 
 
 def _is_number(value: Any, kind: type) -> bool:

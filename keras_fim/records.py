@@ -225,6 +225,7 @@ def versions() -> dict[str, str | None]:
         ``-dirty`` in a changed one.
     """
     import keras
+    import numpy as np
     import tensorflow as tf
 
     return {

@@ -27,7 +27,12 @@ def check_images(images: Images, bounds: Bounds | None = None) -> tf.Tensor:
     Raises:
         ValueError: if there are none, they have no batch axis, are not finite or exceed the bounds.
     """
-    images = tf.convert_to_tensor(images)
+    try:
+        images = tf.convert_to_tensor(images)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"`images` should be an array of numbers. Received: {images!r:.80} ({error})") from error
+    if not (images.dtype.is_floating or images.dtype.is_integer):
+        raise ValueError(f"`images` should be numbers. Received: {images.dtype.name}")
     if images.shape.rank is None or images.shape.rank < 2:
         raise ValueError(f"`images` should have shape (batch, ...). Received: shape={tuple(images.shape)}")
     if images.shape[0] == 0:
@@ -101,6 +106,8 @@ def check_labels(labels: Labels, num_images: int, num_classes: int) -> np.ndarra
         ValueError: if their number or shape does not fit, or one is not a class.
     """
     array = np.asarray(labels)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"`labels` should be numbers. Received: {labels!r:.80}")
     if array.shape == (num_images, num_classes) and num_classes > 1:
         if not (np.isin(array, (0, 1)).all() and (array.sum(axis=-1) == 1).all()):
             raise ValueError("`labels` should be one-hot rows or class indices. Received: rows that are not one-hot")

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_fim.arguments import checked
 from keras_fim.attacks import draws
 from keras_fim.defenses.base import Defense
 from keras_fim.defenses.batch import Batch, SameState
@@ -42,6 +43,7 @@ class GaussianAugmentation(Defense):
         Cohen, Rosenfeld, Kolter, Certified adversarial robustness via randomized smoothing (ICML 2019), section 3.3.
     """
 
+    @checked
     def __init__(self, model: keras.Model, sigma: float, **options: Any) -> None:
         if not 0 < sigma < math.inf:
             raise ValueError(f"`sigma` should be a finite number > 0. Received: sigma={sigma}")

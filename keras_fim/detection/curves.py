@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_fim.arguments import checked
+
 
 @dataclasses.dataclass(frozen=True)
 class DetectionCurves:
@@ -37,6 +39,7 @@ class DetectionCurves:
         return dataclasses.asdict(self)
 
 
+@checked
 def detection_curves(benign_scores: np.ndarray, attacked_scores: np.ndarray) -> DetectionCurves:
     """Curves of scores that should be larger for attacked samples. Needs scikit-learn (the extra ``[detection]``).
 

@@ -25,6 +25,7 @@ from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.pixels import PixelRange, find_range, range_of_model
 from keras_fim.records import aside, publish
 from keras_fim.typing import Bounds, Images, Model
+from keras_fim.validation import check_images
 
 
 @checked
@@ -116,6 +117,7 @@ def saved_model(
     """
     folder = Path(folder)
     _next_version(folder, version)  # refuses a path or a version before the work is done
+    images = None if images is None else check_images(images).numpy()
     logits_fn, image_shape = _keras_logits_function(model, input_shape)
     options: dict[str, Any] = {"kl": kl, "direction": direction, "fisher_steps": fisher_steps, "detector": detector}
     options |= {"calibration": calibration, "limits": limits or Limits(), "pixels": _pixels(logits_fn, images, bounds)}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_fim.evaluation.report import table
-from keras_fim.records import versions, write_json, write_text
+from keras_fim.records import read_json, versions, write_json, write_text
 
 Part = Callable[[int, int, Path], tuple[list[str], str]]
 
@@ -66,13 +66,18 @@ def main() -> int:
         rows.append({"part": name, **counts, "seed": arguments.seed, "remark": remark})
         print(f"{name}: {counts}, {remark} ({time.process_time() - begin:.0f} s of CPU in this process)", flush=True)
         if arguments.out:
-            _write(arguments.out, rows)
+            _write(arguments.out, rows[-1])
     print(table(rows))
     return int(any(row["lost"] for row in rows))
 
 
-def _write(folder: Path, rows: list[dict[str, Any]]) -> None:
-    write_json(folder / "campaign.json", {"rows": rows, "versions": versions()})
+def _write(folder: Path, row: dict[str, Any]) -> None:
+    """Put the figures of a part in the place of earlier ones."""
+    path = folder / "campaign.json"
+    earlier = read_json(path)["rows"] if path.is_file() else []
+    kept = {one["part"]: one for one in [*earlier, {**row, "git": versions()["git"]}]}
+    rows = [kept[name] for name in parts() if name in kept]
+    write_json(path, {"rows": rows, "versions": versions()})
     write_text(folder / "campaign.md", table(rows, markdown=True) + "\n")
 
 

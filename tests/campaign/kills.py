@@ -41,7 +41,7 @@ def kills(name: str, trials: int, seed: int, folder: Path) -> tuple[list[str], s
     """Kill and continue runs of one kind until each has ended; every second kill is at a rename.
 
     Returns:
-        What was lost, an entry for each trial, empty if nothing was; and what an uninterrupted run takes.
+        What was lost, an entry for each trial, empty if nothing was; and a remark.
     """
     generator, lost, number = random.Random(seed), list[str](), 0
     begin = time.monotonic()
@@ -65,7 +65,7 @@ def kills(name: str, trials: int, seed: int, folder: Path) -> tuple[list[str], s
         if outcome != expected:
             lost[-1] = lost[-1] or f"continued, it ends otherwise: {error or outcome}"
         lost[-1] = lost[-1] or repeated(run) or leftovers(run)
-    return lost, f"{length:.0f} s uninterrupted"
+    return lost, f"{number} runs, killed up to three times each"
 
 
 def damage(name: str, run: Path) -> str:
