@@ -45,8 +45,10 @@ def check_fields(instance: Any) -> None:
 def _check(values: Mapping[str, Any], owner: Any) -> None:
     hints = _hints(owner)
     for name, value in values.items():
-        if name in hints and not _fits(value, hints[name][1]):
-            raise ValueError(f"`{name}` should be of type {hints[name][0]}. Received: {name}={value!r:.80}")
+        text, hint = hints.get(name, ("", Any))
+        model = text.startswith("Model") and isinstance(value, (Real, bytes, list, tuple, Mapping))
+        if model or not _fits(value, hint):
+            raise ValueError(f"`{name}` should be of type {text}. Received: {name}={value!r:.80}")
 
 
 class _Scope(dict[str, Any]):
@@ -89,7 +91,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return True
     # an object of another class may do what Keras or a protocol asks of it, but not a number or a list
     ours = hint.__module__.startswith("keras_fim.") and hint is not _Scope and not getattr(hint, "_is_protocol", False)
-    return not (ours or isinstance(value, _PLAIN) or type(value) is tuple)
+    return not (ours or isinstance(value, _PLAIN) or type(value).__name__ in ("tuple", "ndarray"))
 
 
 def _is_number(value: Any, kind: type) -> bool:

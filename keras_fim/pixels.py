@@ -164,8 +164,8 @@ def images_in_range(model: Model, images: Images, bounds: Bounds | PixelRange | 
         ValueError: If they are outside, or look as if they were scaled to 0..255 and nothing says that the model takes
             that, or the model has no gradient to such images, or as `keras_fim.validation.check_images`.
     """
-    integers = tf.convert_to_tensor(images).dtype.is_integer
     checked = check_images(images)
+    integers = tf.convert_to_tensor(images).dtype.is_integer
     if bounds is not None or range_of_model(model, images) is not None:
         return find_range(model, images, bounds=bounds).clip(checked)[0]
     low, high = float(tf.reduce_min(checked)), float(tf.reduce_max(checked))

@@ -97,7 +97,8 @@ def load_weights(model: keras.Model, path: Path) -> None:
 
 def size_of(model: keras.Model) -> int:
     """A number of bytes that is enough for the weights of a model and the state of its optimizer as HDF5."""
-    variables = [*model.variables, *(model.optimizer.variables if model.optimizer else ())]
+    optimizer = getattr(model, "optimizer", None)
+    variables = [*model.variables, *(optimizer.variables if optimizer else ())]
     return (1 << 16) + sum(int(math.prod(value.shape)) * 8 + 4096 for value in variables)
 
 

@@ -79,6 +79,8 @@ class Fuzzed(NamedTuple):
                     list(result)
             except (ValueError, TypeError) as error:
                 alike = self.argument.removesuffix("s")
+                if self.argument in ("twin", "source", "target") and isinstance(self.value, str):
+                    alike = "model"  # the path of one
                 return "" if re.search(rf"\b{alike}", str(error).replace("-", "_")) else f"{error!r:.300}"
             except Exception as error:
                 return f"{error!r:.300}"
