@@ -90,8 +90,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if not inspect.isclass(hint) or not hint.__module__.startswith("keras") or isinstance(value, hint):
         return True
     # an object of another class may do what Keras or a protocol asks of it, but not a number or a list
-    ours = hint.__module__.startswith("keras_fim.") and hint is not _Scope and not getattr(hint, "_is_protocol", False)
-    return not (ours or isinstance(value, _PLAIN) or type(value).__name__ in ("tuple", "ndarray"))
+    strict = hint.__module__.startswith("keras_fim.") and hint is not _Scope and not getattr(hint, "_is_protocol", False)
+    return not (strict or isinstance(value, _PLAIN) or type(value).__name__ in ("tuple", "ndarray"))
 
 
 def _is_number(value: Any, kind: type) -> bool:
