@@ -90,7 +90,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if not inspect.isclass(hint) or not hint.__module__.startswith("keras") or isinstance(value, hint):
         return True
     # an object of another class may do what Keras or a protocol asks of it, but not a number or a list
-    strict = hint.__module__.startswith("keras_fim.") and hint is not _Scope and not getattr(hint, "_is_protocol", False)
+    strict = hint.__module__.startswith("keras_fim.") and not (hint is _Scope or getattr(hint, "_is_protocol", False))
     return not (strict or isinstance(value, _PLAIN) or type(value).__name__ in ("tuple", "ndarray"))
 
 
