@@ -34,6 +34,7 @@ def parts() -> dict[str, tuple[int, Part]]:
         "kills of evaluate": (40, functools.partial(kills.kills, "evaluate")),
         "kills of export": (40, functools.partial(kills.kills, "export")),
         "kills of compare": (10, functools.partial(kills.kills, "compare")),
+        "ends at each rename": (150, kills.renames),
         "concurrent runs": (12, kills.concurrent),
         "damaged files": (300, damages.damages),
         "fuzzed calls": (1000, fuzz.calls),

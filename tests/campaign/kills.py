@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import os
 import random
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.util import event_pb2
 
+from keras_fim import records
+from keras_fim.export import saved
 from keras_fim.training import checkpoint
 from keras_fim.training.trained import record_of
+from tests.campaign.victims import VICTIMS
 
 RENAMES = {"train": 17, "evaluate": 4, "export": 1, "compare": 30}  # about as many as a whole run has
 
@@ -66,6 +71,48 @@ def kills(name: str, trials: int, seed: int, folder: Path) -> tuple[list[str], s
             lost[-1] = lost[-1] or f"continued, it ends otherwise: {error or outcome}"
         lost[-1] = lost[-1] or repeated(run) or leftovers(run)
     return lost, f"{number} runs, killed up to three times each"
+
+
+class Killed(BaseException):
+    """What a kill is in one process: nothing catches it, and nothing is tidied up."""
+
+
+@contextlib.contextmanager
+def fatal_rename(number: int) -> Iterator[None]:
+    """In it, the process ends before (even) or after (odd) rename ``number // 2``."""
+    publish, remove, done = records.publish, records._remove, 0
+
+    def fatal(unfinished: Path, path: Path) -> None:
+        nonlocal done
+        if 2 * done == number:
+            raise Killed
+        publish(unfinished, path)
+        if 2 * done + 1 == number:
+            raise Killed
+        done += 1
+
+    records._remove = lambda path: None
+    records.publish = saved.publish = fatal
+    try:
+        yield
+    finally:
+        records.publish, saved.publish, records._remove = publish, publish, remove
+
+
+def renames(trials: int, seed: int, folder: Path) -> tuple[list[str], str]:
+    """End runs at each of their renames, one after the other in this process, and continue them."""
+    lost, names = list[str](), ("train", "evaluate", "export")
+    expected = {name: VICTIMS[name](folder / f"whole-{name}") for name in names}
+    for index in range(trials):
+        name, run = names[index % 3], folder / f"end{index}"
+        with contextlib.suppress(Killed), fatal_rename((seed + index // 3) % (2 * RENAMES[name])):
+            VICTIMS[name](run)
+        lost.append(damage(name, run))
+        outcome = json.loads(json.dumps(VICTIMS[name](run)))
+        if outcome != json.loads(json.dumps(expected[name])):
+            lost[-1] = lost[-1] or f"{name}, continued, ends otherwise: {outcome!r:.200}"
+        lost[-1] = lost[-1] or repeated(run)
+    return lost, "train, evaluate and export in turns"
 
 
 def damage(name: str, run: Path) -> str:
