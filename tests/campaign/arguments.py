@@ -92,7 +92,9 @@ class Fuzzed(NamedTuple):
 
 def values() -> st.SearchStrategy[Any]:
     """What somebody may pass by mistake."""
-    numbers = st.one_of(st.integers(-3, 300), st.floats(), st.sampled_from([2**31, -(2**70), 1e300]))
+    # not so large that a call that works would take all the memory of the machine, as a network of 2^31 filters does
+    floats = st.one_of(st.floats(-5, 5), st.sampled_from([float("nan"), float("inf"), -float("inf")]))
+    numbers = st.one_of(st.integers(-3, 40), floats, st.sampled_from([-(2**70), -1e300]))
     shapes = st.sampled_from([(), (0,), (3,), (2, 8), (2, 8, 8), (2, 8, 8, 1), (2, 9, 8, 1), (1, 2, 8, 8, 1)])
     arrays = shapes.map(lambda shape: np.full(shape, 0.5, "float32"))
     others = st.sampled_from([None, True, "", "0.1", "linf", "cat", b"x", object(), {}, [], (), [[]], {"a": 1}, print])
