@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,24 +113,27 @@ def evaluate(
     pixels = pixel_range(logits_fn, first, attacks, bounds)
     plans = [fitted(p, first.images.shape[1:]) for p in planned(attacks, epsilons, pixels, black_box=black_box)]
     cells = _cells(plans, pixels, first, spectrum=spectrum and not black_box)
-    if certify_sigma is not None:
-        cells.append(_certifying(pixels, certify_sigma, num_draws))
-    report = progress or (lambda line: None)
-    run = Collected(logits_fn, first, pixels, plans, cells, report, max_samples if following else len(first.labels))
+    cells += [] if certify_sigma is None else [_certifying(pixels, certify_sigma, num_draws)]
+    report, total = progress or (lambda line: None), max_samples if following else len(first.labels)
+    run = Collected(logits_fn, first, pixels, plans, cells, report, total)
     run.look(first, black_box)
-    if progress is not None:
-        run.say(estimate(logits_fn, plans, first, max_samples if following else len(first.labels)))
+    run.say(estimate(logits_fn, plans, first, total) if progress else "")
     queue = Queue(BACKENDS[backend](logits_fn, cells), cells, Cells(folder), run.model)
-    for part in itertools.islice(itertools.chain([first], following, parts), chunk[0] - 1, None, chunk[1]):
+    _measure(run, queue, itertools.chain([first], following, parts), chunk)
+    report("")
+    result = run.evaluation(name or str(getattr(logits_fn.model, "name", type(logits_fn.model).__name__)), file_names)
+    return dataclasses.replace(result, class_names=tuple(class_names))
+
+
+def _measure(run: Collected, queue: Queue, parts: Iterable[Chunk], chunk: tuple[int, int]) -> None:
+    """Measure every so many-th chunk of the samples, or all."""
+    for part in itertools.islice(parts, chunk[0] - 1, None, chunk[1]):
         queue.add(part, run.clean(part))
         run.take(queue.finished())
     run.take(queue.finished(wait=True))
     if not run.data:
         expected = "a part that the dataset has, of at most 256 samples"
         raise ValueError(f"`chunk` should be {expected}. Received: chunk={chunk}, where nothing is left to measure")
-    result = run.evaluation(name or str(getattr(logits_fn.model, "name", type(logits_fn.model).__name__)), file_names)
-    report("")
-    return dataclasses.replace(result, class_names=tuple(class_names))
 
 
 def _cells(plans: Sequence[Plan], pixels: PixelRange | None, chunk: Chunk, *, spectrum: bool) -> list[Cell]:

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.evaluation.radius import boundary_radius
 from keras_fim.export.decoding import PREPROCESSING
 from keras_fim.export.runner import EXTRA, REFERENCES
-from keras_fim.export.signatures import Serving
+from keras_fim.export.signatures import Serving, trusted
 from keras_fim.fisher import fisher_spectrum
 from keras_fim.logits import LogitsFunction
 from keras_fim.records import versions
@@ -48,10 +47,9 @@ def write_references(logits_fn: LogitsFunction, serving: Serving, path: Path, im
         arrays["fisher/kl_radius"] = serving.radius(spectrum.eigenvalues[:, 0]).numpy()
         if serving.direction:
             arrays["fisher/direction"] = spectrum.directions[:, 0].numpy()
-        radius = boundary_radius(logits_fn, inputs, bounds=serving.pixels.bounds).radius
-        arrays |= {f"trust/{name}": radii for name, radii in serving.boundary_radii(radius).items()}
-        arrays["trust/lambda_max"] = arrays["fisher/lambda_max"]
-        arrays["trust/confidence"] = arrays["serving_default/probabilities"].max(axis=-1)
+        figures = logits_fn.in_batches(trusted, serving.pixels.clip(inputs)[0], serving.fisher_steps)
+        arrays |= {f"trust/{name}": radii for name, radii in serving.boundary_radii(figures["radius"]).items()}
+        arrays |= {f"trust/{name}": figures[name] for name in ("lambda_max", "confidence")}
     if serving.detector:
         arrays["detect/score"] = serving.detector.scores(logits_fn, inputs, bounds=serving.pixels.bounds)
         arrays["detect/is_adversarial"] = arrays["detect/score"] > serving.detector.threshold

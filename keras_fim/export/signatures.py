@@ -12,8 +12,9 @@ import tensorflow as tf
 
 from keras_fim.detection import FisherDetector
 from keras_fim.evaluation.radius import Calibration
+from keras_fim.evaluation.spectrum import spectrum_and_radius
 from keras_fim.export.decoding import Limits, decoded
-from keras_fim.geometry.boundary import boundary_distance
+from keras_fim.geometry.boundary import RIVALS, boundary_distance
 from keras_fim.geometry.jacobian import linearize
 from keras_fim.geometry.spectrum import spectrum_and_logits
 from keras_fim.logits import LogitsFunction
@@ -107,10 +108,11 @@ def classifier_signatures(logits_fn: LogitsFunction, serving: Serving) -> dict[s
         return {**outputs, "direction": spectrum.directions[:, 0]} if serving.direction else outputs
 
     def trust(images: tf.Tensor) -> Outputs:
-        jacobian = linearize(logits_fn, images)
-        outputs = serving.boundary_radii(boundary_distance(jacobian)[0])
-        confidence = tf.reduce_max(tf.nn.softmax(jacobian.logits), axis=-1)
-        return {**outputs, "confidence": confidence, "lambda_max": fisher(images)["lambda_max"]}
+        figures = trusted(serving.fisher_steps, logits_fn, images)
+        with tf.control_dependencies([_finite_logits(figures["logits"])]):
+            radius = tf.identity(figures["radius"])
+        others = {name: figures[name] for name in ("confidence", "lambda_max")}
+        return {**serving.boundary_radii(radius), **others}
 
     def image_bytes(image_bytes: tf.Tensor) -> Outputs:
         files, pixels = serving.limits.checked(image_bytes, "image_bytes"), serving.pixels.bounds
@@ -133,6 +135,28 @@ def classifier_signatures(logits_fn: LogitsFunction, serving: Serving) -> dict[s
     if serving.decodes:
         signatures["image_bytes"] = _compiled(image_bytes, "image_bytes", _FILES)
     return signatures
+
+
+def trusted(steps: int, logits_fn: LogitsFunction, images: tf.Tensor) -> Outputs:
+    """What ``trust`` is made of, from as few gradients as possible: λ and the boundary radius share them.
+
+    Args:
+        steps: The largest number of Krylov steps.
+        logits_fn: The classifier.
+        images: ``(batch, ...)``, floating, at least one.
+
+    Returns:
+        ``lambda_max``, ``radius`` and ``confidence`` ``(batch,)``, and ``logits``. With more than four classes λ comes
+        from another Krylov space than that of ``fisher``; both are at most the eigenvalue.
+    """
+    jacobian = linearize(logits_fn, images)
+    logits = jacobian.logits
+    if logits.shape[-1] > RIVALS + 1:
+        spectrum, radius = spectrum_and_radius(logits_fn, jacobian, images, steps)
+    else:
+        spectrum, radius = spectrum_and_logits(logits_fn, images, 1)[0], boundary_distance(jacobian)[0]
+    confidence = tf.reduce_max(tf.nn.softmax(logits), axis=-1)
+    return {"lambda_max": spectrum.eigenvalues[:, 0], "radius": radius, "confidence": confidence, "logits": logits}
 
 
 def _finite_logits(logits: tf.Tensor) -> tf.Tensor:

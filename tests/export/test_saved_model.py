@@ -62,7 +62,9 @@ def test_outputs_are_those_of_the_package(exported, signatures):
     np.testing.assert_allclose(trust["boundary_radius"], radius, rtol=1e-4)
     np.testing.assert_allclose(trust["calibrated_radius"], 0.8 * radius, rtol=1e-4)
     np.testing.assert_allclose(trust["confidence"], np.max(served["probabilities"], axis=-1), rtol=1e-5)
-    np.testing.assert_allclose(trust["lambda_max"], fisher["lambda_max"], rtol=1e-6)
+    np.testing.assert_allclose(trust["lambda_max"], fisher["lambda_max"], rtol=0.05)  # of another Krylov space
+    exact = keras_fim.fisher_spectrum(exported.model, images, method="exact").eigenvalues[:, 0]
+    assert (trust["lambda_max"] <= exact * (1 + 1e-4)).numpy().all()
     actual = signatures["detect"](images=images)
     np.testing.assert_allclose(actual["score"], exported.detector.scores(exported.model, images), rtol=1e-3, atol=1e-3)
     np.testing.assert_array_equal(actual["is_adversarial"], actual["score"] > exported.detector.threshold)
