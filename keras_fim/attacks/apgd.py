@@ -14,7 +14,7 @@ from keras_fim.attacks.climbs import Climb, SparseClimb
 from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
 from keras_fim.attacks.losses import LOSSES, TARGETED_LOSSES, loss_gradient, loss_value, others
 from keras_fim.attacks.lp import check_norm, norm_name, project_inside
-from keras_fim.attacks.samples import MOST_DRAWS, Best, Task, before_rounding, keep, random_start
+from keras_fim.attacks.samples import MOST_DRAWS, Best, Task, before_rounding, keep, random_start, while_active
 from keras_fim.logits import LogitsFunction
 
 _SHORT = {"cross_entropy": "ce", "dlr_targeted": "t"}
@@ -162,9 +162,6 @@ class APGD(FixedBudgetAttack, AimedAttack):
         """All steps of a climb: the best points, if its points count, and those of the largest loss."""
         enough = climb.needed(steps, self.rho)
 
-        def going(step: tf.Tensor, best: Best, climb: Climb) -> tf.Tensor:
-            return (step < steps) & (tf.size(climb.index) > 0)  # no model is called on an empty batch
-
         def body(step: tf.Tensor, best: Best, climb: Climb) -> tuple[tf.Tensor, Best, Climb]:
             climb = tf.cond(step > 0, lambda: climb.moved(step, self.norm), lambda: climb)
             gradient, loss, new = self._ascent(logits_fn, climb)
@@ -182,7 +179,7 @@ class APGD(FixedBudgetAttack, AimedAttack):
             point = end.here.point
             return best.improved_at(climb.index, self._look(point, logits_fn(point), climb.task))
 
-        step, best, climb = tf.while_loop(going, body, (tf.constant(0), best, climb))
+        step, best, climb = while_active(body, steps, best, climb)
         if counts:
             best = tf.cond(tf.size(climb.index) > 0, last, lambda: best)
         return best, climb.peak.point

@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_fim.attacks.aimed import AimedAttack
 from keras_fim.attacks.losses import loss_value
 from keras_fim.attacks.nearest import Found, SearchAttack
-from keras_fim.attacks.samples import Task, choose, keep, put, take
+from keras_fim.attacks.samples import Task, choose, keep, put, take, while_active
 from keras_fim.logits import LogitsFunction
 
 _INSIDE = 1 - 1e-3  # pixels at a bound start where tanh still has a slope, and not hundreds of steps away from it
@@ -112,9 +112,6 @@ class CarliniWagner(SearchAttack, AimedAttack):
         zero, infinite = tf.zeros_like(variable), tf.fill(tf.shape(weight), tf.cast(np.inf, weight.dtype))
         every = max(1, self.steps // 10)
 
-        def going(step: tf.Tensor, nearest: _Nearest, descent: _Descent) -> tf.Tensor:
-            return (step < self.steps) & (tf.size(descent.index) > 0)
-
         def body(step: tf.Tensor, nearest: _Nearest, descent: _Descent) -> tuple[tf.Tensor, _Nearest, _Descent]:
             nearest, loss, descent = self._adam(logits_fn, step, nearest, descent)
             falling, checked = descent._replace(loss=loss), self.abort_early & (step % every == every - 1)
@@ -123,7 +120,7 @@ class CarliniWagner(SearchAttack, AimedAttack):
             )  # fmt: skip
 
         descent = _Descent(tf.range(tf.shape(variable)[0]), task, weight, variable, zero, zero, infinite)
-        _, nearest, _ = tf.while_loop(going, body, (tf.constant(0), nearest, descent))
+        _, nearest, _ = while_active(body, self.steps, nearest, descent)
         return nearest
 
     def _adam(

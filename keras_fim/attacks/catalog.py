@@ -42,46 +42,33 @@ DEFAULT_EPSILONS: dict[float, tuple[float, ...]] = {
 """Budgets by norm, for pixels in [0, 1]."""
 
 _NORMS = {"l0": 0.0, "l1": 1.0, "l2": 2.0, "linf": np.inf}
-_SHORT = {
-    "apgd": "apgd_ce_linf",
-    "apgd_ce": "apgd_ce_linf",
-    "apgd_dlr": "apgd_dlr_linf",
-    "apgd_t": "apgd_t_linf",
-    "autoattack": "autoattack_linf",
-    "autoattack_rand": "autoattack_rand_linf",
-    "bim": "bim_linf",
-    "carlini_wagner": "carlini_wagner_l2",
-    "cw": "carlini_wagner_l2",
-    "deepfool": "deepfool_l2",
-    "fab": "fab_t_l2",
-    "fmn": "fmn_l2",
-    "mim": "mim_linf",
-    "pgd": "pgd_linf",
-    "square": "square_linf",
-    "strong": "strong_linf",
-}
-
-
+_EVERY = (1, 2, np.inf)
 _NORMED: tuple[tuple[Any, str, dict[str, Any], tuple[float, ...]], ...] = (
     (OTCM, "otcm", {}, (2,)),
-    (BIM, "bim", {}, (1, 2, np.inf)),
-    (PGD, "pgd", {}, (1, 2, np.inf)),
-    (MIM, "mim", {}, (1, 2, np.inf)),
-    (APGD, "apgd_ce", {}, (1, 2, np.inf)),
-    (APGD, "apgd_dlr", {"loss": "dlr"}, (1, 2, np.inf)),
-    (APGD, "apgd_t", {"loss": "dlr_targeted"}, (1, 2, np.inf)),
-    (AutoAttack, "autoattack", {}, (1, 2, np.inf)),
-    (AutoAttack, "autoattack_rand", {"version": "rand"}, (1, 2, np.inf)),
-    (Square, "square", {}, (1, 2, np.inf)),
-    (Strong, "strong", {}, (1, 2, np.inf)),
+    (BIM, "bim", {}, _EVERY),
+    (PGD, "pgd", {}, _EVERY),
+    (MIM, "mim", {}, _EVERY),
+    (APGD, "apgd_ce", {}, _EVERY),
+    (APGD, "apgd_dlr", {"loss": "dlr"}, _EVERY),
+    (APGD, "apgd_t", {"loss": "dlr_targeted"}, _EVERY),
+    (AutoAttack, "autoattack", {}, _EVERY),
+    (AutoAttack, "autoattack_rand", {"version": "rand"}, _EVERY),
+    (Square, "square", {}, _EVERY),
+    (Strong, "strong", {}, _EVERY),
     (DeepFool, "deepfool", {}, (2, np.inf)),
-    (FMN, "fmn", {}, (1, 2, np.inf)),
-    (FAB, "fab_t", {}, (1, 2, np.inf)),
+    (FMN, "fmn", {}, _EVERY),
+    (FAB, "fab_t", {}, _EVERY),
 )
 
 
+_SHORT: dict[str, str] = {
+    **{prefix: kind(**options).name for kind, prefix, options, norms in _NORMED if len(norms) > 1},
+    **{"apgd": "apgd_ce_linf", "carlini_wagner": "carlini_wagner_l2", "cw": "carlini_wagner_l2", "fab": "fab_t_l2"},
+}
+
+
 def _constructors() -> dict[str, Callable[..., Attack]]:
-    by_name: dict[str, Callable[..., Attack]] = {"ossa": OSSA, "tssa": TSSA, "fgsm": FGSM, "fgm": FGM, "otcm": OTCM}
+    by_name: dict[str, Callable[..., Attack]] = {"ossa": OSSA, "fgsm": FGSM, "fgm": FGM, "otcm": OTCM, "tssa": TSSA}
     for kind, prefix, options, norms in _NORMED:
         for norm in norms:
             by_name[f"{prefix}_{norm_name(norm)}"] = functools.partial(kind, norm=norm, **options)
@@ -99,9 +86,9 @@ def attack_names() -> tuple[str, ...]:
 
     Example:
         >>> attack_names()[:3], attack_names()[-1]
-        (('ossa', 'tssa', 'fgsm'), 'strong')
+        (('ossa', 'fgsm', 'fgm'), 'strong')
     """
-    return (*_CONSTRUCTORS, *_SHORT)
+    return (*_CONSTRUCTORS, *sorted(_SHORT))
 
 
 @checked

@@ -12,7 +12,7 @@ from keras_fim.attacks.hyperplane import Boundaries
 from keras_fim.attacks.losses import others
 from keras_fim.attacks.lp import by_image, check_norm, norm_name
 from keras_fim.attacks.nearest import Found, SearchAttack
-from keras_fim.attacks.samples import Task, keep, put
+from keras_fim.attacks.samples import Task, keep, put, while_active
 from keras_fim.logits import LogitsFunction
 
 
@@ -74,9 +74,6 @@ class DeepFool(SearchAttack):
         rivals = tf.math.top_k(logits, min(self.num_rivals, logits.shape[-1] - 1)).indices
         walk = _Walk(tf.range(tf.shape(images)[0]), task, rivals, tf.zeros_like(images))
 
-        def going(step: tf.Tensor, adversarials: tf.Tensor, walk: _Walk) -> tf.Tensor:
-            return (step < self.steps) & (tf.size(walk.index) > 0)
-
         def body(step: tf.Tensor, adversarials: tf.Tensor, walk: _Walk) -> tuple[tf.Tensor, tf.Tensor, _Walk]:
             walk = walk._replace(shift=walk.shift + self._step(logits_fn, walk))
             points = self._points(walk)
@@ -84,7 +81,7 @@ class DeepFool(SearchAttack):
             # a forward pass to see who is fooled costs far less than their gradients in the next step
             return step + 1, adversarials, keep(walk, tf.argmax(logits_fn(points), axis=-1) == walk.task.labels)
 
-        _, adversarials, _ = tf.while_loop(going, body, (tf.constant(0), images, walk))
+        _, adversarials, _ = while_active(body, self.steps, images, walk)
         return Found(adversarials)
 
     def _points(self, walk: _Walk) -> tf.Tensor:

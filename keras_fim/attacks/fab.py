@@ -11,7 +11,7 @@ from keras_fim.attacks.hyperplane import Boundaries, to_hyperplane
 from keras_fim.attacks.losses import others
 from keras_fim.attacks.lp import by_image, check_norm, norm_name, norms_of
 from keras_fim.attacks.nearest import Found, SearchAttack
-from keras_fim.attacks.samples import Task, choose, keep, put, take
+from keras_fim.attacks.samples import Task, choose, keep, put, take, while_active
 from keras_fim.logits import LogitsFunction
 
 _TINY = 1e-12
@@ -110,9 +110,6 @@ class FAB(SearchAttack):
     def _walk(self, logits_fn: LogitsFunction, nearest: _Nearest, walk: _Walk) -> _Nearest:
         """All steps of a run."""
 
-        def going(step: tf.Tensor, nearest: _Nearest, walk: _Walk) -> tf.Tensor:
-            return (step < self.steps) & (tf.size(walk.index) > 0)  # no model is called on an empty batch
-
         def body(step: tf.Tensor, nearest: _Nearest, walk: _Walk) -> tuple[tf.Tensor, _Nearest, _Walk]:
             images, point = walk.task.images, self._step(logits_fn, walk)
             fooled = tf.argmax(logits_fn(point), axis=-1) != walk.task.labels
@@ -122,7 +119,7 @@ class FAB(SearchAttack):
             stands = better.distance > walk.task.epsilon
             return step + 1, put(nearest, walk.index, better), keep(walk._replace(point=back), stands)
 
-        _, nearest, _ = tf.while_loop(going, body, (tf.constant(0), nearest, walk))
+        _, nearest, _ = while_active(body, self.steps, nearest, walk)
         return nearest
 
     def _step(self, logits_fn: LogitsFunction, walk: _Walk) -> tf.Tensor:

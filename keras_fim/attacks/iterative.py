@@ -12,7 +12,7 @@ from keras_fim.attacks.aimed import AimedAttack
 from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
 from keras_fim.attacks.losses import LOSSES, loss_gradient, others
 from keras_fim.attacks.lp import check_norm, norm_name, project_inside, step
-from keras_fim.attacks.samples import Best, Task, before_rounding, keep, put, random_start
+from keras_fim.attacks.samples import Best, Task, before_rounding, keep, put, random_start, while_active
 from keras_fim.logits import LogitsFunction
 
 
@@ -116,9 +116,6 @@ class IterativeAttack(FixedBudgetAttack, AimedAttack):
     def _climb(self, logits_fn: LogitsFunction, best: Best, climb: _Climb, *, with_gradient: bool) -> Best:
         """All steps of one restart; ``with_gradient`` says that the gradient at the start is known."""
 
-        def going(index: tf.Tensor, best: Best, climb: _Climb) -> tf.Tensor:
-            return (index < self.steps) & (tf.size(climb.index) > 0)  # no model is called on an empty batch
-
         def body(index: tf.Tensor, best: Best, climb: _Climb) -> tuple[tf.Tensor, Best, _Climb]:
             climb = tf.cond(index > 0, lambda: self._move(climb, index), lambda: climb)
             labels, targets = climb.task.labels, self._aims(climb.task, self.loss)
@@ -131,7 +128,7 @@ class IterativeAttack(FixedBudgetAttack, AimedAttack):
             end = self._move(climb, index)
             return self._keep(best, end, self._look(end, logits_fn(end.point)))
 
-        index, best, climb = tf.while_loop(going, body, (tf.constant(1 if with_gradient else 0), best, climb))
+        index, best, climb = while_active(body, self.steps, best, climb, first=int(with_gradient))
         best = tf.cond(tf.size(climb.index) > 0, last, lambda: best)
         return best
 

@@ -98,6 +98,26 @@ def _each(function: Callable[..., tf.Tensor], parts: _T, *others: _T) -> _T:
     return mapped
 
 
+def while_active(body: Callable[..., tuple[Any, ...]], steps: int, *state: Any, first: int = 0) -> tuple[Any, ...]:
+    """Repeat a step as long as there are samples: no model is called on an empty batch.
+
+    Args:
+        body: From the number of the step and the state to those of the next.
+        steps: The number at which it ends.
+        *state: The state at the start, whose last part has an ``index`` of the samples on their way.
+        first: The number of the first step.
+
+    Returns:
+        The number of the step that would be next, and the state.
+    """
+
+    def going(step: tf.Tensor, *state: Any) -> tf.Tensor:
+        return (step < steps) & (tf.size(state[-1].index) > 0)
+
+    end: tuple[Any, ...] = tf.while_loop(going, body, (tf.constant(first), *state))
+    return end
+
+
 def random_start(task: Task, norm: float, restart: int | tf.Tensor = 0) -> tf.Tensor:
     """Where a restart begins, as the images: uniform in the ball, then clipped to the unit cube."""
     shift = random_in_ball(task.images, task.epsilon, norm, draws.fold(task.keys, restart))
