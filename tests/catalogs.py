@@ -45,7 +45,11 @@ ATTACK_WHEN = {
     "SigmaZero": "how few values have to change",
     "JSMA": "how few values have to change, as published",
 }
-_GRADIENTS = {"OSSA": "one for each class, or 4", "JSMA": "one for each class and pair"}  # their options do not say it
+_GRADIENTS = {  # their options do not say it
+    "OSSA": "one for each class, or 4",
+    "TSSA": "two for each class, or 8",
+    "JSMA": "one for each class and pair",
+}
 DEFENSES: dict[str, tuple[Any, str]] = {
     "none": (None, "the baseline"),
     "fisher-trace": (losses.FisherTraceLoss, "to reproduce the paper; resists one step only"),
