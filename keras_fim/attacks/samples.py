@@ -99,7 +99,7 @@ def _each(function: Callable[..., tf.Tensor], parts: _T, *others: _T) -> _T:
 
 
 def while_active(body: Callable[..., tuple[Any, ...]], steps: int, *state: Any, first: int = 0) -> tuple[Any, ...]:
-    """Repeat a step as long as there are samples: no model is called on an empty batch.
+    """Repeat a step until no sample is left: no model is called on an empty batch.
 
     Args:
         body: From the number of the step and the state to those of the next.
