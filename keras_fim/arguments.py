@@ -81,7 +81,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin in (dict, Mapping):
         return isinstance(value, Mapping)
     if origin in (tuple, list, collections.abc.Sequence):
-        if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, collections.abc.Sized):
+        sized = isinstance(value, collections.abc.Sized) and getattr(value, "ndim", 1) > 0
+        if isinstance(value, (str, bytes, Mapping)) or not sized:
             return False
         parts: Any = value
         return origin is tuple and inner[-1] is not ... or all(_fits(part, inner[0]) for part in parts)

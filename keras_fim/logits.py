@@ -145,6 +145,8 @@ class LogitsFunction:
         Returns:
             The same structure of arrays with ``n`` entries.
         """
+        if batch_size < 1:
+            raise ValueError(f"`batch_size` should be a positive integer. Received: batch_size={batch_size}")
         call, parts = self.compiled(function, *static), []
         for start in range(0, len(images), batch_size):
             batch = self.cast(tf.convert_to_tensor(images[start : start + batch_size]))

@@ -41,6 +41,7 @@ from keras_fim.cli.options import (
     add_image_size,
     add_max_samples,
     add_strict,
+    chunk,
     number,
 )
 
@@ -72,6 +73,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: linf=0.03,0.1,0.2,0.3 of the range for gray images, linf=1/255,2/255,4/255,8/255 for color images).",
     )
     add_max_samples(parser, 1000, "to attack")
+    _add_measurements(parser)
+    part = "Measure the third of every 16 chunks of at most 256 images (default: gather what is there)."
+    parser.add_argument("--chunk", type=chunk, default=(1, 1), metavar="3/16", help=part)
+    ray = "Measure on Ray: the cluster of this machine (auto), one that is started (local), or the one at an address."
+    parser.add_argument("--ray", metavar="ADDRESS", help=ray)
+    parser.add_argument(
+        "--out", type=Path, help="Folder for report, tables and cells (default: results/evaluations/MODEL-DATA)."
+    )
+    threshold = "Exit with code 3 if the robust accuracy is lower, from 0 to 1; for one norm and one budget."
+    parser.add_argument("--fail-under", type=float, metavar="SHARE", help=threshold)
+    parser.add_argument("--json", action="store_true", help="Print the result as JSON in place of the tables.")
+    add_strict(parser)
+    add_data_dir(parser)
+
+
+def _add_measurements(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what is measured, and how the model takes the images."""
     parser.add_argument(
         "--quick", action="store_true", help="A preview, not to be quoted: a quarter of the strong attack's steps."
     )
@@ -94,20 +112,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--draws", type=int, default=10_000, metavar="N", help="Draws of --certify (default: 10000).")
     parser.add_argument("--no-spectrum", action="store_true", help="Leave out the Fisher information.")
-    part = "Measure the third of every 16 chunks of at most 256 images; without this option, gather what is there."
-    parser.add_argument("--chunk", type=_chunk, default=(1, 1), metavar="3/16", help=part)
-    cluster = (
-        "Measure on Ray: the cluster of this machine (auto), one that is started (local), or the one at an address."
-    )
-    parser.add_argument("--ray", metavar="ADDRESS", help=cluster)
-    parser.add_argument(
-        "--out", type=Path, help="Folder for report, tables and cells (default: results/evaluations/MODEL-DATA)."
-    )
-    threshold = "Exit with code 3 if the robust accuracy is lower, from 0 to 1; for one norm and one budget."
-    parser.add_argument("--fail-under", type=float, metavar="SHARE", help=threshold)
-    parser.add_argument("--json", action="store_true", help="Print the result as JSON in place of the tables.")
-    add_strict(parser)
-    add_data_dir(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -132,23 +136,20 @@ def run(arguments: argparse.Namespace) -> None:
     folder = arguments.out or Path("results/evaluations") / f"{name}-{short_name(arguments.data)}"
     if arguments.ray:
         connect(arguments.ray)
+    options: dict[str, Any] = {"max_samples": arguments.max_samples, "black_box": arguments.black_box}
+    options |= {"certify_sigma": arguments.certify, "num_draws": arguments.draws, "chunk": arguments.chunk}
+    options |= {"spectrum": not arguments.no_spectrum, "backend": "ray" if arguments.ray else "local"}
     evaluation = evaluate(
         model,
         dataset,
         attacks=attacks,
         epsilons=_epsilons(arguments.epsilons) or _usual_epsilons(attacks, facts, bounds),
-        max_samples=arguments.max_samples,
         bounds=bounds,
-        black_box=arguments.black_box,
-        spectrum=not arguments.no_spectrum,
         name=name,
         class_names=facts.class_names,
         file_names=images.file_names,
-        certify_sigma=arguments.certify,
-        num_draws=arguments.draws,
         folder=folder / "cells",
-        chunk=arguments.chunk,
-        backend="ray" if arguments.ray else "local",
+        **options,
     )
     if arguments.chunk != (1, 1):
         part = "{}/{}".format(*arguments.chunk)
@@ -162,18 +163,6 @@ def run(arguments: argparse.Namespace) -> None:
         print(SMOKE_TEST, file=sys.stderr)
     if arguments.fail_under is not None and evaluation.headline.robust.value < arguments.fail_under:
         raise SystemExit(3)
-
-
-def _chunk(text: str) -> tuple[int, int]:
-    """``"3/16"`` as ``(3, 16)``."""
-    from keras_fim.evaluation.plans import check_chunk
-
-    try:
-        first, second = map(int, text.split("/"))
-        check_chunk((first, second))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"should be K/N with K from 1 to N. Received: {text!r}") from None
-    return first, second
 
 
 def _say(evaluation: Evaluation, masking: list[str], report: Path, *, as_json: bool) -> None:

@@ -70,6 +70,22 @@ def defense(text: str) -> str:
     return text
 
 
+def chunk(text: str) -> tuple[int, int]:
+    """A part as it is typed: ``3/16`` as ``(3, 16)``.
+
+    Raises:
+        ArgumentTypeError: If it is none.
+    """
+    from keras_fim.evaluation.plans import check_chunk
+
+    try:
+        first, second = map(int, text.split("/"))
+        check_chunk((first, second))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"should be K/N with K from 1 to N. Received: {text!r}") from None
+    return first, second
+
+
 def add_max_samples(parser: argparse.ArgumentParser, default: int, purpose: str) -> None:
     """Add the option ``--max-samples``."""
     text = f"Number of test images {purpose}, the same number per class as far as possible (default: %(default)s)."

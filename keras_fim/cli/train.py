@@ -65,14 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, data_name: str | None = No
         "images, such as 2 in l2 on MNIST and 8/255 of the range in linf on your own)."
     )
     parser.add_argument("--epsilon", type=number, help=budget)
-    parser.add_argument(
-        "--option",
-        dest="options",
-        metavar="KEY=VALUE",
-        type=_option,
-        action="append",
-        help="Another option of the defense, such as step=0.05, noise=1, norm=linf, attack_steps=10.",
-    )
+    text = "Another option of the defense, such as step=0.05, noise=1, norm=linf, attack_steps=10."
+    parser.add_argument("--option", dest="options", metavar="KEY=VALUE", type=_option, action="append", help=text)
     parser.add_argument(
         "--mu",
         type=float,
@@ -94,9 +88,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, data_name: str | None = No
         help="Export the trained model as the next version in FOLDER (saved_models/DATA if left out) and verify it.",
     )
     parser.add_argument("--resume", action="store_true", help="Continue the run in --out after its last epoch.")
-    parser.add_argument(
-        "--no-robustness", action="store_true", help="Do not attack the model after each epoch for TensorBoard."
-    )
+    text = "Do not attack the model after each epoch for TensorBoard."
+    parser.add_argument("--no-robustness", action="store_true", help=text)
     parser.add_argument("--quick", action="store_true", help="Train one epoch on 2,000 images and test on 1,000.")
 
 

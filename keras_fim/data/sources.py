@@ -77,7 +77,7 @@ def open_source(
     else:
         near = difflib.get_close_matches(name, catalog.names(), 1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(f"The dataset should be {KINDS}. Received: {name!r}{hint}")
+        raise ValueError(f"The `name` of the dataset should be {KINDS}. Received: {name!r}{hint}")
     if image_shape is not None:
         source = source._replace(info=source.info._replace(image_shape=tuple(image_shape)))
     return source

@@ -13,7 +13,7 @@ from keras_fim.attacks import FGM, FGSM, PGD, FixedBudgetAttack
 from keras_fim.attacks.base import check_epsilons
 from keras_fim.attacks.lp import check_norm
 from keras_fim.typing import Images, Labels
-from keras_fim.validation import check_images
+from keras_fim.validation import check_bounds, check_images
 
 
 class CatastrophicOverfitting(keras.callbacks.Callback):
@@ -54,7 +54,7 @@ class CatastrophicOverfitting(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         check_epsilons([epsilon])
-        norm = check_norm(norm, (2, np.inf))
+        norm, bounds = check_norm(norm, (2, np.inf)), check_bounds(bounds)
         self.images, self.labels, self.epsilon = check_images(images, bounds), np.asarray(labels), float(epsilon)
         one_step = one_step or (FGSM(bounds=bounds) if norm == np.inf else FGM(bounds=bounds))
         self.attacks = (one_step, PGD(norm=norm, steps=10, step_size=0.25, bounds=bounds, stop_early=True))

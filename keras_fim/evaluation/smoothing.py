@@ -144,6 +144,8 @@ def certify(
     check_smoothing(sigma, alpha, num_selection=num_selection, num_draws=num_draws, batch_size=batch_size)
     images = images_in_range(model, images, bounds)
     draws_of = (0, num_selection), (num_selection, num_selection + num_draws)
+    if indices is not None and np.asarray(indices).dtype.kind not in "iu":
+        raise ValueError(f"`indices` should be integers. Received: {indices!r:.80}")
     selection, estimate = _votes(logits_function(model, images), images, sigma, draws_of, batch_size, seed, indices)
     top = selection.argmax(axis=-1)
     hits = estimate[np.arange(len(top)), top]

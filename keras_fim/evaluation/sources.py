@@ -188,6 +188,8 @@ def _elements(dataset: Dataset) -> Iterable[Any]:
 
 
 def _check_lengths(images: Any, labels: Any) -> None:
+    if np.ndim(labels) == 0:
+        raise ValueError(f"`labels` should be classes, one for each image. Received: {labels!r:.80}")
     if len(images) != len(labels):
         received = f"{len(images)} images and {len(labels)} labels"
         raise ValueError(f"`dataset` should hold as many labels as images. Received: {received}")

@@ -60,6 +60,8 @@ def standing_distances(distances: Any, success: Any, was_correct: Any) -> np.nda
         float64, one for each originally correct sample.
     """
     success, was_correct = _checked(success, was_correct)
+    if np.shape(distances) != success.shape or np.asarray(distances).dtype.kind not in "fiu":
+        raise ValueError(f"`distances` should be {len(success)} numbers. Received: {distances!r:.80}")
     values = np.where(success, np.asarray(distances, np.float64), np.inf)
     return np.asarray(values[was_correct])
 

@@ -123,18 +123,14 @@ def evaluate_detection(
     for kind, detector in ((kind, detectors[kind]) for kind in ("lambda", "fgsm") if kind in detectors):
         adaptive = _rows(own, _adaptive_attack(detector), budgets[np.inf][1:], few, {kind: detector}, scores)
         rows += [{**row, "attack": f"{row['attack']} on {kind}"} for row in adaptive]  # it knows the detector
-    report = DetectionReport(
-        model=Path(name).name.removesuffix(".keras"),
-        config={
-            **{"num_fitted": len(fit[0]), "num_evaluated": len(test[0]), "num_adaptive": max_adaptive},
-            "false_positive_rate": false_positive_rate,
-            "fitted_on": {"fgsm": budgets[np.inf][1], "pgd": budgets[np.inf][0]},
-            "adaptive": repr(_adaptive_attack(detectors["lambda"])),
-        },
-        benign={"num": len(test[0]), "accuracy": clean_performance(model, *test).accuracy, "detected": alarms},
-        rows=rows,
-        detectors={kind: detector.as_dict() for kind, detector in detectors.items()},
-    )
+    config = {
+        **{"num_fitted": len(fit[0]), "num_evaluated": len(test[0]), "num_adaptive": max_adaptive},
+        **{"false_positive_rate": false_positive_rate, "adaptive": repr(_adaptive_attack(detectors["lambda"]))},
+        "fitted_on": {"fgsm": budgets[np.inf][1], "pgd": budgets[np.inf][0]},
+    }
+    benign = {"num": len(test[0]), "accuracy": clean_performance(model, *test).accuracy, "detected": alarms}
+    fitted = {kind: detector.as_dict() for kind, detector in detectors.items()}
+    report = DetectionReport(Path(name).name.removesuffix(".keras"), config, benign, rows, fitted)
     _write(report, folder)
     return report
 

@@ -178,14 +178,14 @@ def _fit(
     robustness: bool,
     verbose: int | None,
 ) -> float:
-    scored, monitor = config.keep != "accuracy", _monitor(config)
+    monitor = _monitor(config)
     history = checkpoint.resume(model, folder, monitor=monitor)
     watch = overfitting_watch(config.defense, config.all_options, splits.validation, history, config.pixels)
     keeper = checkpoint.RunCheckpoint(folder, history=history, monitor=monitor)
-    scores = [_Score(config.keep, splits.validation)] if scored else []
-    left = 0 if verbose == 0 else config.epochs - len(history)
+    scores = [_Score(config.keep, splits.validation)] if monitor == "score" else []
     passes = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: seed.start(epoch))
-    callbacks: list[keras.callbacks.Callback] = [_EpochSeconds(left), passes, *watch, *scores]
+    timer = _EpochSeconds(0 if verbose == 0 else config.epochs - len(history))
+    callbacks: list[keras.callbacks.Callback] = [timer, passes, *watch, *scores]
     if config.mu_warmup_epochs and config.mu:
         target = model.loss if "fisher-" in config.defense else model
         steps = round(config.mu_warmup_epochs * len(splits.train))
@@ -197,8 +197,8 @@ def _fit(
     if robustness:  # behind the board, which would repeat all that it logs
         every = watching.epochs_between(len(splits.train), config.batch_size)
         watched: dict[str, Any] = {"log_dir": logs, "every": every}
-        callbacks.append(watching.robustness_curve(config, splits.validation, **watched))
-        callbacks.append(watching.fisher_spectrum(config, splits.validation, **watched))
+        measured = (watching.robustness_curve, watching.fisher_spectrum)
+        callbacks += [callback(config, splits.validation, **watched) for callback in measured]
     callbacks.append(keeper)
     model.fit(
         splits.train,
