@@ -11,9 +11,14 @@ if TYPE_CHECKING:
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """The colors of lines and points (Okabe & Ito), for people with any kind of color vision."""
-GOOD, BAD, QUIET = PALETTE[0], PALETTE[1], "#6b7280"
-"""The colors of what is right, of what is wrong, and of what is context."""
+GOOD = PALETTE[0]
+"""The color of what is right."""
+BAD = PALETTE[1]
+"""The color of what is wrong."""
+QUIET = "#6b7280"
+"""The color of context."""
 MARKERS = "osD^vPX"
+"""The markers of lines, which differ like their colors."""
 _LABELED = 5  # points that have their name beside them, and lines that have it at their end
 _STYLE: dict[Any, Any] = {
     "axes.spines.top": False,

@@ -184,6 +184,20 @@ def test_comparisons_are_the_stored_ones(data):
     assert stored in PAGES["benchmarks.md"]
 
 
+def test_output_of_getting_started_is_the_stored_one():
+    stored = json.loads((RESULTS / "getting_started" / "before.json").read_text(encoding="utf-8"))
+    page = PAGES["getting_started.md"]
+    assert stored["config"]["command"] in page
+    assert f"Correct on {100 * stored['accuracy']['value']:.1f} % of {stored['accuracy']['total']} images" in page
+    for row in (row for row in stored["rows"] if row["strongest"]):
+        ratio = row["robust"]
+        shown = f"{100 * ratio['value']:.1f} % [{100 * ratio['low']:.1f}, {100 * ratio['high']:.1f}]"
+        assert f"l2 {row['epsilon']:g}: robust accuracy {shown} under {row['attack']}" in page
+    front = (RESULTS / "defenses" / "mnist" / "front.md").read_text(encoding="utf-8")
+    for name, share in (("none", "20.1"), ("N-FGM", "84.0")):
+        assert any(name in line and share in line for line in front.splitlines()) and f"{share} %" in page
+
+
 NOTEBOOKS = sorted(DOCS.glob("notebooks/*.ipynb"))
 
 
