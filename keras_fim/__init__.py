@@ -19,6 +19,7 @@ if _TYPE_CHECKING:
         data,
         defenses,
         detection,
+        distribution,
         evaluation,
         export,
         geometry,
@@ -40,7 +41,7 @@ __version__ = "0.2.0"
 
 __all__ = [
     "FisherEigenvalueLoss", "FisherTraceLoss", "attacks", "boundary_radius", "callbacks", "certify", "data",
-    "default_mu", "defenses", "detection", "evaluation", "export", "fisher_spectrum", "geometry",
+    "default_mu", "defenses", "detection", "distribution", "evaluation", "export", "fisher_spectrum", "geometry",
     "label_smoothing_from_mu", "layers", "logits", "losses", "metrics", "models", "mu_from_label_smoothing", "plots",
     "training",
 ]  # fmt: skip

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import checked
+from keras_fim.distribution import devices_of, shares
 from keras_fim.geometry.gradients import NoGradientError, gradient
 from keras_fim.geometry.simplex import two_classes
 from keras_fim.inspection import call_model, check_model, float_twin, gradient_stop, output_form
@@ -61,11 +62,15 @@ class LogitsFunction:
         Returns:
             ``(batch, K)``, float32 (float64 from a float64 model).
         """
-        images = tf.convert_to_tensor(images)
-        if self.form == "method":
-            logits = _at_least_float32(self.model.logits(images, training=training))
-        else:
-            logits = self.of(call_model(self.forward, images, training))
+        images, parts = tf.convert_to_tensor(images), []
+        for share in shares(images, devices_of(self.model)):
+            with share.place:
+                if self.form == "method":
+                    logits = _at_least_float32(self.model.logits(share.images, training=training))
+                else:
+                    logits = self.of(call_model(self.forward, share.images, training))
+                parts.append(logits if share.size is None else logits[: share.size])
+        logits = tf.concat(parts, axis=0)
         if images.dtype.is_floating:
             logits = tf.cast(logits, self._dtype(images))
         return logits if self.backward is None else _straight(logits, self.backward(images, training=training))

@@ -19,21 +19,9 @@ import keras_fim
 
 ROOT = Path(keras_fim.__file__).parent
 ORDER = [
-    *("arguments", "_lazy", "typing", "geometry", "records", "validation", "strangers", "inspection", "logits"),
-    *(
-        "pixels",
-        "fisher",
-        "losses",
-        "layers",
-        "metrics",
-        "attacks",
-        "defenses",
-        "detection",
-        "evaluation",
-        "plots",
-        "callbacks",
-    ),
-    *("export", "training", "cli", "__main__"),
+    *("arguments", "_lazy", "typing", "geometry", "records", "validation", "strangers", "inspection", "distribution"),
+    *("logits", "pixels", "fisher", "losses", "layers", "metrics", "attacks", "defenses", "detection", "evaluation"),
+    *("plots", "callbacks", "export", "training", "cli", "__main__"),
 ]
 STANDALONE = ("data", "models")  # import arguments and records only; training and cli, and no other, import them
 MODULES = sorted(module.name for module in pkgutil.walk_packages([str(ROOT)], "keras_fim."))

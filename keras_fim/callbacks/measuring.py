@@ -17,6 +17,7 @@ from tensorflow.python.eager import context as eager_context
 
 from keras_fim.arguments import checked
 from keras_fim.callbacks.board import Board
+from keras_fim.distribution import is_chief
 from keras_fim.evaluation.sources import Dataset, check_max_samples, samples
 from keras_fim.logits import LogitsFunction, logits_function
 
@@ -81,7 +82,7 @@ class MeasuringCallback(keras.callbacks.ProgbarLogger, abc.ABC):
             figures = self._measure(epoch)
             if logs is not None:
                 logs.update(figures)
-            if self._board:
+            if self._board and is_chief(self.model.distribute_strategy):
                 with self._tolerated(f"writing to {self._board.folder} after epoch {epoch + 1}"):
                     self._write(epoch, figures, self._board)
                     self._board.flush()

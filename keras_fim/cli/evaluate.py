@@ -152,8 +152,7 @@ def run(arguments: argparse.Namespace) -> None:
         **options,
     )
     if arguments.chunk != (1, 1):
-        part = "{}/{}".format(*arguments.chunk)
-        print(f"{part}: {evaluation.accuracy.total} images in {folder / 'cells'}; gather without --chunk")
+        print(f"{evaluation.accuracy.total} images in {folder / 'cells'}; gather them without --chunk")
         return
     for file in ("evaluation.json", "evaluation.csv", "evaluation.md", "report.html", "samples.csv"):
         evaluation.save(folder / file)
@@ -214,6 +213,7 @@ def _masking(
 
 def _model(source: str, arguments: argparse.Namespace, returns: str | None = None) -> tuple[LogitsFunction, str]:
     """A model from a file, a folder or a name, and what to call it."""
+    from keras_fim.distribution import local_strategy
     from keras_fim.logits import logits_function
     from keras_fim.strangers import check_operations
     from keras_fim.training.inputs import model_for
@@ -223,7 +223,8 @@ def _model(source: str, arguments: argparse.Namespace, returns: str | None = Non
     if arguments.strict and (path / "saved_model.pb").is_file():
         check_operations(path, strict=True)
     if not (path / "saved_model.pb").is_file():
-        model = model_for(source, arguments.data, arguments.data_dir, size=arguments.image_size)
+        with local_strategy().scope():
+            model = model_for(source, arguments.data, arguments.data_dir, size=arguments.image_size)
     path = path.resolve()
     name = path.parent.name if path.name == "model.keras" else path.name.removesuffix(".keras")
     return logits_function(model, from_logits=None if returns is None else returns == "logits"), name

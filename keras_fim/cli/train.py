@@ -27,7 +27,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keras_fim.cli import export
 from keras_fim.cli.errors import run_safely
@@ -45,6 +45,9 @@ from keras_fim.cli.options import (
 from keras_fim.records import read_json
 from keras_fim.training.config import TrainingConfig
 from keras_fim.training.defending import NAMES, default_options
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 _PAPER = ("convnet", "vgg11", "resnet14")
 
@@ -95,6 +98,9 @@ def add_arguments(parser: argparse.ArgumentParser, *, data_name: str | None = No
 
 def run(arguments: argparse.Namespace) -> None:
     """Train as the arguments say, for each μ, and print what came out."""
+    from keras_fim import distribution
+
+    devices = distribution.strategy()  # before anything else is computed, on several workers
     several = arguments.mu is not None and len(arguments.mu) > 1
     configs = [_config(arguments, mu) for mu in arguments.mu or [None]]
     folder = arguments.out or _default_folder(configs[0], quick=arguments.quick, sweep=several)
@@ -102,7 +108,9 @@ def run(arguments: argparse.Namespace) -> None:
     if len(set(folders)) < len(folders):
         raise ValueError(f"`--mu` should hold different values. Received: {arguments.mu}")
     for config, own in zip(configs, folders, strict=True):
-        _train(config, own, arguments)
+        _train(config, own, arguments, devices)
+    if not distribution.is_chief(devices):
+        return
     if several:
         print(_table([read_json(own / "run.json") for own in folders]))
     print(f"in TensorBoard: keras-fim board {folder}")
@@ -110,8 +118,11 @@ def run(arguments: argparse.Namespace) -> None:
         print(SMOKE_TEST)
 
 
-def _train(config: TrainingConfig, folder: Path, arguments: argparse.Namespace) -> None:
+def _train(
+    config: TrainingConfig, folder: Path, arguments: argparse.Namespace, devices: tf.distribute.Strategy
+) -> None:
     from keras_fim.data import short_name
+    from keras_fim.distribution import is_chief
     from keras_fim.training.run import train
     from keras_fim.training.trained import builds
 
@@ -120,7 +131,10 @@ def _train(config: TrainingConfig, folder: Path, arguments: argparse.Namespace) 
         print("The paper's loss resists attacks of one step only; --defense n-fgm holds against strong ones.")
     print(f"writing to {folder}")
     robustness = not arguments.no_robustness
-    train(config, folder, resume=arguments.resume, data_dir=arguments.data_dir, robustness=robustness)
+    shared: dict[str, Any] = {"data_dir": arguments.data_dir, "robustness": robustness, "devices": devices}
+    train(config, folder, resume=arguments.resume, **shared)
+    if not is_chief(devices):
+        return
     results = read_json(folder / "run.json")["results"]
     print(
         f"test accuracy {100 * results['test_accuracy']:.2f} % with the weights of epoch {results['best_epoch']} of "

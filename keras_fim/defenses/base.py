@@ -78,6 +78,7 @@ class Defense(keras.Model):
                 f"Received: {type(classifier).__name__}, which has a method `logits`"
             )
         super().__init__(name=name, dtype=classifier.dtype_policy, autocast=False)
+        self.supports_jit = False  # under XLA assertions vanish, and batches of changing size are compiled one by one
         self.inner, self.model, self.seed = inner, classifier, int(seed)
         self._logits_fn = logits_fn
         if bounds is None:

@@ -149,12 +149,15 @@ BACKENDS: dict[str, Callable[[LogitsFunction, Sequence[Cell]], Backend]] = {"loc
 """What makes a backend of a model and its cells, by name."""
 
 
-def connect(address: str) -> None:
+def connect(address: str) -> str:
     """Connect to a Ray cluster.
 
     Args:
         address: ``"auto"`` for the cluster that runs on this machine, ``"local"`` to start one on it, or the address of
             one, such as ``"ray://host:10001"``.
+
+    Returns:
+        ``"ray"``, the backend.
 
     Raises:
         ValueError: If there is no such cluster.
@@ -166,6 +169,7 @@ def connect(address: str) -> None:
     except ConnectionError as error:
         expected = "auto, local or the address of a cluster"
         raise ValueError(f"`--ray` should be {expected}. Received: {address!r} ({error})") from error
+    return "ray"
 
 
 def check_backend(name: str) -> None:

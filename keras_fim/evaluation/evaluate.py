@@ -12,6 +12,7 @@ from typing import Any
 from keras_fim.arguments import checked
 from keras_fim.attacks.base import Attack
 from keras_fim.attacks.catalog import Epsilons
+from keras_fim.distribution import devices_of, local_devices
 from keras_fim.evaluation.backends import BACKENDS, Cell, Queue, check_backend
 from keras_fim.evaluation.cells import Cells, attack_settings
 from keras_fim.evaluation.collected import Collected
@@ -101,17 +102,15 @@ def evaluate(
         >>> [row.epsilon for row in found.rows]
         [0.03, 0.1, 0.2, 0.3]
     """
-    if max_samples is not None:
-        check_max_samples(max_samples)
-    check_chunk(chunk)
-    check_backend(backend)
-    planned(attacks, epsilons, None, black_box=black_box)  # refuses what is wrong before any data is read
+    _check(max_samples, chunk, backend)  # refuses what is wrong before any data is read
+    planned(attacks, epsilons, None, black_box=black_box)
     parts = chunks(dataset, max_samples)
     first = next(parts)
     following = list(itertools.islice(parts, 1))
     logits_fn = logits_function(model, check_images(first.images))
     pixels = pixel_range(logits_fn, first, attacks, bounds)
-    plans = [fitted(p, first.images.shape[1:]) for p in planned(attacks, epsilons, pixels, black_box=black_box)]
+    size = first.images.shape[1:], len(local_devices(devices_of(logits_fn.model)))
+    plans = [fitted(plan, *size) for plan in planned(attacks, epsilons, pixels, black_box=black_box)]
     cells = _cells(plans, pixels, first, spectrum=spectrum and not black_box)
     cells += [] if certify_sigma is None else [_certifying(pixels, certify_sigma, num_draws)]
     report, total = progress or (lambda line: None), max_samples if following else len(first.labels)
@@ -145,6 +144,13 @@ def _cells(plans: Sequence[Plan], pixels: PixelRange | None, chunk: Chunk, *, sp
     settings = {"attack": "spectrum", "revision": 3}
     last = Cell("spectrum", settings, QUANTITIES, functools.partial(_informed, pixels))
     return [*cells, last] if spectrum else cells
+
+
+def _check(max_samples: int | None, chunk: Any, backend: str) -> None:
+    if max_samples is not None:
+        check_max_samples(max_samples)
+    check_chunk(chunk)
+    check_backend(backend)
 
 
 def _attacked(plan: Plan, logits_fn: LogitsFunction, chunk: Chunk) -> dict[str, Any]:

@@ -129,13 +129,13 @@ def default_attacks(
     return [attack for norm in norms for attack in (*one_step.get(norm, []), Strong(norm=norm, **options))]
 
 
-def fitted(plan: Plan, shape: Sequence[int]) -> Plan:
-    """The plan with batches of images of a shape that fit into memory."""
+def fitted(plan: Plan, shape: Sequence[int], num_devices: int = 1) -> Plan:
+    """The plan with batches of images of a shape that fit into the memory of one device, times their number."""
     attack = plan.attack
     if isinstance(attack, MinimalDistance):  # whose batches are those of its attack
-        inner = fitted(Plan(attack.attack, ()), shape).attack
+        inner = fitted(Plan(attack.attack, ()), shape, num_devices).attack
         return plan._replace(attack=dataclasses.replace(attack, attack=inner))  # type: ignore[arg-type]
-    size = min(attack.batch_size, fits_memory(shape))
+    size = min(attack.batch_size, fits_memory(shape)) * num_devices
     return plan._replace(attack=dataclasses.replace(attack, batch_size=size))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from keras_fim.defenses import plain
+from keras_fim.distribution import is_chief
 from keras_fim.records import written
 
 
@@ -24,6 +25,8 @@ class RunCheckpoint(keras.callbacks.Callback):
         monitor: the metric whose largest value marks the best weights; of equals the later.
         history: the rows of the epochs before, as `resume` returns them.
     """
+
+    chief_only = True  # of several workers
 
     def __init__(
         self, folder: Path, *, monitor: str = "val_accuracy", history: list[dict[str, float]] | None = None
@@ -59,14 +62,17 @@ def resume(model: keras.Model, folder: Path, *, monitor: str = "val_accuracy") -
     saved = _checkpoints(Path(folder))
     if not saved:
         return []
-    model.optimizer.build(model.trainable_variables)  # Keras skips the state of one that is not built
+    with model.distribute_strategy.scope():
+        model.optimizer.build(model.trainable_variables)  # Keras skips the state of one that is not built
     load_weights(model, saved[-1])
     epochs = _epoch(saved[-1])
     history = read_history(folder)[:epochs]
     if len(history) < epochs or any(monitor not in row for row in history):
         expected = f"a row with {monitor} for each of the {epochs} epochs of {saved[-1].name}"
         raise ValueError(f"{Path(folder) / 'history.csv'} should have {expected}. Received: {len(history)} rows")
-    if _last_is_best(history, monitor):  # the kill may have come before these were kept
+    if _last_is_best(history, monitor) and is_chief(
+        model.distribute_strategy
+    ):  # the kill may have come before these were kept
         _save(plain(model), Path(folder) / "best.weights.h5")
     return history
 

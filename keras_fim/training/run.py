@@ -5,28 +5,23 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
+import tensorflow as tf
 
-from keras_fim import data, models
+from keras_fim import data, distribution, models
 from keras_fim.arguments import checked
-from keras_fim.attacks.base import predict_logits
 from keras_fim.callbacks import MuSchedule
 from keras_fim.defenses import plain
-from keras_fim.evaluation import samples
-from keras_fim.evaluation.flags import one_class
 from keras_fim.logits import logits_function
 from keras_fim.losses import FisherEigenvalueLoss, FisherTraceLoss
 from keras_fim.records import locked, read_run, versions, write_json, written
 from keras_fim.training import checkpoint, inputs, provenance, trained, watching
 from keras_fim.training.config import TrainingConfig, differences
 from keras_fim.training.defending import defended, overfitting_watch
-
-_TIMED_STEPS = 20  # of the first epoch
 
 
 @checked
@@ -38,6 +33,7 @@ def train(
     data_dir: str | None = None,
     robustness: bool = False,
     verbose: int | None = None,
+    devices: tf.distribute.Strategy | None = None,
 ) -> Path:
     """Train, choose the best weights on the validation part, and measure them on the test images.
 
@@ -54,6 +50,8 @@ def train(
             data sets, some), into ``history.csv`` and ``tensorboard/``; and the best model on test images, into
             ``run.json`` as ``results["robustness"]`` (None for inf and NaN). Takes a few per cent of the time.
         verbose: As for ``fit``; ``None`` for a progress bar in a terminal and a line per epoch elsewhere.
+        devices: What to train on, as `keras_fim.distribution.strategy` returns it; ``None`` for the strategy whose
+            scope this is. All workers of a cluster call this with the same arguments and a ``folder`` that they share.
 
     Returns:
         ``folder``. The global dtype policy is afterwards what it was before.
@@ -61,17 +59,22 @@ def train(
     Raises:
         ValueError: if ``folder`` holds a run and ``resume`` is False, that run was set up otherwise, or another process
             writes it.
+        ConnectionError: if another worker of the cluster has ended.
     """
-    folder = Path(folder)
-    with _dtype_policy(config.mixed_precision or "float32"):
-        new = None if (folder / "run.json").exists() else _new_record(config)  # raises before there is a folder
-        with locked(folder):
-            record = _open_run(config, folder, resume, new)
-            if not record.get("results"):
+    folder, devices = Path(folder), devices or tf.distribute.get_strategy()
+    chief = distribution.is_chief(devices)
+    with _dtype_policy(config.mixed_precision or "float32"), distribution.explained():
+        known = not chief or (folder / "run.json").exists()
+        new = None if known else _new_record(config)  # raises before there is a folder
+        with locked(folder) if chief else contextlib.nullcontext():
+            record = _open_run(config, folder, resume, new) if chief else {}
+            if not distribution.from_chief(bool(record.get("results")), devices):
                 keras.utils.set_random_seed(config.seed)
-                results = _train(config, folder, data_dir, robustness, verbose)
-                watching.write_row(config, folder, results)
-                write_json(folder / "run.json", {**record, "results": results})
+                results = _train(config, folder, data_dir, robustness, verbose, devices)
+                if chief:
+                    watching.write_row(config, folder, results)
+                    write_json(folder / "run.json", {**record, "results": results})
+                distribution.from_chief(None, devices)  # the others wait until everything is written
     return folder
 
 
@@ -115,20 +118,29 @@ def compile_model(model: keras.Model, config: TrainingConfig, *, steps_per_epoch
 
 
 def _train(
-    config: TrainingConfig, folder: Path, data_dir: str | None, robustness: bool, verbose: int | None
+    config: TrainingConfig,
+    folder: Path,
+    data_dir: str | None,
+    robustness: bool,
+    verbose: int | None,
+    devices: tf.distribute.Strategy,
 ) -> dict[str, Any]:
-    """Train from the last finished epoch, keep the best model, and measure it."""
+    """Train from the last finished epoch, keep the best model, and measure it; only the chief returns something."""
     seed = data.PassSeed(config.seed)  # or a resumed run would see other orders
     splits = _split(config, data_dir, augment=config.augment, seed=seed)
     splits = data.Splits(*(inputs.in_range(part, config.pixels) for part in splits))
-    if not (folder / provenance.HASHES).is_file():
+    chief = distribution.is_chief(devices)
+    if chief and not (folder / provenance.HASHES).is_file():
         hashes = provenance.image_hashes(_split(config, data_dir).train)
         provenance.write_hashes(folder / provenance.HASHES, hashes)
-    model = _defended(config, build_model(config))
-    compile_model(model, config, steps_per_epoch=len(splits.train))
+    with devices.scope():
+        model = _defended(config, build_model(config))
+        compile_model(model, config, steps_per_epoch=len(splits.train))
     seconds = _fit(model, config, splits, seed, folder, robustness, verbose)
     checkpoint.load_weights(plain(model), folder / "best.weights.h5")
     measured = model.evaluate(splits.test, return_dict=True, verbose=0)
+    if not chief:
+        return {}
     with written(folder / "model.keras", checkpoint.size_of(model)) as unfinished:
         plain(model).save(unfinished)
     results = _results(measured, folder, seconds, _monitor(config))
@@ -182,9 +194,9 @@ def _fit(
     history = checkpoint.resume(model, folder, monitor=monitor)
     watch = overfitting_watch(config.defense, config.all_options, splits.validation, history, config.pixels)
     keeper = checkpoint.RunCheckpoint(folder, history=history, monitor=monitor)
-    scores = [_Score(config.keep, splits.validation)] if monitor == "score" else []
+    scores = [watching.Score(config.keep, splits.validation)] if monitor == "score" else []
     passes = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: seed.start(epoch))
-    timer = _EpochSeconds(0 if verbose == 0 else config.epochs - len(history))
+    timer = watching.EpochSeconds(0 if verbose == 0 else config.epochs - len(history))
     callbacks: list[keras.callbacks.Callback] = [timer, passes, *watch, *scores]
     if config.mu_warmup_epochs and config.mu:
         target = model.loss if "fisher-" in config.defense else model
@@ -200,7 +212,8 @@ def _fit(
         measured = (watching.robustness_curve, watching.fisher_spectrum)
         callbacks += [callback(config, splits.validation, **watched) for callback in measured]
     callbacks.append(keeper)
-    model.fit(
+    distribution.fit(
+        model,
         splits.train,
         validation_data=splits.validation,
         epochs=config.epochs,
@@ -210,51 +223,6 @@ def _fit(
         verbose=(1 if sys.stdout.isatty() else 2) if verbose is None else verbose,
     )
     return sum(row["seconds"] for row in keeper.history)
-
-
-class _Score(keras.callbacks.Callback):
-    """Logs ``score``, whose largest value marks the epoch whose weights are kept; 0 for a model of one class only."""
-
-    def __init__(self, keep: str, validation: Any) -> None:
-        super().__init__()
-        self.keep, (self.images, self.labels) = keep, samples(validation, 256)
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if logs is None:
-            return
-        if self.keep == "last" or "fooled_iterative" not in logs:
-            logs["score"] = float(epoch + 1)
-            return
-        logits = logits_function(plain(self.model)).in_batches(predict_logits, self.images)
-        standing = 0.0 if one_class(logits.argmax(axis=-1), self.labels) else 1 - logs["fooled_iterative"]
-        logs["score"] = standing * logs["val_accuracy"]
-
-
-class _EpochSeconds(keras.callbacks.Callback):
-    """Logs how long each epoch took, validation included; says how long ``epochs`` may take, unless they are 0."""
-
-    def __init__(self, epochs: int) -> None:
-        super().__init__()
-        self.epochs, self._seconds = epochs, list[float]()
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._start = time.perf_counter()
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        steps = self.params.get("steps") or 0
-        if not self.epochs or steps < 3 or batch not in (1, min(_TIMED_STEPS, steps - 1)):
-            return
-        self._seconds.append(time.perf_counter() - self._start)
-        if len(self._seconds) == 2:  # the first steps, which compile, are left out
-            step = (self._seconds[1] - self._seconds[0]) / (batch - 1)
-            minutes = math.ceil(self.epochs * steps * step / 60)
-            line = f"about {minutes} min to train; the measurements after each epoch add some"
-            print(f"\n{line}" if sys.stdout.isatty() else line, flush=True)
-            self.epochs = 0
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if logs is not None:
-            logs["seconds"] = time.perf_counter() - self._start
 
 
 def _new_record(config: TrainingConfig) -> dict[str, Any]:

@@ -2,22 +2,81 @@
 
 from __future__ import annotations
 
+import math
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import keras
 import tensorflow as tf
 from tensorflow.core.util import event_pb2
 
+from keras_fim.attacks.base import predict_logits
 from keras_fim.attacks.lp import norm_name
 from keras_fim.callbacks import FisherSpectrum, RobustnessCurve
 from keras_fim.callbacks.board import write_hparams
+from keras_fim.defenses import plain
+from keras_fim.evaluation import samples
+from keras_fim.evaluation.flags import one_class
+from keras_fim.logits import logits_function
 from keras_fim.records import written
 from keras_fim.training.budgets import default_epsilons
 from keras_fim.training.config import TrainingConfig, recipe
 
 _NUM_GRADIENTS = 1000  # in a measurement of the Fisher spectrum; an image takes one for each class
 _IMAGES_BETWEEN = 20_000  # to train on from one measurement to the next: small datasets are not measured each epoch
+_TIMED_STEPS = 20  # of the first epoch
 _PGD = "cleverhans_projected_gradient_descent_linf"
+
+
+class Score(keras.callbacks.Callback):
+    """Logs ``score``, whose largest value marks the epoch whose weights are kept; 0 for a model of one class only."""
+
+    def __init__(self, keep: str, validation: Any) -> None:
+        super().__init__()
+        self.keep, (self.images, self.labels) = keep, samples(validation, 256)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Log it."""
+        if logs is None:
+            return
+        if self.keep == "last" or "fooled_iterative" not in logs:
+            logs["score"] = float(epoch + 1)
+            return
+        logits = logits_function(plain(self.model)).in_batches(predict_logits, self.images)
+        standing = 0.0 if one_class(logits.argmax(axis=-1), self.labels) else 1 - logs["fooled_iterative"]
+        logs["score"] = standing * logs["val_accuracy"]
+
+
+class EpochSeconds(keras.callbacks.Callback):
+    """Logs how long each epoch took, validation included; says how long ``epochs`` may take, unless they are 0."""
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__()
+        self.epochs, self._seconds = epochs, list[float]()
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Look at the clock."""
+        self._start = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Say how long it may take, once."""
+        steps = self.params.get("steps") or 0
+        if not self.epochs or steps < 3 or batch not in (1, min(_TIMED_STEPS, steps - 1)):
+            return
+        self._seconds.append(time.perf_counter() - self._start)
+        if len(self._seconds) == 2:  # the first steps, which compile, are left out
+            step = (self._seconds[1] - self._seconds[0]) / (batch - 1)
+            minutes = math.ceil(self.epochs * steps * step / 60)
+            line = f"about {minutes} min to train; the measurements after each epoch add some"
+            print(f"\n{line}" if sys.stdout.isatty() else line, flush=True)
+            self.epochs = 0
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Log it."""
+        if logs is not None:
+            logs["seconds"] = time.perf_counter() - self._start
 
 
 def robustness_curve(config: TrainingConfig, dataset: tf.data.Dataset, **options: Any) -> RobustnessCurve:

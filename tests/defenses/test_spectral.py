@@ -31,6 +31,14 @@ def nothing(y_true, y_pred):
     return 0.0 * tf.reduce_sum(y_pred, axis=-1)
 
 
+def test_xla_is_refused():
+    """Its assertions would vanish; Keras chooses it on a GPU unless it is refused."""
+    defense = SpectralDefense(keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, activation="softmax")]), 1.0)
+    with pytest.warns(UserWarning, match="doesn't support `jit_compile=True`"):
+        defense.compile("sgd", "sparse_categorical_crossentropy", jit_compile=True)
+    assert defense.jit_compile is False
+
+
 WIDE = (-5.0, 5.0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -14,7 +15,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_fim import attacks, evaluation
+from keras_fim import attacks, evaluation, models
+from keras_fim.attacks.base import predict_logits
+from keras_fim.logits import logits_function
 
 OPTIONS = {"attacks": ["fgsm", attacks.PGD(steps=2)], "epsilons": [0.1, 0.2], "bounds": (0, 1), "progress": None}
 
@@ -88,9 +91,9 @@ def test_four_processes_one_of_which_is_killed(tmp_path, digits):
     running[part].send_signal(signal.SIGKILL)
     assert running[part].wait() == -signal.SIGKILL
     running[part] = start("--chunk", part)
-    for (name, process), count in zip(running.items(), (256, 256, 256, 232), strict=True):
+    for process, count in zip(running.values(), (256, 256, 256, 232), strict=True):
         printed, errors = process.communicate(timeout=600)
-        assert process.returncode == 0 and printed.startswith(f"{name}: {count} images in "), errors
+        assert process.returncode == 0 and printed.startswith(f"{count} images in "), errors
     before = {path.name: path.stat().st_mtime_ns for path in cells.glob("*.json")}
     assert len(before) == 4 * 3
     printed, errors = start().communicate(timeout=600)
@@ -102,36 +105,60 @@ def test_four_processes_one_of_which_is_killed(tmp_path, digits):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Dying(attacks.FGSM):
-    """Kills the process that runs it first."""
+class Clocked(attacks.PGD):
+    """Kills the process that runs it first, and writes down how much CPU time the others have taken."""
 
-    marker: str = ""
+    folder: str = ""
 
     def sweep(self, *args, **options):
         try:
-            Path(self.marker).touch(exist_ok=False)
+            (Path(self.folder) / "died").touch(exist_ok=False)
         except FileExistsError:
-            return super().sweep(*args, **options)
+            results = super().sweep(*args, **options)
+            (Path(self.folder) / f"{os.getpid()}.seconds").write_text(str(time.process_time()))
+            return results
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def cpu_seconds(folder):
+    return sum(float(path.read_text()) for path in folder.glob("*.seconds"))
 
 
 @pytest.mark.nightly
 def test_ray_on_two_workers_one_of_which_is_killed(tmp_path, capsys):
-    """The same report as a single process; CPU and wall time relative to it are printed."""
+    """The same report as a single process. CPU and wall time relative to it are printed."""
     ray = pytest.importorskip("ray")
-    model, data = linear(), many(2000)
-    dying = Dying(marker=str(tmp_path / "died"))
-    options = {**OPTIONS, "attacks": [dying, attacks.PGD(steps=1000)], "max_samples": None}
+    images, model = np.random.default_rng(0).uniform(size=(1000, 28, 28, 1)).astype("float32"), models.convnet()
+    data = images, model.predict(images, verbose=0).argmax(axis=-1)
+    options = {"attacks": [Clocked(folder=str(tmp_path), steps=100)], "epsilons": [0.01], "bounds": (0, 1)}
     ray.init(num_cpus=2, log_to_driver=False, logging_level="ERROR")
+    own, begin = time.process_time(), time.perf_counter()
     try:
-        begin = time.perf_counter()
-        found = evaluation.evaluate(model, data, **options, backend="ray", folder=tmp_path / "cells")
-        wall = time.perf_counter() - begin
+        report = evaluation.evaluate(model, data, **options, backend="ray", folder=tmp_path / "cells")
     finally:
         ray.shutdown()
-    assert (tmp_path / "died").exists() and len(list((tmp_path / "cells").glob("*.json"))) == 8 * 3
-    begin = time.perf_counter()
+    wall = time.perf_counter() - begin
+    cpu = time.process_time() - own + cpu_seconds(tmp_path)
+    assert (tmp_path / "died").exists() and len(list((tmp_path / "cells").glob("*.json"))) == 4 * 2
+    own, begin = time.process_time(), time.perf_counter()
     alone = evaluation.evaluate(model, data, **options)
+    single = time.process_time() - own
     with capsys.disabled():
-        print(f"\nRay, two workers, one killed: {wall / (time.perf_counter() - begin):.2f} times the wall time of one")
-    assert timeless(found) == timeless(alone) and str(found) == str(alone)
+        ratios = (
+            f"{cpu / single:.2f} times the CPU time, {wall / (time.perf_counter() - begin):.2f} times the wall time"
+        )
+        print(f"\nRay, two workers, one killed: {ratios} of a single process, which took {single:.0f} CPU seconds")
+    assert timeless(report) == timeless(alone) and str(report) == str(alone)
+
+
+@pytest.mark.slow
+def test_what_is_sent_to_other_processes(tmp_path):
+    """A logits function arrives without what was compiled, and as the same model; so does one of a SavedModel."""
+    model, (images, _) = linear(), many(5)
+    logits_fn = logits_function(model)
+    logits_fn.in_batches(predict_logits, images)
+    model.export(tmp_path / "saved", verbose=False)
+    for fn in (logits_fn, logits_function(tmp_path / "saved", from_logits=True)):
+        received = pickle.loads(pickle.dumps(fn))
+        assert received.form == fn.form and not received._compiled
+        np.testing.assert_array_equal(received(images), fn(images))

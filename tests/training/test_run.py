@@ -18,7 +18,7 @@ from tensorflow.core.util import event_pb2
 
 from keras_fim import cli, data, records
 from keras_fim.evaluation import samples
-from keras_fim.training import checkpoint, load_model, provenance, recipe, train, trained
+from keras_fim.training import checkpoint, load_model, provenance, recipe, train, trained, watching
 from keras_fim.training import run as running
 from keras_fim.training.run import build_model, compile_model
 from reproduction.storing import store_run
@@ -367,7 +367,7 @@ def test_a_model_of_one_class_is_never_the_most_robust():
     scores = []
     for weight in (0.0, 9.0):
         model.set_weights([np.array([[weight]]), np.array([-4.5])])
-        score = running._Score("robustness", (images, labels))
+        score = watching.Score("robustness", (images, labels))
         score.set_model(model)
         logs = {"val_accuracy": 0.5, "fooled_iterative": 0.0}
         score.on_epoch_end(0, logs)
