@@ -64,8 +64,8 @@ def train(
     folder, devices = Path(folder), devices or tf.distribute.get_strategy()
     chief = distribution.is_chief(devices)
     with _dtype_policy(config.mixed_precision or "float32"), distribution.explained():
-        known = not chief or (folder / "run.json").exists()
-        new = None if known else _new_record(config)  # raises before there is a folder
+        begins = chief and not (folder / "run.json").exists()
+        new = _new_record(config) if begins else None  # raises before there is a folder
         with locked(folder) if chief else contextlib.nullcontext():
             record = _open_run(config, folder, resume, new) if chief else {}
             if not distribution.from_chief(bool(record.get("results")), devices):
