@@ -46,7 +46,8 @@ def _check(values: Mapping[str, Any], owner: Any) -> None:
     hints = _hints(owner)
     for name, value in values.items():
         text, hint = hints.get(name, ("", Any))
-        model = text.startswith("Model") and isinstance(value, (Real, bytes, list, tuple, Mapping))
+        no_model = isinstance(value, (Real, bytes, list, tuple, Mapping)) or type(value).__name__ == "ndarray"
+        model = text.startswith("Model") and no_model
         if model or not _fits(value, hint):
             raise ValueError(f"`{name}` should be of type {text}. Received: {name}={value!r:.80}")
 

@@ -70,6 +70,8 @@ class TRADES(Penalized):
         step_size = min(1.0, 2.5 / attack_steps) if step_size is None else float(step_size)
         if not 0 < step_size < np.inf:
             raise ValueError(f"`step_size` should be a positive number. Received: step_size={step_size}")
+        if not isinstance(beta, keras.Variable) and not 0 <= beta < np.inf:
+            raise ValueError(f"`beta` should be a finite number >= 0. Received: beta={beta}")
         super().__init__(model, beta, measure="divergence", **{"name": "trades", **options})
         self.epsilon, self.norm = float(epsilon), check_norm(norm, (2, np.inf))
         self.attack_steps, self.step_size = attack_steps, step_size

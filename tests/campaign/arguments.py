@@ -40,6 +40,7 @@ ABSTRACT = {"Attack", "FixedBudgetAttack", "MinimalDistanceAttack", "SearchAttac
 FOREIGN = {"ART", "CleverHans", "Foolbox"}  # whose options are those of another library
 INTERNAL = {
     "bootstrap",
+    "spectral_features",
     "LogitsFunction",
     "PassSeed",
     "mu_value",
@@ -181,7 +182,12 @@ def targets(folder: Path, *, slow: bool) -> list[Target]:
     reached["fit"] = Target("FisherDetector.fit", _fitted, {"model": providers.model, "images": providers.images})
     config = recipe("mnist5k", epochs=1, limit=20, test_limit=20, model_options={"filters": (1, 1)}, mu=0.0)
     reached["train"] = reached["train"]._replace(valid={"config": config, "folder": folder / "new", "verbose": 0})
-    options = {"defenses": [], "changes": {"epochs": 1, "limit": 20, "test_limit": 20}, "max_samples": 4, "quick": True}
+    options = {
+        "defenses": [],
+        "changes": {"epochs": 1, "limit": 20, "test_limit": 20},
+        "max_samples": 40,
+        "quick": True,
+    }
     compare = {"data_name": "mnist5k", "folder": folder / "new", **options}
     reached["compare"] = reached["compare"]._replace(valid=compare)
     return [target for name, target in reached.items() if slow or name not in SLOW]
