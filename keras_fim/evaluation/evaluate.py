@@ -71,7 +71,7 @@ def evaluate(
         black_box: Whether to measure a model without gradients, with `keras_fim.attacks.Square` alone. The result is
             flagged as an upper bound on robustness.
         spectrum: Whether to measure the Fisher information, too (`keras_fim.evaluation.spectrum.information`); of more
-            than 64 classes without its trace, by one Krylov step: with the radius, seven gradients an image.
+            than 64 classes without its trace, by one Krylov step: with the radius, six gradients an image.
         name: The model's name in the table; ``None`` for its own.
         class_names: The names of the classes, for the report.
         file_names: The names of the images' files in the order of the dataset, for the rows by sample; or nothing.
@@ -141,7 +141,7 @@ def _cells(plans: Sequence[Plan], pixels: PixelRange | None, chunk: Chunk, *, sp
     for plan in plans:
         settings = {**attack_settings(plan.attack, chunk.images), "epsilons": list(plan.epsilons)}
         cells.append(Cell(plan.attack.name, settings, _FIGURES, functools.partial(_attacked, plan)))
-    settings = {"attack": "spectrum", "revision": 3}
+    settings = {"attack": "spectrum", "revision": 4}
     last = Cell("spectrum", settings, QUANTITIES, functools.partial(_informed, pixels))
     return [*cells, last] if spectrum else cells
 
