@@ -154,24 +154,26 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.chunk != (1, 1):
         print(f"{evaluation.accuracy.total} images in {folder / 'cells'}; gather them without --chunk")
         return
-    for file in ("evaluation.json", "evaluation.csv", "evaluation.md", "report.html", "samples.csv"):
-        evaluation.save(folder / file)
     masking = _masking(model, dataset, attacks, twin, bounds, folder) if arguments.masking else []
-    _say(evaluation, masking, folder / "report.html", as_json=arguments.json)
-    if arguments.quick:
-        print(SMOKE_TEST, file=sys.stderr)
-    if arguments.fail_under is not None and evaluation.headline.robust.value < arguments.fail_under:
-        raise SystemExit(3)
+    _finish(evaluation, masking, folder, arguments)
 
 
-def _say(evaluation: Evaluation, masking: list[str], report: Path, *, as_json: bool) -> None:
+def _finish(evaluation: Evaluation, masking: list[str], folder: Path, arguments: argparse.Namespace) -> None:
+    """Write the result, print it, and judge it if there is a threshold."""
     from keras_fim.evaluation.report import encode
 
-    if as_json:
+    report = folder / "report.html"
+    for file in ("evaluation.json", "evaluation.csv", "evaluation.md", "report.html", "samples.csv"):
+        evaluation.save(folder / file)
+    if arguments.json:
         summary = {key: getattr(evaluation, key) for key in ("sentences", "flags", "pixels")}
         print(json.dumps(encode({**summary, "report": str(report), "records": evaluation.records()}), indent=2))
     else:
         print(evaluation, *masking, "\n".join([*evaluation.sentences, f"report: {report}"]), sep="\n\n")
+    if arguments.quick:
+        print(SMOKE_TEST, file=sys.stderr)
+    if arguments.fail_under is not None and evaluation.headline.robust.value < arguments.fail_under:
+        raise SystemExit(3)
 
 
 def _check_threshold(arguments: argparse.Namespace, attacks: list[Attack]) -> None:
