@@ -196,19 +196,7 @@ def _fit(
     passes = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: seed.start(epoch))
     timer = watching.EpochSeconds(0 if verbose == 0 else config.epochs - len(history))
     callbacks: list[keras.callbacks.Callback] = [timer, passes, *watch, *scores]
-    if config.mu_warmup_epochs and config.mu:
-        target = model.loss if "fisher-" in config.defense else model
-        steps = round(config.mu_warmup_epochs * len(splits.train))
-        callbacks.append(MuSchedule(config.mu, warmup_steps=steps, target=target))
-    logs = folder / "tensorboard"
-    watching.forget(logs, epochs=len(history), steps=len(history) * len(splits.train))
-    board = keras.callbacks.TensorBoard(logs, profile_batch=0, write_graph=False)
-    callbacks.append(board)
-    if robustness:  # behind the board, which would repeat all that it logs
-        every = watching.epochs_between(len(splits.train), config.batch_size)
-        watched: dict[str, Any] = {"log_dir": logs, "every": every}
-        measured = (watching.robustness_curve, watching.fisher_spectrum)
-        callbacks += [callback(config, splits.validation, **watched) for callback in measured]
+    callbacks += _watching(model, config, splits, folder, len(history), robustness)
     callbacks.append(keeper)
     distribution.fit(
         model,
@@ -221,6 +209,24 @@ def _fit(
         verbose=(1 if sys.stdout.isatty() else 2) if verbose is None else verbose,
     )
     return sum(row["seconds"] for row in keeper.history)
+
+
+def _watching(
+    model: keras.Model, config: TrainingConfig, splits: data.Splits, folder: Path, epochs: int, robustness: bool
+) -> list[keras.callbacks.Callback]:
+    """The schedule of μ, and what TensorBoard shows from the given epoch on."""
+    callbacks, steps = list[keras.callbacks.Callback](), len(splits.train)
+    if config.mu_warmup_epochs and config.mu:
+        target = model.loss if "fisher-" in config.defense else model
+        callbacks.append(MuSchedule(config.mu, warmup_steps=round(config.mu_warmup_epochs * steps), target=target))
+    logs = folder / "tensorboard"
+    watching.forget(logs, epochs=epochs, steps=epochs * steps)
+    callbacks.append(keras.callbacks.TensorBoard(logs, profile_batch=0, write_graph=False))
+    if robustness:  # behind the board, which would repeat all that it logs
+        watched: dict[str, Any] = {"log_dir": logs, "every": watching.epochs_between(steps, config.batch_size)}
+        measured = (watching.robustness_curve, watching.fisher_spectrum)
+        callbacks += [callback(config, splits.validation, **watched) for callback in measured]
+    return callbacks
 
 
 def _new_record(config: TrainingConfig) -> dict[str, Any]:
