@@ -1,5 +1,7 @@
 """Checks of arguments against the annotations of public functions, so that a wrong type is named where it is passed."""
 
+from __future__ import annotations
+
 import builtins
 import collections.abc
 import dataclasses

@@ -4,6 +4,8 @@
 where that is Keras' ``floatx``), also behind a softmax and under a mixed-precision policy.
 """
 
+from __future__ import annotations
+
 import math
 from typing import Any
 

@@ -1,5 +1,7 @@
 """The package's result types, and what it takes for a model."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 

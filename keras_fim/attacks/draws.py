@@ -11,6 +11,8 @@ Source:
     Stafford's "Mix13", as in Vigna's public-domain ``splitmix64.c``.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 

@@ -1,5 +1,7 @@
 """Balls and directions of the l1, l2 and l∞ norm, image by image."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 

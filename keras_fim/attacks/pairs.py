@@ -1,5 +1,7 @@
 """The pair of values with the largest product of sums, exactly, without looking at all pairs."""
 
+from __future__ import annotations
+
 import numpy as np
 import tensorflow as tf
 

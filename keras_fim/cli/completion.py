@@ -7,6 +7,8 @@ Examples:
   keras-fim completion zsh > ~/.zfunc/_keras-fim     with ~/.zfunc in $fpath
 """
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
 

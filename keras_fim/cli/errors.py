@@ -1,5 +1,7 @@
 """How a command reports errors and warnings that its user can act on."""
 
+from __future__ import annotations
+
 import os
 import re
 import sys

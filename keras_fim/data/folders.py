@@ -1,5 +1,7 @@
 """Image files in a folder for each class, with or without folders ``train``, ``val`` and ``test`` around them."""
 
+from __future__ import annotations
+
 import functools
 import hashlib
 from collections.abc import Sequence

@@ -1,5 +1,7 @@
 """Training on adversarial images."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import Any
 

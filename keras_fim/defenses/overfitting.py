@@ -1,5 +1,7 @@
 """A watch on catastrophic overfitting."""
 
+from __future__ import annotations
+
 import warnings
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Eq. (2) made trainable: the largest eigenvalue of the Fisher information matrix in the input, or its trace."""
 
+from __future__ import annotations
+
 import math
 from typing import Any
 

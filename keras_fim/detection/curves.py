@@ -1,5 +1,7 @@
 """How well scores tell two kinds of samples apart."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Where the cells of an evaluation are measured: in this process, or by the workers of a Ray cluster."""
 
+from __future__ import annotations
+
 import collections
 import functools
 import importlib

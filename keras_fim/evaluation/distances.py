@@ -1,5 +1,7 @@
 """How far the nearest adversarials are that an attack finds."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import math

@@ -1,5 +1,7 @@
 """How far an image is from the decision boundary: as a gradient tells, and calibrated by attacks."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import NamedTuple
 

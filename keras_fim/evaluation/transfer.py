@@ -1,5 +1,7 @@
 """Whether one model's adversarials fool another, both ways: the paper's table 2."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Mapping, Sequence
 

@@ -1,5 +1,7 @@
 """Ask a model server: TensorFlow Serving's REST and gRPC interfaces, as two functions."""
 
+from __future__ import annotations
+
 import base64
 from typing import Any, TypeAlias
 

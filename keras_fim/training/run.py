@@ -1,5 +1,7 @@
 """One training run, in its own folder, from data to test accuracy; it can be killed at any time and resumed."""
 
+from __future__ import annotations
+
 import contextlib
 import math
 import sys
