@@ -104,7 +104,7 @@ def test_what_is_within_the_tolerance_or_free_passes(copy):
 
 def test_a_mismatch_ends_the_command_with_an_error(copy, capsys, monkeypatch):
     check = export.Check("fisher", "lambda_max", "16", 0.5, 1e-4, passed=False)
-    monkeypatch.setattr("keras_fim.export.verify", lambda path: export.Verification(str(path), (check,)))
+    monkeypatch.setattr("keras_fim.export.verify", lambda path, **options: export.Verification(str(path), (check,)))
     with pytest.raises(SystemExit) as exit:
         cli.main(["verify", str(copy)])
     assert exit.value.code == 1 and "MISMATCH" in capsys.readouterr().out
@@ -112,10 +112,16 @@ def test_a_mismatch_ends_the_command_with_an_error(copy, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_a_model_that_does_not_load_is_not_verified(copy):
-    (copy / "saved_model.pb").write_bytes(b"nonsense")
+    (copy / "variables" / "variables.index").write_bytes(b"nonsense")
     report = export.verify(copy)
     assert not report.passed and "NOT as the trained model" in str(report)
     assert json.dumps(report.as_dict())
+
+
+def test_a_damaged_graph_is_named(copy):
+    (copy / "saved_model.pb").write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match=r"saved_model\.pb should be a SavedModel of TensorFlow"):
+        export.verify(copy)
 
 
 def test_something_else_is_refused(tmp_path, capsys):
