@@ -53,7 +53,7 @@ def test_an_attack_reaches_the_model_in_few_hops():
     model, images = watched(), np.full((5, 4, 4, 1), 0.4, "float32")
     attacks.PGD(steps=2)(model, images, [0, 1, 2, 0, 1], epsilon=0.1)
     first, deepest = show("PGD")
-    assert first <= 8 and deepest <= 10
+    assert first <= 8 and deepest <= 11  # with the loop that all iterative attacks share
 
 
 def test_a_training_step_reaches_the_model_in_few_hops():
