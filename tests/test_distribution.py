@@ -102,7 +102,7 @@ labels = one(images).numpy().argmax(axis=-1)
 found = {}
 for name in sys.argv[1].split(","):
     attack = attacks.attack_by_name(name)
-    epsilon = {0: 6, 1: 1.0, 2: 0.2, np.inf: 0.03}[attack.norm]
+    epsilon = {0: 20, 1: 6.0, 2: 1.5, np.inf: 0.2}[attack.norm]
     result = attack(two, images, labels, epsilon=epsilon)
     ours = attack(one, images, labels, epsilon=epsilon)
     found[name] = [equal(result.success, ours.success), int(ours.success.sum())]
@@ -138,7 +138,7 @@ def on_two_devices(names):
 def check_devices(measured):
     print(measured["attacks"])
     for name, (equal, fooled) in measured["attacks"].items():
-        assert equal >= 0.99 and 0 < fooled, name
+        assert equal >= 0.99 and fooled >= 10, name
     assert measured["noise"] == 1 and measured["reports"][0] == measured["reports"][1] > 0
     assert measured["curves"][0] == pytest.approx(measured["curves"][1], abs=0.01)
     for mine, theirs in zip(*(spectra.values() for spectra in measured["spectra"]), strict=True):
