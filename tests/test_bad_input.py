@@ -51,6 +51,7 @@ CASES = {
     ),
     "gradient limit 0": (lambda m: loss(gradient_limit=0), "`gradient_limit` should be a positive .*gradient_limit=0"),
     "label smoothing 1": (lambda m: loss(label_smoothing=1.0), r"`label_smoothing` should be in \[0, 1\)"),
+    "seed of more than 64 bits": (lambda m: fgsm(m, seed=-(2**70)), "`seed` should be an integer of 64 bits"),
     "unknown reduction": (lambda m: loss(reduction="median"), "reduction=median"),
     "softmax over one unit": (
         lambda m: loss()([0.0], keras.activations.softmax(tf.constant([[-2.0], [2.0]]), axis=-1)),

@@ -60,7 +60,7 @@ class Attack(abc.ABC):
         object.__setattr__(self, "bounds", check_bounds(self.bounds))
         check_fields(self)
         self._check_counts("batch_size")
-        self._check(isinstance(self.seed, Integral), "seed", "an integer")
+        self._check(isinstance(self.seed, Integral) and abs(self.seed) < 2**63, "seed", "an integer of 64 bits")
 
     @property
     @abc.abstractmethod

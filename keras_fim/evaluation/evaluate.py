@@ -112,7 +112,7 @@ def evaluate(
     size = first.images.shape[1:], len(local_devices(devices_of(logits_fn.model)))
     plans = [fitted(plan, *size) for plan in planned(attacks, epsilons, pixels, black_box=black_box)]
     cells = _cells(plans, pixels, first, spectrum=spectrum and not black_box)
-    cells += [] if certify_sigma is None else [_certifying(pixels, certify_sigma, num_draws)]
+    cells += [] if certify_sigma is None else [_certifying(pixels, float(certify_sigma), int(num_draws))]
     report, total = progress or (lambda line: None), max_samples if following else len(first.labels)
     run = Collected(logits_fn, first, pixels, plans, cells, report, total)
     run.look(first, black_box)

@@ -157,7 +157,8 @@ def calibrate(
         raise ValueError(f"`share` should be in (0, 1). Received: share={share}")
     radius, distance = radius_and_distance(model, images, norm=norm, bounds=bounds)
     defined = radius > 0  # NaN is none, and a radius of 0 holds in any case
-    ratios, place = np.sort(distance[defined] / radius[defined]), int((1 - share) * (defined.sum() + 1) + 1e-9)
+    ratios = np.sort(distance[defined] / radius[defined])
+    place = min(int((1 - share) * (len(ratios) + 1) + 1e-9), len(ratios))
     if len(ratios) < _FEWEST or place < 1:
         raise ValueError(f"`images` should be at least {_FEWEST} with a boundary radius. Received: {len(ratios)}")
     factor = float(ratios[place - 1])
