@@ -126,9 +126,15 @@ def test_one_pair_for_each_channel():
         given.clip(np.zeros((1, 4, 4, 1)))
 
 
-@pytest.mark.parametrize("bounds", [(1, 0), (0,), (0, np.inf), ([0, 0], [1]), ([0, 1], [1, 1]), "ab", 3])
+@pytest.mark.parametrize("bounds", [(1, 0), (0,), (0, np.inf), ([0, 0], [1]), ([0, 1], [1, 1])])
 def test_bad_bounds(bounds):
     with pytest.raises(ValueError, match=r"`bounds` should be \(lowest, highest\) pixel value"):
+        find_range(model(), bounds=bounds)
+
+
+@pytest.mark.parametrize("bounds", ["ab", 3])
+def test_bounds_that_are_no_pair(bounds):
+    with pytest.raises(ValueError, match=r"`bounds` should be of type Bounds \| PixelRange \| None. Received: bounds="):
         find_range(model(), bounds=bounds)
 
 

@@ -96,10 +96,11 @@ def evaluate(
         ImportError: If the backend is not installed.
 
     Example:
+        >>> import numpy as np
         >>> from keras_fim import models
         >>> data = np.full((4, 28, 28, 1), 0.5), [0, 1, 2, 3]
-        >>> found = evaluate(models.convnet(), data, attacks=["fgsm"], bounds=(0, 1), progress=None)
-        >>> [row.epsilon for row in found.rows]
+        >>> result = evaluate(models.convnet(), data, attacks=["fgsm"], bounds=(0, 1), progress=None)
+        >>> [row.epsilon for row in result.rows]
         [0.03, 0.1, 0.2, 0.3]
     """
     _check(max_samples, chunk, backend)  # refuses what is wrong before any data is read

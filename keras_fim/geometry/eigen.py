@@ -65,12 +65,22 @@ def spectrum_of_factor(matrix: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]
     # B of a nearly saturated sample is tiny; its square would underflow
     scale = tf.reduce_max(tf.abs(matrix), axis=(1, 2), keepdims=True)
     scaled = tf.math.divide_no_nan(matrix, scale)
-    values, vectors = tf.linalg.eigh(tf.matmul(scaled, scaled, transpose_b=True))
-    values = tf.reverse(values, axis=[-1])[:, :k]
-    vectors = tf.reverse(vectors, axis=[-1])[:, :, :k]
+    values, vectors = largest_first(tf.matmul(scaled, scaled, transpose_b=True))
+    values, vectors = values[:, :k], vectors[:, :, :k]
     tolerance = num_classes * float(np.finfo(matrix.dtype.as_numpy_dtype).eps)
-    present = values > tolerance * values[:, :1]
+    present = ~(values <= tolerance * values[:, :1])  # NaN stays NaN
     directions = tf.matmul(vectors, scaled, transpose_a=True)
     norms = tf.norm(directions, axis=-1, keepdims=True)
     directions = tf.where(present[..., None], tf.math.divide_no_nan(directions, norms), 0)
     return tf.where(present, values * scale[:, :, 0] ** 2, 0), directions
+
+
+def largest_first(matrices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Eigenvalues ``(batch, n)`` and vectors ``(batch, n, n)`` of symmetric matrices; NaN where one is not finite.
+
+    `tf.linalg.eigh` would fail for the whole batch.
+    """
+    finite = tf.reduce_all(tf.math.is_finite(matrices), axis=(1, 2))[:, None]
+    values, vectors = tf.linalg.eigh(tf.where(finite[..., None], matrices, tf.zeros_like(matrices)))
+    nan = tf.cast(np.nan, values.dtype)
+    return tf.reverse(tf.where(finite, values, nan), axis=[-1]), tf.reverse(vectors, axis=[-1])

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.geometry.eigen import largest_first
 from keras_fim.geometry.jacobian import Linearization, linearize
 from keras_fim.geometry.scaled import ScaledFactor, scaled_factor, scaled_to_one
 from keras_fim.typing import LogitsCallable, Spectrum
@@ -242,14 +243,13 @@ def _ritz(scaled: ScaledFactor, space: _Space, k: int, rtol: float) -> tuple[tup
     scale = tf.reduce_max(tf.abs(space.products), axis=(1, 2), keepdims=True)
     products = tf.math.divide_no_nan(space.products, scale)  # of a nearly constant model squares would underflow
     small = tf.matmul(products, products, transpose_b=True)
-    values, vectors = tf.linalg.eigh(small)
-    values, vectors = tf.reverse(values, axis=[-1]), tf.reverse(vectors, axis=[-1])
+    values, vectors = largest_first(small)
     newest = tf.matmul(small[:, -k:, -k:], vectors[:, -k:, :k])
     noise = space.products.shape[-1] * float(np.finfo(values.dtype.as_numpy_dtype).eps) * values[:, :1]
     gaps = values[:, :k] - values[:, 1 : k + 1]
     gaps = tf.minimum(gaps, tf.concat([gaps[:, :1], gaps[:, :-1]], axis=-1))
     converged = tf.reduce_all(tf.norm(newest, axis=1) <= rtol * gaps + noise, axis=-1)
-    eigenvalues = tf.where(values[:, :k] > noise, scaled.unsure * scale[:, 0] ** 2 * values[:, :k], 0)
+    eigenvalues = tf.where(~(values[:, :k] <= noise), scaled.unsure * scale[:, 0] ** 2 * values[:, :k], 0)
     directions = _unit(tf.matmul(vectors[:, :, :k], space.basis, transpose_a=True))
     return (eigenvalues, tf.where(eigenvalues[..., None] > 0, directions, 0)), converged
 

@@ -145,7 +145,7 @@ def test_another_class_is_tried_where_the_most_probable_one_cannot_be_reached(lo
     [
         (lambda: attacks.FGSM(target=-1), "`target` should be a class >= 0, 'given' or None. Received: target=-1"),
         (lambda: attacks.PGD(target="cat"), "`target` should be a class >= 0, 'given' or None. Received: target='cat'"),
-        (lambda: attacks.APGD(target=True), "`target` should be a class >= 0"),
+        (lambda: attacks.APGD(target=True), "`target` should be of type int"),
         (lambda: attacks.FGSM(target=K)(LINEAR, IMAGES, LABELS, epsilon=0), "`target` should be a class from 0 to 4"),
         (lambda: attacks.FGSM(target="given")(LINEAR, IMAGES, LABELS, epsilon=0), "`targets` should be passed with"),
         (lambda: attacks.FGSM()(LINEAR, IMAGES, LABELS, epsilon=0, targets=LABELS), "`targets` should be passed with"),

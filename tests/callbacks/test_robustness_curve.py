@@ -274,7 +274,7 @@ BAD = {
     "no ε": ({"attacks": ATTACKS[0], "epsilons": []}, "`epsilons` should hold at least one budget"),
     "one key for two ε": ({"attacks": ATTACKS[0], "epsilons": [1, 1 + 1e-9]}, "`epsilons` should hold budgets that"),
     "no attack": ({"attacks": []}, "`attacks` should have at least one"),
-    "not an attack": ({"attacks": [3]}, "`attack` should be an attack or one of"),
+    "not an attack": ({"attacks": [3]}, "`attacks` should be of type"),
     "no attack of that name": ({"attacks": "pgdd"}, "`attack` should be .*Received: attack='pgdd'"),
     "one name twice": ({"attacks": [attacks.PGD(), attacks.PGD(steps=3)]}, "`attacks` should have .* each once"),
     "dot in a name": ({"attacks": {"a.b": ATTACKS[0]}}, "`attacks` should have at least one name, of letters"),

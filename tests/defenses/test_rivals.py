@@ -409,12 +409,12 @@ BAD = {
     "direction": (lambda: defenses.SpectralDefense(classifier(), direction="x"), "`direction` should be one of grad"),
     "difference": (lambda: defenses.SpectralDefense(classifier(), difference="x"), "`difference` should be one of one"),
     "krylov steps": (lambda: defenses.SpectralDefense(classifier(), krylov_steps=0), "`krylov_steps` should be a pos"),
-    "half a step": (lambda: defenses.SpectralDefense(classifier(), krylov_steps=1.5), "`krylov_steps` should be a pos"),
+    "half a step": (lambda: defenses.SpectralDefense(classifier(), krylov_steps=1.5), "`krylov_steps` should be of t"),
     "step": (lambda: defenses.SpectralDefense(classifier(), step=0.0), "`step` should be a positive number"),
     "share": (lambda: defenses.SpectralDefense(classifier(), share=1.5), r"`share` should be in \(0, 1\]"),
     "attack without a budget": (
         lambda: defenses.AdversarialTraining(classifier(), attacks.DeepFool(), epsilon=0.1),
-        "`attack` should be a compiled attack with a budget. Received: attack=DeepFool",
+        "`attack` should be of type attacks.FixedBudgetAttack. Received: attack=DeepFool",
     ),
     "attack that breaks up the batch": (
         lambda: defenses.AdversarialTraining(classifier(batch_norm=True), attacks.PGD(stop_early=True), epsilon=0.1),
@@ -440,7 +440,7 @@ BAD = {
     ),
     "half an attack step": (
         lambda: defenses.TRADES(classifier(), epsilon=1.0, attack_steps=2.5),
-        "`attack_steps` should be a positive integer. Received: attack_steps=2.5",
+        "`attack_steps` should be of type int. Received: attack_steps=2.5",
     ),
     "attack steps": (lambda: defenses.TRADES(classifier(), epsilon=1.0, attack_steps=0), "`attack_steps` should be"),
     "step size": (lambda: defenses.TRADES(classifier(), epsilon=1.0, step_size=0), "`step_size` should be a positive"),

@@ -64,7 +64,8 @@ def test_fires_on_a_masked_model(mask):
     masked = logits_function(hide(honest), from_logits=True)
     report = evaluation.masking_report(masked, (IMAGES, LABELS), twin=honest, steps=10, queries=100)
     assert report.suspect and symptoms & suspects(report), str(report)
-    assert "masked gradients are suspected" in str(report)
+    first = report.flags[0] if mask == "quantized input" else "masked gradients are suspected"
+    assert first in str(report) and (mask != "quantized input" or first.startswith("rounded input"))
 
 
 @pytest.mark.slow

@@ -227,3 +227,13 @@ def test_images_with_channels_in_float32():
     krylov = keras_fim.fisher_spectrum(model, images, 2, rtol=1e-3, max_steps=12, batch_size=4)
     assert krylov.directions.shape == (9, 2, 8, 8, 1)
     np.testing.assert_allclose(krylov.eigenvalues, exact.eigenvalues, rtol=1e-4)
+
+
+def test_an_image_that_is_not_finite_is_nan_and_leaves_the_others_alone():
+    weights = tf.constant(np.random.default_rng(0).normal(size=(4, 3)))
+    images = tf.constant([[0.1, 0.2, 0.3, 0.4], [np.nan, 0.2, 0.3, 0.4]], tf.float64)
+    for spectrum in (geometry.exact_spectrum, geometry.krylov_spectrum):
+        values = spectrum(lambda x: x @ weights, images).eigenvalues.numpy()
+        alone = spectrum(lambda x: x @ weights, images[:1]).eigenvalues.numpy()
+        np.testing.assert_allclose(values[0], alone[0], rtol=1e-12)
+        assert np.isnan(values[1]).all()

@@ -106,8 +106,9 @@ def test_command_line(capsys, monkeypatch, tmp_path):
     for noise, folder in {"1": "mnist-n-fgm-eps2-seed0", "2": "mnist-n-fgm-eps2-noise2-seed0"}.items():
         assert cli.main(["train", "--data", "mnist", "--defense", "n-fgm", "--option", f"noise={noise}"]) == 0
         assert str(Path("results/runs") / folder) in capsys.readouterr().out
-    assert cli.main(["train", "--data", "mnist", "--defense", "nothing"]) == 2
-    assert "error: `defense` should be one of none" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--data", "mnist", "--defense", "nothing"])
+    assert "there is no defense 'nothing'. The defenses are none" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli.main(["train", "--data", "mnist", "--option", "step"])
     assert "should be KEY=VALUE. Received: 'step'" in capsys.readouterr().err
