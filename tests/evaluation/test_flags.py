@@ -77,7 +77,9 @@ def test_a_rounded_input_is_flagged(scale):
         )
         assert any(flag.startswith("rounded input") for flag in report.flags) == expected
     if scale == 1:
-        assert masked(linear(rounded)).flags[0].startswith("rounded input")
+        options = {"steps": 2, "queries": 5, "epsilons": [0.02], "bounds": (0, 1)}
+        report = masking_report(linear(rounded), (images, LABELS), **options)
+        assert report.flags[0].startswith("rounded input")
 
 
 def test_zero_gradients_are_flagged():
