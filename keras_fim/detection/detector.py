@@ -151,8 +151,8 @@ class FisherDetector:
         return np.asarray(self.combine(_features(model, images, self.pairs, self.radius, batch_size, bounds)))
 
     def detect(self, model: Model, images: Images, **options: Any) -> np.ndarray:
-        """Whether each image scores above the threshold: bool ``(batch,)``; arguments as of `scores`."""
-        return np.asarray(self.scores(model, images, **options) > self.threshold)
+        """Whether each image scores above the threshold, or has no finite score: bool ``(batch,)``; as of `scores`."""
+        return ~(self.scores(model, images, **options) <= self.threshold)
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON; ``FisherDetector(**detector.as_dict())`` is equal to it."""

@@ -45,5 +45,6 @@ def features_of(logits: tf.Tensor, eigenvalues: tf.Tensor, radius: tf.Tensor) ->
     log_others = tf.where(predicted, tf.cast(-float("inf"), log_p.dtype), log_p)
     of_prediction = [tf.reduce_logsumexp(-log_p, axis=-1), tf.reduce_logsumexp(log_others, axis=-1)]
     radius = tf.where(tf.math.is_nan(radius), tf.zeros_like(radius), radius)
-    log_eigenvalues, log_radius = (tf.math.log(tf.maximum(v, tf.cast(TINY, v.dtype))) for v in (eigenvalues, radius))
+    floored = (tf.where(v < TINY, tf.cast(TINY, v.dtype), v) for v in (eigenvalues, radius))  # NaN stays NaN
+    log_eigenvalues, log_radius = map(tf.math.log, floored)
     return tf.concat([log_eigenvalues, tf.stack([*of_prediction, log_radius], axis=-1)], axis=-1)

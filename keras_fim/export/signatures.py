@@ -103,7 +103,7 @@ def classifier_signatures(logits_fn: LogitsFunction, serving: Serving) -> dict[s
     def fisher(images: tf.Tensor) -> Outputs:
         spectrum, logits = spectrum_and_logits(logits_fn, images, 1, max_steps=serving.fisher_steps)
         with tf.control_dependencies([_finite_logits(logits)]):
-            eigenvalues = tf.identity(spectrum.eigenvalues[:, 0])
+            eigenvalues = _finite_information(spectrum.eigenvalues[:, 0])
         outputs = {"lambda_max": eigenvalues, "kl_radius": serving.radius(eigenvalues)}
         return {**outputs, "direction": spectrum.directions[:, 0]} if serving.direction else outputs
 
@@ -111,8 +111,8 @@ def classifier_signatures(logits_fn: LogitsFunction, serving: Serving) -> dict[s
         figures = trusted(serving.fisher_steps, logits_fn, images)
         with tf.control_dependencies([_finite_logits(figures["logits"])]):
             radius = tf.identity(figures["radius"])
-        others = {name: figures[name] for name in ("confidence", "lambda_max")}
-        return {**serving.boundary_radii(radius), **others}
+        eigenvalues = _finite_information(figures["lambda_max"])
+        return {**serving.boundary_radii(radius), "confidence": figures["confidence"], "lambda_max": eigenvalues}
 
     def image_bytes(image_bytes: tf.Tensor) -> Outputs:
         files, pixels = serving.limits.checked(image_bytes, "image_bytes"), serving.pixels.bounds
@@ -157,6 +157,10 @@ def trusted(steps: int, logits_fn: LogitsFunction, images: tf.Tensor) -> Outputs
         spectrum, radius = spectrum_and_logits(logits_fn, images, 1)[0], boundary_distance(jacobian)[0]
     confidence = tf.reduce_max(tf.nn.softmax(logits), axis=-1)
     return {"lambda_max": spectrum.eigenvalues[:, 0], "radius": radius, "confidence": confidence, "logits": logits}
+
+
+def _finite_information(eigenvalues: tf.Tensor) -> tf.Tensor:
+    return tf.debugging.check_numerics(eigenvalues, "the Fisher information is not finite")
 
 
 def _finite_logits(logits: tf.Tensor) -> tf.Tensor:

@@ -68,11 +68,12 @@ def spectrum_of_factor(matrix: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]
     values, vectors = largest_first(tf.matmul(scaled, scaled, transpose_b=True))
     values, vectors = values[:, :k], vectors[:, :, :k]
     tolerance = num_classes * float(np.finfo(matrix.dtype.as_numpy_dtype).eps)
-    present = ~(values <= tolerance * values[:, :1])  # NaN stays NaN
+    zero = tf.cast(0, values.dtype)
+    absent = values <= tolerance * values[:, :1]  # not `~`: compiled, it would count NaN in
     directions = tf.matmul(vectors, scaled, transpose_a=True)
     norms = tf.norm(directions, axis=-1, keepdims=True)
-    directions = tf.where(present[..., None], tf.math.divide_no_nan(directions, norms), 0)
-    return tf.where(present, values * scale[:, :, 0] ** 2, 0), directions
+    directions = tf.where(absent[..., None], zero, tf.math.divide_no_nan(directions, norms))
+    return tf.where(absent, zero, values * scale[:, :, 0] ** 2), directions
 
 
 def largest_first(matrices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -235,7 +235,7 @@ def _orthonormal(vectors: tf.Tensor, basis: tf.Tensor) -> tf.Tensor:
     for _ in range(2):  # once leaves rounding errors
         inside = inside - tf.linalg.matvec(basis, tf.linalg.matvec(basis, inside), transpose_a=True)
     noise = 10 * float(np.finfo(vectors.dtype.as_numpy_dtype).eps)
-    return tf.where(tf.norm(inside, axis=-1, keepdims=True) > noise, _unit(inside), 0)
+    return tf.where(tf.norm(inside, axis=-1, keepdims=True) <= noise, tf.zeros_like(inside), _unit(inside))
 
 
 def _ritz(scaled: ScaledFactor, space: _Space, k: int, rtol: float) -> tuple[tuple[tf.Tensor, tf.Tensor], tf.Tensor]:
@@ -249,9 +249,11 @@ def _ritz(scaled: ScaledFactor, space: _Space, k: int, rtol: float) -> tuple[tup
     gaps = values[:, :k] - values[:, 1 : k + 1]
     gaps = tf.minimum(gaps, tf.concat([gaps[:, :1], gaps[:, :-1]], axis=-1))
     converged = tf.reduce_all(tf.norm(newest, axis=1) <= rtol * gaps + noise, axis=-1)
-    eigenvalues = tf.where(~(values[:, :k] <= noise), scaled.unsure * scale[:, 0] ** 2 * values[:, :k], 0)
+    eigenvalues = tf.where(
+        values[:, :k] <= noise, tf.cast(0, values.dtype), scaled.unsure * scale[:, 0] ** 2 * values[:, :k]
+    )
     directions = _unit(tf.matmul(vectors[:, :, :k], space.basis, transpose_a=True))
-    return (eigenvalues, tf.where(eigenvalues[..., None] > 0, directions, 0)), converged
+    return (eigenvalues, tf.where(eigenvalues[..., None] <= 0, tf.zeros_like(directions), directions)), converged
 
 
 def _flat(images: tf.Tensor) -> tf.Tensor:

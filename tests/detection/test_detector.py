@@ -178,3 +178,16 @@ def test_repr_shows_the_options():
     detector = FisherDetector(threshold=1.5, false_positive_rate=0.1)
     assert "threshold=1.5" in repr(detector) and "refresh=5" in repr(AdaptivePGD(detector=detector))
     assert AdaptivePGD(detector=detector, norm=2).name == "adaptive_pgd_l2"
+
+
+def test_an_image_without_a_finite_score_is_suspect():
+    weights = tf.constant([[1.0, -1.0], [0.5, 2.0]])
+
+    def broken(x):  # finite logits, whose gradient at 0 is infinity times 0
+        return x @ weights + tf.reduce_sum(tf.sqrt(tf.maximum(x, 0.0)), axis=-1, keepdims=True) * [1.0, 0.0]
+
+    detector = FisherDetector(weights=(1.0, 0.0, 0.0, 0.0), threshold=1e9, false_positive_rate=0.1)
+    images = np.array([[0.4, 0.3], [0.0, -0.1]], "float32")
+    model = logits_function(broken, from_logits=True)
+    assert np.isnan(detector.scores(model, images)[1])
+    np.testing.assert_array_equal(detector.detect(model, images), [False, True])
