@@ -1,7 +1,5 @@
 """Names that a package imports when they are first used, so that its command line can answer without TensorFlow."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from collections.abc import Callable, Mapping

@@ -1,13 +1,12 @@
 """Checks of arguments against the annotations of public functions, so that a wrong type is named where it is passed."""
 
-from __future__ import annotations
-
 import builtins
 import collections.abc
 import dataclasses
 import functools
 import inspect
 import os
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -45,11 +44,8 @@ def check_fields(instance: Any) -> None:
 def _check(values: Mapping[str, Any], owner: Any) -> None:
     hints = _hints(owner)
     for name, value in values.items():
-        text, hint = hints.get(name, ("", Any))
-        no_model = isinstance(value, (Real, bytes, list, tuple, Mapping)) or type(value).__name__ == "ndarray"
-        model = text.startswith("Model") and no_model
-        if model or not _fits(value, hint):
-            raise ValueError(f"`{name}` should be of type {text}. Received: {name}={value!r:.80}")
+        if not _fits(value, hint := hints.get(name, Any)):
+            raise ValueError(f"`{name}` should be of type {_text(hint)}. Received: {name}={value!r:.80}")
 
 
 class _Scope(dict[str, Any]):
@@ -60,21 +56,32 @@ class _Scope(dict[str, Any]):
 
 
 @functools.cache
-def _hints(owner: Any) -> dict[str, tuple[str, Any]]:
-    """Annotations as text and as types."""
-    hints: dict[str, tuple[str, Any]] = {}
+def _hints(owner: Any) -> dict[str, Any]:
+    """Annotations as types; those that are text name what is defined later in their module."""
+    hints: dict[str, Any] = {}
     for part in reversed(owner.__mro__) if inspect.isclass(owner) else [owner]:
         scope = _Scope(vars(inspect.getmodule(part) or typing))
-        for name, text in inspect.get_annotations(part).items():
-            if not str(text).startswith(("ClassVar", "tf.", "keras.")):
-                hints[name] = str(text), eval(text, {}, scope) if isinstance(text, str) else text  # our own source
-    return hints
+        for name, hint in inspect.get_annotations(part).items():
+            hints[name] = eval(hint, {}, scope) if isinstance(hint, str) else hint  # our own source
+    return {name: hint for name, hint in hints.items() if typing.get_origin(hint) is not typing.ClassVar}
+
+
+def _text(hint: Any) -> str:
+    """An annotation as it is written in our source, such as ``Bounds | None``."""
+    if typing.get_origin(hint) is typing.Annotated:
+        return str(hint.__metadata__[0])
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " | ".join(map(_text, typing.get_args(hint)))
+    text = "None" if hint is types.NoneType else inspect.formatannotation(hint)
+    return re.sub(r"\b(?:\w+\.)+(?=\w)", lambda match: "keras." if match[0].startswith("keras.") else "", text)
 
 
 def _fits(value: Any, hint: Any) -> bool:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint in _SIMPLE:
         return _SIMPLE[hint](value)
+    if origin is typing.Annotated:
+        return _fits(value, hint.__origin__) and not (hint.__metadata__ == ("Model",) and _is_data(value))
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, option) for option in inner)
     if origin is collections.abc.Callable:
@@ -94,6 +101,10 @@ def _fits(value: Any, hint: Any) -> bool:
     # an object of another class may do what Keras or a protocol asks of it, but not a number or a list
     strict = hint.__module__.startswith("keras_fim.") and not (hint is _Scope or getattr(hint, "_is_protocol", False))
     return not (strict or isinstance(value, _PLAIN) or type(value).__name__ in ("tuple", "ndarray"))
+
+
+def _is_data(value: Any) -> bool:
+    return isinstance(value, (Real, bytes, list, tuple, Mapping)) or type(value).__name__ == "ndarray"
 
 
 def _is_number(value: Any, kind: type) -> bool:

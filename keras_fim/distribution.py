@@ -1,7 +1,5 @@
 """All devices of a machine, and many machines: what ``fit`` lacks in Keras 3, and what callbacks have to agree on."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """The Fisher spectrum of a model on images."""
 
-from __future__ import annotations
-
 import tensorflow as tf
 
 from keras_fim.arguments import checked

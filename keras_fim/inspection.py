@@ -1,7 +1,5 @@
 """What can be told of a classifier: what it returns, a twin that takes floats, where its gradient stops."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

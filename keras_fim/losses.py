@@ -4,8 +4,6 @@
 where that is Keras' ``floatx``), also behind a softmax and under a mixed-precision policy.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

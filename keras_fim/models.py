@@ -5,8 +5,6 @@ a dense layer named ``logits`` and end in a float32 softmax named ``probabilitie
 ``BatchNormalization`` averages with momentum 0.9: the default of 0.99 lags behind in short runs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Which pixel values a model takes, and how that is known."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

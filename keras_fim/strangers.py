@@ -1,7 +1,5 @@
 """SavedModels of anybody: what their graphs reach, before they are loaded, and their signature as a callable."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from pathlib import Path

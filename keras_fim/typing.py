@@ -1,14 +1,12 @@
 """The package's result types, and what it takes for a model."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
-Model: TypeAlias = Any
+Model: TypeAlias = Annotated[Any, "Model"]
 """What `keras_fim.logits.logits_function` takes: a Keras model, a callable on images, the path of a saved one."""
 
 Images: TypeAlias = Any
@@ -17,7 +15,7 @@ Images: TypeAlias = Any
 Labels: TypeAlias = Any
 """Array-like class indices ``(batch,)`` or one-hot rows ``(batch, K)``."""
 
-Bounds: TypeAlias = tuple[Any, Any]
+Bounds: TypeAlias = Annotated[tuple[Any, Any], "Bounds"]
 """The smallest and the largest pixel value: two numbers, or two tuples with one number for each channel."""
 
 LogitsCallable: TypeAlias = Callable[[tf.Tensor], tf.Tensor]

@@ -1,7 +1,5 @@
 """Checks of what users pass in: images, labels, pixel bounds."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

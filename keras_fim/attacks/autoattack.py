@@ -1,7 +1,5 @@
 """AutoAttack: the ensemble by which robust accuracies are compared in the literature."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar

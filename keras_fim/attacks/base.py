@@ -5,8 +5,6 @@ the images (`fixed_budget.py`), and those that look for the nearest adversarial 
 what both share: from what the user passes in to a `Task` in unit coordinates, and from points there to the result.
 """
 
-from __future__ import annotations
-
 import abc
 import dataclasses
 import functools

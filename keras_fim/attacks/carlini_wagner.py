@@ -1,7 +1,5 @@
 """Carlini and Wagner's l2 attack: the shortest perturbation with a wrong class, by gradient descent."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Attacks by name, and the budgets that each gets."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence

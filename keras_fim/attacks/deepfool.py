@@ -1,7 +1,5 @@
 """DeepFool: to the nearest boundary of the linearized classifier, again and again."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import NamedTuple
 

@@ -11,8 +11,6 @@ Source:
     Stafford's "Mix13", as in Vigna's public-domain ``splitmix64.c``.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

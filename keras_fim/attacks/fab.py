@@ -1,7 +1,5 @@
 """FAB: to the boundary of the linearized classifier, drawn towards the image, and back a little when across it."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import NamedTuple
 

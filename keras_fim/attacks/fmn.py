@@ -1,7 +1,5 @@
 """The fast minimum-norm attack: gradient steps in a ball whose radius closes in on the boundary."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """The saliency map attack: few pixels, changed a lot, two at a time."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math

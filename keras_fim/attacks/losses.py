@@ -1,7 +1,5 @@
 """What attacks raise: functions of logits and labels whose gradient does not vanish on confident samples."""
 
-from __future__ import annotations
-
 import numpy as np
 import tensorflow as tf
 

@@ -1,7 +1,5 @@
 """Balls and directions of the l1, l2 and l∞ norm, image by image."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """The smallest ε at which a fixed-budget attack fools, sample by sample."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import keras

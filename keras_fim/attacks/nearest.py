@@ -1,7 +1,5 @@
 """Attacks that look for the nearest adversarial."""
 
-from __future__ import annotations
-
 import abc
 from collections.abc import Sequence
 from typing import NamedTuple

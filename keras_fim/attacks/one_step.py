@@ -1,7 +1,5 @@
 """One step along the gradient of the loss."""
 
-from __future__ import annotations
-
 import abc
 import dataclasses
 from typing import Any

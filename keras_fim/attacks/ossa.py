@@ -1,7 +1,5 @@
 """The spectral attacks, of one step and of two."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The pair of values with the largest product of sums, exactly, without looking at all pairs."""
 
-from __future__ import annotations
-
 import numpy as np
 import tensorflow as tf
 

@@ -1,7 +1,5 @@
 """What an attack is called on, checked: pixels, and the same images in unit coordinates."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -1,7 +1,5 @@
 """σ-zero: adversarials in which few values differ, by the gradient of a smooth stand-in for their number."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import NamedTuple

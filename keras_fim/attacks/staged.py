@@ -1,7 +1,5 @@
 """Attacks that run several others in turn, each on the samples that those before could not fool."""
 
-from __future__ import annotations
-
 import abc
 import dataclasses
 from collections.abc import Sequence

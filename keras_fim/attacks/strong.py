@@ -1,7 +1,5 @@
 """The strong attack: what gradients, boundaries and a search without either can do, at a moderate price."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """The class that a targeted attack aims at."""
 
-from __future__ import annotations
-
 from numbers import Integral
 
 import numpy as np

@@ -4,8 +4,6 @@ So no option of an attack depends on the range of the pixels, and the same model
 same way.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import tensorflow as tf
 

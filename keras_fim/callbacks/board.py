@@ -1,7 +1,5 @@
 """Writing TensorBoard logs: runs under one folder, opened when something is first written to them."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How fast the prediction can change around an image, after each epoch."""
 
-from __future__ import annotations
-
 import time
 import warnings
 from collections.abc import Mapping

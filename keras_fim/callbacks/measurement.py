@@ -1,7 +1,5 @@
 """What one attack does to a model on the samples of a callback: rows, and a few examples to look at."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """What callbacks that measure after an epoch share: when, on what, and that training does not notice."""
 
-from __future__ import annotations
-
 import abc
 import contextlib
 import random

@@ -1,7 +1,5 @@
 """A schedule for μ, the weight of a Fisher penalty."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """What `RobustnessCurve` takes, spelled out: attacks by name, budgets and numbers of samples for each."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """How easily the model is fooled, after each epoch."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence

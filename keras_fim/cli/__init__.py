@@ -1,7 +1,5 @@
 """The command ``keras-fim``. Its commands import what they need when they run, so that ``--help`` is immediate."""
 
-from __future__ import annotations
-
 import argparse
 import difflib
 import sys

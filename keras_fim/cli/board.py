@@ -9,8 +9,6 @@ Examples:
   keras-fim board results/runs/mnist-sweep-seed0 --host 0.0.0.0   to be seen from other machines
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import threading

@@ -11,8 +11,6 @@ Examples:
   keras-fim compare --data photos/ --model my.keras --defenses none,n-fgm,pgd --epochs 3
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

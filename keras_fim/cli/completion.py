@@ -7,8 +7,6 @@ Examples:
   keras-fim completion zsh > ~/.zfunc/_keras-fim     with ~/.zfunc in $fpath
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

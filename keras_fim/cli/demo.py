@@ -9,8 +9,6 @@ Examples:
   keras-fim demo --mu 0.01 --epochs 6 --out results/runs/demo-mild
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -10,8 +10,6 @@ Examples:
   keras-fim export mnist-fisher --out saved_models/mnist --detector results/detection/mnist-fisher.lambda.json
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

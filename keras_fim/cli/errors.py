@@ -1,7 +1,5 @@
 """How a command reports errors and warnings that its user can act on."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys

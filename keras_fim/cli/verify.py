@@ -8,8 +8,6 @@ Examples:
   keras-fim verify saved_models/mnist/1 --verbose   with a line for every output
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

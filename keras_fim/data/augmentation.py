@@ -1,7 +1,5 @@
 """Random changes of training images, each image by its own draw."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 

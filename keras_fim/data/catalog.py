@@ -1,7 +1,5 @@
 """The datasets that have a name of their own, and their images as arrays."""
 
-from __future__ import annotations
-
 import difflib
 import functools
 import importlib.util

@@ -1,7 +1,5 @@
 """Image files in a folder for each class, with or without folders ``train``, ``val`` and ``test`` around them."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 from collections.abc import Sequence

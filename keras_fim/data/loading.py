@@ -1,7 +1,5 @@
 """Datasets as ``tf.data`` pipelines: shuffled, augmented, scaled to [0, 1]."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Where images come from: a named dataset, a folder by class, an ``.npz`` file, or TensorFlow Datasets."""
 
-from __future__ import annotations
-
 import difflib
 import functools
 from collections.abc import Sequence

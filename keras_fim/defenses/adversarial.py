@@ -1,7 +1,5 @@
 """Training on adversarial images."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

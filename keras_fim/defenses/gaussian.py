@@ -1,7 +1,5 @@
 """Training on noisy images, so that the smoothed classifier is certified farther."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

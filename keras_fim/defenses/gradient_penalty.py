@@ -1,7 +1,5 @@
 """The gradient of the loss in the input, penalized by a finite difference."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

@@ -1,7 +1,5 @@
 """Labels smoothed towards the least likely class."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

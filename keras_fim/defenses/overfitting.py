@@ -1,7 +1,5 @@
 """A watch on catastrophic overfitting."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

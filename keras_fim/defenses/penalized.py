@@ -1,7 +1,5 @@
 """Defenses that add a penalty to the loss."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

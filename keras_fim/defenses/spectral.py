@@ -1,7 +1,5 @@
 """Eq. (2) made trainable: the largest eigenvalue of the Fisher information matrix in the input, or its trace."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

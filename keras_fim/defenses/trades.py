@@ -1,7 +1,5 @@
 """TRADES: the distance between the predictions for an image and for its worst neighbor."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

@@ -1,7 +1,5 @@
 """How well scores tell two kinds of samples apart."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

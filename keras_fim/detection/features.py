@@ -1,7 +1,5 @@
 """What a detector looks at: the Fisher spectrum around an image, how sure the prediction is, and how near its end."""
 
-from __future__ import annotations
-
 import tensorflow as tf
 
 from keras_fim.geometry import boundary_distance, linearize

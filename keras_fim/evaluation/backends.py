@@ -1,7 +1,5 @@
 """Where the cells of an evaluation are measured: in this process, or by the workers of a Ray cluster."""
 
-from __future__ import annotations
-
 import collections
 import functools
 import importlib

@@ -1,7 +1,5 @@
 """The store of finished cells: parts of a long measurement, a small file each, found again by what they depend on."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import hashlib

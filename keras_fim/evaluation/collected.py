@@ -1,7 +1,5 @@
 """The figures of an evaluation as they come in, chunk by chunk, and the result that they make."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any

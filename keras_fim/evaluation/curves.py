@@ -1,7 +1,5 @@
 """Fooling ratio against ε, and how a model does without an attack."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 

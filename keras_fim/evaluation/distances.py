@@ -1,7 +1,5 @@
 """How far the nearest adversarials are that an attack finds."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math

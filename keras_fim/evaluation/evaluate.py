@@ -1,7 +1,5 @@
 """Everything at once: accuracy, fooling ratios, robust accuracy, distances and the Fisher spectrum of a model."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools

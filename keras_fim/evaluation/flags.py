@@ -1,7 +1,5 @@
 """What makes figures of robustness worthless or weak: each flag says so in words beside them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

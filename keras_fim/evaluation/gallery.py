@@ -1,7 +1,5 @@
 """A few images to look at, kept on the way through a dataset: the most fragile, typical and the most robust ones."""
 
-from __future__ import annotations
-
 import base64
 import dataclasses
 import io

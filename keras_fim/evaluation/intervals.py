@@ -1,7 +1,5 @@
 """How far a figure that was measured on some images may be from that of all images: confidence intervals."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable, Sequence

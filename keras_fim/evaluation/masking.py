@@ -1,7 +1,5 @@
 """Whether a model is robust or only looks so because its gradients mislead the attack."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence

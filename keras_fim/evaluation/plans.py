@@ -1,7 +1,5 @@
 """What is going to be measured: which attacks at which budgets, and how long that may take."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import time

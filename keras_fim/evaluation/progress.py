@@ -1,7 +1,5 @@
 """How far a long measurement is, in one line: what is running, how many images are left, and how long it may take."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 import time

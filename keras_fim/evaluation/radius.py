@@ -1,7 +1,5 @@
 """How far an image is from the decision boundary: as a gradient tells, and calibrated by attacks."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Results as frozen dataclasses that print as aligned tables and are saved as JSON, CSV or Markdown."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import io

@@ -1,7 +1,5 @@
 """What an evaluation says of a model."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What attacks do, budget by budget: one row for an attack at an ε, and a curve of such rows."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 

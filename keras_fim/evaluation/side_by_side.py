@@ -1,7 +1,5 @@
 """Evaluations of several models side by side."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path

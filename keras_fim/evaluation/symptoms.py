@@ -1,7 +1,5 @@
 """The symptoms of masked gradients, measured one by one."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math

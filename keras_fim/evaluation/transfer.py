@@ -1,7 +1,5 @@
 """Whether one model's adversarials fool another, both ways: the paper's table 2."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """Ask a model server: TensorFlow Serving's REST and gRPC interfaces, as two functions."""
 
-from __future__ import annotations
-
 import base64
 from typing import Any, TypeAlias
 

@@ -1,7 +1,5 @@
 """What lies beside an exported model: reference inputs and outputs, warm-up requests, a card."""
 
-from __future__ import annotations
-
 import dataclasses
 import datetime
 import json

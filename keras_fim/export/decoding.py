@@ -1,7 +1,5 @@
 """Image files as pixels, in operations that a model server runs: orientation, transparency and CMYK included."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

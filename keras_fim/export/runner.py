@@ -3,8 +3,6 @@
 It loads a SavedModel, runs its signatures on the reference inputs stored with it, and prints what it found as JSON.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """A versioned SavedModel, written so that a watching server never sees half of one."""
 
-from __future__ import annotations
-
 import math
 import tempfile
 import warnings

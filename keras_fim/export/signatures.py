@@ -1,7 +1,5 @@
 """What a server is asked: the signatures of an exported classifier, as functions that need no Python."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Does an exported model answer as the trained one did?"""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

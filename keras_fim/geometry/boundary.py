@@ -1,7 +1,5 @@
 """How far the decision boundary is, to first order, from the gradients of a few differences of logits."""
 
-from __future__ import annotations
-
 import numpy as np
 import tensorflow as tf
 

@@ -4,8 +4,6 @@ r"""Eigenpairs of the Fisher information matrix in the input, through the K x K 
 :math:`G_x \eta = \lambda \eta` with :math:`\eta = B^\top u / \|B^\top u\|` (the paper's reduction in section 3.2).
 """
 
-from __future__ import annotations
-
 import numpy as np
 import tensorflow as tf
 

@@ -1,7 +1,5 @@
 """The one place that takes gradients in the images: a missing one is an error, and never zero."""
 
-from __future__ import annotations
-
 import tensorflow as tf
 
 

@@ -7,8 +7,6 @@ A logits function maps images ``(batch, ...)`` to logits ``(batch, K)``, sample 
 the shape of the images, vectors in the output that of the logits.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import NamedTuple

@@ -6,8 +6,6 @@ cross-entropy at the predicted class, is nearly the top eigenvector. A step take
 (Rayleigh-Ritz in the right vectors). One step is enough for most images; only the others are worked on further.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -4,8 +4,6 @@ Both have their minimum at ``q = α/K`` for each other class and ``t = 1 - (K-1)
 derivative of ``-log t + μ (1/t + (K-1)/q)`` in ``q`` to zero gives exactly ``μ = t q² / (t² - q²)``.
 """
 
-from __future__ import annotations
-
 import math
 
 from keras_fim.arguments import checked

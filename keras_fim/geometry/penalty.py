@@ -4,8 +4,6 @@ The penalty ``1/p = exp(-log p)`` is exact up to ``1/p = 1e6`` and continued lin
 slope it has there. Loss and gradient so stay finite, and the gradient keeps pushing, however small ``p`` is.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The factor B of the Fisher information, in the range of floating-point numbers however sure the model is."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

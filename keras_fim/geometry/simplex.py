@@ -5,8 +5,6 @@ With ``p = softmax(z)`` over K classes, the Fisher information matrix (FIM) is `
 shape ``(..., K)`` in any floating dtype and compute in it; none forms ``1/p`` from rounded probabilities.
 """
 
-from __future__ import annotations
-
 import tensorflow as tf
 
 

@@ -1,7 +1,5 @@
 """The Fisher spectrum by the method that suits the number of classes."""
 
-from __future__ import annotations
-
 import tensorflow as tf
 
 from keras_fim.geometry.eigen import exact_spectrum_and_logits

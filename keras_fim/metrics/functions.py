@@ -1,7 +1,5 @@
 """Ratios and distances as functions of the arrays of `keras_fim.typing.AttackResult`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

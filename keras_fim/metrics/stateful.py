@@ -1,7 +1,5 @@
 """The ratios as Keras metrics, over batches."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

@@ -1,7 +1,5 @@
 """The budgets at which models are attacked by default."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

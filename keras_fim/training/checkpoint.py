@@ -1,7 +1,5 @@
 """Checkpoints of a training run: the last epoch to resume from, the best one to use."""
 
-from __future__ import annotations
-
 import csv
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a training step costs relative to a step of plain training."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """The package at work: a plain and two defended classifiers of real digits under attack."""
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 from pathlib import Path

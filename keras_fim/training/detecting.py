@@ -1,7 +1,5 @@
 """How well the Fisher spectrum detects attacked images, also against an attacker who knows the detector."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence

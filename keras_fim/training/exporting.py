@@ -1,7 +1,5 @@
 """A trained model as a SavedModel, with a model card from the record of its run and from its dataset."""
 
-from __future__ import annotations
-
 import importlib.util
 import warnings
 from collections.abc import Sequence

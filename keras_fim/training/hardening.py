@@ -1,7 +1,5 @@
 """How robust a model is before and after it was trained: under the strongest attack, with its accuracy beside it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A dataset as a model takes it: image shape, range of the pixels, classes, and what it was trained on."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Which images a model was trained on, as hashes of their pixels."""
 
-from __future__ import annotations
-
 import hashlib
 import warnings
 from pathlib import Path

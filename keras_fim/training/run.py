@@ -1,7 +1,5 @@
 """One training run, in its own folder, from data to test accuracy; it can be killed at any time and resumed."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import sys

@@ -1,7 +1,5 @@
 """Models by name, run folder, file or function; the named weights come with the package, stored as float16."""
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import sys

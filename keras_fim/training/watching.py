@@ -1,7 +1,5 @@
 """What a training run is watched with: the callbacks, and its row in TensorBoard's HParams table."""
 
-from __future__ import annotations
-
 import math
 import sys
 import time

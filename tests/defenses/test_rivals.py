@@ -414,7 +414,7 @@ BAD = {
     "share": (lambda: defenses.SpectralDefense(classifier(), share=1.5), r"`share` should be in \(0, 1\]"),
     "attack without a budget": (
         lambda: defenses.AdversarialTraining(classifier(), attacks.DeepFool(), epsilon=0.1),
-        "`attack` should be of type attacks.FixedBudgetAttack. Received: attack=DeepFool",
+        "`attack` should be of type FixedBudgetAttack. Received: attack=DeepFool",
     ),
     "attack that breaks up the batch": (
         lambda: defenses.AdversarialTraining(classifier(batch_norm=True), attacks.PGD(stop_early=True), epsilon=0.1),

@@ -1,7 +1,5 @@
 """The evasion attacks of ART, the Adversarial Robustness Toolbox."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Callable

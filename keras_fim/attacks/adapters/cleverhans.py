@@ -1,7 +1,5 @@
 """The attacks of CleverHans 4.0; `repairs` makes them run under Keras 3."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from typing import Any, NamedTuple

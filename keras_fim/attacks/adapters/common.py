@@ -3,8 +3,6 @@
 A library's part is a frozen dataclass derived from `Method`; `wrapped` makes an attack of it.
 """
 
-from __future__ import annotations
-
 import abc
 import dataclasses
 import importlib

@@ -1,7 +1,5 @@
 """The attacks of Foolbox 3."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from typing import Any

@@ -18,8 +18,6 @@ copied, and the copies see other things under some of their global names.
 * random numbers come from global generators: they are drawn from the attack's seed.
 """
 
-from __future__ import annotations
-
 import types
 from collections.abc import Callable, Iterable
 from typing import Any

@@ -1,7 +1,5 @@
 """GTSRB (Stallkamp et al.): 39,209 training and 12,630 test images of 43 traffic signs, resized to 32x32."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io
