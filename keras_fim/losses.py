@@ -44,9 +44,13 @@ def mu_variable(mu: float | keras.Variable) -> keras.Variable:
             raise ValueError(f"`mu` should be a scalar. Received: a variable of shape {tuple(mu.shape)}")
         mu_variable(mu_value(mu))  # the same bounds
         return mu
-    if not 0 <= mu < math.inf:
-        raise ValueError(f"`mu` should be a finite number >= 0. Received: mu={mu}")
-    return keras.Variable(float(mu), trainable=False, autocast=False, dtype="float32", name="mu")
+    try:
+        value = float(mu)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise ValueError(f"`mu` should be a finite number >= 0. Received: mu={mu!r:.80}")
+    return keras.Variable(value, trainable=False, autocast=False, dtype="float32", name="mu")
 
 
 def mu_value(mu: keras.Variable) -> float:

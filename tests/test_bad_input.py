@@ -36,6 +36,15 @@ CASES = {
     "mu is NaN": (lambda m: loss(mu=float("nan")), "`mu` should be .* Received: mu=nan"),
     "infinite mu": (lambda m: keras_fim.FisherEigenvalueLoss(mu=np.inf), "`mu` should be .* Received: mu=inf"),
     "variable below 0": (lambda m: loss(mu=keras.Variable(-1.0)), "`mu` should be .* Received: mu=-1.0"),
+    "two integers": (
+        lambda m: keras_fim.layers.FisherTraceRegularization(mu=tf.constant([1, 2])),
+        "`mu` should be a finite number >= 0",
+    ),
+    "mu is an object": (lambda m: loss(mu=object()), "`mu` should be a finite number >= 0"),
+    "an array for a dtype": (
+        lambda m: keras_fim.metrics.FoolingRatio(dtype=np.array(["a", "b"])),
+        "`dtype` should be of type str . keras.DTypePolicy",
+    ),
     "variable of two": (lambda m: loss(mu=keras.Variable([0.1, 0.2])), "`mu` should be a scalar"),
     "logits of a softmax": (
         lambda m: loss(from_logits=True)(LABELS, keras.ops.softmax(tf.constant(LOGITS))),

@@ -102,6 +102,8 @@ def evaluate(
         [0.03, 0.1, 0.2, 0.3]
     """
     _check(max_samples, chunk, backend)  # refuses what is wrong before any data is read
+    if certify_sigma is not None:
+        check_smoothing(certify_sigma, argument="certify_sigma", num_draws=num_draws)
     planned(attacks, epsilons, None, black_box=black_box)
     parts = chunks(dataset, max_samples)
     first = next(parts)
@@ -163,7 +165,6 @@ def _informed(pixels: PixelRange | None, logits_fn: LogitsFunction, chunk: Chunk
 
 def _certifying(pixels: PixelRange | None, sigma: float, num_draws: int) -> Cell:
     """The certificates of the smoothed classifier."""
-    check_smoothing(sigma, num_draws=num_draws)
     settings = {"attack": "certificates", "revision": 1, "sigma": sigma, "num_draws": num_draws, "alpha": ALPHA}
     measure = functools.partial(_certified, pixels, sigma, num_draws)
     return Cell("certificates", settings, Certificates._fields, measure)

@@ -256,10 +256,10 @@ def _counts(
     return tf.while_loop(lambda draw, _: draw < last, body, start, parallel_iterations=1)[1]
 
 
-def check_smoothing(sigma: float, alpha: float = ALPHA, **counts: int) -> None:
-    """Raise a ValueError unless σ and α are in their ranges and the counts are positive."""
+def check_smoothing(sigma: float, alpha: float = ALPHA, *, argument: str = "sigma", **counts: int) -> None:
+    """Raise a ValueError unless σ, an argument of that name, and α are in their ranges and the counts are positive."""
     if not 0 < sigma < math.inf:
-        raise ValueError(f"`sigma` should be a finite number > 0. Received: sigma={sigma}")
+        raise ValueError(f"`{argument}` should be a finite number > 0. Received: {argument}={sigma}")
     if not 0 < alpha < 1:
         raise ValueError(f"`alpha` should be in (0, 1). Received: alpha={alpha}")
     for name, value in counts.items():

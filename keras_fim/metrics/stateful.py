@@ -27,7 +27,7 @@ class FoolingRatio(_Ratio):
     """
 
     @checked
-    def __init__(self, name: str = "fooling_ratio", dtype: Any = None) -> None:
+    def __init__(self, name: str = "fooling_ratio", dtype: str | keras.DTypePolicy | None = None) -> None:
         super().__init__(name, dtype)
 
     def update_state(self, success: Any, was_correct: Any) -> None:
@@ -52,7 +52,7 @@ class RobustAccuracy(_Ratio):
     """
 
     @checked
-    def __init__(self, name: str = "robust_accuracy", dtype: Any = None) -> None:
+    def __init__(self, name: str = "robust_accuracy", dtype: str | keras.DTypePolicy | None = None) -> None:
         super().__init__(name, dtype)
 
     def update_state(self, success: Any, was_correct: Any) -> None:
