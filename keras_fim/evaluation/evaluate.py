@@ -101,9 +101,7 @@ def evaluate(
         >>> [row.epsilon for row in result.rows]
         [0.03, 0.1, 0.2, 0.3]
     """
-    _check(max_samples, chunk, backend)  # refuses what is wrong before any data is read
-    if certify_sigma is not None:
-        check_smoothing(certify_sigma, argument="certify_sigma", num_draws=num_draws)
+    _check(max_samples, chunk, backend, certify_sigma, num_draws)  # refuses what is wrong before any data is read
     planned(attacks, epsilons, None, black_box=black_box)
     parts = chunks(dataset, max_samples)
     first = next(parts)
@@ -147,7 +145,9 @@ def _cells(plans: Sequence[Plan], pixels: PixelRange | None, chunk: Chunk, *, sp
     return [*cells, last] if spectrum else cells
 
 
-def _check(max_samples: int | None, chunk: Any, backend: str) -> None:
+def _check(max_samples: int | None, chunk: Any, backend: str, certify_sigma: float | None, num_draws: int) -> None:
+    if certify_sigma is not None:
+        check_smoothing(certify_sigma, argument="certify_sigma", num_draws=num_draws)
     if max_samples is not None:
         check_max_samples(max_samples)
     check_chunk(chunk)
