@@ -34,7 +34,7 @@ if _TYPE_CHECKING:
     from keras_fim.evaluation.radius import boundary_radius
     from keras_fim.evaluation.smoothing import certify
     from keras_fim.fisher import fisher_spectrum
-    from keras_fim.geometry.label_smoothing import default_mu, label_smoothing_from_mu, mu_from_label_smoothing
+    from keras_fim.geometry.penalty import default_mu, label_smoothing_from_mu, mu_from_label_smoothing
     from keras_fim.losses import FisherEigenvalueLoss, FisherTraceLoss
 
 __version__ = "0.2.0"
@@ -50,7 +50,7 @@ _HOMES = {
     **{name: f"keras_fim.{name}" for name in __all__},
     **dict.fromkeys(("FisherEigenvalueLoss", "FisherTraceLoss"), "keras_fim.losses"),
     **dict.fromkeys(
-        ("default_mu", "label_smoothing_from_mu", "mu_from_label_smoothing"), "keras_fim.geometry.label_smoothing"
+        ("default_mu", "label_smoothing_from_mu", "mu_from_label_smoothing"), "keras_fim.geometry.penalty"
     ),
     "boundary_radius": "keras_fim.evaluation.radius",
     "certify": "keras_fim.evaluation.smoothing",

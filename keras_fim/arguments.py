@@ -41,6 +41,23 @@ def check_fields(instance: Any) -> None:
     _check({field.name: getattr(instance, field.name) for field in dataclasses.fields(instance)}, type(instance))
 
 
+def expect(valid: bool, name: str, expected: str, value: Any) -> None:
+    """Check the value of an argument.
+
+    Args:
+        valid: Whether it is as it should be.
+        name: The name of the argument.
+        expected: What it should be, such as ``"a positive integer"``.
+        value: What was given.
+
+    Raises:
+        ValueError: If it is not valid; it says what was expected and what came.
+    """
+    if not valid:
+        received = repr(value) if isinstance(value, str) else value
+        raise ValueError(f"`{name}` should be {expected}. Received: {name}={received}")
+
+
 def _check(values: Mapping[str, Any], owner: Any) -> None:
     hints = _hints(owner)
     for name, value in values.items():

@@ -3,8 +3,8 @@
 import tensorflow as tf
 
 from keras_fim.arguments import checked
-from keras_fim.geometry.krylov import MAX_STEPS, RTOL
-from keras_fim.geometry.spectrum import check_method, spectrum_and_logits
+from keras_fim.geometry.krylov import MAX_STEPS, RTOL, check_method
+from keras_fim.geometry.spectrum import spectrum_and_logits
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.pixels import images_in_range
 from keras_fim.typing import Bounds, Images, Model, Spectrum

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from keras_fim.arguments import checked
 from keras_fim.distribution import devices_of, shares
-from keras_fim.geometry.gradients import NoGradientError, gradient
+from keras_fim.geometry.jacobian import NoGradientError, gradient
 from keras_fim.geometry.simplex import two_classes
 from keras_fim.inspection import call_model, check_model, float_twin, gradient_stop, output_form
 from keras_fim.strangers import SavedModel

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import keras_fim
 from keras_fim import attacks
-from keras_fim.geometry.gradients import NoGradientError
+from keras_fim.geometry.jacobian import NoGradientError
 from keras_fim.logits import logits_function
 
 LAYERS = keras.layers

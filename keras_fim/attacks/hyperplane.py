@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_fim.attacks.lp import grown, least_multiplier, norms_of
 from keras_fim.geometry.boundary import DUAL
-from keras_fim.geometry.gradients import gradient
+from keras_fim.geometry.jacobian import gradient
 from keras_fim.logits import LogitsFunction
 
 

@@ -12,7 +12,7 @@ from keras_fim.attacks.nearest import Found, SearchAttack
 from keras_fim.attacks.pairs import best_pairs
 from keras_fim.attacks.samples import Task, keep, put
 from keras_fim.attacks.targets import TARGETS, choose_targets
-from keras_fim.geometry.gradients import gradient as gradient_of
+from keras_fim.geometry.jacobian import gradient as gradient_of
 from keras_fim.logits import LogitsFunction
 from keras_fim.typing import LogitsCallable
 

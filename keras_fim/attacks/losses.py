@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.geometry.gradients import gradient
+from keras_fim.geometry.jacobian import gradient
 from keras_fim.logits import LogitsFunction
 
 

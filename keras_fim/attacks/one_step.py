@@ -13,7 +13,7 @@ from keras_fim.attacks.losses import log_odds_against, loss_gradient
 from keras_fim.attacks.lp import by_image, check_norm, norm_name, steepest
 from keras_fim.attacks.samples import Task
 from keras_fim.attacks.targets import TARGETS, choose_targets
-from keras_fim.geometry.gradients import gradient as gradient_of
+from keras_fim.geometry.jacobian import gradient as gradient_of
 from keras_fim.logits import LogitsFunction
 
 

@@ -10,8 +10,8 @@ from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
 from keras_fim.attacks.losses import log_odds_against, loss_gradient
 from keras_fim.attacks.lp import by_image, unit
 from keras_fim.attacks.samples import Task, choose
-from keras_fim.geometry.krylov import MAX_STEPS, RTOL
-from keras_fim.geometry.spectrum import check_method, spectrum_and_logits
+from keras_fim.geometry.krylov import MAX_STEPS, RTOL, check_method
+from keras_fim.geometry.spectrum import spectrum_and_logits
 from keras_fim.logits import LogitsFunction
 
 

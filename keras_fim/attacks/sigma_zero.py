@@ -11,7 +11,7 @@ from keras_fim.attacks.losses import margin_against
 from keras_fim.attacks.lp import by_image
 from keras_fim.attacks.nearest import Found, SearchAttack
 from keras_fim.attacks.samples import Task, choose
-from keras_fim.geometry.gradients import gradient as gradient_of
+from keras_fim.geometry.jacobian import gradient as gradient_of
 from keras_fim.logits import LogitsFunction
 
 

@@ -249,7 +249,7 @@ def _named(config: TrainingConfig) -> list[str]:
 
 
 def _why(config: TrainingConfig, *, given: bool) -> str:
-    from keras_fim.geometry.label_smoothing import label_smoothing_from_mu
+    from keras_fim.geometry.penalty import label_smoothing_from_mu
 
     if config.defense != TrainingConfig.defense:
         weights = {"mu": config.mu, "label smoothing": config.label_smoothing}

@@ -12,7 +12,7 @@ from keras_fim.attacks.units import Units
 from keras_fim.defenses.batch import Batch
 from keras_fim.defenses.penalized import Penalized
 from keras_fim.defenses.spectral import check_step, set_budget
-from keras_fim.geometry.gradients import gradient
+from keras_fim.geometry.jacobian import gradient
 from keras_fim.losses import mu_value
 
 

@@ -14,7 +14,7 @@ from keras_fim.attacks.units import Units
 from keras_fim.defenses.batch import Batch
 from keras_fim.defenses.penalized import Penalized
 from keras_fim.geometry import Linearization, krylov_direction, linearized, logit_fim_form
-from keras_fim.geometry.gradients import gradient
+from keras_fim.geometry.jacobian import gradient
 from keras_fim.losses import mu_value
 
 

@@ -17,7 +17,7 @@ from keras_fim.detection.detector import FisherDetector
 from keras_fim.detection.features import features_of
 from keras_fim.geometry import linearize
 from keras_fim.geometry.boundary import rival_gradients
-from keras_fim.geometry.gradients import gradient as gradient_of
+from keras_fim.geometry.jacobian import gradient as gradient_of
 from keras_fim.geometry.spectrum import spectrum_and_logits
 from keras_fim.logits import LogitsFunction
 

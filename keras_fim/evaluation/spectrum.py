@@ -14,9 +14,9 @@ from keras_fim.evaluation.measurement import fits_memory
 from keras_fim.evaluation.report import Report, Row
 from keras_fim.geometry import linearize, logit_fim_largest_eigenvalue, simplex_fim_largest_eigenvalue
 from keras_fim.geometry.boundary import RIVALS, nearest_boundary, rival_gradients
-from keras_fim.geometry.eigen import spectrum_of_factor
 from keras_fim.geometry.jacobian import Linearization, class_slopes, factor_of
 from keras_fim.geometry.krylov import krylov_spectrum_from
+from keras_fim.geometry.spectrum import spectrum_of_factor
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.typing import Images, Model, Spectrum
 from keras_fim.validation import check_images

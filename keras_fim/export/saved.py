@@ -18,7 +18,7 @@ from keras_fim.evaluation.radius import Calibration
 from keras_fim.export.companions import write_card, write_references, write_warm_up
 from keras_fim.export.decoding import Limits
 from keras_fim.export.signatures import Serving, classifier_signatures
-from keras_fim.geometry.gradients import NoGradientError
+from keras_fim.geometry.jacobian import NoGradientError
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.pixels import PixelRange, find_range, range_of_model
 from keras_fim.records import aside, publish

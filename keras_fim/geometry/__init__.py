@@ -1,11 +1,15 @@
 """Fisher geometry of classifiers: the mathematics, on logits and on functions from images to logits."""
 
 from keras_fim.geometry.boundary import boundary_distance
-from keras_fim.geometry.eigen import exact_spectrum
 from keras_fim.geometry.jacobian import Linearization, factor, linearize, linearized
-from keras_fim.geometry.krylov import krylov_direction, krylov_spectrum
-from keras_fim.geometry.label_smoothing import default_mu, label_smoothing_from_mu, mu_from_label_smoothing
-from keras_fim.geometry.penalty import INVERSE_PROBABILITY_CAP, penalized_cross_entropy
+from keras_fim.geometry.krylov import krylov_direction
+from keras_fim.geometry.penalty import (
+    INVERSE_PROBABILITY_CAP,
+    default_mu,
+    label_smoothing_from_mu,
+    mu_from_label_smoothing,
+    penalized_cross_entropy,
+)
 from keras_fim.geometry.simplex import (
     kl_divergence,
     logit_fim,
@@ -15,6 +19,7 @@ from keras_fim.geometry.simplex import (
     simplex_fim_trace,
     two_classes,
 )
+from keras_fim.geometry.spectrum import exact_spectrum, krylov_spectrum
 
 __all__ = [
     "INVERSE_PROBABILITY_CAP", "Linearization", "boundary_distance", "default_mu", "exact_spectrum", "factor",

@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import expect
 from keras_fim.geometry.jacobian import Linearization
 
 DUAL = {1.0: np.inf, 2.0: 2.0, np.inf: 1.0}
@@ -92,10 +93,8 @@ def check_boundary(norm: float, rivals: int) -> None:
     Raises:
         ValueError: If the norm is not 1, 2 or inf, or ``rivals < 1``.
     """
-    if norm not in DUAL:
-        raise ValueError(f"`norm` should be one of 1, 2, np.inf. Received: norm={norm!r}")
-    if rivals < 1:
-        raise ValueError(f"`rivals` should be a positive integer. Received: rivals={rivals}")
+    expect(norm in DUAL, "norm", "one of 1, 2, np.inf", norm)
+    expect(rivals >= 1, "rivals", "a positive integer", rivals)
 
 
 def _length(vectors: tf.Tensor, order: float) -> tf.Tensor:

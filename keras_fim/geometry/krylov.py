@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.geometry.eigen import largest_first
-from keras_fim.geometry.jacobian import Linearization, linearize
-from keras_fim.geometry.scaled import ScaledFactor, scaled_factor, scaled_to_one
+from keras_fim.arguments import expect
+from keras_fim.geometry.jacobian import Linearization, ScaledFactor, linearize, scaled_factor, scaled_to_one
 from keras_fim.typing import LogitsCallable, Spectrum
 
+METHODS = ("auto", "exact", "krylov")
 RTOL = 0.1
 MAX_STEPS = 10
 
@@ -34,68 +34,25 @@ class _Space(NamedTuple):
     products: tf.Tensor
 
 
-def krylov_spectrum(
-    logits_fn: LogitsCallable, images: tf.Tensor, k: int = 1, *, rtol: float = RTOL, max_steps: int = MAX_STEPS
-) -> Spectrum:
-    r"""The k largest eigenpairs of ``G_x``, from a few products with B and its transpose; B itself is never formed.
-
-    A pair :math:`(\lambda, v)` has converged when the estimated residual, relative to the gap to the next eigenvalues,
-    is small: :math:`\|G_x v - \lambda v\| \le \mathrm{rtol}\,(\lambda - \lambda')`, which bounds the sine of the angle
-    between v and the eigenvector. The residual is estimated from what is at hand: it is the newest vectors' share in v
-    times their block of the small matrix (exact would be their coupling to vectors not yet computed, which costs one
-    more gradient). k pairs take k products with B and with its transpose in each step.
-
-    Args:
-        logits_fn: a function from images ``(batch, ...)`` to logits ``(batch, K)``, sample by sample.
-        images: ``(batch, ...)``, floating.
-        k: number of eigenpairs, from 1 to K.
-        rtol: tolerance on the estimated sine, > 0. The eigenvalue's relative error is about its square.
-        max_steps: largest number of steps, >= 1.
-
-    Returns:
-        `Spectrum` with ``directions`` of shape ``(batch, k, *image shape)``. What has not converged is marked so, and
-        is the best of the space so far: the eigenvalue is one from below.
-
-    Raises:
-        ValueError: if ``k`` is not in 1..K, ``rtol <= 0`` or ``max_steps < 1``.
-
-    Example:
-        >>> weights = tf.constant([[1.0, -1.0]])  # one pixel, two classes: G_x = 4 p_1 p_2
-        >>> krylov_spectrum(lambda x: x @ weights, tf.zeros((1, 1))).eigenvalues.numpy().round(3)
-        array([[1.]], dtype=float32)
-    """
-    return krylov_spectrum_and_logits(logits_fn, images, k, rtol=rtol, max_steps=max_steps)[0]
-
-
-def krylov_spectrum_and_logits(
-    logits_fn: LogitsCallable, images: tf.Tensor, k: int = 1, *, rtol: float = RTOL, max_steps: int = MAX_STEPS
-) -> tuple[Spectrum, tf.Tensor]:
-    """`krylov_spectrum`, and the logits ``(batch, K)``, which it has anyway."""
-    check_tolerance(rtol, max_steps)
-    images = tf.convert_to_tensor(images)
-    jacobian = linearize(logits_fn, images)
-    if not 1 <= k <= jacobian.logits.shape[-1]:
-        raise ValueError(f"`k` should be from 1 to the number of classes, {jacobian.logits.shape[-1]}. Received: k={k}")
-    start = _start(scaled_factor(jacobian), images, k)
-    return _spectrum(logits_fn, jacobian, images, start, k, rtol, max_steps), jacobian.logits
-
-
 def krylov_spectrum_from(
     logits_fn: LogitsCallable,
     jacobian: Linearization,
     images: tf.Tensor,
-    start: tf.Tensor,
+    start: tf.Tensor | None = None,
     *,
+    k: int = 1,
     rtol: float = RTOL,
     max_steps: int = MAX_STEPS,
 ) -> Spectrum:
-    """The largest eigenpair as `krylov_spectrum` has it, from a forward pass and a first vector that are at hand.
+    """The k largest eigenpairs as `krylov_spectrum` has them, from a forward pass that is at hand.
 
     Args:
         logits_fn: A function from images ``(batch, ...)`` to logits ``(batch, K)``, sample by sample.
         jacobian: Of the logits at the images.
         images: ``(batch, ...)``, floating.
         start: ``(batch, D)``, the first vector of the space, of any length; the closer to the eigenvector the better.
+            ``None`` for the rows of B of the k most probable classes.
+        k: The number of eigenpairs, from 1 to K; 1 with a ``start``.
         rtol: The tolerance on the estimated sine, > 0.
         max_steps: The largest number of steps, >= 1.
 
@@ -103,12 +60,18 @@ def krylov_spectrum_from(
         `Spectrum`, as `krylov_spectrum`.
 
     Raises:
-        ValueError: If ``rtol <= 0`` or ``max_steps < 1``.
+        ValueError: If ``k`` is not in 1..K, ``rtol <= 0`` or ``max_steps < 1``.
     """
-    check_tolerance(rtol, max_steps)
+    check_method("krylov", rtol, max_steps)
+    classes = jacobian.logits.shape[-1]
+    expect(1 <= k <= classes, "k", f"from 1 to the number of classes, {classes}", k)
     scaled = scaled_factor(jacobian)
-    space = _with_vector(scaled, _empty(scaled, images), images, start)
-    return _spectrum(logits_fn, jacobian, images, space, 1, rtol, max_steps)
+    space = _start(scaled, images, k) if start is None else _with_vector(scaled, _empty(scaled, images), images, start)
+    space = _advanced(scaled, space, images, k)
+    spectrum = Spectrum(*_ritz(scaled, space, k, rtol), tf.ones_like(space.images))
+    if max_steps > 1:
+        spectrum = _refined(logits_fn, images, spectrum, space, k, rtol, max_steps)
+    return spectrum._replace(directions=in_image_shape(spectrum.directions, images))
 
 
 def krylov_direction(jacobian: Linearization, images: tf.Tensor, steps: int) -> tf.Tensor:
@@ -128,43 +91,39 @@ def krylov_direction(jacobian: Linearization, images: tf.Tensor, steps: int) -> 
     space = _start(scaled, images, 1)
     for _ in range(steps):
         space = _advanced(scaled, space, images, 1)
-    direction = _ritz(scaled, space, 1, RTOL)[0][1][:, 0]
+    direction = _ritz(scaled, space, 1, RTOL)[1][:, 0]
     gain = tf.reduce_sum(direction * space.basis[:, 0], axis=-1, keepdims=True)  # the start, towards that class
     return tf.reshape(tf.where(gain > 0, -direction, direction), tf.shape(images))
 
 
-def check_tolerance(rtol: float, max_steps: int) -> None:
-    """Check the options of `krylov_spectrum`.
+def check_method(method: str, rtol: float, max_steps: int) -> None:
+    """Check how a spectrum is to be computed.
 
     Raises:
-        ValueError: if ``rtol <= 0`` or ``max_steps < 1``.
+        ValueError: if ``method`` is not one of `METHODS`, ``rtol <= 0`` or ``max_steps < 1``.
     """
-    if not rtol > 0:
-        raise ValueError(f"`rtol` should be positive. Received: rtol={rtol}")
-    if max_steps < 1:
-        raise ValueError(f"`max_steps` should be a positive integer. Received: max_steps={max_steps}")
+    expect(method in METHODS, "method", f"one of {', '.join(METHODS)}", method)
+    expect(rtol > 0, "rtol", "positive", rtol)
+    expect(max_steps >= 1, "max_steps", "a positive integer", max_steps)
 
 
-def _spectrum(
-    logits_fn: LogitsCallable,
-    jacobian: Linearization,
-    images: tf.Tensor,
-    start: _Space,
-    k: int,
-    rtol: float,
-    max_steps: int,
-) -> Spectrum:
-    """At least one step from a space, and up to ``max_steps`` for images that need them."""
-    scaled = scaled_factor(jacobian)
-    space = _advanced(scaled, start, images, k)
-    pairs, converged = _ritz(scaled, space, k, rtol)
-    count = tf.shape(images)[0]
-    spectrum = Spectrum(*pairs, converged, tf.ones((count,), tf.int32))
-    if max_steps > 1:
-        spectrum = _refined(logits_fn, images, spectrum, space, k, rtol, max_steps)
-    directions = tf.reshape(spectrum.directions, tf.concat([[count, k], tf.shape(images)[1:]], axis=0))
+def largest_first(matrices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Eigenvalues ``(batch, n)`` and vectors ``(batch, n, n)`` of symmetric matrices; NaN where one is not finite.
+
+    `tf.linalg.eigh` would fail for the whole batch.
+    """
+    finite = tf.reduce_all(tf.math.is_finite(matrices), axis=(1, 2))[:, None]
+    values, vectors = tf.linalg.eigh(tf.where(finite[..., None], matrices, tf.zeros_like(matrices)))
+    nan = tf.cast(np.nan, values.dtype)
+    return tf.reverse(tf.where(finite, values, nan), axis=[-1]), tf.reverse(vectors, axis=[-1])
+
+
+def in_image_shape(directions: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+    """Directions ``(batch, k, D)`` as ``(batch, k, *image shape)``."""
+    k = directions.shape[1]
+    directions = tf.reshape(directions, tf.concat([[tf.shape(images)[0], k], tf.shape(images)[1:]], axis=0))
     directions.set_shape([images.shape[0], k, *images.shape[1:]])
-    return spectrum._replace(directions=directions)
+    return directions
 
 
 def _refined(
@@ -176,12 +135,11 @@ def _refined(
         active = tf.gather(images, space.images)
         scaled = scaled_factor(linearize(logits_fn, active))
         space = _advanced(scaled, space, active, k)
-        pairs, converged = _ritz(scaled, space, k, rtol)
         steps = tf.gather(spectrum.num_steps, space.images) + 1
+        news = Spectrum(*_ritz(scaled, space, k, rtol), steps)
         where = space.images[:, None]
-        updates = (*pairs, converged, steps)
-        updated = [tf.tensor_scatter_nd_update(old, where, new) for old, new in zip(spectrum, updates, strict=True)]
-        return Spectrum(*updated), _only(space, ~converged)
+        updated = [tf.tensor_scatter_nd_update(old, where, new) for old, new in zip(spectrum, news, strict=True)]
+        return Spectrum(*updated), _only(space, ~news.converged)
 
     size, classes = space.basis.shape[-1], space.products.shape[-1]
     shapes = _Space(tf.TensorShape([None]), tf.TensorShape([None, None, size]), tf.TensorShape([None, None, classes]))
@@ -236,7 +194,7 @@ def _orthonormal(vectors: tf.Tensor, basis: tf.Tensor) -> tf.Tensor:
     return tf.where(tf.norm(inside, axis=-1, keepdims=True) <= noise, tf.zeros_like(inside), _unit(inside))
 
 
-def _ritz(scaled: ScaledFactor, space: _Space, k: int, rtol: float) -> tuple[tuple[tf.Tensor, tf.Tensor], tf.Tensor]:
+def _ritz(scaled: ScaledFactor, space: _Space, k: int, rtol: float) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Eigenvalues ``(active, k)`` and directions ``(active, k, D)`` in the space, and whether they have converged."""
     scale = tf.reduce_max(tf.abs(space.products), axis=(1, 2), keepdims=True)
     products = tf.math.divide_no_nan(space.products, scale)  # of a nearly constant model squares would underflow
@@ -251,7 +209,7 @@ def _ritz(scaled: ScaledFactor, space: _Space, k: int, rtol: float) -> tuple[tup
         values[:, :k] <= noise, tf.cast(0, values.dtype), scaled.unsure * scale[:, 0] ** 2 * values[:, :k]
     )
     directions = _unit(tf.matmul(vectors[:, :, :k], space.basis, transpose_a=True))
-    return (eigenvalues, tf.where(eigenvalues[..., None] <= 0, tf.zeros_like(directions), directions)), converged
+    return eigenvalues, tf.where(eigenvalues[..., None] <= 0, tf.zeros_like(directions), directions), converged
 
 
 def _flat(images: tf.Tensor) -> tf.Tensor:

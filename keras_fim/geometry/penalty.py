@@ -2,6 +2,10 @@
 
 The penalty ``1/p = exp(-log p)`` is exact up to ``1/p = 1e6`` and continued linearly in ``-log p`` beyond, with the
 slope it has there. Loss and gradient so stay finite, and the gradient keeps pushing, however small ``p`` is.
+
+On one sample eq. (4) meets label smoothing: both have their minimum at ``q = α/K`` for each other class and
+``t = 1 - (K-1) q`` for the true one. Setting the derivative of ``-log t + μ (1/t + (K-1)/q)`` in ``q`` to zero gives
+exactly ``μ = t q² / (t² - q²)``.
 """
 
 import math
@@ -9,8 +13,11 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_fim.arguments import checked, expect
+
 INVERSE_PROBABILITY_CAP = 1e6
 """Largest ``1/p`` up to which the penalties are exact; see the module's docstring."""
+_PAPER_ALPHA = 0.765  # what the paper's μ = 0.02 is at K = 10
 
 
 def penalized_cross_entropy(
@@ -44,8 +51,7 @@ def penalized_cross_entropy(
         >>> penalized_cross_entropy(tf.constant([[1.0, 0.0]]), tf.zeros((1, 2)), 0.0).numpy().round(4)
         array([0.6931], dtype=float32)
     """
-    if penalty not in ("trace", "eigenvalue"):
-        raise ValueError(f'`penalty` should be "trace" or "eigenvalue". Received: penalty={penalty!r}')
+    expect(penalty in ("trace", "eigenvalue"), "penalty", '"trace" or "eigenvalue"', penalty)
     mu = tf.convert_to_tensor(mu, logits.dtype)
     if gradient_limit is None:
         return _value_and_slopes(targets, logits, mu, penalty)[0]
@@ -79,3 +85,82 @@ def _value_and_slopes(
         largest = tf.cast(tf.equal(extended, value[..., None]), logits.dtype)
         slopes = inverse * largest / tf.reduce_sum(largest, axis=-1, keepdims=True)
     return tf.reduce_sum(targets * surprisal, axis=-1) + mu * value, targets + mu * slopes
+
+
+@checked
+def mu_from_label_smoothing(alpha: float, num_classes: int) -> float:
+    r"""The μ of eq. (4) whose optimum on one sample is that of label smoothing with strength α.
+
+    .. math:: \mu = \frac{t q^2}{t^2 - q^2}, \quad q = \frac{\alpha}{K}, \quad t = 1 - (K-1) q
+
+    Args:
+        alpha: strength of label smoothing in [0, 1): ``y (1 - α) + α/K``.
+        num_classes: number of classes K >= 2.
+
+    Returns:
+        μ >= 0, growing with α without bound.
+
+    Raises:
+        ValueError: if ``alpha`` is not in [0, 1) or ``num_classes < 2``.
+
+    Example:
+        >>> round(mu_from_label_smoothing(0.765, 10), 4), round(mu_from_label_smoothing(0.765, 43), 5)
+        (0.02, 0.00126)
+    """
+    expect(num_classes >= 2, "num_classes", "at least 2", num_classes)
+    expect(0 <= alpha < 1, "alpha", "in [0, 1)", alpha)
+    q = alpha / num_classes
+    t = 1 - (num_classes - 1) * q
+    # t - q = 1 - alpha exactly; the difference of squares would cancel
+    return t * q * q / ((t + q) * (1 - alpha))
+
+
+@checked
+def label_smoothing_from_mu(mu: float, num_classes: int) -> float:
+    """The strength α of label smoothing that has the optimum of eq. (4) with μ; inverse of `mu_from_label_smoothing`.
+
+    Args:
+        mu: weight μ >= 0 of the trace.
+        num_classes: number of classes K >= 2.
+
+    Returns:
+        α in [0, 1), to the last bits (by bisection; the relation is monotone).
+
+    Raises:
+        ValueError: if ``mu`` is negative or not finite, or ``num_classes < 2``.
+
+    Example:
+        >>> round(label_smoothing_from_mu(0.02, 10), 3)
+        0.765
+    """
+    expect(num_classes >= 2, "num_classes", "at least 2", num_classes)
+    expect(0 <= mu < math.inf, "mu", "a finite number >= 0", mu)
+    if mu == 0:
+        return 0.0
+    low, high = 0.0, math.nextafter(1.0, 0.0)
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (middle, high) if mu_from_label_smoothing(middle, num_classes) < mu else (low, middle)
+    return low
+
+
+@checked
+def default_mu(num_classes: int) -> float:
+    """A μ for eq. (4) that smooths K classes as strongly as the paper's μ = 0.02 smooths ten.
+
+    It is `mu_from_label_smoothing` at α = 0.765: 0.02 at K = 10, 0.0013 at K = 43, where 0.02 itself would leave the
+    true class a probability of 0.039, next to chance.
+
+    Args:
+        num_classes: number of classes K >= 2.
+
+    Returns:
+        μ, rounded to two digits.
+
+    Raises:
+        ValueError: if ``num_classes < 2``.
+
+    Example:
+        >>> default_mu(10), default_mu(43)
+        (0.02, 0.0013)
+    """
+    return float(f"{mu_from_label_smoothing(_PAPER_ALPHA, num_classes):.1e}")

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from keras_fim import attacks, defenses
-from keras_fim.geometry.gradients import NoGradientError
+from keras_fim.geometry.jacobian import NoGradientError
 
 LAYERS = keras.layers
 IMAGES = np.random.default_rng(0).uniform(size=(20, 6)).astype("float32")

@@ -17,7 +17,7 @@ from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
 from keras_fim.attacks.lp import norms, project_inside
 from keras_fim.attacks.nearest import Found, SearchAttack
 from keras_fim.attacks.samples import Task, choose, put, take
-from keras_fim.geometry.gradients import gradient as gradient_of
+from keras_fim.geometry.jacobian import gradient as gradient_of
 from keras_fim.logits import LogitsFunction
 
 
