@@ -1,12 +1,15 @@
-"""Ratios and distances as functions of the arrays of `keras_fim.typing.AttackResult`."""
+"""How far an attack succeeds: ratios and distances as functions of arrays, and the ratios as Keras metrics.
+
+All but the robust accuracy are taken over the samples that were classified correctly before the attack. Functions and
+metrics take the arrays of `keras_fim.typing.AttackResult` as they are.
+"""
 
 from typing import Any
 
+import keras
 import numpy as np
 
-from keras_fim.arguments import checked
-
-_NORMS = (0, 1, 2, np.inf)
+from keras_fim.arguments import checked, expect
 
 
 def fooling_ratio(success: Any, was_correct: Any) -> float:
@@ -33,7 +36,7 @@ def robust_accuracy(success: Any, was_correct: Any) -> float:
 
     Args:
         success: as in `fooling_ratio`.
-        was_correct: as there.
+        was_correct: as in `fooling_ratio`.
 
     Returns:
         In [0, 1]; NaN without samples.
@@ -52,7 +55,7 @@ def standing_distances(distances: Any, success: Any, was_correct: Any) -> np.nda
     Args:
         distances: floats ``(batch,)``; read only where ``success``.
         success: as in `fooling_ratio`.
-        was_correct: as there.
+        was_correct: as in `fooling_ratio`.
 
     Returns:
         float64, one for each originally correct sample.
@@ -69,8 +72,8 @@ def median_distance(distances: Any, success: Any, was_correct: Any) -> float:
 
     Args:
         distances: as in `standing_distances`.
-        success: as there.
-        was_correct: as there.
+        success: as in `fooling_ratio`.
+        was_correct: as in `fooling_ratio`.
 
     Returns:
         A float >= 0; NaN if none was correct.
@@ -88,8 +91,8 @@ def mean_distance(distances: Any, success: Any, was_correct: Any) -> tuple[float
 
     Args:
         distances: as in `standing_distances`.
-        success: as there.
-        was_correct: as there.
+        success: as in `fooling_ratio`.
+        was_correct: as in `fooling_ratio`.
 
     Returns:
         ``(mean, share)``; the mean is NaN without a success, the share is the `fooling_ratio`.
@@ -131,10 +134,8 @@ def in_convention(
         >>> in_convention([2.0], 2, 16, convention="foolbox")
         array([0.25])
     """
-    if norm not in _NORMS:
-        raise ValueError(f"`norm` should be 0, 1, 2 or inf. Received: norm={norm!r}")
-    if convention not in ("norm", "foolbox"):
-        raise ValueError(f"`convention` should be norm or foolbox. Received: convention={convention!r}")
+    expect(norm in (0, 1, 2, np.inf), "norm", "0, 1, 2 or inf", norm)
+    expect(convention in ("norm", "foolbox"), "convention", "norm or foolbox", convention)
     values = np.asarray(distances, np.float64)
     if convention == "norm" or norm == 0:
         return values
@@ -145,10 +146,61 @@ def in_convention(
 def _checked(success: Any, was_correct: Any) -> tuple[np.ndarray, np.ndarray]:
     success, was_correct = np.asarray(success, bool), np.asarray(was_correct, bool)
     if success.shape != was_correct.shape or success.ndim != 1:
-        raise ValueError(
-            "`success` and `was_correct` should have one shape (batch,). "
-            f"Received: shapes {success.shape} and {was_correct.shape}"
-        )
+        received = f"shapes {success.shape} and {was_correct.shape}"
+        raise ValueError(f"`success` and `was_correct` should have one shape (batch,). Received: {received}")
     if (success & ~was_correct).any():
         raise ValueError("`success` should hold originally correct samples only. Received: one that was wrong before")
     return success, was_correct
+
+
+class _Ratio(keras.metrics.Mean):
+    """A mean that is NaN of nothing, which a ratio of 0 would hide."""
+
+    def result(self) -> Any:
+        """The ratio; NaN if there is nothing to take it of."""
+        return self.total / self.count
+
+
+@keras.saving.register_keras_serializable("keras_fim")
+class FoolingRatio(_Ratio):
+    """Fooled samples over originally correct ones (`fooling_ratio`), over all batches seen.
+
+    Example:
+        >>> metric = FoolingRatio()
+        >>> metric.update_state([True, False, False], [True, True, False])
+        >>> float(metric.result())
+        0.5
+    """
+
+    @checked
+    def __init__(self, name: str = "fooling_ratio", dtype: str | keras.DTypePolicy | None = None) -> None:
+        super().__init__(name, dtype)
+
+    def update_state(self, success: Any, was_correct: Any) -> None:
+        """Add the samples of a batch.
+
+        Args:
+            success: bool ``(batch,)``, classified correctly before the attack and wrongly after it.
+            was_correct: bool ``(batch,)``, classified correctly before the attack.
+        """
+        super().update_state(success, sample_weight=was_correct)
+
+
+@keras.saving.register_keras_serializable("keras_fim")
+class RobustAccuracy(_Ratio):
+    """Samples that are right before and after the attack, over all (`robust_accuracy`), over all batches seen.
+
+    Example:
+        >>> metric = RobustAccuracy()
+        >>> metric.update_state([True, False, False, False], [True, True, True, False])
+        >>> float(metric.result())
+        0.5
+    """
+
+    @checked
+    def __init__(self, name: str = "robust_accuracy", dtype: str | keras.DTypePolicy | None = None) -> None:
+        super().__init__(name, dtype)
+
+    def update_state(self, success: Any, was_correct: Any) -> None:
+        """Add the samples of a batch; the arguments are those of `FoolingRatio.update_state`."""
+        super().update_state(keras.ops.logical_and(was_correct, keras.ops.logical_not(success)))
