@@ -49,9 +49,7 @@ __all__ = [
 _HOMES = {
     **{name: f"keras_fim.{name}" for name in __all__},
     **dict.fromkeys(("FisherEigenvalueLoss", "FisherTraceLoss"), "keras_fim.losses"),
-    **dict.fromkeys(
-        ("default_mu", "label_smoothing_from_mu", "mu_from_label_smoothing"), "keras_fim.geometry.penalty"
-    ),
+    **dict.fromkeys(("default_mu", "label_smoothing_from_mu", "mu_from_label_smoothing"), "keras_fim.geometry.penalty"),
     "boundary_radius": "keras_fim.evaluation.radius",
     "certify": "keras_fim.evaluation.smoothing",
     "fisher_spectrum": "keras_fim.fisher",

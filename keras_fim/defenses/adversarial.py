@@ -1,4 +1,4 @@
-"""Training on adversarial images."""
+"""Training on perturbed images: those of an attack, or noisy ones for a classifier that is to be smoothed."""
 
 import dataclasses
 from typing import Any
@@ -8,14 +8,13 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim import attacks
-from keras_fim.arguments import checked
+from keras_fim.arguments import checked, expect
 from keras_fim.attacks import draws
 from keras_fim.attacks.base import check_epsilons
 from keras_fim.attacks.samples import Task, random_start
 from keras_fim.attacks.units import Units
 from keras_fim.defenses.base import Defense
 from keras_fim.defenses.batch import Batch, SameState
-from keras_fim.defenses.spectral import check_choice
 from keras_fim.typing import Bounds
 
 
@@ -66,6 +65,8 @@ class AdversarialTraining(Defense):
         Madry et al., Towards deep learning models resistant to adversarial attacks (ICLR 2018).
     """
 
+    _options = ("attack", "epsilon", "noise", "mix", "attack_mode")
+
     @checked
     def __init__(
         self,
@@ -85,11 +86,9 @@ class AdversarialTraining(Defense):
         if attack.aimed or getattr(attack, "target", None) == "given":
             raise ValueError(f"`attack` should choose its targets: none are given in training. Received: {attack!r}")
         check_epsilons([epsilon])
-        if not 0 <= noise < np.inf:
-            raise ValueError(f"`noise` should be a finite number >= 0. Received: noise={noise}")
-        if not 0 < mix <= 1:
-            raise ValueError(f"`mix` should be in (0, 1]. Received: mix={mix}")
-        check_choice("attack_mode", attack_mode, ("training", "inference"))
+        expect(0 <= noise < np.inf, "noise", "a finite number >= 0", noise)
+        expect(0 < mix <= 1, "mix", "in (0, 1]", mix)
+        expect(attack_mode in ("training", "inference"), "attack_mode", "one of training, inference", attack_mode)
         bounds = attack.bounds if bounds is None and attack.bounds != (0.0, 1.0) else bounds
         super().__init__(model, bounds=bounds, seed=seed, name=name or "adversarial_training")
         if attack_mode == "training" and not attack.whole_batch and _normalizes_batches(self.model):
@@ -97,9 +96,8 @@ class AdversarialTraining(Defense):
                 "`attack` should keep the batch together, because the model normalizes it: no early stops, no restarts "
                 f'and as many steps for each image; or pass attack_mode="inference". Received: attack={attack!r}'
             )
-        self.attack_mode = attack_mode
-        self.attack = dataclasses.replace(attack, bounds=self.bounds)
-        self.epsilon, self.noise, self.mix = float(epsilon), float(noise), float(mix)
+        self.attack, self.attack_mode = dataclasses.replace(attack, bounds=self.bounds), attack_mode
+        self.epsilon, self.noise, self.mix, self.perturbs = float(epsilon), float(noise), float(mix), mix == 1
         self._adversarial = keras.metrics.SparseCategoricalAccuracy(name="adversarial_accuracy")
 
     def adversarials(self, images: tf.Tensor, labels: tf.Tensor, again: SameState, seed: tf.Tensor) -> tf.Tensor:
@@ -116,12 +114,7 @@ class AdversarialTraining(Defense):
 
     def perturb(self, images: tf.Tensor, labels: tf.Tensor, again: SameState, seed: tf.Tensor) -> tf.Tensor:
         """Adversarial images, if it is trained on nothing else."""
-        return self.adversarials(images, labels, again, seed) if self.mix == 1 else images
-
-    @property
-    def perturbs(self) -> bool:
-        """Whether it is trained on adversarial images alone."""
-        return getattr(self, "mix", None) == 1
+        return self.adversarials(images, labels, again, seed) if self.perturbs else images
 
     def penalty(self, batch: Batch) -> tf.Tensor | None:
         """What turns the clean loss into the mixed one."""
@@ -133,26 +126,11 @@ class AdversarialTraining(Defense):
         self._adversarial.update_state(batch.labels, tf.stop_gradient(logits))
         return self.mix * (loss - batch.clean_loss)
 
-    def trackers(self) -> list[keras.metrics.Metric]:
-        """The accuracy on the adversarial images."""
-        return [self._adversarial] if hasattr(self, "_adversarial") else []
-
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments; the attack as its name and options."""
-        options = {
-            field.name: getattr(self.attack, field.name)
-            for field in dataclasses.fields(self.attack)
-            if field.name != "progress"
-        }
-        attack = {"class": type(self.attack).__name__, "options": options}
-        return {
-            **super().get_config(),
-            "attack": attack,
-            "epsilon": self.epsilon,
-            "noise": self.noise,
-            "mix": self.mix,
-            "attack_mode": self.attack_mode,
-        }
+        names = [field.name for field in dataclasses.fields(self.attack) if field.name != "progress"]
+        options = {name: getattr(self.attack, name) for name in names}
+        return {**super().get_config(), "attack": {"class": type(self.attack).__name__, "options": options}}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Defense:
@@ -216,3 +194,53 @@ def n_fgm(
     """
     options = {"name": "n_fgm", "bounds": bounds, **options}
     return AdversarialTraining(model, attacks.FGM(), epsilon=epsilon, noise=noise, **options)
+
+
+@keras.saving.register_keras_serializable("keras_fim")
+class GaussianAugmentation(Defense):
+    r"""Trains on images with Gaussian noise, the training of a classifier that `keras_fim.certify` smooths.
+
+    .. math:: L(x + \sigma n), \qquad n \sim \mathcal N(0, I)
+
+    The noise is drawn anew in each step and not clipped to the pixel bounds, as in `keras_fim.certify`; take the same
+    σ there. The classifier itself is hardly more robust.
+
+    Logged in training: ``noisy_accuracy``.
+
+    Args:
+        model: A built Keras classifier, or another defense of one.
+        sigma: The standard deviation σ of the noise, on the scale of the images.
+        **options: ``bounds``, ``seed``, of the noise, and ``name``, as in `Defense`.
+
+    Raises:
+        ValueError: If ``sigma`` is not a finite number > 0, or as `Defense`.
+
+    Example:
+        >>> from keras_fim import models
+        >>> defended = GaussianAugmentation(models.convnet(filters=(2, 2)), 0.25)
+        >>> defended.compile("adam", loss="sparse_categorical_crossentropy")
+        >>> history = defended.fit(tf.zeros((4, 28, 28, 1)), tf.range(4), verbose=0).history
+
+    Source:
+        Cohen, Rosenfeld, Kolter, Certified adversarial robustness via randomized smoothing (ICML 2019), section 3.3.
+    """
+
+    perturbs = True
+    _options = ("sigma",)
+
+    @checked
+    def __init__(self, model: keras.Model, sigma: float, **options: Any) -> None:
+        expect(0 < sigma < np.inf, "sigma", "a finite number > 0", sigma)
+        super().__init__(model, **{"name": "gaussian_augmentation", **options})
+        self.sigma = float(sigma)
+        self._noisy = keras.metrics.SparseCategoricalAccuracy(name="noisy_accuracy")
+
+    def perturb(self, images: tf.Tensor, labels: tf.Tensor, again: SameState, seed: tf.Tensor) -> tf.Tensor:
+        """Noisy images."""
+        keys = draws.fold(draws.keys_of(seed, tf.range(tf.shape(images)[0])), 3)
+        return images + self.sigma * draws.normal(keys, images.shape[1:], images.dtype)
+
+    def penalty(self, batch: Batch) -> tf.Tensor | None:
+        """None; notes the accuracy on the noisy images."""
+        self._noisy.update_state(batch.labels, tf.stop_gradient(batch.logits))
+        return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -48,6 +49,7 @@ class Defense(keras.Model):
         model: The plain classifier, trained in place.
         inner: The defense inside, or None.
         bounds: The smallest and the largest pixel value. Images outside end the training.
+        perturbs: Whether a step is trained on adversarial images alone; a defense may set it.
 
     Raises:
         ValueError: If ``model`` is neither, or it is unclear what the classifier returns.
@@ -55,7 +57,9 @@ class Defense(keras.Model):
 
     model: keras.Model
     inner: Defense | None
+    perturbs: bool = False
     _logits_fn: LogitsFunction
+    _options: tuple[str, ...] = ()  # the attributes that are arguments of the constructor, too
 
     @checked
     def __init__(
@@ -96,13 +100,8 @@ class Defense(keras.Model):
         return None
 
     def trackers(self) -> list[keras.metrics.Metric]:
-        """What is logged beside the compiled loss and metrics, in training only."""
-        return []
-
-    @property
-    def perturbs(self) -> bool:
-        """Whether a step is trained on adversarial images alone; a defense may override it."""
-        return False  # Keras asks before a defense has its options
+        """What is logged beside the compiled loss and metrics, in training only: the metrics that are attributes."""
+        return list(self._metrics)
 
     def watches(self) -> list[keras.callbacks.Callback]:
         """Callbacks that `fit` adds; a defense may override it."""
@@ -117,20 +116,10 @@ class Defense(keras.Model):
         """Logits ``(batch, K)`` of the classifier."""
         return self._logits_fn(images, training=training)
 
-    @property
-    def inputs(self) -> Any:
-        """The classifier's."""
-        return self.model.inputs
-
-    @property
-    def outputs(self) -> Any:
-        """The classifier's."""
-        return self.model.outputs
-
-    @property
-    def input_shape(self) -> Any:
-        """The classifier's."""
-        return self.model.input_shape
+    inputs = property(operator.attrgetter("model.inputs"), doc="The classifier's.")
+    outputs = property(operator.attrgetter("model.outputs"), doc="The classifier's.")
+    input_shape = property(operator.attrgetter("model.input_shape"), doc="The classifier's.")
+    output_shape = property(operator.attrgetter("model.output_shape"), doc="The classifier's.")
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -253,8 +242,12 @@ class Defense(keras.Model):
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, and what the classifier returns (``LogitsFunction.form``)."""
         model = keras.saving.serialize_keras_object(self.inner or self.model)
-        form = self._logits_fn.form
-        return {"model": model, "form": form, "bounds": self.bounds, "seed": self.seed, "name": self.name}
+        shared = {"model": model, "form": self._logits_fn.form, "bounds": self.bounds, "seed": self.seed}
+        return {**shared, "name": self.name, **self._arguments()}
+
+    def _arguments(self) -> dict[str, Any]:
+        """The constructor's arguments beside those of all defenses."""
+        return {option: getattr(self, option) for option in self._options}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Defense:
@@ -262,11 +255,6 @@ class Defense(keras.Model):
         form, config = config["form"], {key: value for key, value in config.items() if key != "form"}
         model = keras.saving.deserialize_keras_object(config["model"], custom_objects=custom_objects)
         return cls(**{**config, "model": model if isinstance(model, Defense) else LogitsFunction(model, form)})
-
-    @property
-    def output_shape(self) -> Any:
-        """The classifier's."""
-        return self.model.output_shape
 
     def _parts(self) -> list[Defense]:
         """The defenses, innermost first."""
