@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from keras_fim.arguments import checked
+from keras_fim.arguments import checked, expect
 from keras_fim.geometry.krylov import MAX_STEPS, RTOL, check_method
 from keras_fim.geometry.spectrum import spectrum_and_logits
 from keras_fim.logits import LogitsFunction, logits_function
@@ -53,8 +53,7 @@ def fisher_spectrum(
         (TensorShape([3, 2]), TensorShape([3, 2, 28, 28, 1]))
     """
     images = images_in_range(model, images, bounds)
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` should be a positive integer. Received: batch_size={batch_size}")
+    expect(batch_size >= 1, "batch_size", "a positive integer", batch_size)
     check_method(method, rtol, max_steps)
     logits_fn = logits_function(model, images)
     images = logits_fn.cast(images)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from keras_fim.arguments import checked
+from keras_fim.arguments import checked, expect
 from keras_fim.geometry.penalty import penalized_cross_entropy
-from keras_fim.losses import mu_value, mu_variable
+from keras_fim.losses import expect_positive_or_none, mu_value, mu_variable
 
 
 @keras.saving.register_keras_serializable("keras_fim")
@@ -39,10 +38,7 @@ class FisherTraceRegularization(keras.layers.Layer):
     @checked
     def __init__(self, mu: float | keras.Variable = 0.02, *, gradient_limit: float | None = 1.0, **kwargs: Any) -> None:
         super().__init__(**{"autocast": False, **kwargs})  # logits stay float32 under a mixed policy
-        if gradient_limit is not None and not 0 < gradient_limit < math.inf:
-            raise ValueError(
-                f"`gradient_limit` should be a positive number or None. Received: gradient_limit={gradient_limit}"
-            )
+        expect_positive_or_none("gradient_limit", gradient_limit)
         self.mu = mu_variable(mu)
         self.gradient_limit = gradient_limit
         self.supports_masking = True
@@ -107,10 +103,9 @@ class ThermometerEncoding(keras.layers.Layer):
     @checked
     def __init__(self, levels: int = 16, *, temperature: float | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not isinstance(levels, int) or isinstance(levels, bool) or levels < 2:
-            raise ValueError(f"`levels` should be an integer >= 2. Received: levels={levels}")
-        if temperature is not None and not 0 < temperature < math.inf:
-            raise ValueError(f"`temperature` should be a positive number or None. Received: temperature={temperature}")
+        valid = isinstance(levels, int) and not isinstance(levels, bool) and levels >= 2
+        expect(valid, "levels", "an integer >= 2", levels)
+        expect_positive_or_none("temperature", temperature)
         self.levels, self.temperature = levels, temperature
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import checked
+from keras_fim.arguments import checked, expect
 from keras_fim.distribution import devices_of, shares
 from keras_fim.geometry.jacobian import NoGradientError, gradient
 from keras_fim.geometry.simplex import two_classes
@@ -150,8 +150,7 @@ class LogitsFunction:
         Returns:
             The same structure of arrays with ``n`` entries.
         """
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` should be a positive integer. Received: batch_size={batch_size}")
+        expect(batch_size >= 1, "batch_size", "a positive integer", batch_size)
         call, parts = self.compiled(function, *static), []
         for start in range(0, len(images), batch_size):
             batch = self.cast(tf.convert_to_tensor(images[start : start + batch_size]))

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_fim.arguments import checked
+from keras_fim.arguments import checked, expect
 from keras_fim.geometry.penalty import penalized_cross_entropy
 from keras_fim.geometry.simplex import two_classes
 from keras_fim.validation import refuse
@@ -59,6 +59,11 @@ def mu_value(mu: keras.Variable) -> float:
         return float(str(keras.ops.convert_to_numpy(mu)))
 
 
+def expect_positive_or_none(name: str, value: float | None) -> None:
+    """Raise a ValueError if an option is neither a positive number nor None."""
+    expect(value is None or 0 < value < math.inf, name, "a positive number or None", value)
+
+
 def _one_hot(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """One-hot targets in the shape of ``logits`` from class indices ``(batch, ...)`` or ``(batch, ..., 1)``."""
     if labels.shape.rank == logits.shape.rank and labels.shape[-1] == 1:
@@ -79,7 +84,6 @@ class _FisherLoss(keras.losses.Loss):
     """Cross-entropy plus μ times a penalty; a subclass names the penalty."""
 
     _penalty: str
-    _default_name: str
 
     @checked
     def __init__(
@@ -92,13 +96,9 @@ class _FisherLoss(keras.losses.Loss):
         name: str | None = None,
     ) -> None:
         dtype = "float64" if keras.config.floatx() == "float64" else "float32"
-        super().__init__(name=name or self._default_name, reduction=reduction, dtype=dtype)
-        if not 0.0 <= label_smoothing < 1.0:
-            raise ValueError(f"`label_smoothing` should be in [0, 1). Received: label_smoothing={label_smoothing}")
-        if gradient_limit is not None and not 0.0 < gradient_limit < math.inf:
-            raise ValueError(
-                f"`gradient_limit` should be a positive number or None. Received: gradient_limit={gradient_limit}"
-            )
+        super().__init__(name=name or f"fisher_{self._penalty}_loss", reduction=reduction, dtype=dtype)
+        expect(0.0 <= label_smoothing < 1.0, "label_smoothing", "in [0, 1)", label_smoothing)
+        expect_positive_or_none("gradient_limit", gradient_limit)
         self.mu = mu_variable(mu)
         self.from_logits = bool(from_logits)
         self.label_smoothing = float(label_smoothing)
@@ -228,7 +228,6 @@ class FisherTraceLoss(_FisherLoss):
     """
 
     _penalty = "trace"
-    _default_name = "fisher_trace_loss"
 
 
 @keras.saving.register_keras_serializable("keras_fim")
@@ -258,4 +257,3 @@ class FisherEigenvalueLoss(_FisherLoss):
     """
 
     _penalty = "eigenvalue"
-    _default_name = "fisher_eigenvalue_loss"

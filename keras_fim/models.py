@@ -11,7 +11,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from keras_fim.arguments import checked
+from keras_fim.arguments import checked, expect
 
 _MOMENTUM = 0.9
 
@@ -43,10 +43,9 @@ def convnet(
         >>> convnet().count_params()
         53218
     """
-    inputs = _image_input(input_shape, num_classes)
+    inputs, x = _scaled_images(input_shape, num_classes)
     if len(filters) != 2:
         raise ValueError(f"`filters` should hold 2 positive integers. Received: filters={filters}")
-    x = layers.Rescaling(2.0, offset=-1.0, name="scale")(inputs)
     for index, width in enumerate(filters, start=1):
         x = _convolution(x, width, kernel_size=5, name=f"conv{index}")
         x = layers.MaxPooling2D(name=f"pool{index}")(x)
@@ -80,14 +79,10 @@ def vgg11(
         ValueError: if ``input_shape`` is not of three positive integers or under 32x32, ``num_classes < 2``,
             ``width <= 0`` or ``dropout`` is outside [0, 1).
     """
-    inputs = _image_input(input_shape, num_classes)
-    if min(input_shape[:2]) < 32:
-        raise ValueError(f"`input_shape` should be at least (32, 32, channels). Received: input_shape={input_shape}")
-    if not width > 0:
-        raise ValueError(f"`width` should be positive. Received: width={width}")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"`dropout` should be in [0, 1). Received: dropout={dropout}")
-    x = layers.Rescaling(2.0, offset=-1.0, name="scale")(inputs)
+    inputs, x = _scaled_images(input_shape, num_classes)
+    expect(min(input_shape[:2]) >= 32, "input_shape", "at least (32, 32, channels)", input_shape)
+    expect(width > 0, "width", "positive", width)
+    expect(0 <= dropout < 1, "dropout", "in [0, 1)", dropout)
     stages = ((64,), (128,), (256, 256), (512, 512), (512, 512))
     for stage, channels in enumerate(stages, start=1):
         for index, base in enumerate(channels, start=1):
@@ -126,10 +121,9 @@ def resnet14(
         ValueError: if ``input_shape`` is not of three positive integers, ``num_classes < 2`` or ``filters`` does not
             hold three numbers.
     """
-    inputs = _image_input(input_shape, num_classes)
+    inputs, x = _scaled_images(input_shape, num_classes)
     if len(filters) != 3:
         raise ValueError(f"`filters` should hold 3 positive integers. Received: filters={filters}")
-    x = layers.Rescaling(2.0, offset=-1.0, name="scale")(inputs)
     x = _convolution(x, filters[0], name="conv1")
     for stage, width in enumerate(filters, start=2):
         for block in (1, 2):
@@ -141,20 +135,20 @@ def resnet14(
 MODELS: dict[str, Callable[..., keras.Model]] = {"convnet": convnet, "vgg11": vgg11, "resnet14": resnet14}
 
 
-def _image_input(input_shape: Sequence[int], num_classes: int) -> Any:
-    if len(input_shape) != 3 or any(not isinstance(n, int) or n < 1 for n in input_shape):
-        raise ValueError(f"`input_shape` should be (height, width, channels). Received: input_shape={input_shape}")
-    if num_classes < 2:
-        raise ValueError(f"`num_classes` should be at least 2. Received: num_classes={num_classes}")
-    return keras.Input(tuple(input_shape), name="images")
+def _scaled_images(input_shape: Sequence[int], num_classes: int) -> tuple[Any, Any]:
+    """The input of images in [0, 1], and the images in [-1, 1]."""
+    valid = len(input_shape) == 3 and all(isinstance(n, int) and n >= 1 for n in input_shape)
+    expect(valid, "input_shape", "(height, width, channels)", input_shape)
+    expect(num_classes >= 2, "num_classes", "at least 2", num_classes)
+    inputs = keras.Input(tuple(input_shape), name="images")
+    return inputs, layers.Rescaling(2.0, offset=-1.0, name="scale")(inputs)
 
 
 def _convolution(
     x: Any, width: int, *, name: str, kernel_size: int = 3, strides: int = 1, activation: bool = True
 ) -> Any:
-    x = layers.Conv2D(
-        width, kernel_size, strides=strides, padding="same", use_bias=False, kernel_initializer="he_normal", name=name
-    )(x)
+    options = {"padding": "same", "use_bias": False, "kernel_initializer": "he_normal", "name": name}
+    x = layers.Conv2D(width, kernel_size, strides=strides, **options)(x)
     x = layers.BatchNormalization(momentum=_MOMENTUM, name=f"{name}_bn")(x)
     return layers.ReLU(name=f"{name}_relu")(x) if activation else x
 

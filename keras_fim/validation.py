@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import expect
 from keras_fim.typing import Bounds, Images, Labels
 
 _SLACK = 0.5 / 255  # of the range: float16, resizing and JSON round, and so do images of 8 bits
@@ -136,8 +137,7 @@ def check_bounds(bounds: Any) -> Any:
         valid = finite and bool((low < high).all())
     except (TypeError, ValueError):
         valid = False
-    if not valid:
-        raise ValueError(f"`bounds` should be (lowest, highest) pixel value. Received: bounds={bounds}")
+    expect(valid, "bounds", "(lowest, highest) pixel value", bounds)
     return tuple(tuple(end.tolist()) if end.ndim else float(end) for end in (low, high))
 
 

@@ -10,8 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import checked
-from keras_fim.callbacks.board import Board
-from keras_fim.callbacks.measuring import MeasuringCallback, training_untouched
+from keras_fim.callbacks.measuring import Board, MeasuringCallback, training_untouched
 from keras_fim.evaluation.sources import Dataset
 from keras_fim.evaluation.spectrum import QUANTITIES, information
 from keras_fim.validation import check_images
@@ -77,27 +76,23 @@ class FisherSpectrum(MeasuringCallback):
         with training_untouched(model):
             return self._figures(model)
 
-    def _measure(self, epoch: int) -> dict[str, float]:
+    def _figures(self, model: keras.Model, epoch: int | None = None) -> dict[str, float]:
         figures: dict[str, float] = {}
-        with self._tolerated(f"measuring after epoch {epoch + 1}"):
-            figures = self._figures(self.model)
-            self._compare(figures["fisher/largest_s/q50"], figures["fisher/largest_x/q50"])
+        with self._attempt("measuring", epoch):
+            begin = time.perf_counter()
+            measured = information(self._logits(model), self.images, max_steps=_KRYLOV_STEPS)
+            measured["boundary radius"] = measured["boundary radius"][~np.isnan(measured["boundary radius"])]
+            with np.errstate(over="ignore"):  # TensorBoard knows float32 only
+                pairs = zip(_COLUMNS, QUANTITIES, strict=True)
+                self._columns = {key: measured[name].astype(np.float32) for key, name in pairs if len(measured[name])}
+            for key, values in self._columns.items():
+                for share in _QUANTILES if key != "confidence" else ():
+                    figures[f"fisher/{key}/q{100 * share:g}"] = float(np.quantile(values, share, method="lower"))
+            figures["fisher/confidence/mean"] = float(self._columns["confidence"].mean())
+            figures["fisher_seconds"] = time.perf_counter() - begin
+            if epoch is not None:
+                self._compare(figures["fisher/largest_s/q50"], figures["fisher/largest_x/q50"])
         return figures
-
-    def _figures(self, model: keras.Model) -> dict[str, float]:
-        begin = time.perf_counter()
-        measured = information(self._logits(model), self.images, max_steps=_KRYLOV_STEPS)
-        measured["boundary radius"] = measured["boundary radius"][~np.isnan(measured["boundary radius"])]
-        with np.errstate(over="ignore"):  # TensorBoard knows float32 only
-            pairs = zip(_COLUMNS, QUANTITIES, strict=True)
-            self._columns = {key: measured[name].astype(np.float32) for key, name in pairs if len(measured[name])}
-        figures = {
-            f"fisher/{key}/q{100 * share:g}": float(np.quantile(values, share, method="lower"))
-            for key, values in self._columns.items()
-            for share in (_QUANTILES if key != "confidence" else ())
-        }
-        figures["fisher/confidence/mean"] = float(self._columns["confidence"].mean())
-        return {**figures, "fisher_seconds": time.perf_counter() - begin}
 
     def _compare(self, largest_s: float, largest_x: float) -> None:
         for before_s, before_x in {*self._medians[:1], *self._medians[-1:]}:

@@ -1,25 +1,80 @@
-"""What callbacks that measure after an epoch share: when, on what, and that training does not notice."""
+"""What callbacks that measure after an epoch share: when, on what, that training does not notice, and their logs."""
 
 import abc
 import contextlib
 import random
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from tensorflow.python.eager import context as eager_context
 
-from keras_fim.arguments import checked
-from keras_fim.callbacks.board import Board
+from keras_fim.arguments import checked, expect
 from keras_fim.distribution import is_chief
 from keras_fim.evaluation.sources import Dataset, check_max_samples, samples
 from keras_fim.logits import LogitsFunction, logits_function
 
 _DRAWN = "keras_fim_progress_bar"  # in the parameters that `fit` shares among its callbacks
+
+
+class Board:
+    """TensorBoard logs in a folder; each sub-folder is a run.
+
+    Args:
+        folder: The folder, which is created when something is written.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._writers: dict[str, Any] = {}
+
+    def at(self, run: str, step: int | None = None) -> contextlib.AbstractContextManager[Any]:
+        """A context in which ``tf.summary`` writes to a run, at a step."""
+        if run not in self._writers:
+            self._writers[run] = tf.summary.create_file_writer(str(self.folder / run))
+        return self._writers[run].as_default(step)  # type: ignore[no-any-return]
+
+    def layout(self, run: str, charts: Mapping[str, Sequence[tuple[str, str]]]) -> None:
+        """The charts of the custom-scalars page.
+
+        Args:
+            run: The name of the run. TensorBoard shows the pages of several runs in the order of their names.
+            charts: The charts of each category: a title, and a regular expression for the keys of its lines.
+        """
+        from tensorboard.plugins.custom_scalar import layout_pb2, summary
+
+        categories = [
+            layout_pb2.Category(
+                title=title,
+                chart=[
+                    layout_pb2.Chart(title=chart, multiline=layout_pb2.MultilineChartContent(tag=[pattern]))
+                    for chart, pattern in members
+                ],
+            )
+            for title, members in charts.items()
+        ]
+        layout = summary.pb(layout_pb2.Layout(category=categories))
+        with self.at(run, 0):
+            tf.summary.experimental.write_raw_pb(layout.SerializeToString())
+
+    def finish(self, run: str) -> None:
+        """Close a run."""
+        self._writers.pop(run).close()
+
+    def flush(self) -> None:
+        """Let readers see all that was written."""
+        for writer in self._writers.values():
+            writer.flush()
+
+    def close(self) -> None:
+        """Close all runs; what is written later opens a new file of the same run."""
+        while self._writers:
+            self._writers.popitem()[1].close()
 
 
 class MeasuringCallback(keras.callbacks.ProgbarLogger, abc.ABC):
@@ -55,8 +110,7 @@ class MeasuringCallback(keras.callbacks.ProgbarLogger, abc.ABC):
         strict: bool = False,
     ) -> None:
         super().__init__()
-        if not (isinstance(every, int) and every >= 1):
-            raise ValueError(f"`every` should be a positive integer. Received: every={every!r}")
+        expect(isinstance(every, int) and every >= 1, "every", "a positive integer", every)
         check_max_samples(max_samples)
         self.every, self.from_logits, self.strict = every, from_logits, strict
         with training_untouched():
@@ -77,11 +131,11 @@ class MeasuringCallback(keras.callbacks.ProgbarLogger, abc.ABC):
         if epoch % self.every and epoch + 1 != (self.params or {}).get("epochs"):
             return
         with training_untouched(self.model):
-            figures = self._measure(epoch)
+            figures = self._figures(self.model, epoch)
             if logs is not None:
                 logs.update(figures)
             if self._board and is_chief(self.model.distribute_strategy):
-                with self._tolerated(f"writing to {self._board.folder} after epoch {epoch + 1}"):
+                with self._attempt(f"writing to {self._board.folder}", epoch):
                     self._write(epoch, figures, self._board)
                     self._board.flush()
 
@@ -92,8 +146,8 @@ class MeasuringCallback(keras.callbacks.ProgbarLogger, abc.ABC):
                 self._board.close()
 
     @abc.abstractmethod
-    def _measure(self, epoch: int) -> dict[str, float]:
-        """What to log, of ``self.model``."""
+    def _figures(self, model: keras.Model, epoch: int | None = None) -> dict[str, float]:
+        """What to log of a model; after an epoch an error is a warning, and what was measured is remembered."""
 
     @abc.abstractmethod
     def _write(self, epoch: int, figures: Mapping[str, float], board: Board) -> None:
@@ -117,6 +171,10 @@ class MeasuringCallback(keras.callbacks.ProgbarLogger, abc.ABC):
                 raise
             message = f"{type(self).__name__}: {what} failed; training goes on (strict=True would stop it)"
             warnings.warn(f"{message}. {type(error).__name__}: {error}", RuntimeWarning, stacklevel=2)
+
+    def _attempt(self, what: str, epoch: int | None) -> contextlib.AbstractContextManager[None]:
+        """`_tolerated` after an epoch, and nothing without one."""
+        return contextlib.nullcontext() if epoch is None else self._tolerated(f"{what} after epoch {epoch + 1}")
 
 
 @contextlib.contextmanager
@@ -143,3 +201,24 @@ def training_untouched(model: keras.Model | None = None) -> Iterator[None]:
         for variable, value in zip(variables, values, strict=True):
             if not np.array_equal(variable.numpy(), value):
                 variable.assign(value)
+
+
+def write_hparams(
+    folder: str | Path, options: Mapping[str, bool | int | float | str], figures: Mapping[str, float], *, name: str
+) -> None:
+    """One row of TensorBoard's HParams table: how a run was set up, and what came out.
+
+    Args:
+        folder: The folder of this row alone, a TensorBoard run.
+        options: The columns on the left. A column stays numeric only while all of its values in all rows are numbers.
+        figures: The columns on the right.
+        name: The name of the row, unlike those of other rows.
+    """
+    from tensorboard.plugins.hparams import api
+
+    writer = tf.summary.create_file_writer(str(folder))
+    with writer.as_default(step=0):
+        api.hparams(dict(options), trial_id=name)
+        for key, value in figures.items():
+            tf.summary.scalar(key, value)
+    writer.close()

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_fim.arguments import checked
+from keras_fim.arguments import checked, expect
 
 
 class MuSchedule(keras.callbacks.Callback):
@@ -37,8 +37,7 @@ class MuSchedule(keras.callbacks.Callback):
         super().__init__()
         if not callable(schedule) and not 0 <= schedule < math.inf:
             raise ValueError(f"`schedule` should be a function of the step or a number >= 0. Received: {schedule!r}")
-        if warmup_steps < 0:
-            raise ValueError(f"`warmup_steps` should be at least 0. Received: warmup_steps={warmup_steps}")
+        expect(warmup_steps >= 0, "warmup_steps", "at least 0", warmup_steps)
         self.schedule, self.warmup_steps, self.target = schedule, warmup_steps, target
 
     def value(self, step: int) -> float:

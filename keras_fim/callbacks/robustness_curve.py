@@ -1,8 +1,8 @@
 """How easily the model is fooled, after each epoch."""
 
-import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -11,19 +11,23 @@ import tensorflow as tf
 from keras_fim.arguments import checked
 from keras_fim.attacks import FGSM, OSSA, CleverHans
 from keras_fim.attacks.base import Attack
-from keras_fim.attacks.catalog import Epsilons
+from keras_fim.attacks.catalog import Epsilons, attack_by_name, resolve_epsilons
 from keras_fim.attacks.units import Units
-from keras_fim.callbacks.board import Board
-from keras_fim.callbacks.measurement import Examples, logs, measure_attack
-from keras_fim.callbacks.measuring import MeasuringCallback, training_untouched
-from keras_fim.callbacks.options import budgets, named, sample_counts
-from keras_fim.callbacks.pictures import curves_picture, examples_picture
+from keras_fim.callbacks.measurement import (
+    Examples,
+    curves_picture,
+    epsilon_key,
+    examples_picture,
+    logs,
+    measure_attack,
+)
+from keras_fim.callbacks.measuring import Board, MeasuringCallback, training_untouched
 from keras_fim.evaluation import rows
 from keras_fim.evaluation.flags import one_class
 from keras_fim.evaluation.measurement import probabilities
 from keras_fim.evaluation.plans import bounded
 from keras_fim.evaluation.report import Row, table
-from keras_fim.evaluation.sources import Dataset
+from keras_fim.evaluation.sources import Dataset, check_max_samples
 from keras_fim.pixels import check_contradiction
 from keras_fim.typing import Bounds
 from keras_fim.validation import check_bounds, check_images
@@ -71,7 +75,7 @@ class RobustnessCurve(MeasuringCallback):
         class_names: The names of the classes in pictures.
         num_examples: The number of adversarial examples of each attack in its picture.
         bounds: The smallest and the largest pixel value, for all attacks, whose default budgets follow the range;
-            ``None`` for the attacks' own, 0 and 1. A model that says otherwise ends the measurement.
+            ``None`` for the attacks' own, 0 and 1. A model that says otherwise ends the
         log_dir: The folder of the TensorBoard logs; ``None`` for none.
         every: The number of epochs from one measurement to the next; the first and the last are always measured.
         seed: The seed of the selection of samples.
@@ -108,9 +112,9 @@ class RobustnessCurve(MeasuringCallback):
             max_samples = _with_defaults(max_samples)
             if epsilons is None or isinstance(epsilons, Mapping):
                 epsilons = {**_default_epsilons(bounds), **(epsilons or {})}
-        self.attacks = {name: bounded(attack, bounds) for name, attack in named(attacks).items()}
-        self.epsilons = budgets(self.attacks, epsilons)
-        counts = sample_counts(self.attacks, max_samples, default=_NUM_SAMPLES)
+        self.attacks = {name: bounded(attack, bounds) for name, attack in _named(attacks).items()}
+        self.epsilons = _budgets(self.attacks, epsilons)
+        counts = _sample_counts(self.attacks, max_samples)
         super().__init__(dataset, max_samples=max(counts.values()), **options)
         for attack in self.attacks.values():
             check_images(self.images, attack.bounds)
@@ -132,17 +136,12 @@ class RobustnessCurve(MeasuringCallback):
             ValueError: As the attacks, whether strict or not.
         """
         with training_untouched(model):
-            return self._figures(model, lambda what: contextlib.nullcontext())
+            return self._figures(model)
 
-    def _measure(self, epoch: int) -> dict[str, float]:
-        return self._figures(self.model, lambda what: self._tolerated(f"{what} after epoch {epoch + 1}"))
-
-    def _figures(
-        self, model: keras.Model, attempt: Callable[[str], contextlib.AbstractContextManager[None]]
-    ) -> dict[str, float]:
+    def _figures(self, model: keras.Model, epoch: int | None = None) -> dict[str, float]:
         self._measured = []
         figures: dict[str, float] = {}
-        with attempt("predicting"):
+        with self._attempt("predicting", epoch):
             logits_fn = self._logits(model)
             for attack in self.attacks.values():
                 check_contradiction(logits_fn, self.images, attack.bounds)
@@ -150,7 +149,7 @@ class RobustnessCurve(MeasuringCallback):
             figures["val_clean/accuracy"] = float((p.argmax(axis=-1) == self.labels).mean())
             figures["val_clean/confidence"] = float(p.max(axis=-1).mean())
             for name, attack in self.attacks.items():
-                with attempt(f"attack {name}"):
+                with self._attempt(f"attack {name}", epoch):
                     part = self.samples[name], attack, self.epsilons[name]
                     curve, examples = measure_attack(logits_fn, *part, name=name, num_examples=self.num_examples)
                     self._measured.append((curve, examples))
@@ -182,6 +181,54 @@ class RobustnessCurve(MeasuringCallback):
                     key = f"fooling_by_1000_eps/{curve.attack}"
                     tf.summary.scalar(key, row.fooling.value, step=round(1000 * row.epsilon))
         board.finish(run)
+
+
+def _named(attacks: Attack | str | Sequence[Attack | str] | Mapping[str, Attack | str]) -> dict[str, Attack]:
+    """Attacks by name.
+
+    Raises:
+        ValueError: If there is none, or none of that name, or two of one name, or a name does not suit a key.
+    """
+    if isinstance(attacks, Mapping):
+        pairs = [(name, attack_by_name(attack)) for name, attack in attacks.items()]
+    else:
+        several = [attacks] if isinstance(attacks, (Attack, str)) else attacks
+        pairs = [(attack.name, attack) for attack in map(attack_by_name, several)]
+    names = [name for name, _ in pairs]
+    if not names or len(set(names)) < len(names) or not all(re.fullmatch(r"[\w-]+", name) for name in names):
+        expected = "at least one name, of letters, digits, _ and -, each once (a mapping {name: attack} gives others)"
+        raise ValueError(f"`attacks` should have {expected}. Received: {names}")
+    return dict(pairs)
+
+
+def _budgets(attacks: Mapping[str, Attack], epsilons: Epsilons) -> dict[str, tuple[float, ...]]:
+    """Ascending ε for each attack, by the names that `named` gives.
+
+    Raises:
+        ValueError: As `resolve_epsilons`, and if two ε of an attack give the same key.
+    """
+    resolved = resolve_epsilons(list(attacks.values()), epsilons, names=list(attacks))
+    for budgets in resolved:
+        if len(set(map(epsilon_key, budgets))) < len(set(budgets)):
+            raise ValueError(f"`epsilons` should hold budgets that differ in six digits. Received: {budgets}")
+    return {name: tuple(sorted(set(budgets))) for name, budgets in zip(attacks, resolved, strict=True)}
+
+
+def _sample_counts(attacks: Mapping[str, Attack], max_samples: int | Mapping[str, int]) -> dict[str, int]:
+    """The number of samples for each attack.
+
+    Raises:
+        ValueError: If one is not a positive integer, or a key is not an attack.
+    """
+    if not isinstance(max_samples, Mapping):
+        max_samples = dict.fromkeys(attacks, max_samples)
+    unknown = set(max_samples) - set(attacks)
+    if unknown:
+        raise ValueError(f"`max_samples` should have keys of {', '.join(attacks)}. Received: {sorted(unknown)}")
+    counts = {name: max_samples.get(name, _NUM_SAMPLES) for name in attacks}
+    for count in counts.values():
+        check_max_samples(count)
+    return counts
 
 
 def _default_epsilons(bounds: Bounds | None) -> dict[str, tuple[float, ...]]:

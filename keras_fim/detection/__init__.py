@@ -2,7 +2,6 @@
 
 from keras_fim.detection.adaptive import AdaptivePGD
 from keras_fim.detection.curves import DetectionCurves, detection_curves
-from keras_fim.detection.detector import FisherDetector
-from keras_fim.detection.features import FEATURES, spectral_features
+from keras_fim.detection.detector import FEATURES, FisherDetector, spectral_features
 
 __all__ = ["FEATURES", "AdaptivePGD", "DetectionCurves", "FisherDetector", "detection_curves", "spectral_features"]

@@ -13,11 +13,10 @@ from keras_fim.attacks.losses import margin_against
 from keras_fim.attacks.lp import by_image, check_norm, norm_name, project_inside, step, unit
 from keras_fim.attacks.samples import Task, choose, random_start
 from keras_fim.attacks.units import in_pixels
-from keras_fim.detection.detector import FisherDetector
-from keras_fim.detection.features import features_of
-from keras_fim.geometry import linearize
+from keras_fim.detection.detector import FisherDetector, features_of
 from keras_fim.geometry.boundary import rival_gradients
 from keras_fim.geometry.jacobian import gradient as gradient_of
+from keras_fim.geometry.jacobian import linearize
 from keras_fim.geometry.spectrum import spectrum_and_logits
 from keras_fim.logits import LogitsFunction
 
@@ -88,8 +87,8 @@ class AdaptivePGD(FixedBudgetAttack):
         """One climb for each weight."""
 
         def body(index: tf.Tensor, best: _Best) -> tuple[tf.Tensor, _Best]:
-            found = self._climb(logits_fn, task, random_start(task, self.norm, index), tf.gather(weights, index))
-            return index + 1, best.better(self._truly(logits_fn, found, task.labels))
+            point = self._climb(logits_fn, task, random_start(task, self.norm, index), tf.gather(weights, index))
+            return index + 1, best.better(self._truly(logits_fn, point, task.labels))
 
         weights, logits = tf.constant(self.weights, task.images.dtype), state[0]
         best = self._truly(logits_fn, _Best(task.images, logits, logits[:, 0]), task.labels)
@@ -151,8 +150,8 @@ class AdaptivePGD(FixedBudgetAttack):
         radius = _distance(logits, slopes[-1]) if self.detector.radius else tf.zeros_like(logits[:, 0])
         return logits, self.detector.combine(features_of(logits, tf.stack(values, axis=-1), radius))
 
-    def _truly(self, logits_fn: LogitsFunction, found: _Best, labels: tf.Tensor) -> _Best:
-        return _valued(found.points, found.logits, labels, self.detector.score(*in_pixels(logits_fn, found.points)))
+    def _truly(self, logits_fn: LogitsFunction, best: _Best, labels: tf.Tensor) -> _Best:
+        return _valued(best.points, best.logits, labels, self.detector.score(*in_pixels(logits_fn, best.points)))
 
 
 def _variance(logits: tf.Tensor, slopes: tf.Tensor) -> tf.Tensor:

@@ -1,4 +1,7 @@
-"""A detector of adversarial input that looks at the Fisher information matrix around an image."""
+"""A detector of adversarial input.
+
+It looks at the Fisher spectrum around an image, how sure the prediction is, and how near its end.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import check_fields
-from keras_fim.detection.features import FEATURES, TINY, spectral_features
+from keras_fim.arguments import check_fields, expect
+from keras_fim.geometry import boundary_distance, linearize
+from keras_fim.geometry.spectrum import spectrum_and_logits
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.pixels import images_in_range
-from keras_fim.typing import Bounds, Images, Model
+from keras_fim.typing import Bounds, Images, LogitsCallable, Model
+
+FEATURES = ("log_lambda_1", "log_lambda_2", "log_trace", "log_unsure", "log_radius")
+_TINY = 1e-30
+"""The logarithm of an eigenvalue that is 0 stays finite."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,7 +65,7 @@ class FisherDetector:
             raise ValueError(f"`weights` should hold {len(FEATURES)} numbers. Received: weights={self.weights}")
         if not np.isfinite([*self.weights, self.bias, self.threshold]).all():
             raise ValueError(f"`weights`, `bias` and `threshold` should be finite. Received: {self!r}")
-        _check_rate(self.false_positive_rate)
+        expect(0 <= self.false_positive_rate < 1, "false_positive_rate", "in [0, 1)", self.false_positive_rate)
 
     @classmethod
     def fit(
@@ -89,10 +97,10 @@ class FisherDetector:
                 given images of another scale.
             ImportError: if scikit-learn is needed and not installed.
         """
-        _check_rate(false_positive_rate)
+        expect(0 <= false_positive_rate < 1, "false_positive_rate", "in [0, 1)", false_positive_rate)
         wanted = (1, False) if attacked is None else (2, True)
         features = _features(model, benign, *wanted, batch_size, bounds)
-        zero = float(np.mean(features[:, 0] <= np.log(TINY)))
+        zero = float(np.mean(features[:, 0] <= np.log(_TINY)))
         if zero > 0.5:
             raise ValueError(
                 f"`benign` should have Fisher information. Received: {100 * zero:.0f} % of the largest eigenvalues are "
@@ -159,6 +167,43 @@ class FisherDetector:
         return dataclasses.asdict(self)
 
 
+def spectral_features(
+    logits_fn: LogitsCallable, images: tf.Tensor, *, pairs: int = 2, radius: bool = True
+) -> tf.Tensor:
+    r"""Logarithms of what the detector knows of each image.
+
+    Of the two largest eigenvalues of :math:`G_x`, of the trace :math:`\sum_i 1/p_i` in the softmax output, of
+    :math:`1 - p_y`, where y is the predicted class, and of the boundary radius (`keras_fim.boundary_radius`, l2).
+
+    Args:
+        logits_fn: A logits function.
+        images: ``(batch, ...)``, floating, at least one.
+        pairs: 2, or 1 to go without the second eigenvalue, at half the cost.
+        radius: Whether to compute the boundary radius, from three gradients.
+
+    Returns:
+        ``(batch, 5)``, in the order of `FEATURES`. An eigenvalue or radius that is 0, undefined or not computed counts
+        as 1e-30, so that an image of which nothing is known passes for one at the boundary.
+    """
+    pairs = min(pairs, logits_fn(images[:1]).shape[-1])  # compiled, this pass is not executed
+    spectrum, logits = spectrum_and_logits(logits_fn, images, pairs)
+    missing = tf.zeros_like(logits[:, : 2 - pairs])
+    distance = boundary_distance(linearize(logits_fn, images))[0] if radius else tf.zeros_like(logits[:, 0])
+    return features_of(logits, tf.concat([spectrum.eigenvalues, missing], axis=-1), distance)
+
+
+def features_of(logits: tf.Tensor, eigenvalues: tf.Tensor, radius: tf.Tensor) -> tf.Tensor:
+    """The features ``(batch, 5)`` of logits ``(batch, K)``, two eigenvalues ``(batch, 2)`` and radii ``(batch,)``."""
+    log_p = tf.nn.log_softmax(logits)
+    predicted = tf.one_hot(tf.argmax(logits, axis=-1), logits.shape[-1], on_value=True, off_value=False)
+    log_others = tf.where(predicted, tf.cast(-float("inf"), log_p.dtype), log_p)
+    of_prediction = [tf.reduce_logsumexp(-log_p, axis=-1), tf.reduce_logsumexp(log_others, axis=-1)]
+    radius = tf.where(tf.math.is_nan(radius), tf.zeros_like(radius), radius)
+    floored = (tf.where(v < _TINY, tf.cast(_TINY, v.dtype), v) for v in (eigenvalues, radius))  # NaN stays NaN
+    log_eigenvalues, log_radius = map(tf.math.log, floored)
+    return tf.concat([log_eigenvalues, tf.stack([*of_prediction, log_radius], axis=-1)], axis=-1)
+
+
 def _computed(pairs: int, radius: bool, logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
     return spectral_features(logits_fn, images, pairs=pairs, radius=radius)
 
@@ -166,13 +211,9 @@ def _computed(pairs: int, radius: bool, logits_fn: LogitsFunction, images: tf.Te
 def _features(
     model: Model, images: Images, pairs: int, radius: bool, batch_size: int, bounds: Bounds | None
 ) -> np.ndarray:
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` should be a positive integer. Received: batch_size={batch_size}")
     images = images_in_range(model, images, bounds)
-    features: np.ndarray = logits_function(model, images).in_batches(
-        _computed, images, pairs, radius, batch_size=batch_size
-    )
-    return features
+    logits_fn = logits_function(model, images)
+    return np.asarray(logits_fn.in_batches(_computed, images, pairs, radius, batch_size=batch_size))
 
 
 def _regression(benign: np.ndarray, attacked: np.ndarray) -> tuple[tuple[float, ...], float]:
@@ -185,9 +226,3 @@ def _regression(benign: np.ndarray, attacked: np.ndarray) -> tuple[tuple[float, 
     regression.fit((features - mean) / deviation, np.repeat([0, 1], [len(benign), len(attacked)]))
     weights = regression.coef_[0] / deviation
     return tuple(weights.tolist()), float(regression.intercept_[0] - weights @ mean)
-
-
-def _check_rate(false_positive_rate: float) -> None:
-    if not 0 <= false_positive_rate < 1:
-        expected = f"Received: false_positive_rate={false_positive_rate}"
-        raise ValueError(f"`false_positive_rate` should be in [0, 1). {expected}")

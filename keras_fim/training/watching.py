@@ -13,7 +13,7 @@ from tensorflow.core.util import event_pb2
 from keras_fim.attacks.base import predict_logits
 from keras_fim.attacks.lp import norm_name
 from keras_fim.callbacks import FisherSpectrum, RobustnessCurve
-from keras_fim.callbacks.board import write_hparams
+from keras_fim.callbacks.measuring import write_hparams
 from keras_fim.defenses import plain
 from keras_fim.evaluation import samples
 from keras_fim.evaluation.flags import one_class

@@ -15,7 +15,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from keras_fim import attacks, cli
 from keras_fim.callbacks import FisherSpectrum, RobustnessCurve
-from keras_fim.callbacks.board import write_hparams
+from keras_fim.callbacks.measuring import write_hparams
 from tests.browser import find_browser, open_page
 from tests.callbacks.conftest import compiled_model
 
