@@ -57,10 +57,8 @@ def output_form(model: Any, images: Images | None, from_logits: bool | None) -> 
         return "logits"
     if kind == "sigmoid":
         raise ValueError(_MULTI_LABEL)
-    if kind:
-        return kind
-    if stated:
-        return stated
+    if kind or stated:
+        return str(kind or stated)
     row = outputs.numpy()[0].astype(np.float64)
     raise ValueError(
         f"`model` should return probabilities (rows >= 0 that sum to 1); {_HELP}. "
@@ -145,15 +143,13 @@ def _probe(model: Any, images: Images | None) -> tf.Tensor:
 
 def call_model(model: Any, images: tf.Tensor, training: bool) -> Any:
     """What the model returns for images; ``training`` is for Keras layers."""
-    if isinstance(model, keras.layers.Layer):
-        return model(images, training=training)
-    return model(images)
+    return model(images, training=training) if isinstance(model, keras.layers.Layer) else model(images)
 
 
-def takes_integers(model: Any) -> bool:
-    """Whether a Keras model has one input and its dtype is an integer."""
-    inputs = (getattr(model, "inputs", None) if isinstance(model, keras.Model) else None) or []
-    return len(inputs) == 1 and "int" in str(inputs[0].dtype)
+def single_input(model: Any) -> Any:
+    """The one input that a Keras model states; None of a model without or with several, and of anything else."""
+    inputs = getattr(model, "inputs", None) if isinstance(model, keras.Model) else None
+    return inputs[0] if inputs and len(inputs) == 1 else None
 
 
 def float_twin(model: Any) -> Any:
@@ -168,14 +164,13 @@ def float_twin(model: Any) -> Any:
         The twin of a Functional or Sequential model with one integer input, of nested ones, too; anything else, and a
         model whose layers cannot be called on floats, as it is.
     """
-    if not takes_integers(model):
+    stated = single_input(model)
+    if stated is None or "int" not in str(stated.dtype):
         return model
-    image = keras.Input(model.inputs[0].shape[1:], dtype="float32")
-    sequential = isinstance(model, keras.Sequential)
+    image = keras.Input(stated.shape[1:], dtype="float32")
+    images = [image] if isinstance(model, keras.Sequential) else image
     try:
-        return keras.models.clone_model(
-            model, input_tensors=[image] if sequential else image, clone_function=float_twin
-        )
+        return keras.models.clone_model(model, input_tensors=images, clone_function=float_twin)
     except (TypeError, ValueError):
         return model
 
@@ -189,10 +184,8 @@ def gradient_stop(model: Any) -> str:
     Returns:
         Its name and class, ``"ids (Embedding)"``, or ``""`` if it is not known.
     """
-    inputs = getattr(model, "inputs", None)
-    if not isinstance(model, keras.Model) or not inputs or len(inputs) != 1:
-        return ""
-    return _stop(model, tf.zeros([1, *(size or 32 for size in inputs[0].shape[1:])]))
+    stated = single_input(model)
+    return "" if stated is None else _stop(model, tf.zeros([1, *(size or 32 for size in stated.shape[1:])]))
 
 
 def _stop(model: Any, images: tf.Tensor) -> str:
@@ -212,16 +205,11 @@ def _stop(model: Any, images: tf.Tensor) -> str:
         tape.watch(images)
         graph._run_through_graph(images, operation_fn=recorded)
     for operation, inputs, outputs in reached:
-        if not any(_differentiable(value) for value in tf.nest.flatten(outputs)) or all(
-            tape.gradient(value, images) is None for value in tf.nest.flatten(outputs)
-        ):
+        values = [value for value in tf.nest.flatten(outputs) if tf.is_tensor(value) and value.dtype.is_floating]
+        if all(tape.gradient(value, images) is None for value in values):
             inner = _stop(operation, inputs[0]) if isinstance(operation, keras.Model) else ""
             return inner or f"{operation.name} ({type(operation).__name__})"
     return ""
-
-
-def _differentiable(value: Any) -> bool:
-    return tf.is_tensor(value) and bool(value.dtype.is_floating)
 
 
 def _passes_through(layer: Any) -> bool:

@@ -69,10 +69,9 @@ def _one_hot(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     if labels.shape.rank == logits.shape.rank and labels.shape[-1] == 1:
         labels = tf.squeeze(labels, axis=-1)
     if labels.shape.rank is None or not labels.shape.is_compatible_with(logits.shape[:-1]):
-        raise ValueError(
-            "`y_true` should hold class indices or class probabilities for each prediction. "
-            f"Received: y_true of shape {labels.shape}, y_pred of shape {logits.shape}"
-        )
+        expected = "class indices or class probabilities for each prediction"
+        received = f"y_true of shape {labels.shape}, y_pred of shape {logits.shape}"
+        raise ValueError(f"`y_true` should hold {expected}. Received: {received}")
     num_classes = logits.shape[-1]
     whole = tf.cast(tf.cast(labels, tf.int32), labels.dtype)
     invalid = ~tf.reduce_all((labels >= 0) & (labels < num_classes) & (labels == whole))  # NaN is no class
@@ -135,20 +134,14 @@ class _FisherLoss(keras.losses.Loss):
         """
         y_pred = tf.convert_to_tensor(y_pred)
         logits = self._logits(y_pred)
-        return penalized_cross_entropy(
-            self._targets(y_true, logits, one_unit=y_pred.shape[-1] == 1),
-            logits,
-            tf.cast(self.mu, logits.dtype),
-            penalty=self._penalty,
-            gradient_limit=self.gradient_limit,
-        )
+        targets = self._targets(y_true, logits, one_unit=y_pred.shape[-1] == 1)
+        mu, limit = tf.cast(self.mu, logits.dtype), self.gradient_limit
+        return penalized_cross_entropy(targets, logits, mu, penalty=self._penalty, gradient_limit=limit)
 
     def _logits(self, y_pred: Any) -> tf.Tensor:
         behind = getattr(y_pred, "_keras_logits", None)
-        if self.from_logits and behind is not None:
-            raise ValueError(
-                "`from_logits` should be False for a model that ends in a softmax. Received: from_logits=True"
-            )
+        fits = not self.from_logits or behind is None
+        expect(fits, "from_logits", "False for a model that ends in a softmax", self.from_logits)
         y_pred = tf.cast(y_pred, self.dtype)
         if y_pred.shape.rank is not None and y_pred.shape.rank < 2:
             raise ValueError(f"`y_pred` should have shape (batch, ..., classes). Received: shape={tuple(y_pred.shape)}")
@@ -180,13 +173,8 @@ class _FisherLoss(keras.losses.Loss):
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments; ``mu`` as the number that it is now."""
-        return {
-            **super().get_config(),
-            "mu": mu_value(self.mu),
-            "from_logits": self.from_logits,
-            "label_smoothing": self.label_smoothing,
-            "gradient_limit": self.gradient_limit,
-        }
+        options = {name: getattr(self, name) for name in ("from_logits", "label_smoothing", "gradient_limit")}
+        return {**super().get_config(), "mu": mu_value(self.mu), **options}
 
     def __repr__(self) -> str:
         arguments = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items())

@@ -1,6 +1,7 @@
 """Which pixel values a model takes, and how that is known."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -8,9 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import checked
+from keras_fim.inspection import single_input
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.typing import Bounds, Images, Labels, Model
-from keras_fim.validation import check_bounds, check_images, check_labels, clipped
+from keras_fim.validation import check_bounds, check_images, check_labels, clipped, inside_or_not
 
 _USUAL = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
 _CLOSE = 0.01  # of the range: 255/256 is 1
@@ -122,10 +124,10 @@ def range_of_model(model: Any, images: Images | None = None) -> PixelRange | Non
     """
     model = getattr(model, "_logits_fn", model)  # of a defense
     model = model.model if isinstance(model, LogitsFunction) else model
-    if not isinstance(model, keras.Model) or len(getattr(model, "inputs", None) or []) != 1:
+    if single_input(model) is None:
         return None
     scale, offset, names = 1.0, 0.0, ""
-    for operation in _leading(model)[0]:
+    for operation in _operations(model):
         name = type(operation).__name__
         if isinstance(operation, keras.layers.Normalization):
             return None if names else _range_of_normalization(operation, images)
@@ -133,8 +135,10 @@ def range_of_model(model: Any, images: Images | None = None) -> PixelRange | Non
             factor, shift = _affine(operation)
             scale, offset = scale * factor, offset * factor + shift
             names = f"{names}, {name}" if names else name
-        if names and (usual := _usual_input(scale, offset)):
-            return PixelRange(*usual, f"found from {_formula(names, scale, offset)}")
+            if usual := _usual_input(scale, offset):
+                return PixelRange(*usual, f"found from {_formula(names, scale, offset)}")
+        elif not isinstance(operation, _UNSCALED):
+            break
     if names and np.ndim(scale) == 0 and not np.any(offset) and scale > 0:  # such as of 16 bits
         return PixelRange(0.0, float(1 / scale), f"found from {_formula(names, scale, offset)}")
     return None
@@ -179,7 +183,7 @@ def images_in_range(model: Model, images: Images, bounds: Bounds | PixelRange | 
 def _range_by_accuracy(model: Model, images: Images, labels: Labels) -> PixelRange:
     images = check_images(images[:_MAX_CHECKED])
     low, high = float(tf.reduce_min(images)), float(tf.reduce_max(images))
-    own = next((usual for usual in _USUAL if _holds(usual, low, high)), None)
+    own = next((usual for usual in _USUAL if bool(tf.reduce_all(inside_or_not(images, usual)[1]))), None)
     if own is None:
         raise ValueError(
             f"`bounds` should be (lowest, highest) pixel value. Received: bounds=None, with images from {low:g} to "
@@ -226,20 +230,11 @@ def _check_scale(images: Images, told: PixelRange) -> None:
         )
 
 
-def _leading(model: keras.Model) -> tuple[list[Any], bool]:
-    """The scalings that a model begins with, and whether it consists of nothing else."""
-    scalings: list[Any] = []
+def _operations(model: keras.Model) -> Iterator[Any]:
+    """The operations of a model in their order, those of nested models in place of these."""
     for operation in getattr(getattr(model, "_functional", model), "operations", [model]):  # of a subclass itself
-        if hasattr(getattr(operation, "_functional", operation), "operations"):
-            inner, complete = _leading(operation)
-            scalings += inner
-            if not complete:
-                return scalings, False
-        elif isinstance(operation, keras.layers.Normalization) or type(operation).__name__ in _SCALINGS:
-            scalings.append(operation)
-        elif not isinstance(operation, _UNSCALED):
-            return scalings, False
-    return scalings, True
+        nested = hasattr(getattr(operation, "_functional", operation), "operations")
+        yield from _operations(operation) if nested else [operation]
 
 
 def _affine(operation: Any) -> tuple[Any, Any]:
@@ -276,11 +271,6 @@ def _range_of_normalization(layer: Any, images: Images | None) -> PixelRange | N
             values = f"mean {_text(tuple(mean.ravel()[:3]))}, deviation {_text(tuple(deviation.ravel()[:3]))}"
             return PixelRange(low, high, f"found from Normalization({values})")
     return None
-
-
-def _holds(bounds: tuple[float, float], low: float, high: float) -> bool:
-    slack = 0.5 / 255 * (bounds[1] - bounds[0])
-    return bounds[0] - slack <= low and high <= bounds[1] + slack
 
 
 def _formula(names: str, scale: Any, offset: Any) -> str:

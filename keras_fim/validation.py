@@ -134,7 +134,7 @@ def check_bounds(bounds: Any) -> Any:
     try:
         low, high = (np.asarray(end, np.float64) for end in bounds)
         finite = low.shape == high.shape and low.ndim <= 1 and np.isfinite([low, high]).all()
-        valid = finite and bool((low < high).all())
+        valid = bool(finite) and bool((low < high).all())
     except (TypeError, ValueError):
         valid = False
     expect(valid, "bounds", "(lowest, highest) pixel value", bounds)

@@ -11,10 +11,10 @@ from keras_fim import attacks
 from keras_fim.arguments import checked, expect
 from keras_fim.attacks import draws
 from keras_fim.attacks.base import check_epsilons
-from keras_fim.attacks.samples import Task, random_start
+from keras_fim.attacks.samples import random_start
 from keras_fim.attacks.units import Units
 from keras_fim.defenses.base import Defense
-from keras_fim.defenses.batch import Batch, SameState
+from keras_fim.defenses.batch import Batch, SameState, attack_task
 from keras_fim.typing import Bounds
 
 
@@ -103,11 +103,11 @@ class AdversarialTraining(Defense):
     def adversarials(self, images: tf.Tensor, labels: tf.Tensor, again: SameState, seed: tf.Tensor) -> tf.Tensor:
         """Perturbed images, inside the attack's bounds."""
         units = Units(self.bounds)
-        start, count = units.to_units(images), tf.shape(images)[0]
-        budget = tf.fill([count], tf.cast(self.epsilon / units.scale, images.dtype))
-        task = Task(start, labels, budget, draws.keys_of(seed, tf.range(count)), labels)
+        task = attack_task(images, labels, self.epsilon, units, seed)
+        start = task.images
         if self.noise:
-            task = task._replace(images=random_start(task._replace(epsilon=self.noise * budget), self.attack.norm, 2))
+            ball = task._replace(epsilon=self.noise * task.epsilon)
+            task = task._replace(images=random_start(ball, self.attack.norm, 2))
         attacked = units.logits_fn(again if self.attack_mode == "training" else self._logits_fn)
         result = self.attack.perturb(attacked, task, self.attack.prepare(attacked, task))
         return units.returned(result.adversarials, start, images)

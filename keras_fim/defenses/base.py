@@ -77,10 +77,8 @@ class Defense(keras.Model):
             raise ValueError(f"`model` should be a built Keras model. Received: model={model!r}")
         logits_fn = logits_function(given)
         if logits_fn.form == "method":
-            raise ValueError(
-                "`model` should return probabilities or logits when it is called. "
-                f"Received: {type(classifier).__name__}, which has a method `logits`"
-            )
+            received = f"{type(classifier).__name__}, which has a method `logits`"
+            raise ValueError(f"`model` should return probabilities or logits when it is called. Received: {received}")
         super().__init__(name=name, dtype=classifier.dtype_policy, autocast=False)
         self.supports_jit = False  # under XLA assertions vanish, and batches of changing size are compiled one by one
         self.inner, self.model, self.seed = inner, classifier, int(seed)
@@ -163,9 +161,7 @@ class Defense(keras.Model):
             scaled = self.optimizer.scale_loss(total / replicas)
         if weights := self.trainable_variables:
             self.optimizer.apply_gradients(zip(tape.gradient(scaled, weights), weights, strict=True))
-        for metric in self.metrics:
-            if metric.name == "loss":
-                metric.update_state(total, sample_weight=tf.shape(images)[0])
+        self._loss_tracker.update_state(total, sample_weight=tf.shape(images)[0])
         if any(part.perturbs for part in self._parts()):
             return dict(self.get_metrics_result())
         return dict(self.compute_metrics(images, targets, predictions, sample_weight))

@@ -8,6 +8,9 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
+from keras_fim.attacks import draws
+from keras_fim.attacks.samples import Task
+from keras_fim.attacks.units import Units
 from keras_fim.logits import LogitsFunction
 
 
@@ -88,6 +91,13 @@ class Batch:
         return tf.math.divide_no_nan(tf.reduce_sum(values), tf.cast(tf.size(values), values.dtype))
 
 
+def attack_task(images: tf.Tensor, labels: tf.Tensor, epsilon: float, units: Units, seed: tf.Tensor) -> Task:
+    """What an attack is asked in a training step: in unit coordinates, with one ε on the scale of the images."""
+    count = tf.shape(images)[0]
+    budget = tf.fill([count], tf.cast(epsilon / units.scale, images.dtype))
+    return Task(units.to_units(images), labels, budget, draws.keys_of(seed, tf.range(count)), labels)
+
+
 def class_indices(targets: tf.Tensor | None, num_classes: int) -> tf.Tensor:
     """Class indices int64 ``(batch,)`` from indices ``(batch,)`` or ``(batch, 1)``, or from rows ``(batch, K)``.
 
@@ -101,13 +111,12 @@ def class_indices(targets: tf.Tensor | None, num_classes: int) -> tf.Tensor:
     Raises:
         ValueError: If there are none, or they have another shape.
     """
-    if targets is None:
-        raise ValueError(f"`y` should hold class indices (batch,) or rows (batch, {num_classes}). Received: y=None")
-    targets = tf.convert_to_tensor(targets)
-    if targets.shape.rank == 2 and targets.shape[-1] == num_classes and num_classes > 1:
-        return tf.argmax(targets, axis=-1)
-    if targets.shape.rank == 1 or (targets.shape.rank == 2 and targets.shape[-1] == 1):
-        return tf.cast(tf.reshape(targets, [-1]), tf.int64)
-    raise ValueError(
-        f"`y` should hold class indices (batch,) or rows (batch, {num_classes}). Received: shape={targets.shape}"
-    )
+    received = "y=None"
+    if targets is not None:
+        targets = tf.convert_to_tensor(targets)
+        if targets.shape.rank == 2 and targets.shape[-1] == num_classes and num_classes > 1:
+            return tf.argmax(targets, axis=-1)
+        if targets.shape.rank == 1 or (targets.shape.rank == 2 and targets.shape[-1] == 1):
+            return tf.cast(tf.reshape(targets, [-1]), tf.int64)
+        received = f"shape={targets.shape}"
+    raise ValueError(f"`y` should hold class indices (batch,) or rows (batch, {num_classes}). Received: {received}")

@@ -8,13 +8,12 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import checked, expect
-from keras_fim.attacks import draws
+from keras_fim.attacks import lp
 from keras_fim.attacks.base import check_epsilons
-from keras_fim.attacks.lp import by_image, check_norm, project_inside, steepest
-from keras_fim.attacks.samples import Task, random_start
+from keras_fim.attacks.samples import random_start
 from keras_fim.attacks.units import Units
 from keras_fim.defenses.base import Defense
-from keras_fim.defenses.batch import Batch
+from keras_fim.defenses.batch import Batch, attack_task
 from keras_fim.geometry import kl_divergence
 from keras_fim.geometry.jacobian import gradient
 from keras_fim.losses import mu_value, mu_variable
@@ -218,7 +217,7 @@ class TRADES(Penalized):
         expect(0 < step_size < np.inf, "step_size", "a positive number", step_size)
         expect(isinstance(beta, keras.Variable) or 0 <= beta < np.inf, "beta", "a finite number >= 0", beta)
         super().__init__(model, beta, measure="divergence", **{"name": "trades", **options})
-        self.epsilon, self.norm = float(epsilon), check_norm(norm, (2, np.inf))
+        self.epsilon, self.norm = float(epsilon), lp.check_norm(norm, (2, np.inf))
         self.attack_steps, self.step_size = attack_steps, step_size
         self._adversarial = keras.metrics.SparseCategoricalAccuracy(name="adversarial_accuracy")
 
@@ -230,20 +229,18 @@ class TRADES(Penalized):
         return batch.mean(kl_divergence(batch.logits, logits))
 
     def _neighbors(self, batch: Batch, clean: tf.Tensor) -> tf.Tensor:
-        images, units = batch.images, Units(self.bounds)
-        start, count = units.to_units(images), tf.shape(images)[0]
-        radius = tf.fill([count], tf.cast(self.epsilon / units.scale, images.dtype))
-        task = Task(start, batch.labels, radius, draws.keys_of(batch.seed, tf.range(count)), batch.labels)
-        length, again = by_image(self.step_size * radius, start), units.logits_fn(batch.again)
+        units = Units(self.bounds)
+        task = attack_task(batch.images, batch.labels, self.epsilon, units, batch.seed)
+        length, again = lp.by_image(self.step_size * task.epsilon, task.images), units.logits_fn(batch.again)
 
         def body(points: tf.Tensor) -> tuple[tf.Tensor]:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(points)
                 divergence = kl_divergence(clean, again(points))
-            points += length * steepest(gradient(tape, divergence, points), self.norm)
-            return (project_inside(points, start, radius, self.norm),)
+            points += length * lp.steepest(gradient(tape, divergence, points), self.norm)
+            return (lp.project_inside(points, task.images, task.epsilon, self.norm),)
 
         (points,) = body(random_start(task, self.norm, 3))
         if self.attack_steps > 1:
             (points,) = tf.while_loop(lambda _: True, body, (points,), maximum_iterations=self.attack_steps - 1)
-        return units.returned(points, start, images)
+        return units.returned(points, task.images, batch.images)

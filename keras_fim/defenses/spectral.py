@@ -7,9 +7,8 @@ import keras
 import tensorflow as tf
 
 from keras_fim.arguments import checked, expect
-from keras_fim.attacks import draws
+from keras_fim.attacks import draws, lp
 from keras_fim.attacks.losses import log_odds_against
-from keras_fim.attacks.lp import unit
 from keras_fim.attacks.units import Units
 from keras_fim.defenses.batch import Batch
 from keras_fim.defenses.penalties import Penalized
@@ -112,7 +111,7 @@ class SpectralDefense(Penalized):
         if self.options["penalty"] == "trace":
             gradient(batch.tape, batch.logits, images)  # is there one? compiled, it is not computed
             keys = draws.keys_of(batch.seed, tf.range(tf.shape(images)[0]))
-            return unit(draws.normal(draws.fold(keys, 1), images.shape[1:], images.dtype))
+            return lp.unit(draws.normal(draws.fold(keys, 1), images.shape[1:], images.dtype))
         steps = self.options["krylov_steps"] if self.options["direction"] == "krylov" else 0
         jacobian, span = linearized(batch.tape, images, batch.logits), Units(self.bounds).span(images.dtype)
         in_units = Linearization(jacobian.logits, lambda v: jacobian.push(span * v), lambda w: span * jacobian.pull(w))
@@ -183,7 +182,7 @@ class GradientPenalty(Penalized):
         with batch.tape:
             odds = log_odds_against(batch.logits, labels)  # the cross-entropy's direction, and never 0
         span = Units(self.bounds).span(images.dtype)
-        direction = tf.stop_gradient(unit(span * gradient(batch.tape, odds, images)))
+        direction = tf.stop_gradient(lp.unit(span * gradient(batch.tape, odds, images)))
         ahead = _cross_entropy(batch.again(images + self.step * span * direction), labels)
         return batch.mean(((ahead - _cross_entropy(batch.logits, labels)) / self.step) ** 2)
 
