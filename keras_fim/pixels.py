@@ -101,8 +101,12 @@ def find_range(
         return PixelRange(*check_bounds(bounds))
     told = range_of_model(model, images)
     if told is not None:
-        if images is not None:
-            _check_scale(images, told)
+        high = float(np.max(images)) if images is not None and np.size(images) else 0.0
+        if np.max(told.high) > 2 and 0 < high <= 1:
+            raise ValueError(
+                f"`images` should be in the range that the model takes: {told}. Received: values up to {high:g}, as of "
+                "images scaled to 0..1; pass bounds if they are meant so"
+            )
         return told
     if images is None or labels is None:
         raise ValueError(
@@ -218,16 +222,6 @@ def _chance(logits: np.ndarray, classes: np.ndarray) -> float:
     shares = [np.bincount(values, minlength=count) / len(classes) for values in (logits.argmax(axis=-1), classes)]
     expected = float(shares[0] @ shares[1])
     return min(1.0, expected + 2 * float(np.sqrt(expected * (1 - expected) / len(classes))))
-
-
-def _check_scale(images: Images, told: PixelRange) -> None:
-    """Refuse images scaled to 0..1 for a model that takes far larger values."""
-    high = float(np.max(images)) if np.size(images) else 0.0
-    if np.max(told.high) > 2 and 0 < high <= 1:
-        raise ValueError(
-            f"`images` should be in the range that the model takes: {told}. Received: values up to {high:g}, as of "
-            "images scaled to 0..1; pass bounds if they are meant so"
-        )
 
 
 def _operations(model: keras.Model) -> Iterator[Any]:

@@ -9,24 +9,13 @@ import keras
 import tensorflow as tf
 
 from keras_fim.arguments import checked
-from keras_fim.attacks import FGSM, OSSA, CleverHans
-from keras_fim.attacks.base import Attack
-from keras_fim.attacks.catalog import Epsilons, attack_by_name, resolve_epsilons
+from keras_fim.attacks import FGSM, OSSA, Attack, CleverHans, attack_by_name, resolve_epsilons
+from keras_fim.attacks.catalog import Epsilons
 from keras_fim.attacks.units import Units
-from keras_fim.callbacks.measurement import (
-    Examples,
-    curves_picture,
-    epsilon_key,
-    examples_picture,
-    logs,
-    measure_attack,
-)
+from keras_fim.callbacks import measurement
 from keras_fim.callbacks.measuring import Board, MeasuringCallback, training_untouched
-from keras_fim.evaluation import rows
-from keras_fim.evaluation.flags import one_class
+from keras_fim.evaluation import flags, plans, report, rows
 from keras_fim.evaluation.measurement import probabilities
-from keras_fim.evaluation.plans import bounded
-from keras_fim.evaluation.report import Row, table
 from keras_fim.evaluation.sources import Dataset, check_max_samples
 from keras_fim.pixels import check_contradiction
 from keras_fim.typing import Bounds
@@ -112,7 +101,7 @@ class RobustnessCurve(MeasuringCallback):
             max_samples = _with_defaults(max_samples)
             if epsilons is None or isinstance(epsilons, Mapping):
                 epsilons = {**_default_epsilons(bounds), **(epsilons or {})}
-        self.attacks = {name: bounded(attack, bounds) for name, attack in _named(attacks).items()}
+        self.attacks = {name: plans.bounded(attack, bounds) for name, attack in _named(attacks).items()}
         self.epsilons = _budgets(self.attacks, epsilons)
         counts = _sample_counts(self.attacks, max_samples)
         super().__init__(dataset, max_samples=max(counts.values()), **options)
@@ -121,7 +110,7 @@ class RobustnessCurve(MeasuringCallback):
         self.samples = {name: (self.images[:count], self.labels[:count]) for name, count in counts.items()}
         self.class_names, self.num_examples = class_names, num_examples
         self._history: list[tuple[int, list[rows.RobustnessCurve]]] = []
-        self._measured: list[tuple[rows.RobustnessCurve, Examples]] = []
+        self._measured: list[tuple[rows.RobustnessCurve, measurement.Examples]] = []
 
     def measure(self, model: keras.Model) -> dict[str, float]:
         """Attack a model on the samples.
@@ -150,11 +139,13 @@ class RobustnessCurve(MeasuringCallback):
             figures["val_clean/confidence"] = float(p.max(axis=-1).mean())
             for name, attack in self.attacks.items():
                 with self._attempt(f"attack {name}", epoch):
-                    part = self.samples[name], attack, self.epsilons[name]
-                    curve, examples = measure_attack(logits_fn, *part, name=name, num_examples=self.num_examples)
-                    self._measured.append((curve, examples))
-                    figures.update(logs(curve))
-            undefined = _RATIOS if one_class(p.argmax(axis=-1), self.labels) else ()
+                    part, options = (
+                        (self.samples[name], attack, self.epsilons[name]),
+                        {"num_examples": self.num_examples},
+                    )
+                    self._measured.append(measurement.measure_attack(logits_fn, *part, name=name, **options))
+                    figures.update(measurement.logs(self._measured[-1][0]))
+            undefined = _RATIOS if flags.one_class(p.argmax(axis=-1), self.labels) else ()
             figures = {key: v for key, v in figures.items() if not (math.isnan(v) or key.startswith(undefined))}
         return figures
 
@@ -168,9 +159,9 @@ class RobustnessCurve(MeasuringCallback):
                 return
             self._history.append((epoch, [curve for curve, _ in self._measured]))
             tf.summary.text("robustness/table", _table(self._history[-1][1]))
-            pictures = {"robustness/curves": curves_picture(self._history)}
+            pictures = {"robustness/curves": measurement.curves_picture(self._history)}
             for curve, examples in self._measured:
-                pictures[f"adversarials/{curve.attack}"] = examples_picture(examples, self.class_names)
+                pictures[f"adversarials/{curve.attack}"] = measurement.examples_picture(examples, self.class_names)
             for key, pixels in pictures.items():
                 if pixels is not None:
                     tf.summary.image(key, pixels[None])
@@ -209,7 +200,7 @@ def _budgets(attacks: Mapping[str, Attack], epsilons: Epsilons) -> dict[str, tup
     """
     resolved = resolve_epsilons(list(attacks.values()), epsilons, names=list(attacks))
     for budgets in resolved:
-        if len(set(map(epsilon_key, budgets))) < len(set(budgets)):
+        if len(set(map(measurement.epsilon_key, budgets))) < len(set(budgets)):
             raise ValueError(f"`epsilons` should hold budgets that differ in six digits. Received: {budgets}")
     return {name: tuple(sorted(set(budgets))) for name, budgets in zip(attacks, resolved, strict=True)}
 
@@ -257,7 +248,7 @@ def _charts(epsilons: Mapping[str, Sequence[float]]) -> dict[str, list[tuple[str
 
 def _table(curves: Sequence[rows.RobustnessCurve]) -> str:
     """The ratios of all attacks with their intervals, Markdown."""
-    ratios: list[Row] = [
+    ratios: list[report.Row] = [
         {
             "attack": row.attack,
             "samples": row.robust.total,
@@ -268,4 +259,4 @@ def _table(curves: Sequence[rows.RobustnessCurve]) -> str:
         for curve in curves
         for row in curve.rows
     ]
-    return table(ratios, markdown=True)
+    return report.table(ratios, markdown=True)

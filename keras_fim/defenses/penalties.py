@@ -69,31 +69,23 @@ class Penalized(Defense):
 
     def watches(self) -> list[keras.callbacks.Callback]:
         """A warning of a penalty that is too small to matter."""
-        return [_WeakPenalty(self)]
+        self._warned = False
+        return [keras.callbacks.LambdaCallback(on_epoch_end=self._warn_of_weakness)]
 
-    def _arguments(self) -> dict[str, Any]:
-        return {self._weight: mu_value(self.mu), **super()._arguments()}  # as the number that it is now
-
-
-class _WeakPenalty(keras.callbacks.Callback):
-    """Warns once of a penalty that is below 1e-4 of the loss over a whole epoch."""
-
-    def __init__(self, defense: Penalized) -> None:
-        super().__init__()
-        self._defense, self._warned = defense, False
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Compare."""
-        logs, defense = logs or {}, self._defense
-        share = logs.get(defense._penalty.name, np.inf) / max(abs(logs.get("loss", 0.0)), 1e-30)
-        mu = mu_value(defense.mu)
+    def _warn_of_weakness(self, epoch: int, logs: dict[str, float]) -> None:
+        """Warn once of a penalty that is below 1e-4 of the loss over a whole epoch."""
+        share = logs.get(self._penalty.name, np.inf) / max(abs(logs.get("loss", 0.0)), 1e-30)
+        mu = mu_value(self.mu)
         if share < 1e-4 and mu > 0 and not self._warned:
             self._warned = True
             warnings.warn(
-                f"The penalty of {defense.name} is {share:.1e} of the loss over epoch {epoch + 1}, which is as good as "
-                f"plain training. Are the images on the scale {defense.bounds}, and is μ = {mu:g} large enough?",
+                f"The penalty of {self.name} is {share:.1e} of the loss over epoch {epoch + 1}, which is as good as "
+                f"plain training. Are the images on the scale {self.bounds}, and is μ = {mu:g} large enough?",
                 stacklevel=2,
             )
+
+    def _arguments(self) -> dict[str, Any]:
+        return {self._weight: mu_value(self.mu), **super()._arguments()}  # as the number that it is now
 
 
 @checked

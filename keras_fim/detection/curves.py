@@ -67,13 +67,6 @@ def detection_curves(benign_scores: np.ndarray, attacked_scores: np.ndarray) -> 
     truth = np.repeat([0, 1], [len(benign_scores), len(attacked_scores)])
     false_positives, true_positives, _ = metrics.roc_curve(truth, scores)
     precisions, recalls, _ = metrics.precision_recall_curve(truth, scores)
-    return DetectionCurves(
-        auc=float(metrics.roc_auc_score(truth, scores)),
-        average_precision=float(metrics.average_precision_score(truth, scores)),
-        false_positive_rates=tuple(false_positives.tolist()),
-        true_positive_rates=tuple(true_positives.tolist()),
-        precisions=tuple(precisions.tolist()),
-        recalls=tuple(recalls.tolist()),
-        num_benign=len(benign_scores),
-        num_attacked=len(attacked_scores),
-    )
+    areas = float(metrics.roc_auc_score(truth, scores)), float(metrics.average_precision_score(truth, scores))
+    columns = (tuple(column.tolist()) for column in (false_positives, true_positives, precisions, recalls))
+    return DetectionCurves(*areas, *columns, len(benign_scores), len(attacked_scores))
