@@ -1,10 +1,8 @@
 """What one attack does to a model on the samples of a callback: rows, a few examples to look at, and pictures."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,9 +14,6 @@ from keras_fim.evaluation.rows import RobustnessCurve, attack_rows
 from keras_fim.evaluation.sources import Chunk, chunks
 from keras_fim.logits import LogitsFunction
 from keras_fim.plots import BAD, GOOD
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _CANDIDATES = 24  # samples among which the examples are chosen
 
@@ -162,7 +157,8 @@ def examples_picture(examples: Examples, class_names: Sequence[str] | None = Non
     from matplotlib.figure import Figure
 
     if examples.images.ndim == 3:
-        examples = _with_channel(examples)
+        images, adversarials = examples.images[..., None], examples.adversarials[..., None]
+        examples = examples._replace(images=images, adversarials=adversarials)
     if examples.images.ndim != 4 or examples.images.shape[-1] not in (1, 3) or not len(examples.labels):
         return None
     rows, size = len(examples.labels), examples.images.shape[1:3]
@@ -184,15 +180,14 @@ def examples_picture(examples: Examples, class_names: Sequence[str] | None = Non
 
 
 def _titles(examples: Examples, row: int, class_names: Sequence[str] | None) -> list[tuple[str, str]]:
+    names = class_names or [str(index) for index in range(examples.before.shape[-1])]
+
     def of(probabilities: np.ndarray) -> tuple[str, str]:
         predicted = int(probabilities[row].argmax())
-        right = predicted == examples.labels[row]
-        return f"{called(predicted)}, {100 * probabilities[row].max():.0f} %", GOOD if right else BAD
+        color = GOOD if predicted == examples.labels[row] else BAD
+        return f"{names[predicted]}, {100 * probabilities[row].max():.0f} %", color
 
-    def called(index: int) -> str:
-        return class_names[index] if class_names else str(index)
-
-    truth = f"true {called(examples.labels[row])}, ε = {examples.epsilons[row]:g}"
+    truth = f"true {names[examples.labels[row]]}, ε = {examples.epsilons[row]:g}"
     return [of(examples.before), (truth, "black"), of(examples.after)]
 
 
@@ -206,15 +201,11 @@ def _tiles(examples: Examples) -> np.ndarray:
     return np.asarray(np.clip(np.stack([images, shown, adversarials], axis=1), 0, 1))
 
 
-def _with_channel(examples: Examples) -> Examples:
-    return examples._replace(images=examples.images[..., None], adversarials=examples.adversarials[..., None])
-
-
 def _percent(curve: RobustnessCurve) -> list[float]:
     return [100 * ratio for ratio in curve.fooling_ratios]
 
 
-def _pixels(figure: Figure) -> np.ndarray:
+def _pixels(figure: Any) -> np.ndarray:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas: Any = FigureCanvasAgg(figure)

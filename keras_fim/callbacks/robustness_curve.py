@@ -139,12 +139,10 @@ class RobustnessCurve(MeasuringCallback):
             figures["val_clean/confidence"] = float(p.max(axis=-1).mean())
             for name, attack in self.attacks.items():
                 with self._attempt(f"attack {name}", epoch):
-                    part, options = (
-                        (self.samples[name], attack, self.epsilons[name]),
-                        {"num_examples": self.num_examples},
-                    )
-                    self._measured.append(measurement.measure_attack(logits_fn, *part, name=name, **options))
-                    figures.update(measurement.logs(self._measured[-1][0]))
+                    part, count = (self.samples[name], attack, self.epsilons[name]), self.num_examples
+                    curve, examples = measurement.measure_attack(logits_fn, *part, name=name, num_examples=count)
+                    self._measured.append((curve, examples))
+                    figures.update(measurement.logs(curve))
             undefined = _RATIOS if flags.one_class(p.argmax(axis=-1), self.labels) else ()
             figures = {key: v for key, v in figures.items() if not (math.isnan(v) or key.startswith(undefined))}
         return figures
