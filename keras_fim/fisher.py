@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from keras_fim.arguments import checked, expect
+from keras_fim.arguments import checked
 from keras_fim.geometry.krylov import MAX_STEPS, RTOL, check_method
 from keras_fim.geometry.spectrum import spectrum_and_logits
 from keras_fim.logits import LogitsFunction, logits_function
@@ -53,13 +53,10 @@ def fisher_spectrum(
         (TensorShape([3, 2]), TensorShape([3, 2, 28, 28, 1]))
     """
     images = images_in_range(model, images, bounds)
-    expect(batch_size >= 1, "batch_size", "a positive integer", batch_size)
     check_method(method, rtol, max_steps)
-    logits_fn = logits_function(model, images)
-    images = logits_fn.cast(images)
-    spectrum = logits_fn.compiled(_spectrum, k, method, rtol, max_steps)
-    parts = [spectrum(images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
-    return Spectrum(*(tf.concat(column, axis=0) for column in zip(*parts, strict=True)))
+    how = k, method, rtol, max_steps
+    spectrum = logits_function(model, images).in_batches(_spectrum, images, *how, batch_size=batch_size)
+    return Spectrum(*map(tf.constant, spectrum))
 
 
 def _spectrum(

@@ -48,19 +48,13 @@ class Board:
         """
         from tensorboard.plugins.custom_scalar import layout_pb2, summary
 
-        categories = [
-            layout_pb2.Category(
-                title=title,
-                chart=[
-                    layout_pb2.Chart(title=chart, multiline=layout_pb2.MultilineChartContent(tag=[pattern]))
-                    for chart, pattern in members
-                ],
-            )
-            for title, members in charts.items()
-        ]
-        layout = summary.pb(layout_pb2.Layout(category=categories))
+        layout = layout_pb2.Layout()
+        for title, members in charts.items():
+            category = layout.category.add(title=title)
+            for chart, pattern in members:
+                category.chart.add(title=chart).multiline.tag.append(pattern)
         with self.at(run, 0):
-            tf.summary.experimental.write_raw_pb(layout.SerializeToString())
+            tf.summary.experimental.write_raw_pb(summary.pb(layout).SerializeToString())
 
     def finish(self, run: str) -> None:
         """Close a run."""

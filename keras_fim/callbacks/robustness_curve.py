@@ -246,15 +246,7 @@ def _charts(epsilons: Mapping[str, Sequence[float]]) -> dict[str, list[tuple[str
 
 def _table(curves: Sequence[rows.RobustnessCurve]) -> str:
     """The ratios of all attacks with their intervals, Markdown."""
-    ratios: list[report.Row] = [
-        {
-            "attack": row.attack,
-            "samples": row.robust.total,
-            "ε": f"{row.norm} {row.epsilon:g}",
-            "fooling ratio": row.fooling,
-            "robust accuracy": row.robust,
-        }
-        for curve in curves
-        for row in curve.rows
-    ]
-    return report.table(ratios, markdown=True)
+    head = ("attack", "samples", "ε", "fooling ratio", "robust accuracy")
+    all_rows = [row for curve in curves for row in curve.rows]
+    cells = [(r.attack, r.robust.total, f"{r.norm} {r.epsilon:g}", r.fooling, r.robust) for r in all_rows]
+    return report.table([dict(zip(head, row, strict=True)) for row in cells], markdown=True)

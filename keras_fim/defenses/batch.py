@@ -40,13 +40,6 @@ class SameState(LogitsFunction):
         weights = [(v, tf.convert_to_tensor(v.value)) for v in self.model.trainable_variables]
         return keras.StatelessScope(self._values + weights, collect_losses=True)
 
-    def record(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.GradientTape]:
-        """Logits, and a persistent tape from the images to them."""
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-            tape.watch(images)
-            logits = self(images)
-        return logits, tape
-
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
@@ -81,7 +74,9 @@ class Batch:
         count = tf.cast(tf.math.ceil(share * tf.cast(tf.shape(self.images)[0], tf.float32)), tf.int32)
         images, labels = self.images[:count], self.labels[:count]
         weight = None if self.sample_weight is None else self.sample_weight[:count]
-        logits, tape = self.again.record(images)
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+            tape.watch(images)
+            logits = self.again(images)
         return dataclasses.replace(self, images=images, labels=labels, sample_weight=weight, logits=logits, tape=tape)
 
     def mean(self, values: tf.Tensor) -> tf.Tensor:

@@ -66,6 +66,8 @@ class SpectralDefense(Penalized):
         Shen, Peng, Zhang, Fan (arXiv 1909.06137), eq. (2).
     """
 
+    _options = ("direction", "krylov_steps", "step", "difference", "share")
+
     @checked
     def __init__(
         self,
@@ -88,46 +90,39 @@ class SpectralDefense(Penalized):
         expect(isinstance(krylov_steps, int) and krylov_steps >= 1, "krylov_steps", "a positive integer", krylov_steps)
         expect(0 < share <= 1, "share", "in (0, 1]", share)
         super().__init__(model, mu, measure=penalty, budget=budget, **{"name": "spectral_defense", **options})
-        self.options: dict[str, Any] = {
-            "penalty": penalty,
-            "direction": direction,
-            "krylov_steps": krylov_steps,
-            "step": float(step),
-            "difference": difference,
-            "share": float(share),
-        }
+        self.penalized, self.direction, self.krylov_steps = penalty, direction, krylov_steps
+        self.step, self.difference, self.share = float(step), difference, float(share)
 
     def measure(self, batch: Batch) -> tf.Tensor:
         """Mean of the eigenvalue, or of the estimated trace."""
-        batch = batch.part(self.options["share"])
+        batch = batch.part(self.share)
         values = logit_fim_form(batch.logits, self._slopes(batch, tf.stop_gradient(self._direction(batch))))
-        if self.options["penalty"] == "trace":
+        if self.penalized == "trace":
             values *= batch.images.shape[1:].num_elements()
         return batch.mean(values)
 
     def _direction(self, batch: Batch) -> tf.Tensor:
         """A vector of norm 1 for each image, in units of the range of the pixels."""
         images = batch.images
-        if self.options["penalty"] == "trace":
+        if self.penalized == "trace":
             gradient(batch.tape, batch.logits, images)  # is there one? compiled, it is not computed
             keys = draws.keys_of(batch.seed, tf.range(tf.shape(images)[0]))
             return lp.unit(draws.normal(draws.fold(keys, 1), images.shape[1:], images.dtype))
-        steps = self.options["krylov_steps"] if self.options["direction"] == "krylov" else 0
+        steps = self.krylov_steps if self.direction == "krylov" else 0
         jacobian, span = linearized(batch.tape, images, batch.logits), Units(self.bounds).span(images.dtype)
         in_units = Linearization(jacobian.logits, lambda v: jacobian.push(span * v), lambda w: span * jacobian.pull(w))
         return krylov_direction(in_units, images, steps)
 
     def _slopes(self, batch: Batch, direction: tf.Tensor) -> tf.Tensor:
         """The derivative of the logits along a direction, ``(batch, K)``."""
-        step = self.options["step"]
-        shift = step * Units(self.bounds).span(batch.images.dtype) * direction
+        shift = self.step * Units(self.bounds).span(batch.images.dtype) * direction
         ahead = batch.again(batch.images + shift)
-        if self.options["difference"] == "one_sided":
-            return (ahead - batch.logits) / step
-        return (ahead - batch.again(batch.images - shift)) / (2 * step)
+        if self.difference == "one_sided":
+            return (ahead - batch.logits) / self.step
+        return (ahead - batch.again(batch.images - shift)) / (2 * self.step)
 
     def _arguments(self) -> dict[str, Any]:
-        return {**super()._arguments(), **self.options}
+        return {**super()._arguments(), "penalty": self.penalized}  # whose name is that of a method
 
 
 @keras.saving.register_keras_serializable("keras_fim")
