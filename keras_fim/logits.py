@@ -166,12 +166,17 @@ class LogitsFunction:
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
-        """In it, an error about a missing gradient says where the gradient stops and what to do."""
+        """In it, an error about a missing gradient says where it stops, and one in a compiled function what it is."""
         try:
             yield
         except NoGradientError:
             place = gradient_stop(self.forward)
             raise NoGradientError(_NO_GRADIENT.format(f": it stops at the layer {place}" if place else "")) from None
+        except ValueError as error:  # TensorFlow writes the lines that led there before the message
+            _, marker, message = str(error).rpartition("\n    ValueError: ")
+            if not marker:
+                raise
+            raise ValueError(message.strip()) from error
 
     def __reduce__(self) -> tuple[Any, ...]:  # what is compiled stays in this process
         return LogitsFunction, (self.model, self.form, self.backward)

@@ -104,6 +104,10 @@ CASES = {
     "uint8 images": (lambda m: fgsm(m, np.ones((3, 4), np.uint8)), "uint8 images; divide them by 255"),
     "NaN images": (lambda m: fgsm(m, NAN_IMAGES), "`images` should be finite"),
     "NaN images for the spectrum": (lambda m: keras_fim.fisher_spectrum(m, NAN_IMAGES), "`images` should be finite"),
+    "too many eigenpairs": (
+        lambda m: keras_fim.fisher_spectrum(m, IMAGES, 4),
+        "^`k` should be from 1 to the number of",
+    ),
     "no images": (lambda m: fgsm(m, IMAGES[:0], LABELS[:0]), "should not be empty"),
     "one image without a batch axis": (lambda m: fgsm(m, IMAGES[0], LABELS[:1]), r"should have shape \(batch, ...\)"),
     "label out of range": (lambda m: fgsm(m, labels=[0, 1, 3]), "`labels` should be from 0 to 2. Received: 3"),
