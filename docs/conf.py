@@ -55,7 +55,7 @@ def _command_page() -> str:
     parts = ["# Command line", "Generated from `keras-fim COMMAND --help`. `keras-fim` alone lists the commands."]
     for name, command in cli._parsers()[1].items():
         text, _, examples = (command.description or "").partition("Examples:\n")
-        summary = str(cli._COMMANDS[name].__doc__).partition("\n")[0]
+        summary = cli._help(name).partition("\n")[0]
         parts += [f"## `keras-fim {name}`", summary, _paragraphs(text)]
         parts.append(f"```text\n{re.sub('(?m)^  ', '', examples).rstrip()}\n```")
         for action in command._actions:

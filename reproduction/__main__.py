@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_fim.cli.errors import run_safely
-from keras_fim.cli.options import add_data_dir, add_training_options, training_options
+from keras_fim.cli.options import add_option, add_training_options, training_options
 
 __all__ = ["main"]
 
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_arguments(parser)
-    add_data_dir(parser)
+    add_option(parser, "--data-dir")
     arguments = parser.parse_args(argv[1:] if name else argv)
     return run_safely(lambda: run(arguments))
 

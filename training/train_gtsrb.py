@@ -4,7 +4,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from keras_fim.cli.train import main
+from keras_fim.cli import train_script
 
 if __name__ == "__main__":
-    main("gtsrb")
+    train_script("gtsrb")

@@ -1,24 +1,26 @@
-"""The command ``keras-fim``. Its commands import what they need when they run, so that ``--help`` is immediate."""
+"""The command ``keras-fim``. A command is imported when it runs, so that ``--help`` is immediate."""
 
 import argparse
 import difflib
+import importlib
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import keras_fim
-from keras_fim.cli import board, compare, completion, demo, detect, evaluate, export, serve_client, train, verify
 from keras_fim.cli.errors import run_safely
+from keras_fim.cli.options import add_options
 
-__all__ = ["main"]
+__all__ = ["main", "train_script"]
 
 _Formatter = argparse.RawDescriptionHelpFormatter
-_GROUPS = {
-    "Use": {"evaluate": evaluate, "train": train, "compare": compare, "board": board},
-    "Ship": {"export": export, "verify": verify, "serve-client": serve_client},
-    "More": {"detect": detect, "demo": demo, "completion": completion},
+_GROUPS = {  # the module of each command, and its function there
+    "Use": {"evaluate": "evaluate.run", "train": "train.run", "compare": "small.compare", "board": "small.board"},
+    "Ship": {"export": "serving.export", "verify": "serving.verify", "serve-client": "serving.serve_client"},
+    "More": {"detect": "small.detect", "demo": "small.demo", "completion": ""},
 }
-_COMMANDS = {name: module for group in _GROUPS.values() for name, module in group.items()}
+_COMMANDS = {name: function for group in _GROUPS.values() for name, function in group.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,9 +45,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = commands[arguments.command]
         command.error(f"there is no option {unknown[0]!r}{_nearest(unknown[0], command._option_string_actions)}")
     if arguments.command == "completion":
-        print(completion.script(parser, arguments.shell))
+        print(_completion(parser, arguments.shell))
         return 0
-    return run_safely(lambda: _COMMANDS[arguments.command].run(arguments), debug=arguments.debug)
+    return run_safely(lambda: _run(arguments), debug=arguments.debug)
+
+
+def train_script(data_name: str, argv: list[str] | None = None) -> None:
+    """Entry point of the scripts in ``training/``: the command ``train`` with a default dataset.
+
+    Args:
+        data_name: The default of ``--data``.
+        argv: The arguments; ``None`` for those of the process.
+
+    Raises:
+        SystemExit: Always, with the exit code.
+    """
+    calls = ("--quick", "--defense n-fgm", "--mu 0 --out runs/plain", "--resume")
+    examples = "".join(f"  python training/train_{data_name}.py {call}\n" for call in calls)
+    description = f"{_help('train').partition('Examples:')[0]}Examples:\n{examples}"
+    parser = argparse.ArgumentParser(description=description, formatter_class=_Formatter)
+    add_options(parser, "train", data_name=data_name)
+    arguments = parser.parse_args(argv, argparse.Namespace(command="train"))
+    sys.exit(run_safely(lambda: _run(arguments)))
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    module, _, function = _COMMANDS[arguments.command].partition(".")
+    getattr(importlib.import_module(f"keras_fim.cli.{module}"), function)(arguments)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -70,17 +96,36 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     overview = []
     for title, group in _GROUPS.items():
         overview.append(f"\n\n{title}:")
-        for name, module in group.items():
-            summary, _, text = str(module.__doc__).partition("\n\n")
+        for name in group:
+            summary, _, text = _help(name).partition("\n\n")
             command = subparsers.add_parser(name, help=summary, description=text, formatter_class=_Formatter)
-            module.add_arguments(command)
+            add_options(command, name)
             command.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
             overview.append(f"\n  {name:14}{summary}")
     parser.description = f"{parser.description}{''.join(overview)}"
     return parser, subparsers.choices
 
 
+def _help(command: str) -> str:
+    """What a command does: a line, a blank one, a text with examples."""
+    return Path(__file__).with_name("help").joinpath(f"{command}.txt").read_text(encoding="utf-8")
+
+
 def _nearest(name: str, names: Iterable[str]) -> str:
     """The end of a message about a wrong name."""
     near = difflib.get_close_matches(name, list(names), 1)
     return f"; did you mean {near[0]}?" if near else "."
+
+
+def _completion(parser: argparse.ArgumentParser, shell: str) -> str:
+    """The completion script of a command line, in which options that take a path complete the names of files."""
+    import shtab
+
+    pending = [parser]
+    for current in pending:
+        for action in current._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                pending.extend(action.choices.values())
+            elif action.type is Path or action.dest in ("model", "models", "data", "source"):
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
+    return str(shtab.complete(parser, shell))

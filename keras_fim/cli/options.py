@@ -1,51 +1,65 @@
-"""Options that several commands share."""
+"""The options of the commands, from the table ``options.json``."""
 
 import argparse
 import dataclasses
 import difflib
+import json
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from keras_fim.training.config import NEW_MODEL, RECIPES, TRAINED_MODEL, TrainingConfig, descriptions
-from keras_fim.training.defending import NAMES
+from keras_fim.training.defending import COMPARED, NAMES
 
-DATASETS = "mnist, cifar10, gtsrb, mnist5k (needs no download), a folder of images by class, an .npz file, or tfds:NAME"
-MODELS = "a .keras file, run folder, name of stored weights, MODULE:FUNCTION, or keras.applications:NAME"
 SMOKE_TEST = "This was a smoke test: the figures show that everything works. Leave out --quick for figures to quote."
 _OWN = ("image_shape", "class_names", "bounds")  # attributes that have options of another form
+_TABLE = json.loads(Path(__file__).with_name("options.json").read_text(encoding="utf-8"))
+_TEXTS = {**_TABLE["texts"], "defenses": ", ".join(NAMES), "compared": " ".join(COMPARED)}
 
 
-def add_data_dir(parser: argparse.ArgumentParser) -> None:
-    """Add the option ``--data-dir``."""
-    text = "Folder of TensorFlow Datasets' data (default: $TFDS_DATA_DIR, or else ~/tensorflow_datasets)."
-    parser.add_argument("--data-dir", help=text)
+def add_options(parser: argparse.ArgumentParser, command: str, *, data_name: str | None = None) -> None:
+    """Add the options of a command.
+
+    Args:
+        parser: The parser of the command.
+        command: The name of the command.
+        data_name: The dataset that ``--data`` is by default; ``None`` makes it required where a command needs one.
+    """
+    for name, settings in _TABLE["commands"][command].items():
+        if name == TrainingConfig.__name__:
+            add_training_options(parser, settings, data_name=data_name)
+        elif name == "--data" and data_name is not None:
+            usual = {"required": False, "default": data_name, "default_data": f" (default: {data_name})"}
+            add_option(parser, name, **{**settings, **usual})
+        else:
+            add_option(parser, name, **settings)
 
 
-def add_image_size(parser: argparse.ArgumentParser) -> None:
-    """Add the option ``--image-size``."""
-    text = "Height and width to which images are resized (default: those of the model, or of the images)."
-    parser.add_argument("--image-size", type=int, metavar="PIXELS", help=text)
+def add_option(parser: argparse.ArgumentParser, name: str, **settings: Any) -> None:
+    """Add one option.
 
-
-def add_bounds(parser: argparse.ArgumentParser, default: str) -> None:
-    """Add the option ``--bounds``."""
-    text = f"Range of the pixels that the model takes (default: {default})."
-    parser.add_argument("--bounds", nargs=2, type=float, metavar=("LOW", "HIGH"), help=text)
-
-
-def add_strict(parser: argparse.ArgumentParser) -> None:
-    """Add the option ``--strict``."""
-    text = "Refuse a SavedModel whose graph reaches files, Python or a network, instead of warning of it."
-    parser.add_argument("--strict", action="store_true", help=text)
+    Args:
+        parser: The parser of the command.
+        name: Its name, such as ``--data-dir``. One that several commands share has its settings in the table.
+        **settings: As for ``add_argument``, with the name of the type; others fill gaps in the help text.
+    """
+    settings = {**_TABLE["shared"].get(name, {}), **settings}
+    gaps = {key: settings.pop(key, "") for key in ("usual", "purpose", "default_data")}
+    settings["help"] = settings["help"].format(**gaps, **_TEXTS)
+    if "type" in settings:
+        settings["type"] = _TYPES[settings["type"]]
+    parser.add_argument(
+        name, **{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    )
 
 
 def number(text: str) -> float:
     """A number as it is typed for ε: ``0.1`` or ``8/255``.
 
     Raises:
-        ValueError: If it is none.
+        ArgumentTypeError: If it is none.
     """
     numerator, _, denominator = text.partition("/")
     try:
@@ -84,10 +98,24 @@ def chunk(text: str) -> tuple[int, int]:
     return first, second
 
 
-def add_max_samples(parser: argparse.ArgumentParser, default: int, purpose: str) -> None:
-    """Add the option ``--max-samples``."""
-    text = f"Number of test images {purpose}, the same number per class as far as possible (default: %(default)s)."
-    parser.add_argument("--max-samples", type=int, default=default, metavar="N", help=text)
+def option(text: str) -> tuple[str, Any]:
+    """A key and its value as they are typed: ``noise=1`` as ``("noise", 1)``.
+
+    Raises:
+        ArgumentTypeError: If one of them is missing.
+    """
+    key, sign, value = text.partition("=")
+    if not (key and sign):
+        raise argparse.ArgumentTypeError(f"should be KEY=VALUE. Received: {text!r}")
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
+
+
+_TYPES: dict[str, Callable[[str], Any]] = {
+    kind.__name__: kind for kind in (int, float, Path, number, defense, chunk, option)
+}
 
 
 def add_training_options(
@@ -135,3 +163,8 @@ def training_options(arguments: argparse.Namespace, *, skip: Sequence[str] = ())
     """The attributes of `TrainingConfig` that were given on the command line."""
     names = typing.get_type_hints(TrainingConfig).keys() - set(skip)
     return {key: value for key, value in vars(arguments).items() if key in names and value is not None}
+
+
+def given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The values of arguments by their names; those that the command does not have are left out."""
+    return {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}

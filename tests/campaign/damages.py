@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from keras_fim import data, models
-from keras_fim.cli.export import _detector
+from keras_fim.cli.serving import read_detector
 from keras_fim.detection import FisherDetector
 from keras_fim.export import saved_model, verify
 from keras_fim.records import write_json
@@ -133,7 +133,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
         "arrays": Kind(folder / "arrays", ("a.npz",), lambda path: _read(path / "a.npz")),
         "photos": Kind(folder / "photos", pictures, lambda path: _read(path)),
         "served model": Kind(served, (*graph, *beside), verify),
-        "detector": Kind(folder / "detector", ("d.json",), lambda path: _detector(path / "d.json")),
+        "detector": Kind(folder / "detector", ("d.json",), lambda path: read_detector(path / "d.json")),
     }
 
 

@@ -66,10 +66,8 @@ def test_every_training_option_has_a_description_and_a_flag(capsys):
 
 @pytest.mark.parametrize("data", ["mnist", "cifar10", "gtsrb"])
 def test_the_scripts_show_the_defaults_of_their_dataset(data, capsys):
-    from keras_fim.cli import train
-
     with pytest.raises(SystemExit, match="0"):
-        train.main(data, ["--help"])
+        cli.train_script(data, ["--help"])
     printed = " ".join(capsys.readouterr().out.split())
     for key, value in recipe(data).as_dict().items():
         if key in ("epochs", "batch_size", "optimizer", "learning_rate", "model", "validation"):

@@ -1,0 +1,103 @@
+"""The commands ``export``, ``verify`` and ``serve-client``."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_fim import data
+from keras_fim import export as exporting
+from keras_fim.cli.options import given
+from keras_fim.detection import FisherDetector
+from keras_fim.evaluation import samples
+from keras_fim.export.client import predict_grpc, predict_rest
+from keras_fim.records import read_json, read_text
+from keras_fim.training.exporting import export_model
+from keras_fim.training.inputs import in_range
+
+
+def export(arguments: argparse.Namespace) -> None:
+    """Export, verify, print the verdict."""
+    export_and_verify(arguments.source, arguments.out, arguments)
+
+
+def export_and_verify(source: str | Path, folder: Path, arguments: argparse.Namespace) -> None:
+    """Export and verify with the options that the command at hand has.
+
+    Raises:
+        SystemExit: With code 1, if the exported model does not answer as the trained one does: then there is none.
+    """
+    names = ("max_samples", "version", "direction", "calibrated", "data_dir", "bounds", "image_size")
+    options = given(arguments, *names)
+    if getattr(arguments, "detector", None):
+        options["detector"] = read_detector(arguments.detector)
+    limits = {
+        field.name: getattr(arguments, f"max_{field.name}", None) for field in dataclasses.fields(exporting.Limits)
+    }
+    options["limits"] = exporting.Limits(**{name: value for name, value in limits.items() if value is not None})
+    options["reference"] = getattr(arguments, "reference_images", None)
+    if getattr(arguments, "labels", None):
+        options["labels"] = read_text(arguments.labels).splitlines()
+    reports: list[exporting.Verification] = []
+
+    def check(unfinished: Path) -> None:
+        reports.append(exporting.verify(unfinished))
+        if not reports[0].passed:
+            print(reports[0])
+            raise SystemExit(1)
+
+    path = export_model(source, folder, check=check, **options)
+    report = dataclasses.replace(reports[0], path=str(path))
+    print(report if getattr(arguments, "verbose", False) else report.summary)
+
+
+def read_detector(path: Path) -> FisherDetector:
+    """The detector in a file that ``keras-fim detect`` wrote.
+
+    Raises:
+        ValueError: If it holds none.
+    """
+    try:
+        return FisherDetector(**read_json(path))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`--detector` should be a file that keras-fim detect wrote: {path}: {error}") from error
+
+
+def verify(arguments: argparse.Namespace) -> None:
+    """Verify the version at a path, or the newest of a folder of versions, and print the verdict."""
+    path: Path = arguments.path
+    versions = [folder for folder in path.glob("*") if folder.name.isdecimal()]
+    if versions and not (path / "saved_model.pb").is_file():
+        path = max(versions, key=lambda folder: int(folder.name))
+    report = exporting.verify(path, strict=arguments.strict)
+    print(report if arguments.verbose or not report.passed else report.summary)
+    if not report.passed:
+        raise SystemExit(1)
+
+
+def serve_client(arguments: argparse.Namespace) -> None:
+    """Send images to a server and print a table."""
+    shape = (arguments.image_size, arguments.image_size, arguments.channels) if arguments.image_size else None
+    source = data.open_source(arguments.data, arguments.data_dir, image_shape=shape)
+    test = data.evaluated(source, arguments.count, unseen=False)[0]
+    images, labels = samples(in_range(test, tuple(arguments.bounds or (0.0, 1.0))), arguments.count)
+    predictions, trust = (_ask(arguments, images, signature) for signature in ("serving_default", "trust"))
+    called = dict(enumerate(source.info.class_names))  # the model may have more classes
+    print(f"{'image':>5}  {'label':24} {'predicted':24} {'p':>6} {'lambda':>10} {'radius':>8}")
+    confidences = predictions["probabilities"].max(axis=-1)
+    for index, (label, predicted) in enumerate(zip(labels, predictions["classes"], strict=True)):
+        answer = called.get(int(predicted), str(predicted))
+        print(
+            f"{index:5}  {called[label]:24.24} {answer:24.24} {confidences[index]:6.3f} "
+            f"{trust['lambda_max'][index]:10.3g} {trust['boundary_radius'][index]:8.3f}"
+        )
+    right = int((predictions["classes"] == labels).sum())
+    print(f"{right} of {len(labels)} as labeled; {arguments.protocol} from {arguments.host}")
+
+
+def _ask(arguments: argparse.Namespace, images: np.ndarray, signature: str) -> dict[str, Any]:
+    ask, port, scheme = (predict_grpc, 8500, "") if arguments.protocol == "grpc" else (predict_rest, 8501, "http://")
+    address = f"{scheme}{arguments.host}:{arguments.port or port}"
+    return ask(address, arguments.model, {"images": images}, signature=signature, version=arguments.version)
