@@ -9,22 +9,8 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 
-_REACHING = {  # operations that reach beyond the graph, as TensorFlow names them
-    *(
-        "WriteFile",
-        "ReadFile",
-        "MatchingFiles",
-        "PrintV2",
-        "PyFunc",
-        "PyFuncStateless",
-        "EagerPyFunc",
-        "ImmutableConst",
-    ),
-    *("Save", "SaveSlices", "Restore", "RestoreSlice", "SaveV2", "RestoreV2", "MergeV2Checkpoints"),
-    *("LoadAndRemapMatrix", "TFRecordDataset", "TFRecordDatasetV2", "TextLineDataset", "FixedLengthRecordDataset"),
-    *("FixedLengthRecordDatasetV2", "SaveDataset", "SaveDatasetV2", "LoadDataset", "SnapshotDataset"),
-    *("SnapshotDatasetV2", "WholeFileReaderV2", "TFRecordReaderV2", "TextLineReaderV2", "RpcCall", "RpcServerStart"),
-}
+_REACHING = set(Path(__file__).with_suffix(".txt").read_text(encoding="utf-8").split())
+"""Operations that reach beyond the graph, as TensorFlow names them."""
 _SAVER = {"SaveV2", "RestoreV2", "MergeV2Checkpoints"}  # what it does in its own functions
 _SAVER_FUNCTION = re.compile(r"__inference__?traced_(save|restore)_\d+$")
 

@@ -127,7 +127,7 @@ def _hashes_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _hashes(arguments: argparse.Namespace) -> None:
     from keras_fim import data
-    from keras_fim.training.provenance import STORED_HASHES, image_hashes, write_hashes
+    from keras_fim.training.trained import STORED_HASHES, image_hashes, write_hashes
 
     hashes = image_hashes(data.load(arguments.data, 500, data_dir=arguments.data_dir)[0])
     print(f"{len(hashes)} hashes: {write_hashes(STORED_HASHES / f'{arguments.data}.npy', hashes)}")

@@ -21,22 +21,21 @@ from keras_fim.evaluation.report import encode
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.pixels import PixelRange
 from keras_fim.strangers import check_operations
-from keras_fim.training.budgets import default_epsilons
-from keras_fim.training.inputs import EvaluatedImages, evaluated_images, model_for
+from keras_fim.training.hardening import default_epsilons
+from keras_fim.training.inputs import DataOptions, EvaluatedImages, evaluated_images, model_for
 
 _Budgets = dict[str, list[float]] | list[float] | None
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure, print and write."""
-    model = _model(arguments.model, arguments, arguments.returns)
-    twin = _model(arguments.twin, arguments) if arguments.twin else None
+    data = DataOptions(arguments.data, **given(arguments, "data_dir", "image_size", "bounds"))
+    model = _model(arguments.model, data, strict=arguments.strict, returns=arguments.returns)
+    twin = _model(arguments.twin, data, strict=arguments.strict) if arguments.twin else None
     budgets = _epsilons(arguments.epsilons)
     attacks = _attacks(arguments, budgets, twin)
     _check_threshold(arguments, attacks, budgets)
-    where = {"data_dir": arguments.data_dir, "size": arguments.image_size, "bounds": arguments.bounds}
-    named = arguments.model, model, arguments.data, arguments.max_samples
-    images = evaluated_images(*named, only=arguments.only, **where)
+    images = evaluated_images(arguments.model, model, data, arguments.max_samples, only=arguments.only)
     if images.part:
         print(images.part, file=sys.stderr)
     if arguments.target:
@@ -117,13 +116,13 @@ def _masking(
     return [str(report) for report in reports]
 
 
-def _model(source: str, arguments: argparse.Namespace, returns: str | None = None) -> LogitsFunction:
+def _model(source: str, data: DataOptions, *, strict: bool, returns: str | None = None) -> LogitsFunction:
     """A model from a file, a folder or a name."""
     model: Any = Path(source)
     if not (model / "saved_model.pb").is_file():
         with local_strategy().scope():
-            model = model_for(source, arguments.data, arguments.data_dir, size=arguments.image_size)
-    elif arguments.strict:
+            model = model_for(source, data)
+    elif strict:
         check_operations(model, strict=True)
     return logits_function(model, from_logits=None if returns is None else returns == "logits")
 

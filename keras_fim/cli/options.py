@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_fim.training.config import NEW_MODEL, RECIPES, TRAINED_MODEL, TrainingConfig, descriptions
+from keras_fim.training.config import RECIPES, TrainingConfig, descriptions
 from keras_fim.training.defending import COMPARED, NAMES
 
 SMOKE_TEST = "This was a smoke test: the figures show that everything works. Leave out --quick for figures to quote."
@@ -50,9 +50,8 @@ def add_option(parser: argparse.ArgumentParser, name: str, **settings: Any) -> N
     settings["help"] = settings["help"].format(**gaps, **_TEXTS)
     if "type" in settings:
         settings["type"] = _TYPES[settings["type"]]
-    parser.add_argument(
-        name, **{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
-    )
+    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    parser.add_argument(name, **settings)
 
 
 def number(text: str) -> float:
@@ -142,8 +141,7 @@ def add_training_options(
 def _default(name: str, data_name: str | None) -> str:
     """What an option of the training is by default, where that can be told."""
     usual = TrainingConfig.__dataclass_fields__[name].default
-    settings = {**RECIPES, "a new model": NEW_MODEL, "a trained model": TRAINED_MODEL}
-    values = {key: value.get(name, usual) for key, value in settings.items() if data_name in (None, key)}
+    values = {key: recipe.get(name, usual) for key, recipe in RECIPES.items() if data_name in (None, key)}
     groups: dict[str, list[str]] = {}
     for key, value in values.items():
         if value is not None and value is not dataclasses.MISSING:

@@ -17,7 +17,7 @@ from keras_fim.records import read_json
 from keras_fim.training import TrainingConfig, train
 from keras_fim.training.defending import default_options
 from keras_fim.training.hardening import before_and_after, comparison_rows
-from keras_fim.training.inputs import described_recipe
+from keras_fim.training.inputs import DataOptions, described_recipe
 from keras_fim.training.trained import builds
 
 _PAPER = ("convnet", "vgg11", "resnet14")
@@ -95,10 +95,8 @@ def _config(arguments: argparse.Namespace, mu: float | None) -> TrainingConfig:
     if arguments.epsilon is not None:
         options["epsilon"] = arguments.epsilon
     weight = {} if mu is None else {"mu": mu}
-    changes = {**quick, **told, **weight, "defense_options": options}
-    return described_recipe(
-        arguments.data, size=arguments.image_size, bounds=arguments.bounds, data_dir=arguments.data_dir, **changes
-    )
+    dataset = DataOptions(arguments.data, **given(arguments, "data_dir", "image_size", "bounds"))
+    return described_recipe(dataset, **{**quick, **told, **weight, "defense_options": options})
 
 
 def _default_folder(config: TrainingConfig, *, quick: bool, sweep: bool) -> Path:

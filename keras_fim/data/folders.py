@@ -91,7 +91,7 @@ def _files(top: Path, root: Path, names: Sequence[str]) -> Files:
         own = _listed(root / name, (root / name).stat().st_mtime_ns) if (root / name).is_dir() else ()
         paths += own
         labels += [label] * len(own)
-    return Files(np.array(paths, dtype=str), np.array(labels, np.int64), np.arange(len(paths)))
+    return Files(np.array(labels, np.int64), np.arange(len(paths)), np.array(paths, dtype=str))
 
 
 @functools.lru_cache(maxsize=4096)

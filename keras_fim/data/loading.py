@@ -1,16 +1,17 @@
 """Datasets as ``tf.data`` pipelines: shuffled, augmented, scaled to [0, 1]."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import checked
-from keras_fim.data.augmentation import Augmentation, augmenter
+from keras_fim.data.catalog import Augmentation
 from keras_fim.data.sources import Source, open_source
-from keras_fim.data.splits import Arrays, Files, PassSeed, Split, held_out, rank_in_class
+from keras_fim.data.splits import Arrays, PassSeed, Split, held_out, rank_in_class
 
 
 class Splits(NamedTuple):
@@ -71,10 +72,9 @@ def load(
     """
     _check_positive(batch_size=batch_size, limit=limit, test_limit=test_limit)
     source = open_source(name, data_dir, image_shape=image_shape)
-    return (
-        _training(source, _train_part(source), batch_size, seed, augment, limit),
-        pipeline(_readable(_limited(source.test, test_limit)), batch_size, image_shape=source.info.image_shape),
-    )
+    how = source.info.augmentation if augment else None
+    train = _batches(source, _train_part(source), batch_size, limit, shuffle_seed=seed, augmentation=how)
+    return train, _batches(source, source.test, batch_size, test_limit)
 
 
 @checked
@@ -125,12 +125,9 @@ def load_splits(
     if rest is None:
         mask = held_out(train, validation)
         train, rest = train.take(np.flatnonzero(~mask)), train.take(np.flatnonzero(mask))
-    shape = source.info.image_shape
-    return Splits(
-        _training(source, train, batch_size, seed, augment, limit),
-        pipeline(_readable(_limited(rest, test_limit)), batch_size, image_shape=shape),
-        pipeline(_readable(_limited(source.test, test_limit)), batch_size, image_shape=shape),
-    )
+    how = source.info.augmentation if augment else None
+    training = _batches(source, train, batch_size, limit, shuffle_seed=seed, augmentation=how)
+    return Splits(training, *(_batches(source, split, batch_size, test_limit) for split in (rest, source.test)))
 
 
 @checked
@@ -154,7 +151,7 @@ def evaluated(
     if only is not None:
         split = split.take(np.flatnonzero(split.labels == only))
     if not isinstance(split, Arrays):
-        split = _readable(_limited(split, max_samples))
+        split = _limited(split, max_samples).readable()
     return pipeline(split, 64, image_shape=source.info.image_shape), split
 
 
@@ -193,16 +190,9 @@ def _train_part(source: Source) -> Split:
     return source.train
 
 
-def _training(
-    source: Source, split: Split, batch_size: int, seed: int | PassSeed, augment: bool, limit: int | None
-) -> tf.data.Dataset:
-    how, shape = source.info.augmentation if augment else None, source.info.image_shape
-    readable = _readable(_limited(split, limit))
-    return pipeline(readable, batch_size, image_shape=shape, shuffle_seed=seed, augmentation=how)
-
-
-def _readable(split: Split) -> Split:
-    return split.readable() if isinstance(split, Files) else split
+def _batches(source: Source, split: Split, batch_size: int, limit: int | None, **options: Any) -> tf.data.Dataset:
+    """At most ``limit`` samples of a part, with the options of `pipeline`."""
+    return pipeline(_limited(split, limit).readable(), batch_size, image_shape=source.info.image_shape, **options)
 
 
 def _limited(split: Split, limit: int | None) -> Split:
@@ -218,3 +208,69 @@ def _check_positive(**numbers: int | None) -> None:
     for name, number in numbers.items():
         if number is not None and number < 1:
             raise ValueError(f"`{name}` should be a positive integer. Received: {name}={number}")
+
+
+def augmenter(
+    how: Augmentation, image_shape: Sequence[int], *, seed: int | PassSeed | None = None
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function that changes each image of a batch by its own random draw, for `tf.data.Dataset.map`.
+
+    Args:
+        how: The largest changes.
+        image_shape: ``(height, width, channels)``.
+        seed: Random seed; two functions with one seed make the same changes from batch to batch. ``None`` draws one. A
+            `PassSeed` is told of the random generators.
+
+    Returns:
+        A function of float32 images ``(batch, height, width, channels)`` in [0, 1] that returns images of that shape.
+        It keeps the state of its random numbers, so it must not be mapped over several batches in parallel.
+    """
+    size = tuple(int(side) for side in image_shape[:2])
+    first = seed.seed if isinstance(seed, PassSeed) else seed
+    changes = _layers(how, size, first)
+    generator = keras.random.SeedGenerator(first)
+    if isinstance(seed, PassSeed):
+        own = [value for layer in changes for value in vars(layer).values()]
+        seed.generators += [generator, *(value for value in own if isinstance(value, keras.random.SeedGenerator))]
+
+    def augment(images: tf.Tensor) -> tf.Tensor:
+        shape = images.shape
+        for change in changes:
+            images = change(images, training=True)
+        if how.cutout:
+            images = _cut(images, size, how.cutout, generator)
+        return tf.ensure_shape(images, shape)
+
+    return augment
+
+
+def _layers(how: Augmentation, size: tuple[int, ...], seed: int | None) -> list[keras.layers.Layer]:
+    shifts = [(how.shift + 0.5) / side for side in size]  # rounded to whole pixels, all shifts are equally probable
+    contrast = (how.contrast, how.contrast)  # a single number only raises the contrast
+    lit, filled = {"value_range": (0.0, 1.0)}, {"fill_mode": "nearest"}
+    layers: list[tuple[float, type[keras.layers.Layer], Sequence[Any], dict[str, Any]]] = [
+        (how.mirrored, keras.layers.RandomFlip, ["horizontal"], {}),
+        (how.shift, keras.layers.RandomTranslation, shifts, {"interpolation": "nearest", **filled}),
+        (how.rotation, keras.layers.RandomRotation, [how.rotation / 360], filled),
+        (how.zoom, keras.layers.RandomZoom, [how.zoom], filled),
+        (how.contrast, keras.layers.RandomContrast, [contrast], lit),
+        (how.brightness, keras.layers.RandomBrightness, [how.brightness], lit),
+    ]
+    return [
+        # with one seed for all, an image's draws would be the same in each layer
+        layer(*arguments, **options, seed=None if seed is None else seed + index, dtype="float32")
+        for index, (amount, layer, arguments, options) in enumerate(layers, start=1)
+        if amount
+    ]
+
+
+def _cut(images: tf.Tensor, size: tuple[int, ...], side: int, generator: keras.random.SeedGenerator) -> tf.Tensor:
+    """Gray squares; `keras.layers.RandomErasing` keeps them inside of the image, and Keras 3.8 does not have it."""
+    draws = keras.random.uniform((2, tf.shape(images)[0], 1), seed=generator)
+
+    def covered(length: int, draw: tf.Tensor) -> tf.Tensor:
+        first = tf.cast(draw * length, tf.int32) - side // 2
+        return (tf.range(length) >= first) & (tf.range(length) < first + side)
+
+    rows, columns = covered(size[0], draws[0]), covered(size[1], draws[1])
+    return tf.where((rows[:, :, None] & columns[:, None, :])[..., None], 0.5, images)

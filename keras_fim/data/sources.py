@@ -4,14 +4,13 @@ import difflib
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from keras_fim.arguments import checked
 from keras_fim.data import catalog
-from keras_fim.data.augmentation import Augmentation
-from keras_fim.data.catalog import DatasetInfo
+from keras_fim.data.catalog import Augmentation, DatasetInfo
 from keras_fim.data.folders import read_folder
 from keras_fim.data.splits import Arrays, Files, Records, Split, held_out
 from keras_fim.records import read_arrays
@@ -188,7 +187,7 @@ def _split_of(name: str, images: np.ndarray, labels: np.ndarray, classes: np.nda
         if not (0 <= low and high <= 255):
             raise ValueError(f"The images in {name} should be in 0..255 or 0..1. Received: {low:g}..{high:g}")
         images = np.round(images * (255.0 if high <= 1 else 1.0)).astype(np.uint8)
-    return Arrays(images, np.searchsorted(classes, labels.reshape(-1)).astype(np.int64), np.arange(len(images)))
+    return Arrays(np.searchsorted(classes, labels.reshape(-1)).astype(np.int64), np.arange(len(images)), images)
 
 
 def _from_tfds(name: str, data_dir: str | Path | None) -> Source:
@@ -203,7 +202,7 @@ def _from_tfds(name: str, data_dir: str | Path | None) -> Source:
     if not ("image" in features and isinstance(features.get("label"), tfds.features.ClassLabel)):
         raise ValueError(f"{name} should have the features image and label. Received: {', '.join(features)}")
     shape = tuple(features["image"].shape)
-    splits = {key: _records(builder, key) for key in builder.info.splits if key in ("train", "validation", "test")}
+    splits = {key: Records.of(builder, key) for key in builder.info.splits if key in ("train", "validation", "test")}
     if None in shape:
         shape = (224, 224, shape[-1])  # resized to the usual size of photographs, unless another one is asked for
     facts, train = described(name, shape, features["label"].names), splits.get("train")
@@ -219,8 +218,3 @@ def _from_tfds(name: str, data_dir: str | Path | None) -> Source:
 def _divided(facts: DatasetInfo, whole: Split) -> Source:
     mask = held_out(whole, _TEST_SHARE)
     return Source(facts, whole.take(np.flatnonzero(~mask)), None, whole.take(np.flatnonzero(mask)), whole)
-
-
-def _records(builder: Any, split: str) -> Records:
-    labels = np.fromiter((label for _, label in Records.encoded(builder, split).as_numpy_iterator()), np.int64)
-    return Records(builder, split, np.arange(len(labels)), labels)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -36,45 +37,46 @@ class PassSeed:
             generator.state.assign([(seed + offset) % (1 << 32), 0])
 
 
-class Split(Protocol):
-    """A part of a dataset.
+_Own = TypeVar("_Own", bound="Split")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """A part of a dataset, whose images are elsewhere: see the classes below.
 
     Attributes:
         labels: int64 ``(n,)``, from 0 to K-1.
         groups: int64 ``(n,)``; samples of one group are near-duplicates and belong on the same side of a division.
     """
 
-    @property
-    def labels(self) -> np.ndarray:
-        """The class indices."""
-
-    @property
-    def groups(self) -> np.ndarray:
-        """The groups of near-duplicates."""
-
-    def take(self, indices: np.ndarray) -> Split:
-        """The samples at ``indices``."""
-
-    def elements(self, image_shape: Sequence[int], seed: int | PassSeed | None = None) -> tf.data.Dataset:
-        """Single samples ``(uint8 image of image_shape, label)``, shuffled anew each time unless ``seed`` is None."""
-
-
-class Arrays(NamedTuple):
-    """A split in memory.
-
-    Attributes:
-        images: uint8 ``(n, height, width, channels)``.
-        labels: int64 ``(n,)``, from 0 to K-1.
-        groups: int64 ``(n,)``; samples of one group are near-duplicates and belong on the same side of a split.
-    """
-
-    images: np.ndarray
     labels: np.ndarray
     groups: np.ndarray
 
-    def take(self, indices: np.ndarray) -> Arrays:
+    def take(self: _Own, indices: np.ndarray) -> _Own:
         """The samples at ``indices``, in that order."""
-        return Arrays(self.images[indices], self.labels[indices], self.groups[indices])
+        arrays = {name: value[indices] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        return dataclasses.replace(self, **arrays)
+
+    def readable(self: _Own) -> _Own:
+        """The samples that can be read."""
+        return self
+
+    def elements(self, image_shape: Sequence[int], seed: int | PassSeed | None = None) -> tf.data.Dataset:
+        """Single samples ``(uint8 image of image_shape, label)``, shuffled anew each time unless ``seed`` is None."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Arrays(Split):
+    """A split in memory.
+
+    Attributes:
+        labels: As of `Split`.
+        groups: As of `Split`.
+        images: uint8 ``(n, height, width, channels)``.
+    """
+
+    images: np.ndarray
 
     def elements(self, image_shape: Sequence[int], seed: int | PassSeed | None = None) -> tf.data.Dataset:
         """See `Split`."""
@@ -84,22 +86,17 @@ class Arrays(NamedTuple):
         return dataset.map(lambda image, label: (to_shape(image, image_shape), label), tf.data.AUTOTUNE)
 
 
-class Files(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Files(Split):
     """A split in image files.
 
     Attributes:
-        paths: Their names, ``(n,)`` strings.
-        labels: int64 ``(n,)``.
-        groups: int64 ``(n,)``.
+        labels: As of `Split`.
+        groups: As of `Split`.
+        paths: The names of the files, ``(n,)`` strings.
     """
 
     paths: np.ndarray
-    labels: np.ndarray
-    groups: np.ndarray
-
-    def take(self, indices: np.ndarray) -> Files:
-        """The files at ``indices``, in that order."""
-        return Files(self.paths[indices], self.labels[indices], self.groups[indices])
 
     def readable(self) -> Files:
         """The files that can be decoded; a warning counts the others and names some.
@@ -126,49 +123,51 @@ class Files(NamedTuple):
         return dataset.map(lambda path, label: (_decoded(tf.io.read_file(path), image_shape), label), tf.data.AUTOTUNE)
 
 
-class Records(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Records(Split):
     """A split of a dataset that TensorFlow Datasets has prepared.
 
     Attributes:
+        labels: As of `Split`.
+        groups: As of `Split`.
+        indices: int64 ``(n,)``, the places of the samples in that split, ascending.
         builder: The TFDS builder.
         name: The name of the split.
-        indices: int64 ``(n,)``, the places of the samples in that split, ascending.
-        labels: int64 ``(n,)``.
     """
 
+    indices: np.ndarray
     builder: Any
     name: str
-    indices: np.ndarray
-    labels: np.ndarray
 
-    @property
-    def groups(self) -> np.ndarray:
-        """One group for each sample."""
-        return np.arange(len(self.labels))
-
-    @staticmethod
-    def encoded(builder: Any, name: str) -> tf.data.Dataset:
-        """Encoded images and labels of a whole split, always in the same order."""
-        import tensorflow_datasets as tfds
-
-        dataset = builder.as_dataset(split=name, decoders={"image": tfds.decode.SkipDecoding()})
-        return dataset.map(lambda element: (element["image"], element["label"]))
+    @classmethod
+    def of(cls, builder: Any, name: str) -> Records:
+        """All samples of a split, whose labels are read."""
+        labels = np.fromiter((label for _, label in _encoded(builder, name).as_numpy_iterator()), np.int64)
+        indices = np.arange(len(labels))
+        return cls(labels, indices, indices, builder, name)
 
     def take(self, indices: np.ndarray) -> Records:
         """The samples at ``indices``, in the order of the records."""
-        order = np.sort(indices)
-        return self._replace(indices=self.indices[order], labels=self.labels[order])
+        return super().take(np.sort(indices))
 
     def elements(self, image_shape: Sequence[int], seed: int | PassSeed | None = None) -> tf.data.Dataset:
         """See `Split`; shuffled within a buffer of 128 MiB of encoded images."""
         size = self.builder.info.splits[self.name]
         wanted = np.zeros(size.num_examples, bool)
         wanted[self.indices] = True
-        dataset = self.encoded(self.builder, self.name).enumerate().filter(lambda i, _: tf.gather(wanted, i))
+        dataset = _encoded(self.builder, self.name).enumerate().filter(lambda i, _: tf.gather(wanted, i))
         buffer = max(1000, _BUFFER * size.num_examples // max(1, size.num_bytes))
         dataset = _shuffled(dataset.map(lambda _, element: element), min(buffer, len(self.labels)), seed)
         dataset = dataset.map(lambda file, label: (_decoded(file, image_shape), label), tf.data.AUTOTUNE)
         return dataset.apply(tf.data.experimental.assert_cardinality(len(self.labels)))
+
+
+def _encoded(builder: Any, name: str) -> tf.data.Dataset:
+    """Encoded images and labels of a whole split, always in the same order."""
+    import tensorflow_datasets as tfds
+
+    dataset = builder.as_dataset(split=name, decoders={"image": tfds.decode.SkipDecoding()})
+    return dataset.map(lambda element: (element["image"], element["label"]))
 
 
 def rank_in_class(labels: np.ndarray) -> np.ndarray:

@@ -1,13 +1,15 @@
 """Defenses side by side: trained alike, attacked alike, with their cost."""
 
-from __future__ import annotations
-
 import dataclasses
+import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_fim import attacks, data
 from keras_fim.arguments import checked
@@ -16,18 +18,15 @@ from keras_fim.fisher import fisher_spectrum
 from keras_fim.pixels import PixelRange
 from keras_fim.records import written
 from keras_fim.training import inputs
-from keras_fim.training.budgets import default_epsilons
 from keras_fim.training.config import TrainingConfig, completed, recipe
-from keras_fim.training.cost import step_costs
-from keras_fim.training.defending import COMPARED
+from keras_fim.training.defending import COMPARED, defended
 from keras_fim.training.defense_rows import Comparison, DefenseRow, mean
-from keras_fim.training.run import train
+from keras_fim.training.hardening import default_epsilons
+from keras_fim.training.run import build_model, compile_model, train
 from keras_fim.training.trained import builds, load_model
 
-if TYPE_CHECKING:
-    import keras
-
 _MASKING_SAMPLES = 200
+_STEPS = 3  # timed together
 
 
 @checked
@@ -75,7 +74,8 @@ def compare(
         raise ValueError("`seeds` should not be empty. Received: no seed")
     if max_samples < 1:
         raise ValueError(f"`max_samples` should be a positive integer. Received: max_samples={max_samples}")
-    own = inputs.described_recipe(data_name, size=image_size, bounds=bounds, data_dir=data_dir, **(changes or {}))
+    dataset = inputs.DataOptions(data_name, data_dir, image_size, bounds)
+    own = inputs.described_recipe(dataset, **(changes or {}))
     configs = {
         name: [_config(own, changes or {}, name, seed) for seed in dict.fromkeys(seeds)]
         for name in dict.fromkeys(["none", *defenses])
@@ -162,8 +162,8 @@ class _Work:
 
     def _epsilons(self) -> dict[float, tuple[float, ...]]:
         """One budget for each norm, the second smallest."""
-        ends = float(np.min(self.pixels.low)), float(np.max(self.pixels.high))
-        return {norm: values[1:2] for norm, values in default_epsilons(self.images[0].shape[1:], ends).items()}
+        usual = default_epsilons(self.images[0].shape[1:], self.pixels.bounds)
+        return {norm: values[1:2] for norm, values in usual.items()}
 
     def _model(self, config: TrainingConfig) -> keras.Model:
         run = self.folder / "runs" / f"{config.defense}-seed{config.seed}"
@@ -206,3 +206,51 @@ def _finished(
         and completed(row.config) == configs[name][0].as_dict()
         and row.seeds == tuple(config.seed for config in configs[name])
     }
+
+
+def step_costs(configs: Mapping[str, TrainingConfig], *, rounds: int = 12) -> dict[str, dict[str, float]]:
+    """Measure the time of a training step: CPU time, which other processes disturb least, and wall-clock time.
+
+    The configurations take turns on the same random images, so that changes in the machine's speed affect all of them.
+
+    Args:
+        configs: Configurations by name, for images of one shape in batches of one size. The others are compared with
+            the first one. Weights of ``init_from`` are not loaded.
+        rounds: The number of rounds of three steps each, after a first one that compiles.
+
+    Returns:
+        By name, ``cpu`` and ``wall``, the medians over the rounds of the ratio to the first configuration; and
+        ``seconds``, the median time of a step.
+    """
+    first = next(iter(configs.values()))
+    facts, rng = first.facts, np.random.default_rng(0)
+    images = rng.uniform(size=(first.batch_size, *facts.image_shape)).astype("float32")
+    batch = tf.constant(images), tf.constant(rng.integers(0, facts.num_classes, first.batch_size))
+    steps = {name: _step(config, batch) for name, config in configs.items()}
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in configs}
+    for index in range(rounds + 1):
+        for name, step in steps.items():
+            begin = time.process_time(), time.perf_counter()
+            for _ in range(_STEPS):
+                step()
+            if index:  # the first round compiles
+                taken[name].append((time.process_time() - begin[0], time.perf_counter() - begin[1]))
+    base = next(iter(taken.values()))
+    return {
+        name: {
+            "cpu": statistics.median(time[0] / plain[0] for time, plain in zip(times, base, strict=True)),
+            "wall": statistics.median(time[1] / plain[1] for time, plain in zip(times, base, strict=True)),
+            "seconds": statistics.median(wall for _, wall in times) / _STEPS,
+        }
+        for name, times in taken.items()
+    }
+
+
+def _step(config: TrainingConfig, batch: tuple[tf.Tensor, tf.Tensor]) -> Callable[[], object]:
+    keras.utils.set_random_seed(0)
+    model = build_model(config, fresh=True)
+    model = defended(model, config.defense, mu=config.mu, seed=0, options=config.all_options)
+    compile_model(model, config, steps_per_epoch=100)
+    iterator = iter(tf.data.Dataset.from_tensors(batch).repeat())
+    function = model.make_train_function() or model.train_function
+    return lambda: function(iterator)

@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_fim.arguments import check_fields, checked
@@ -131,48 +132,9 @@ def _check(name: str, value: Any, valid: bool, expected: str) -> None:
         raise ValueError(f"`{name}` should be {expected}. Received: {name}={value!r}")
 
 
-RECIPES: dict[str, dict[str, Any]] = {
-    "mnist": {"model": "convnet", "epochs": 10},
-    "mnist5k": {"model": "convnet", "epochs": 20, "batch_size": 64, "augment": True},
-    "cifar10": {
-        "model": "vgg11",
-        "model_options": {"width": 0.5},
-        "epochs": 30,
-        "optimizer": "sgd",
-        "learning_rate": 0.05,
-        "warmup_epochs": 1.0,
-        "weight_decay": 1e-2,
-        "augment": True,
-    },
-    "gtsrb": {
-        "model": "resnet14",
-        "epochs": 12,
-        "optimizer": "sgd",
-        "learning_rate": 0.1,
-        "warmup_epochs": 1.0,
-        "weight_decay": 5e-3,
-        "augment": True,
-    },
-}
-
-
-NEW_MODEL = {
-    "model": "resnet14",
-    "epochs": 15,
-    "batch_size": 64,
-    "learning_rate": 1e-3,
-    "warmup_epochs": 1.0,
-    "augment": True,
-    "keep": "robustness",
-}
-TRAINED_MODEL = {
-    "epochs": 5,
-    "batch_size": 64,
-    "learning_rate": 5e-4,
-    "warmup_epochs": 0.5,
-    "augment": True,
-    "keep": "robustness",  # the first epoch, the least hardened, has the best accuracy
-}
+RECIPES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("recipes.json").read_text(encoding="utf-8"))
+"""The settings that suit each of the named datasets, a new model of another dataset, and one that is trained."""
+# A trained model keeps its most robust epoch: the first one, the least hardened, has the best accuracy.
 
 
 @checked
@@ -195,15 +157,15 @@ def recipe(data: str, *, facts: DatasetInfo | None = None, trained: bool = False
         >>> recipe("gtsrb", epochs=3).mu
         0.0013
     """
-    from keras_fim.data import info
+    from keras_fim.data import info, names
 
     facts = info(data) if facts is None else facts
     defense = changes.get("defense", TrainingConfig.defense)
     options = default_options(defense, facts, changes.pop("defense_options", {}), changes.get("bounds"))
-    suited = {"data": data, **default_weights(defense, facts), **RECIPES.get(data, NEW_MODEL)}
+    suited = {"data": data, **default_weights(defense, facts), **RECIPES[data if data in names() else "a new model"]}
     if trained:
-        suited |= TRAINED_MODEL
-    if data not in RECIPES:
+        suited |= RECIPES["a trained model"]
+    if data not in names():
         suited |= {"image_shape": list(facts.image_shape), "class_names": list(facts.class_names)}
     return TrainingConfig(**{**suited, **changes, "defense_options": options})
 

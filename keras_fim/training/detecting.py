@@ -16,10 +16,9 @@ from keras_fim.evaluation.measurement import Outcome, measure
 from keras_fim.evaluation.plans import Plan, bounded, estimate
 from keras_fim.evaluation.report import Report, Row
 from keras_fim.logits import logits_function
-from keras_fim.pixels import PixelRange
 from keras_fim.records import versions, write_json, write_text
-from keras_fim.training.budgets import default_epsilons
-from keras_fim.training.inputs import evaluated_images, model_for
+from keras_fim.training.hardening import default_epsilons
+from keras_fim.training.inputs import DataOptions, evaluated_images, model_for
 from keras_fim.training.trained import record_of
 from keras_fim.typing import AttackResult, Bounds
 
@@ -104,19 +103,21 @@ def evaluate_detection(
     Raises:
         ValueError: If there is no model of that name, or the dataset is neither given nor on record.
     """
-    model = model_for(name, data_name, data_dir, size=image_size)
-    where: dict[str, Any] = {"data_dir": data_dir, "size": image_size, "bounds": bounds}
-    tested = evaluated_images(name, model, data_name or _trained_on(name), max_samples, **where)
+    data = DataOptions(data_name or _trained_on(name), data_dir, image_size, bounds)
+    model = model_for(name, data)
+    tested = evaluated_images(name, model, data, max_samples)
     images, labels = samples(tested.dataset, max_samples)
-    own, budgets = _Classifier(model, tested.pixels.bounds), _budgets(images, tested.pixels)
+    own, usual = _Classifier(model, tested.pixels.bounds), default_epsilons(images.shape[1:], tested.pixels.bounds)
+    budgets = {norm: epsilons[1:] for norm, epsilons in usual.items()}
     fit, test = (images[::2], labels[::2]), (images[1::2], labels[1::2])
+    plans = _plans(budgets)
     if on_progress:
-        plans = [Plan(*plan) for plan in _plans(budgets)]
-        on_progress(estimate(logits_function(model), plans, next(iter(chunks(test))), len(test[1])))
+        timed = [Plan(*plan) for plan in plans]
+        on_progress(estimate(logits_function(model), timed, next(iter(chunks(test))), len(test[1])))
     detectors = _fitted(own, *fit, budgets, false_positive_rate)
     scores = {kind: own.scores(detector, test[0]) for kind, detector in detectors.items()}
     alarms = {kind: float((scores[kind] > detector.threshold).mean()) for kind, detector in detectors.items()}
-    rows = [row for plan in _plans(budgets) for row in _rows(own, *plan, test, detectors, scores)]
+    rows = [row for plan in plans for row in _rows(own, *plan, test, detectors, scores)]
     few = test[0][:max_adaptive], test[1][:max_adaptive]
     for kind, detector in ((kind, detectors[kind]) for kind in ("lambda", "fgsm") if kind in detectors):
         adaptive = _rows(own, _adaptive_attack(detector), budgets[np.inf][1:], few, {kind: detector}, scores)
@@ -131,11 +132,6 @@ def evaluate_detection(
     report = DetectionReport(Path(name).name.removesuffix(".keras"), config, benign, rows, fitted)
     _write(report, folder)
     return report
-
-
-def _budgets(images: np.ndarray, pixels: PixelRange) -> dict[float, tuple[float, ...]]:
-    usual = default_epsilons(images.shape[1:], (float(np.min(pixels.low)), float(np.max(pixels.high))))
-    return {norm: epsilons[1:] for norm, epsilons in usual.items()}
 
 
 class _Classifier(NamedTuple):
@@ -234,12 +230,12 @@ def _rows(
 
 def _figures(detector: FisherDetector, benign: np.ndarray, scores: np.ndarray, num: int) -> dict[str, Any]:
     """The figures of a detector on adversarials of ``num`` originally correct images."""
+    curves = detection_curves(benign, scores).as_dict()
     return {
         "detected": float((scores > detector.threshold).mean()),
         "undetected_of_correct": float((scores <= detector.threshold).sum() / num),
-        **{key: _rounded(value) for key, value in detection_curves(benign, scores).as_dict().items()},
+        **{
+            key: [round(number, 4) for number in value] if isinstance(value, tuple) else value
+            for key, value in curves.items()
+        },
     }
-
-
-def _rounded(value: Any) -> Any:
-    return [round(number, 4) for number in value] if isinstance(value, tuple) else value

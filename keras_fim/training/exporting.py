@@ -13,8 +13,8 @@ from keras_fim import attacks, data
 from keras_fim.evaluation import calibrate, clean_performance, robustness_curve, samples
 from keras_fim.evaluation.plans import bounded
 from keras_fim.export import saved_model
-from keras_fim.training.budgets import default_epsilons
-from keras_fim.training.inputs import evaluated_images, model_for, recorded_range
+from keras_fim.training.hardening import default_epsilons
+from keras_fim.training.inputs import DataOptions, evaluated_images, model_for, recorded_range
 from keras_fim.training.trained import record_of
 from keras_fim.typing import Bounds
 
@@ -65,7 +65,8 @@ def export_model(
         ValueError: If there is nothing of that name, nothing says the pixel values, or there are too few images for a
             calibration.
     """
-    model, record = model_for(source, reference, data_dir, size=image_size), record_of(source)
+    where = data_dir, image_size, bounds
+    model, record = model_for(source, DataOptions(reference, *where) if reference else None), record_of(source)
     options["bounds"] = bounds
     if image_size is not None:
         options["input_shape"] = (image_size, image_size, getattr(model, "input_shape", (None,))[-1] or 3)
@@ -81,8 +82,7 @@ def export_model(
     if max_samples and not at_hand:
         warnings.warn(_ABSENT.format(data_name), stacklevel=2)
     elif max_samples:
-        where: dict[str, Any] = {"data_dir": data_dir, "size": image_size, "bounds": bounds}
-        tested = evaluated_images(source, model, data_name, max_samples, **where)
+        tested = evaluated_images(source, model, DataOptions(data_name, *where), max_samples)
         images, classes = samples(tested.dataset, max_samples)
         report["robustness"] = _robustness(model, images, classes, tested.pixels.bounds)
         options |= {"images": images, "bounds": tested.pixels}
@@ -112,7 +112,7 @@ def _prepared(data_name: str, data_dir: str | None) -> bool:
 
 
 def _robustness(model: keras.Model, images: np.ndarray, labels: np.ndarray, bounds: Bounds) -> dict[str, Any]:
-    epsilons = default_epsilons(images.shape[1:], (float(np.min(bounds[0])), float(np.max(bounds[1]))))
+    epsilons = default_epsilons(images.shape[1:], bounds)
     plans = [(bounded(attack, bounds), epsilons[attack.norm][1:]) for attack in _METHODS]
     curves = [robustness_curve(model, images, labels, *plan) for plan in plans]
     clean = clean_performance(model, images, labels)

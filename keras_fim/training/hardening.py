@@ -1,24 +1,50 @@
-"""How robust a model is before and after it was trained: under the strongest attack, with its accuracy beside it."""
+"""The budgets at which models are attacked, and how robust one is before and after it was trained."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_fim import data
-from keras_fim.attacks import Strong
+from keras_fim.attacks import DEFAULT_EPSILONS, Strong
 from keras_fim.evaluation import Evaluation, SideBySide, evaluate
 from keras_fim.evaluation.report import Row
 from keras_fim.pixels import PixelRange
 from keras_fim.training import inputs
-from keras_fim.training.budgets import default_epsilons
 from keras_fim.training.config import TrainingConfig
 from keras_fim.training.defending import budget
 from keras_fim.training.trained import builds, load_model
+from keras_fim.typing import Bounds
 
 _SAMPLES, _QUICK_SAMPLES = 200, 50
+_COLOR = {2.0: (0.25, 0.5, 1.0, 2.0), np.inf: (1 / 255, 2 / 255, 4 / 255, 8 / 255)}
+
+
+def default_epsilons(image_shape: Sequence[int], bounds: Bounds = (0.0, 1.0)) -> dict[float, tuple[float, ...]]:
+    """Budgets that suit the images.
+
+    Args:
+        image_shape: ``(height, width, channels)``. Color images get smaller budgets than `keras_fim.attacks` has by
+            default: a classifier of photographs is fooled by far smaller changes than one of gray digits. In l2 theirs
+            grow with the square root of the number D of values, as ``sqrt(D / 3072)``.
+        bounds: The smallest and the largest pixel value, of all channels if they differ.
+
+    Returns:
+        Four values of ε for each of the norms 2 and inf, from the smallest to the largest, on the scale of ``bounds``.
+
+    Example:
+        >>> default_epsilons((28, 28, 1))[2.0]
+        (0.5, 1.0, 2.0, 3.0)
+    """
+    color = image_shape[-1] == 3
+    epsilons = _COLOR if color else {norm: DEFAULT_EPSILONS[norm] for norm in _COLOR}
+    size = float(np.sqrt(np.prod(image_shape) / 3072)) if color else 1.0
+    extent = float(np.max(bounds[1])) - float(np.min(bounds[0]))
+    scales = {norm: extent * (size if norm == 2 else 1.0) for norm in epsilons}
+    return {norm: tuple(scales[norm] * epsilon for epsilon in values) for norm, values in epsilons.items()}
 
 
 def before_and_after(

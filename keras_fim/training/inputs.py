@@ -17,11 +17,26 @@ from keras_fim.evaluation import samples
 from keras_fim.logits import LogitsFunction
 from keras_fim.pixels import PixelRange, find_range, range_of_model
 from keras_fim.training.config import TrainingConfig, recipe
-from keras_fim.training.provenance import warn_of_seen
-from keras_fim.training.trained import builds, load_model, record_of
+from keras_fim.training.trained import builds, load_model, record_of, warn_of_seen
 from keras_fim.typing import Bounds
 
 _USUAL = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
+
+
+class DataOptions(NamedTuple):
+    """A dataset, and how a model takes its images.
+
+    Attributes:
+        name: As in `keras_fim.data.open_source`.
+        data_dir: The folder in which TensorFlow Datasets keeps its data.
+        image_size: Height and width of the images, for a model that takes any.
+        bounds: The smallest and the largest pixel value that the model takes; ``None`` to find out.
+    """
+
+    name: str
+    data_dir: str | None = None
+    image_size: int | None = None
+    bounds: Sequence[float] | None = None
 
 
 def image_shape(model: Any, size: int | None = None, dataset: Sequence[int] | None = None) -> tuple[int, ...] | None:
@@ -52,16 +67,12 @@ def image_shape(model: Any, size: int | None = None, dataset: Sequence[int] | No
     return shape if all(shape) else None
 
 
-def open_for(
-    model: Any, name: str, data_dir: str | None = None, *, size: int | None = None, record: dict[str, Any] | None = None
-) -> Source:
+def open_for(model: Any, options: DataOptions, record: dict[str, Any] | None = None) -> Source:
     """Open a dataset in the shape that a model takes, with its classes in the order of the model's, if on record.
 
     Args:
         model: As in `image_shape`.
-        name: As in `keras_fim.data.open_source`.
-        data_dir: The folder in which TensorFlow Datasets keeps its data.
-        size: As in `image_shape`.
+        options: The dataset.
         record: The record of the model's run, or None.
 
     Returns:
@@ -71,24 +82,20 @@ def open_for(
         ValueError: As `keras_fim.data.open_source`, or if it has more classes than the model.
     """
     names = (record or {}).get("config", {}).get("class_names")
-    shape = image_shape(model, size)
-    source = open_source(name, data_dir, image_shape=shape, class_names=names)
-    if shape is None and (complete := image_shape(model, size, source.info.image_shape)):
+    shape = image_shape(model, options.image_size)
+    source = open_source(options.name, options.data_dir, image_shape=shape, class_names=names)
+    if shape is None and (complete := image_shape(model, options.image_size, source.info.image_shape)):
         source = source._replace(info=source.info._replace(image_shape=complete))
     check_outputs(model, source.info)
     return source
 
 
-def model_for(
-    source: str | Path, data: str | None, data_dir: str | None = None, *, size: int | None = None
-) -> keras.Model:
+def model_for(source: str | Path, options: DataOptions | None) -> keras.Model:
     """`load_model`, in which what builds a model gets the image shape and the number of classes of a dataset.
 
     Args:
         source: As in `load_model`.
-        data: As in `keras_fim.data.open_source`; ``None`` if there is none.
-        data_dir: The folder in which TensorFlow Datasets keeps its data.
-        size: Height and width of the images.
+        options: The dataset; ``None`` if there is none.
 
     Returns:
         The model.
@@ -96,27 +103,17 @@ def model_for(
     Raises:
         ValueError: As `load_model` and `keras_fim.data.open_source`.
     """
-    if data is None or not builds(source):
+    if options is None or not builds(source):
         return load_model(source)
-    facts = open_for(None, data, data_dir, size=size).info
+    facts = open_for(None, options).info
     return load_model(source, image_shape=facts.image_shape, num_classes=facts.num_classes)
 
 
-def described_recipe(
-    data: str,
-    *,
-    size: int | None = None,
-    bounds: Sequence[float] | None = None,
-    data_dir: str | None = None,
-    **changes: Any,
-) -> TrainingConfig:
+def described_recipe(options: DataOptions, **changes: Any) -> TrainingConfig:
     """`recipe` for any dataset and any model: looks at both, and tells image shape, classes and range of the pixels.
 
     Args:
-        data: As in `keras_fim.data.open_source`.
-        size: Height and width of the images, for a model that takes any.
-        bounds: The smallest and the largest pixel value of a model that does not begin with a rescaling.
-        data_dir: The folder in which TensorFlow Datasets keeps its data.
+        options: The dataset; its bounds are needed for a model that does not begin with a rescaling.
         **changes: Attributes of `TrainingConfig` that replace those of the recipe; ``model`` is a source of
             `load_model`.
 
@@ -126,20 +123,20 @@ def described_recipe(
     Raises:
         ValueError: As `load_model`, `open_for` and `model_range`.
     """
-    name = changes.get("model")
+    name, data, bounds = changes.get("model"), options.name, options.bounds
     if name is None or name in models.MODELS:
         changes["bounds"] = bounds and [float(end) for end in bounds]
-        if data in names() and size is None:
+        if data in names() and options.image_size is None:
             return recipe(data, **changes)
-        facts = open_for(None, data, data_dir, size=size).info
+        facts = open_for(None, options).info
         return recipe(data, facts=facts, image_shape=list(facts.image_shape), **changes)
     model = None if builds(name) else load_model(name)
-    facts = open_for(model, data, data_dir, size=size, record=record_of(name)).info
+    facts = open_for(model, options, record_of(name)).info
     if model is None:
         model = load_model(name, image_shape=facts.image_shape, num_classes=facts.num_classes)
         pixels = find_range(model, bounds=(bounds[0], bounds[1])) if bounds else range_of_model(model)
     else:
-        images = load(data, 64, data_dir=data_dir, image_shape=facts.image_shape)[1]
+        images = load(data, 64, data_dir=options.data_dir, image_shape=facts.image_shape)[1]
         pixels = model_range(model, images, bounds)
     ends = pixels.bounds if pixels else (0.0, 1.0)
     if any(isinstance(end, tuple) for end in ends):
@@ -167,27 +164,16 @@ class EvaluatedImages(NamedTuple):
 
 
 def evaluated_images(
-    source: str | Path,
-    model: LogitsFunction | keras.Model,
-    data: str,
-    max_samples: int,
-    *,
-    data_dir: str | None = None,
-    size: int | None = None,
-    bounds: Sequence[float] | None = None,
-    only: str | None = None,
+    source: str | Path, model: Any, options: DataOptions, max_samples: int, *, only: str | None = None
 ) -> EvaluatedImages:
     """The images of a dataset on which a model is evaluated; a warning counts those that it was trained on.
 
     Args:
         source: The source of the model, for its record.
-        model: The model.
-        data: As in `keras_fim.data.open_source`.
+        model: The model, or its `keras_fim.logits.LogitsFunction`.
+        options: The dataset.
         max_samples: The number of images of a dataset that is not in memory, the same number per class as far as
             possible; one that is in memory is left whole.
-        data_dir: The folder in which TensorFlow Datasets keeps its data.
-        size: Height and width of the images, for a model that takes any.
-        bounds: The smallest and the largest pixel value that the model takes.
         only: The name of the class whose images are taken; ``None`` for all.
 
     Returns:
@@ -198,7 +184,7 @@ def evaluated_images(
     """
     keras_model = model.model if isinstance(model, LogitsFunction) else model
     record = None if (Path(source) / "saved_model.pb").is_file() else record_of(source)
-    opened = open_for(keras_model, data, data_dir, size=size, record=record)
+    opened, data = open_for(keras_model, options, record), options.name
     own = record is not None and record["config"]["data"] == data
     label = None if only is None else opened.info.label(only)
     dataset, split = evaluated(opened, max_samples, unseen=own, only=label)
@@ -206,7 +192,7 @@ def evaluated_images(
     which = "the 20 % that the model was not trained on" if own else "all images are taken"
     part = "" if opened.whole is None else f"{data} has no test part: {which}, {len(split.labels)} images"
     dataset = in_range(dataset, (0.0, 1.0), _written(keras_model, opened.info.image_shape))
-    pixels = model_range(model, dataset, bounds, record)
+    pixels = model_range(model, dataset, options.bounds, record)
     paths = split.paths.tolist() if isinstance(split, Files) else []
     names = tuple(os.path.relpath(path, Path(data).expanduser()) for path in paths)
     return EvaluatedImages(in_range(dataset, pixels.bounds), pixels, opened.info, part, names)

@@ -1,6 +1,7 @@
 """One training run, in its own folder, from data to test accuracy; it can be killed at any time and resumed."""
 
 import contextlib
+import dataclasses
 import math
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from keras_fim.defenses import plain
 from keras_fim.logits import logits_function
 from keras_fim.losses import FisherEigenvalueLoss, FisherTraceLoss
 from keras_fim.records import locked, read_run, versions, write_json, written
-from keras_fim.training import checkpoint, inputs, provenance, trained, watching
+from keras_fim.training import checkpoint, inputs, trained, watching
 from keras_fim.training.config import TrainingConfig, differences
 from keras_fim.training.defending import defended, overfitting_watch
 
@@ -59,21 +60,21 @@ def train(
             writes it.
         ConnectionError: if another worker of the cluster has ended.
     """
-    folder, devices = Path(folder), devices or tf.distribute.get_strategy()
-    chief = distribution.is_chief(devices)
+    devices = devices or tf.distribute.get_strategy()
+    run = _Run(config, Path(folder), data_dir, robustness, verbose, devices, distribution.is_chief(devices))
     with _dtype_policy(config.mixed_precision or "float32"), distribution.explained():
-        begins = chief and not (folder / "run.json").exists()
+        begins = run.chief and not (run.folder / "run.json").exists()
         new = _new_record(config) if begins else None  # raises before there is a folder
-        with locked(folder) if chief else contextlib.nullcontext():
-            record = _open_run(config, folder, resume, new) if chief else {}
+        with locked(run.folder) if run.chief else contextlib.nullcontext():
+            record = _open_run(config, run.folder, resume, new) if run.chief else {}
             if not distribution.from_chief(bool(record.get("results")), devices):
                 keras.utils.set_random_seed(config.seed)
-                results = _train(config, folder, data_dir, robustness, verbose, devices)
-                if chief:
-                    watching.write_row(config, folder, results)
-                    write_json(folder / "run.json", {**record, "results": results})
+                results = run.train()
+                if run.chief:
+                    watching.write_row(config, run.folder, results)
+                    write_json(run.folder / "run.json", {**record, "results": results})
                 distribution.from_chief(None, devices)  # the others wait until everything is written
-    return folder
+    return run.folder
 
 
 def build_model(config: TrainingConfig, *, fresh: bool = False) -> keras.Model:
@@ -91,13 +92,11 @@ def build_model(config: TrainingConfig, *, fresh: bool = False) -> keras.Model:
 
 def compile_model(model: keras.Model, config: TrainingConfig, *, steps_per_epoch: int) -> None:
     """Compile with the loss, optimizer and learning-rate schedule of a run."""
-    steps = config.epochs * steps_per_epoch
-    warmup = round(config.warmup_epochs * steps_per_epoch)
+    steps, warmup = config.epochs * steps_per_epoch, round(config.warmup_epochs * steps_per_epoch)
     rate: Any = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
     if warmup:
-        rate = keras.optimizers.schedules.CosineDecay(
-            0.0, max(1, steps - warmup), warmup_target=config.learning_rate, warmup_steps=warmup
-        )
+        peak = {"warmup_target": config.learning_rate, "warmup_steps": warmup}
+        rate = keras.optimizers.schedules.CosineDecay(0.0, max(1, steps - warmup), **peak)
     decay = config.weight_decay or None
     if config.optimizer == "sgd":
         optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=decay)
@@ -115,52 +114,86 @@ def compile_model(model: keras.Model, config: TrainingConfig, *, steps_per_epoch
     model.compile(optimizer, loss=loss, metrics=[metric])
 
 
-def _train(
-    config: TrainingConfig,
-    folder: Path,
-    data_dir: str | None,
-    robustness: bool,
-    verbose: int | None,
-    devices: tf.distribute.Strategy,
-) -> dict[str, Any]:
-    """Train from the last finished epoch, keep the best model, and measure it; only the chief returns something."""
-    seed = data.PassSeed(config.seed)  # or a resumed run would see other orders
-    splits = _split(config, data_dir, augment=config.augment, seed=seed)
-    splits = data.Splits(*(inputs.in_range(part, config.pixels) for part in splits))
-    chief = distribution.is_chief(devices)
-    if chief and not (folder / provenance.HASHES).is_file():
-        hashes = provenance.image_hashes(_split(config, data_dir).train)
-        provenance.write_hashes(folder / provenance.HASHES, hashes)
-    with devices.scope():
-        model = _defended(config, build_model(config))
-        compile_model(model, config, steps_per_epoch=len(splits.train))
-    seconds = _fit(model, config, splits, seed, folder, robustness, verbose)
-    checkpoint.load_weights(plain(model), folder / "best.weights.h5")
-    measured = model.evaluate(splits.test, return_dict=True, verbose=0)
-    if not chief:
-        return {}
-    with written(folder / "model.keras", checkpoint.size_of(model)) as unfinished:
-        plain(model).save(unfinished)
-    results = _results(measured, folder, seconds, _monitor(config))
-    if robustness:
-        figures = watching.robustness_curve(config, splits.test).measure(plain(model))
-        finite = {key: value if math.isfinite(value) else None for key, value in figures.items()}
-        results["robustness"] = {key.removeprefix("val_"): value for key, value in finite.items()}
-    return results
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What `train` was called with; ``chief`` says whether this worker writes the files."""
 
+    config: TrainingConfig
+    folder: Path
+    data_dir: str | None
+    robustness: bool
+    verbose: int | None
+    devices: tf.distribute.Strategy
+    chief: bool
 
-def _split(config: TrainingConfig, data_dir: str | None, **options: Any) -> data.Splits:
-    """The images of a run, in [0, 1]."""
-    return data.load_splits(
-        config.data,
-        config.batch_size,
-        validation=config.validation,
-        data_dir=data_dir,
-        limit=config.limit,
-        test_limit=config.test_limit,
-        image_shape=config.image_shape,
-        **options,
-    )
+    def train(self) -> dict[str, Any]:
+        """Train from the last finished epoch, keep the best model, and measure it; only the chief returns something."""
+        config, folder, seed = self.config, self.folder, data.PassSeed(self.config.seed)
+        splits = self._split(augment=config.augment, seed=seed)  # or a resumed run would see other orders
+        splits = data.Splits(*(inputs.in_range(part, config.pixels) for part in splits))
+        if self.chief and not (folder / trained.HASHES).is_file():
+            trained.write_hashes(folder / trained.HASHES, trained.image_hashes(self._split().train))
+        with self.devices.scope():
+            model = _defended(config, build_model(config))
+            compile_model(model, config, steps_per_epoch=len(splits.train))
+        monitor = "val_accuracy" if config.keep == "accuracy" else "score"
+        seconds = self._fit(model, splits, seed, monitor)
+        checkpoint.load_weights(plain(model), folder / "best.weights.h5")
+        measured = model.evaluate(splits.test, return_dict=True, verbose=0)
+        if not self.chief:
+            return {}
+        with written(folder / "model.keras", checkpoint.size_of(model)) as unfinished:
+            plain(model).save(unfinished)
+        results = _results(measured, checkpoint.read_history(folder), seconds, monitor)
+        if self.robustness:
+            figures = watching.robustness_curve(config, splits.test).measure(plain(model))
+            finite = {key: value if math.isfinite(value) else None for key, value in figures.items()}
+            results["robustness"] = {key.removeprefix("val_"): value for key, value in finite.items()}
+        return results
+
+    def _split(self, **options: Any) -> data.Splits:
+        """The images of the run, in [0, 1]."""
+        names = ("validation", "limit", "test_limit", "image_shape")
+        options |= {name: getattr(self.config, name) for name in names}
+        return data.load_splits(self.config.data, self.config.batch_size, data_dir=self.data_dir, **options)
+
+    def _fit(self, model: keras.Model, splits: data.Splits, seed: data.PassSeed, monitor: str) -> float:
+        config, folder = self.config, self.folder
+        history = checkpoint.resume(model, folder, monitor=monitor)
+        keeper = checkpoint.RunCheckpoint(folder, history=history, monitor=monitor)
+        distribution.fit(
+            model,
+            splits.train,
+            validation_data=splits.validation,
+            epochs=config.epochs,
+            initial_epoch=len(history),
+            callbacks=[
+                watching.EpochSeconds(0 if self.verbose == 0 else config.epochs - len(history)),
+                keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: seed.start(epoch)),
+                *overfitting_watch(config.defense, config.all_options, splits.validation, history, config.pixels),
+                *([watching.Score(config.keep, splits.validation)] if monitor == "score" else []),
+                *self._watching(model, splits, len(history)),
+                keeper,
+            ],
+            shuffle=False,  # the pipeline shuffles
+            verbose=(1 if sys.stdout.isatty() else 2) if self.verbose is None else self.verbose,
+        )
+        return sum(row["seconds"] for row in keeper.history)
+
+    def _watching(self, model: keras.Model, splits: data.Splits, epochs: int) -> list[keras.callbacks.Callback]:
+        """The schedule of μ, and what TensorBoard shows from the given epoch on."""
+        config, logs = self.config, self.folder / "tensorboard"
+        callbacks, steps = list[keras.callbacks.Callback](), len(splits.train)
+        if config.mu_warmup_epochs and config.mu:
+            target = model.loss if "fisher-" in config.defense else model
+            callbacks.append(MuSchedule(config.mu, warmup_steps=round(config.mu_warmup_epochs * steps), target=target))
+        watching.forget(logs, epochs=epochs, steps=epochs * steps)
+        callbacks.append(keras.callbacks.TensorBoard(logs, profile_batch=0, write_graph=False))
+        if self.robustness:  # behind the board, which would repeat all that it logs
+            watched: dict[str, Any] = {"log_dir": logs, "every": watching.epochs_between(steps, config.batch_size)}
+            measured = (watching.robustness_curve, watching.fisher_spectrum)
+            callbacks += [callback(config, splits.validation, **watched) for callback in measured]
+        return callbacks
 
 
 def _defended(config: TrainingConfig, model: keras.Model) -> keras.Model:
@@ -177,56 +210,6 @@ def _dtype_policy(name: str) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(before)
-
-
-def _fit(
-    model: keras.Model,
-    config: TrainingConfig,
-    splits: data.Splits,
-    seed: data.PassSeed,
-    folder: Path,
-    robustness: bool,
-    verbose: int | None,
-) -> float:
-    monitor = _monitor(config)
-    history = checkpoint.resume(model, folder, monitor=monitor)
-    watch = overfitting_watch(config.defense, config.all_options, splits.validation, history, config.pixels)
-    keeper = checkpoint.RunCheckpoint(folder, history=history, monitor=monitor)
-    scores = [watching.Score(config.keep, splits.validation)] if monitor == "score" else []
-    passes = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: seed.start(epoch))
-    timer = watching.EpochSeconds(0 if verbose == 0 else config.epochs - len(history))
-    callbacks: list[keras.callbacks.Callback] = [timer, passes, *watch, *scores]
-    callbacks += _watching(model, config, splits, folder, len(history), robustness)
-    callbacks.append(keeper)
-    distribution.fit(
-        model,
-        splits.train,
-        validation_data=splits.validation,
-        epochs=config.epochs,
-        initial_epoch=len(history),
-        callbacks=callbacks,
-        shuffle=False,  # the pipeline shuffles
-        verbose=(1 if sys.stdout.isatty() else 2) if verbose is None else verbose,
-    )
-    return sum(row["seconds"] for row in keeper.history)
-
-
-def _watching(
-    model: keras.Model, config: TrainingConfig, splits: data.Splits, folder: Path, epochs: int, robustness: bool
-) -> list[keras.callbacks.Callback]:
-    """The schedule of μ, and what TensorBoard shows from the given epoch on."""
-    callbacks, steps = list[keras.callbacks.Callback](), len(splits.train)
-    if config.mu_warmup_epochs and config.mu:
-        target = model.loss if "fisher-" in config.defense else model
-        callbacks.append(MuSchedule(config.mu, warmup_steps=round(config.mu_warmup_epochs * steps), target=target))
-    logs = folder / "tensorboard"
-    watching.forget(logs, epochs=epochs, steps=epochs * steps)
-    callbacks.append(keras.callbacks.TensorBoard(logs, profile_batch=0, write_graph=False))
-    if robustness:  # behind the board, which would repeat all that it logs
-        watched: dict[str, Any] = {"log_dir": logs, "every": watching.epochs_between(steps, config.batch_size)}
-        measured = (watching.robustness_curve, watching.fisher_spectrum)
-        callbacks += [callback(config, splits.validation, **watched) for callback in measured]
-    return callbacks
 
 
 def _new_record(config: TrainingConfig) -> dict[str, Any]:
@@ -252,12 +235,9 @@ def _open_run(config: TrainingConfig, folder: Path, resume: bool, new: dict[str,
     return record
 
 
-def _monitor(config: TrainingConfig) -> str:
-    return "val_accuracy" if config.keep == "accuracy" else "score"
-
-
-def _results(measured: dict[str, float], folder: Path, seconds: float, monitor: str) -> dict[str, Any]:
-    history = checkpoint.read_history(folder)
+def _results(
+    measured: dict[str, float], history: list[dict[str, float]], seconds: float, monitor: str
+) -> dict[str, Any]:
     best = max(history, key=lambda row: (row[monitor], row["epoch"]))
     overfitted = [int(row["epoch"]) for row in history if row.get("overfits")]
     return {

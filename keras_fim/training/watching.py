@@ -19,8 +19,8 @@ from keras_fim.evaluation import samples
 from keras_fim.evaluation.flags import one_class
 from keras_fim.logits import logits_function
 from keras_fim.records import written
-from keras_fim.training.budgets import default_epsilons
 from keras_fim.training.config import TrainingConfig, recipe
+from keras_fim.training.hardening import default_epsilons
 
 _NUM_GRADIENTS = 1000  # in a measurement of the Fisher spectrum; an image takes one for each class
 _IMAGES_BETWEEN = 20_000  # to train on from one measurement to the next: small datasets are not measured each epoch

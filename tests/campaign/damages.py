@@ -25,7 +25,7 @@ from keras_fim.detection import FisherDetector
 from keras_fim.export import saved_model, verify
 from keras_fim.records import write_json
 from keras_fim.training import load_model, recipe, train, trained
-from keras_fim.training.provenance import seen_images
+from keras_fim.training.trained import seen_images
 
 
 class Kind(NamedTuple):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,7 +9,7 @@ import tensorflow_datasets as tfds
 
 from keras_fim import data
 from keras_fim.data import catalog, loading, splits
-from keras_fim.data.augmentation import Augmentation
+from keras_fim.data.catalog import Augmentation
 from keras_fim.evaluation import samples
 
 
@@ -15,7 +17,7 @@ def arrays(tracks=None, n=400):
     rng = np.random.default_rng(0)
     groups = np.arange(n) if tracks is None else np.repeat(np.arange(tracks), n // tracks)
     labels = rng.integers(0, 4, n) if tracks is None else groups % 4
-    return splits.Arrays(rng.integers(0, 256, (n, 8, 8, 3), np.uint8), labels.astype(np.int64), groups)
+    return splits.Arrays(labels.astype(np.int64), groups, rng.integers(0, 256, (n, 8, 8, 3), np.uint8))
 
 
 def test_embedded_digits_are_split_by_class():
@@ -101,7 +103,9 @@ def test_augmentation_draws_each_change_by_itself():
     """Both halves of the images, mirrored or not, are brightened and darkened alike."""
     everything = arrays(n=400)
     columns = np.where(np.arange(8) < 4, 96, 160).astype(np.uint8)
-    everything = everything._replace(images=np.broadcast_to(columns[None, None, :, None], (400, 8, 8, 3)).copy())
+    everything = dataclasses.replace(
+        everything, images=np.broadcast_to(columns[None, None, :, None], (400, 8, 8, 3)).copy()
+    )
     images = augmented(everything, Augmentation(mirrored=True, brightness=0.2), shuffle_seed=3)
     mirrored, light = images[:, 0, 0, 0] > images[:, 0, 7, 0], images.mean(axis=(1, 2, 3))
     assert abs(light[mirrored].mean() - light[~mirrored].mean()) < 0.04 and 150 < mirrored.sum() < 250
@@ -117,7 +121,7 @@ def test_augmentation_turns_and_zooms_about_the_center():
     """A centered square of area 64 grows and shrinks between 1 / 1.25² and 1 / 0.75² and stays centered."""
     square = np.zeros((64, 32, 32, 1), np.uint8)
     square[:, 12:20, 12:20] = 255
-    everything = splits.Arrays(square, np.zeros(64, np.int64), np.arange(64))
+    everything = splits.Arrays(np.zeros(64, np.int64), np.arange(64), square)
     areas = augmented(everything, Augmentation(zoom=0.25)).sum(axis=(1, 2, 3))
     assert 38 < areas.min() < 50 and 80 < areas.max() < 116
     turned = augmented(everything, Augmentation(rotation=45.0))
@@ -130,7 +134,7 @@ def test_augmentation_turns_and_zooms_about_the_center():
 def test_augmentation_changes_the_light():
     gray = np.full((64, 4, 4, 1), 102, np.uint8)
     gray[:, :2] = 153
-    everything = splits.Arrays(gray, np.zeros(64, np.int64), np.arange(64))
+    everything = splits.Arrays(np.zeros(64, np.int64), np.arange(64), gray)
     brighter = augmented(everything, Augmentation(brightness=0.2)).mean(axis=(1, 2, 3))
     assert 0.3 <= brighter.min() < 0.35 and 0.65 < brighter.max() <= 0.7
     images = augmented(everything, Augmentation(contrast=0.5))
@@ -141,7 +145,7 @@ def test_augmentation_changes_the_light():
 
 def test_augmentation_covers_a_square():
     everything = arrays(n=64)
-    everything = everything._replace(images=np.zeros_like(everything.images))
+    everything = dataclasses.replace(everything, images=np.zeros_like(everything.images))
     images = augmented(everything, Augmentation(cutout=3))
     covered = images != 0
     np.testing.assert_array_equal(images[covered], 0.5)

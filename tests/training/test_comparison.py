@@ -6,7 +6,7 @@ import pytest
 
 from keras_fim.cli import main
 from keras_fim.plots import defenses_figure
-from keras_fim.training import comparison, cost, recipe
+from keras_fim.training import comparison, recipe
 from keras_fim.training.comparison import compare
 from keras_fim.training.defense_rows import Comparison, DefenseRow, spread
 
@@ -102,7 +102,7 @@ def test_comparison_survives_its_file(tmp_path):
 def test_a_step_with_more_gradients_costs_more():
     config = {"model_options": {"filters": [2, 4]}, "batch_size": 32}
     configs = {"none": recipe("mnist", defense="none", **config), "pgd": recipe("mnist", defense="pgd", **config)}
-    costs = cost.step_costs(configs, rounds=3)
+    costs = comparison.step_costs(configs, rounds=3)
     assert costs["none"]["cpu"] == costs["none"]["wall"] == 1
     assert costs["pgd"]["cpu"] > 2 and costs["pgd"]["seconds"] > costs["none"]["seconds"]
 

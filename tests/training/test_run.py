@@ -18,7 +18,7 @@ from tensorflow.core.util import event_pb2
 
 from keras_fim import cli, data, records
 from keras_fim.evaluation import samples
-from keras_fim.training import checkpoint, load_model, provenance, recipe, train, trained, watching
+from keras_fim.training import checkpoint, load_model, recipe, train, trained, watching
 from keras_fim.training import run as running
 from keras_fim.training.run import build_model, compile_model
 from reproduction.storing import store_run
@@ -331,14 +331,14 @@ def test_bare_command_says_why_this_mu(capsys, monkeypatch, tmp_path):
 def test_hashes_of_the_training_images_are_kept(run):
     """Each image that is trained on is recognized, none of the test images is, and neither is a changed one."""
     train_images, test_images = (samples(part)[0] for part in data.load("mnist5k", limit=300))
-    hashes = provenance.seen_images(run)
+    hashes = trained.seen_images(run)
     assert hashes.dtype == np.uint64 and (np.diff(hashes.astype(object)) >= 0).all()
     kept = samples(data.load_splits("mnist5k", limit=300, validation=0.05).train)[0]
-    assert len(kept) == 300 == len(hashes) and provenance.was_seen(kept, hashes).all()
-    assert not provenance.was_seen(test_images[:200], hashes).any()
+    assert len(kept) == 300 == len(hashes) and trained.was_seen(kept, hashes).all()
+    assert not trained.was_seen(test_images[:200], hashes).any()
     changed = np.clip(kept[:50] + 0.01, 0, 1)
-    assert not provenance.was_seen(changed, hashes).any() and len(train_images) == 300
-    assert provenance.seen_images(run / "model.keras") is not None and provenance.seen_images("nothing") is None
+    assert not trained.was_seen(changed, hashes).any() and len(train_images) == 300
+    assert trained.seen_images(run / "model.keras") is not None and trained.seen_images("nothing") is None
 
 
 @pytest.mark.slow
