@@ -13,23 +13,9 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from keras_fim._lazy import importer as _importer
 
 if _TYPE_CHECKING:
-    from keras_fim import (
-        attacks,
-        callbacks,
-        data,
-        defenses,
-        detection,
-        distribution,
-        evaluation,
-        export,
-        geometry,
-        layers,
-        logits,
-        losses,
-        metrics,
-        models,
-        plots,
-        training,
+    from keras_fim import (  # noqa: I001 - as in `__all__`
+        attacks, callbacks, data, defenses, detection, distribution, evaluation, export, geometry, layers, logits,
+        losses, metrics, models, plots, training,
     )  # fmt: skip
     from keras_fim.evaluation.radius import boundary_radius
     from keras_fim.evaluation.smoothing import certify

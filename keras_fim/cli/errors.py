@@ -1,5 +1,6 @@
 """How a command reports errors and warnings that its user can act on."""
 
+import json
 import os
 import re
 import sys
@@ -7,21 +8,11 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-_REMEDIES = {  # by the system's words, which the errors of TensorFlow and HDF5 repeat
-    "No space left on device": "free some space, or write to another disk (--out)",
-    "Disk quota exceeded": "free some space, or write to another disk (--out)",
-    "File too large": "raise the limit on the size of files (ulimit -f)",
-    "Read-only file system": "choose a folder that you may write to (--out)",
-    "Permission denied": "choose a path that you may read, or a folder that you may write to (--out)",
-    "File exists": "it should be a folder: choose another path",
-    "Not a directory": "a part of that path is a file: choose another one",
-    "Is a directory": "that path is a folder: name a file",
-    "No such file or directory": "check the path; if it was there, its disk has gone",
-    "Input/output error": "the disk is faulty or has gone: choose another one (--out)",
-    "Stale file handle": "the disk is faulty or has gone: choose another one (--out)",
-}
+_REMEDIES: dict[str, str] = json.loads(Path(__file__).with_name("remedies.json").read_text(encoding="utf-8"))
+"""What to do, by the system's words, which the errors of TensorFlow and HDF5 repeat."""
 _FAULT = 70  # as of sysexits.h: an error inside of the program
 
 

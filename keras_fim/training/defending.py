@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -14,12 +17,9 @@ if TYPE_CHECKING:
 
 _NORMS = {"l2": 2.0, "linf": math.inf}
 _MNIST = ("mnist", "mnist5k")
-_BY_CLASSES = (-1.0, -1.0)
 # The values that an option takes, by the type of its default. A default of None depends on the dataset: a number.
 _NUMBER: tuple[str, tuple[type, ...]] = ("a number", (int, float))
 _KINDS = {float: _NUMBER, type(None): _NUMBER, int: ("an integer", (int,)), str: ("a string", (str,))}
-_SPECTRAL = {"step": 0.1, "difference": "one_sided", "share": 1.0}
-_ADVERSARIAL = {"epsilon": None, "mix": 1.0, "attack_mode": "training"}
 
 
 class _Part(NamedTuple):
@@ -28,32 +28,20 @@ class _Part(NamedTuple):
     Attributes:
         options: The options with their defaults; an ε of None depends on the dataset, a σ of None on the range.
         norm: The norm of ε, for a defense without the option ``norm``.
-        mu: The default weight μ on MNIST and on other datasets, `_BY_CLASSES` for `default_mu`; None for a defense
+        mu: The default weight μ on MNIST and on other datasets, ``"by classes"`` for `default_mu`; None for a defense
             without μ.
         loss_only: Whether the defense only changes the loss, and trains the classifier itself.
     """
 
     options: dict[str, Any] = {}  # noqa: RUF012 - never written to
     norm: str | None = None
-    mu: tuple[float, float] | None = None
+    mu: Sequence[float] | str | None = None
     loss_only: bool = False
 
 
 _PARTS = {
-    "none": _Part(loss_only=True),
-    "fisher-trace": _Part(mu=_BY_CLASSES, loss_only=True),
-    "fisher-eigenvalue": _Part(mu=_BY_CLASSES, loss_only=True),
-    "label-smoothing": _Part(loss_only=True),
-    "adversarial-label-smoothing": _Part({"alpha": 0.3}),
-    "n-fgsm": _Part({**_ADVERSARIAL, "noise": 2.0}, "linf"),
-    "n-fgm": _Part({**_ADVERSARIAL, "noise": 1.0}, "l2"),
-    "pgd": _Part({**_ADVERSARIAL, "norm": "l2", "attack_steps": 7, "step_size": 0.25}),
-    "ossa": _Part({**_ADVERSARIAL, "noise": 0.0}, "l2"),
-    "trades": _Part({"epsilon": None, "norm": "l2", "attack_steps": 1, "beta": 3.0}),
-    "gaussian": _Part({"sigma": None}),
-    "gradient-penalty": _Part({"step": 0.1}, mu=(1.0, 0.1)),
-    "spectral": _Part({**_SPECTRAL, "direction": "gradient", "krylov_steps": 1}, mu=(1.0, 0.02)),
-    "spectral-trace": _Part(_SPECTRAL, mu=(0.3, 0.03)),
+    name: _Part(**part)
+    for name, part in json.loads(Path(__file__).with_name("defenses.json").read_text(encoding="utf-8")).items()
 }
 NAMES = tuple(_PARTS)
 COMPARED = ("fisher-trace", "label-smoothing", "n-fgm", "spectral", "pgd")
@@ -73,36 +61,32 @@ def _builders() -> dict[str, Callable[..., keras.Model]]:
     """What builds each defense from a classifier or another defense, its options and a seed."""
     from keras_fim import attacks, defenses
 
-    def pgd(model: keras.Model, *, norm: str, attack_steps: int, step_size: float, **options: Any) -> keras.Model:
-        attack = attacks.PGD(norm=_NORMS[norm], steps=attack_steps, step_size=step_size, keep_best=False)
+    def pgd(model: keras.Model, *, norm: float, attack_steps: int, step_size: float, **options: Any) -> keras.Model:
+        attack = attacks.PGD(norm=norm, steps=attack_steps, step_size=step_size, keep_best=False)
         return defenses.AdversarialTraining(model, attack, **options)
-
-    def ossa(model: keras.Model, **options: Any) -> keras.Model:
-        return defenses.AdversarialTraining(model, _ossa_step(), **options)
-
-    def trades(model: keras.Model, *, norm: str, **options: Any) -> keras.Model:
-        return defenses.TRADES(model, norm=_NORMS[norm], **options)
-
-    def spectral_trace(model: keras.Model, **options: Any) -> keras.Model:
-        return defenses.SpectralDefense(model, penalty="trace", **options)
 
     return {
         "adversarial-label-smoothing": defenses.AdversarialLabelSmoothing,
         "n-fgsm": defenses.n_fgsm,
         "n-fgm": defenses.n_fgm,
         "pgd": pgd,
-        "ossa": ossa,
-        "trades": trades,
+        "ossa": functools.partial(defenses.AdversarialTraining, attack=_ossa_step()),
+        "trades": defenses.TRADES,
         "gaussian": defenses.GaussianAugmentation,
         "gradient-penalty": defenses.GradientPenalty,
         "spectral": defenses.SpectralDefense,
-        "spectral-trace": spectral_trace,
+        "spectral-trace": functools.partial(defenses.SpectralDefense, penalty="trace"),
     }
+
+
+def _parts(defense: str) -> list[_Part]:
+    """The parts of a defense; unknown ones are left out."""
+    return [_PARTS[name] for name in defense.split("+") if name in _PARTS]
 
 
 def takes_mu(defense: str) -> bool:
     """Whether one of its parts has a weight μ."""
-    return any(_PARTS[name].mu for name in defense.split("+"))
+    return any(part.mu for part in _parts(defense))
 
 
 def check_defense(defense: str, options: dict[str, Any]) -> None:
@@ -115,18 +99,16 @@ def check_defense(defense: str, options: dict[str, Any]) -> None:
     if any(name not in NAMES for name in names):
         expected = f"one of {', '.join(NAMES)}, or several joined by +"
         raise ValueError(f"`defense` should be {expected}. Received: {defense!r}")
-    invalid = len(set(names)) < len(names) or (len(names) > 1 and "none" in names)
-    for one in ([n for n in names if _PARTS[n].mu], [n for n in names if "epsilon" in _PARTS[n].options]):
-        invalid = invalid or len(one) > 1
-    if invalid:
-        raise ValueError(
-            f"`defense` should join at most one part with a mu and one with an epsilon. Received: defense={defense!r}"
-        )
-    allowed = {key for name in names for key in _PARTS[name].options}
-    if unknown := sorted(set(options) - allowed):
-        expected = f"some of {', '.join(sorted(allowed))}" if allowed else "empty"
+    with_mu = [part for part in _parts(defense) if part.mu]
+    with_epsilon = [part for part in _parts(defense) if "epsilon" in part.options]
+    together = len(set(names)) == len(names) and (len(names) == 1 or "none" not in names)
+    if not together or len(with_mu) > 1 or len(with_epsilon) > 1:
+        expected = "join at most one part with a mu and one with an epsilon"
+        raise ValueError(f"`defense` should {expected}. Received: defense={defense!r}")
+    usual = {key: default for part in _parts(defense) for key, default in part.options.items()}
+    if unknown := sorted(set(options) - set(usual)):
+        expected = f"some of {', '.join(sorted(usual))}" if usual else "empty"
         raise ValueError(f"`defense_options` of {defense} should be {expected}. Received: {', '.join(unknown)}")
-    usual = {key: default for name in names for key, default in _PARTS[name].options.items()}
     for key, value in options.items():
         expected, types = _KINDS[type(usual[key])]
         undecided = value is None and usual[key] is None
@@ -145,9 +127,10 @@ def default_weights(defense: str, facts: DatasetInfo) -> dict[str, float]:
 
     names, num_classes = defense.split("+"), facts.num_classes
     weights = {"mu": 0.0}
-    for part in (_PARTS[name] for name in names if name in NAMES):
+    for part in _parts(defense):
         if part.mu:
-            weights["mu"] = default_mu(num_classes) if part.mu is _BY_CLASSES else part.mu[facts.name not in _MNIST]
+            by_classes = part.mu == "by classes"
+            weights["mu"] = default_mu(num_classes) if by_classes else float(part.mu[facts.name not in _MNIST])
             if not part.loss_only and facts.name not in _MNIST:
                 weights["mu_warmup_epochs"] = 3.0
     if "label-smoothing" in names:
@@ -161,7 +144,7 @@ def default_options(
     """All options of a defense: those given, and the others as they suit the dataset and the range of the pixels."""
     low, high = bounds or (0.0, 1.0)
     options: dict[str, Any] = {}
-    for part in (_PARTS[name] for name in defense.split("+") if name in NAMES):
+    for part in _parts(defense):
         mine = {**part.options, **{key: value for key, value in given.items() if key in part.options}}
         if "epsilon" in mine and mine["epsilon"] is None:
             norm = part.norm or mine["norm"]
@@ -199,17 +182,19 @@ def defended(
     """
     parts = {name: _PARTS[name] for name in defense.split("+") if not _PARTS[name].loss_only}
     order = sorted(parts, key=lambda name: ("epsilon" not in parts[name].options, parts[name].mu is not None))
-    for name, part in ((name, parts[name]) for name in order):
-        mine = {key: options[key] for key in part.options}
-        model = _builders()[name](model, **({"mu": mu} if part.mu else {}), **mine, seed=seed, bounds=bounds)
+    for name in order:
+        mine = {key: options[key] for key in parts[name].options} | ({"mu": mu} if parts[name].mu else {})
+        if "norm" in mine:
+            mine["norm"] = _NORMS[mine["norm"]]
+        model = _builders()[name](model, **mine, seed=seed, bounds=bounds)
     return model
 
 
 def budget(defense: str, options: dict[str, Any]) -> tuple[float, float] | None:
     """The norm and ε of adversarial training; None for a defense without it."""
-    for name in defense.split("+"):
-        if "epsilon" in _PARTS[name].options:
-            return _NORMS[_PARTS[name].norm or options["norm"]], float(options["epsilon"])
+    for part in _parts(defense):
+        if "epsilon" in part.options:
+            return _NORMS[part.norm or options["norm"]], float(options["epsilon"])
     return None
 
 
