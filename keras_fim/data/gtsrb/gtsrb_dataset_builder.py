@@ -46,16 +46,15 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="full", description="The whole image.")]
 
     def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            "image": tfds.features.Image(shape=(SIDE, SIDE, 3), encoding_format="png"),
+            "label": tfds.features.ClassLabel(names_file=Path(__file__).with_name("labels.txt")),
+            "track": np.int64,  # number within the class; -1 in the test split
+            "frame": np.int64,
+        }
         return self.dataset_info_from_configs(
             homepage="https://benchmark.ini.rub.de/",
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(SIDE, SIDE, 3), encoding_format="png"),
-                    "label": tfds.features.ClassLabel(names_file=Path(__file__).with_name("labels.txt")),
-                    "track": np.int64,  # number within the class; -1 in the test split
-                    "frame": np.int64,
-                }
-            ),
+            features=tfds.features.FeaturesDict(features),
             supervised_keys=("image", "label"),
         )
 
@@ -74,10 +73,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             for sheet in _class_sheets(archive, path):
                 for name, label in _rows(archive, sheet):
                     member = f"{sheet.rpartition('/')[0]}/{name}"
-                    if not (numbers := re.fullmatch(r"(\d+)_(\d+)\.ppm", name)):
-                        raise ValueError(f"{sheet} should name images TRACK_FRAME.ppm. Received: {name!r}; {_AGAIN}")
-                    track, frame = map(int, numbers.groups())
-                    yield member, _example(archive, member, label, track=track, frame=frame)
+                    numbers = re.fullmatch(r"(\d+)_(\d+)\.ppm", name)
+                    _require(numbers, f"{sheet} should name images TRACK_FRAME.ppm. Received: {name!r}")
+                    yield member, _example(archive, member, label, *map(int, numbers.groups()))
 
     def _test_examples(self, images: Path, truth: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         with _open(truth) as archive:
@@ -90,10 +88,15 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             if lacking := [name for name, _ in rows if name not in members]:
                 raise ValueError(f"{images} should hold {len(rows)} images. Received: none of {', '.join(lacking[:5])}")
             for name, label in rows:
-                yield name, _example(archive, members[name], label, track=-1, frame=-1)
+                yield name, _example(archive, members[name], label)
 
 
-def _example(archive: zipfile.ZipFile, member: str, label: int, *, track: int, frame: int) -> dict[str, Any]:
+def _require(valid: Any, message: str) -> None:
+    if not valid:
+        raise ValueError(f"{message}; {_AGAIN}")
+
+
+def _example(archive: zipfile.ZipFile, member: str, label: int, track: int = -1, frame: int = -1) -> dict[str, Any]:
     return {"image": _pixels(archive, member), "label": label, "track": track, "frame": frame}
 
 
@@ -157,13 +160,11 @@ def _is_cached(dl_manager: tfds.download.DownloadManager, url: str) -> bool:
 def _check_download(key: str, path: Path) -> None:
     if key in MD5:
         digest = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()  # 84 MB at most
-        if digest != MD5[key]:
-            raise ValueError(f"{ARCHIVES[key]} should have MD5 {MD5[key]}. Received: {digest} in {path}; {_AGAIN}")
+        _require(digest == MD5[key], f"{ARCHIVES[key]} should have MD5 {MD5[key]}. Received: {digest} in {path}")
         return
     with _open(path) as archive:
         count = sum(name.endswith(".ppm") for name in archive.namelist())
-    if count != NUM_TRAIN:
-        raise ValueError(f"{ARCHIVES[key]} should hold {NUM_TRAIN} images. Received: {count} in {path}; {_AGAIN}")
+    _require(count == NUM_TRAIN, f"{ARCHIVES[key]} should hold {NUM_TRAIN} images. Received: {count} in {path}")
 
 
 def _open(path: Path) -> zipfile.ZipFile:
@@ -178,11 +179,9 @@ def _class_sheets(archive: zipfile.ZipFile, path: Path) -> list[str]:
     sheets = sorted(name for name in archive.namelist() if re.search(r"/GT-\d{5}\.csv$", name))
     expected = [f"GT-{label:05d}.csv" for label in range(NUM_CLASSES)]
     present = {name.rpartition("/")[2] for name in sheets}
-    if missing := [name for name in expected if name not in present]:
-        raise ValueError(
-            f"{path} should hold {len(expected)} class CSVs, {expected[0]} to {expected[-1]}. "
-            f"Received: {len(present)}; missing: {', '.join(missing)}; {_AGAIN}"
-        )
+    missing = [name for name in expected if name not in present]
+    should = f"{path} should hold {len(expected)} class CSVs, {expected[0]} to {expected[-1]}"
+    _require(not missing, f"{should}. Received: {len(present)}; missing: {', '.join(missing)}")
     return sheets
 
 
@@ -194,14 +193,12 @@ def _rows(archive: zipfile.ZipFile, sheet: str) -> list[tuple[str, int]]:
         columns, rows = table.fieldnames or [], list(table)
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{place} should be a CSV: {error}; {_AGAIN}") from error
-    if not {"Filename", "ClassId"} <= set(columns):
-        expected = "have a header with the columns Filename and ClassId, separated by semicolons"
-        raise ValueError(f"{place} should {expected}. Received: {';'.join(columns)!r}; {_AGAIN}")
-    if not rows:
-        raise ValueError(f"{place} should list images. Received: a header only; {_AGAIN}")
+    header = "have a header with the columns Filename and ClassId, separated by semicolons"
+    _require({"Filename", "ClassId"} <= set(columns), f"{place} should {header}. Received: {';'.join(columns)!r}")
+    _require(rows, f"{place} should list images. Received: a header only")
     labels = {str(label): label for label in range(NUM_CLASSES)}
     for number, row in enumerate(rows, start=2):
-        if not row["Filename"] or row["ClassId"] not in labels:
-            expected = f"have a Filename, and a ClassId from 0 to {NUM_CLASSES - 1}, in line {number}"
-            raise ValueError(f"{place} should {expected}. Received: {row['Filename']}, {row['ClassId']}; {_AGAIN}")
+        expected = f"have a Filename, and a ClassId from 0 to {NUM_CLASSES - 1}, in line {number}"
+        received = f"{row['Filename']}, {row['ClassId']}"
+        _require(row["Filename"] and row["ClassId"] in labels, f"{place} should {expected}. Received: {received}")
     return [(row["Filename"], labels[row["ClassId"]]) for row in rows]
