@@ -73,8 +73,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             for sheet in _class_sheets(archive, path):
                 for name, label in _rows(archive, sheet):
                     member = f"{sheet.rpartition('/')[0]}/{name}"
-                    numbers = re.fullmatch(r"(\d+)_(\d+)\.ppm", name)
-                    _require(numbers, f"{sheet} should name images TRACK_FRAME.ppm. Received: {name!r}")
+                    if not (numbers := re.fullmatch(r"(\d+)_(\d+)\.ppm", name)):
+                        raise ValueError(f"{sheet} should name images TRACK_FRAME.ppm. Received: {name!r}; {_AGAIN}")
                     yield member, _example(archive, member, label, *map(int, numbers.groups()))
 
     def _test_examples(self, images: Path, truth: Path) -> Iterator[tuple[str, dict[str, Any]]]:
