@@ -15,12 +15,12 @@ from keras_fim.cli.options import add_options
 __all__ = ["main", "train_script"]
 
 _Formatter = argparse.RawDescriptionHelpFormatter
-_GROUPS = {  # the module of each command, and its function there
-    "Use": {"evaluate": "evaluate.run", "train": "train.run", "compare": "small.compare", "board": "small.board"},
-    "Ship": {"export": "serving.export", "verify": "serving.verify", "serve-client": "serving.serve_client"},
-    "More": {"detect": "small.detect", "demo": "small.demo", "completion": ""},
+_GROUPS = {  # the module of each command, in which a function has its name
+    "Use": {"evaluate": "evaluate", "train": "train", "compare": "small", "board": "small"},
+    "Ship": {"export": "serving", "verify": "serving", "serve-client": "serving"},
+    "More": {"detect": "small", "demo": "small", "completion": ""},
 }
-_COMMANDS = {name: function for group in _GROUPS.values() for name, function in group.items()}
+_COMMANDS = {name: module for group in _GROUPS.values() for name, module in group.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,8 +70,8 @@ def train_script(data_name: str, argv: list[str] | None = None) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    module, _, function = _COMMANDS[arguments.command].partition(".")
-    getattr(importlib.import_module(f"keras_fim.cli.{module}"), function)(arguments)
+    module = importlib.import_module(f"keras_fim.cli.{_COMMANDS[arguments.command]}")
+    getattr(module, arguments.command.replace("-", "_"))(arguments)
 
 
 class _Parser(argparse.ArgumentParser):

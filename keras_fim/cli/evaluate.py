@@ -12,7 +12,7 @@ from keras_fim import attacks as library
 from keras_fim import evaluation as measuring
 from keras_fim.attacks.aimed import AimedAttack
 from keras_fim.attacks.lp import norm_name
-from keras_fim.cli.options import SMOKE_TEST, given, number
+from keras_fim.cli.options import SMOKE_TEST, data_options, given, number
 from keras_fim.data import DatasetInfo, short_name
 from keras_fim.distribution import local_strategy
 from keras_fim.evaluation.backends import connect
@@ -21,21 +21,20 @@ from keras_fim.evaluation.report import encode
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.pixels import PixelRange
 from keras_fim.strangers import check_operations
-from keras_fim.training.hardening import default_epsilons
-from keras_fim.training.inputs import DataOptions, EvaluatedImages, evaluated_images, model_for
+from keras_fim.training import hardening, inputs
 
 _Budgets = dict[str, list[float]] | list[float] | None
 
 
-def run(arguments: argparse.Namespace) -> None:
+def evaluate(arguments: argparse.Namespace) -> None:
     """Measure, print and write."""
-    data = DataOptions(arguments.data, **given(arguments, "data_dir", "image_size", "bounds"))
+    data = data_options(arguments, arguments.data)
     model = _model(arguments.model, data, strict=arguments.strict, returns=arguments.returns)
     twin = _model(arguments.twin, data, strict=arguments.strict) if arguments.twin else None
     budgets = _epsilons(arguments.epsilons)
     attacks = _attacks(arguments, budgets, twin)
     _check_threshold(arguments, attacks, budgets)
-    images = evaluated_images(arguments.model, model, data, arguments.max_samples, only=arguments.only)
+    images = inputs.evaluated_images(arguments.model, model, data, arguments.max_samples, only=arguments.only)
     if images.part:
         print(images.part, file=sys.stderr)
     if arguments.target:
@@ -64,7 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
     if (arguments.chunk or (1, 1)) != (1, 1):
         print(f"{result.accuracy.total} images in {folder / 'cells'}; gather them without --chunk")
         return
-    masking = _masking(model, images, attacks, twin, folder) if arguments.masking else []
+    masking = _masking(model, twin, images, {attack.norm for attack in attacks}, folder) if arguments.masking else []
     _finish(result, masking, folder, arguments)
 
 
@@ -100,28 +99,24 @@ def _check_threshold(arguments: argparse.Namespace, attacks: list[library.Attack
 
 
 def _masking(
-    model: LogitsFunction,
-    images: EvaluatedImages,
-    attacks: list[library.Attack],
-    twin: LogitsFunction | None,
-    folder: Path,
+    model: LogitsFunction, twin: LogitsFunction | None, images: inputs.EvaluatedImages, norms: set[float], folder: Path
 ) -> list[str]:
     """Reports of masked gradients in the norms of the attacks, written and as texts."""
     options: dict[str, Any] = {"twin": twin, "bounds": images.pixels}
     reports = []
-    for norm in [norm for norm in (2.0, math.inf) if norm in {attack.norm for attack in attacks}] or [2.0, math.inf]:
+    for norm in [norm for norm in (2.0, math.inf) if norm in norms] or [2.0, math.inf]:
         reports.append(measuring.masking_report(model, images.dataset, norm=norm, **options))
         for suffix in (".json", ".csv", ".md"):
             reports[-1].save(folder / f"masking_{norm_name(norm)}{suffix}")
     return [str(report) for report in reports]
 
 
-def _model(source: str, data: DataOptions, *, strict: bool, returns: str | None = None) -> LogitsFunction:
+def _model(source: str, data: inputs.DataOptions, *, strict: bool, returns: str | None = None) -> LogitsFunction:
     """A model from a file, a folder or a name."""
     model: Any = Path(source)
     if not (model / "saved_model.pb").is_file():
         with local_strategy().scope():
-            model = model_for(source, data)
+            model = inputs.model_for(source, data)
     elif strict:
         check_operations(model, strict=True)
     return logits_function(model, from_logits=None if returns is None else returns == "logits")
@@ -139,7 +134,7 @@ def _usual_epsilons(
     """Budgets that suit color images, for the norms of the attacks; None for the library's own."""
     if len(facts.image_shape) != 3 or facts.image_shape[-1] != 3 or isinstance(pixels.low, tuple):
         return None
-    budgets = default_epsilons(facts.image_shape, pixels.bounds)
+    budgets = hardening.default_epsilons(facts.image_shape, pixels.bounds)
     return {norm_name(norm): values for norm, values in budgets.items() if norm in {a.norm for a in attacks}} or None
 
 

@@ -166,3 +166,10 @@ def training_options(arguments: argparse.Namespace, *, skip: Sequence[str] = ())
 def given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
     """The values of arguments by their names; those that the command does not have are left out."""
     return {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
+
+
+def data_options(arguments: argparse.Namespace, name: str | None) -> Any:
+    """A dataset as `keras_fim.training.inputs.DataOptions`, with the other options of a command that describe it."""
+    from keras_fim.training.inputs import DataOptions
+
+    return DataOptions(name or "", **given(arguments, "data_dir", "image_size", "bounds"))

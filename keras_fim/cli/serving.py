@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_fim import data
 from keras_fim import export as exporting
-from keras_fim.cli.options import given
+from keras_fim.cli.options import data_options, given
 from keras_fim.detection import FisherDetector
 from keras_fim.evaluation import samples
 from keras_fim.export.client import predict_grpc, predict_rest
@@ -29,15 +29,14 @@ def export_and_verify(source: str | Path, folder: Path, arguments: argparse.Name
     Raises:
         SystemExit: With code 1, if the exported model does not answer as the trained one does: then there is none.
     """
-    names = ("max_samples", "version", "direction", "calibrated", "data_dir", "bounds", "image_size")
-    options = given(arguments, *names)
+    options = given(arguments, "max_samples", "version", "direction", "calibrated")
     if getattr(arguments, "detector", None):
         options["detector"] = read_detector(arguments.detector)
     limits = {
         field.name: getattr(arguments, f"max_{field.name}", None) for field in dataclasses.fields(exporting.Limits)
     }
     options["limits"] = exporting.Limits(**{name: value for name, value in limits.items() if value is not None})
-    options["reference"] = getattr(arguments, "reference_images", None)
+    reference = getattr(arguments, "reference_images", None)
     if getattr(arguments, "labels", None):
         options["labels"] = read_text(arguments.labels).splitlines()
     reports: list[exporting.Verification] = []
@@ -48,7 +47,7 @@ def export_and_verify(source: str | Path, folder: Path, arguments: argparse.Name
             print(reports[0])
             raise SystemExit(1)
 
-    path = export_model(source, folder, check=check, **options)
+    path = export_model(source, folder, data_options(arguments, reference), check=check, **options)
     report = dataclasses.replace(reports[0], path=str(path))
     print(report if getattr(arguments, "verbose", False) else report.summary)
 

@@ -6,7 +6,7 @@ import sys
 import threading
 from pathlib import Path
 
-from keras_fim.cli.options import SMOKE_TEST, given, training_options
+from keras_fim.cli.options import SMOKE_TEST, data_options, given, training_options
 from keras_fim.training.defending import COMPARED
 
 
@@ -58,11 +58,11 @@ def detect(arguments: argparse.Namespace) -> None:
     """Measure the detectors on each model and print its table."""
     from keras_fim.training.detecting import evaluate_detection
 
-    names = ("max_samples", "max_adaptive", "false_positive_rate", "data_dir", "image_size", "bounds")
-    options = {"data_name": arguments.data, **given(arguments, *names)}
+    options = given(arguments, "max_samples", "max_adaptive", "false_positive_rate")
+    options["on_progress"] = lambda line: print(line, file=sys.stderr, flush=True)
+    data = data_options(arguments, arguments.data)
     for name in arguments.models:
-        say = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
-        print(f"{evaluate_detection(name, arguments.out, on_progress=say, **options)}\n", flush=True)
+        print(f"{evaluate_detection(name, arguments.out, data, **options)}\n", flush=True)
 
 
 def demo(arguments: argparse.Namespace) -> None:

@@ -7,23 +7,19 @@ from typing import Any
 import tensorflow as tf
 
 from keras_fim import distribution
-from keras_fim.cli.options import SMOKE_TEST, given, training_options
+from keras_fim.cli.options import SMOKE_TEST, data_options, given, training_options
 from keras_fim.cli.serving import export_and_verify
 from keras_fim.data import short_name
 from keras_fim.evaluation.progress import say
 from keras_fim.evaluation.report import table
 from keras_fim.geometry.penalty import label_smoothing_from_mu
 from keras_fim.records import read_json
-from keras_fim.training import TrainingConfig, train
-from keras_fim.training.defending import default_options
-from keras_fim.training.hardening import before_and_after, comparison_rows
-from keras_fim.training.inputs import DataOptions, described_recipe
-from keras_fim.training.trained import builds
+from keras_fim.training import TrainingConfig, defending, hardening, inputs, run, trained
 
 _PAPER = ("convnet", "vgg11", "resnet14")
 
 
-def run(arguments: argparse.Namespace) -> None:
+def train(arguments: argparse.Namespace) -> None:
     """Train as the arguments say, for each μ, and print what came out."""
     devices = distribution.strategy()  # before anything else is computed, on several workers
     several = arguments.mu is not None and len(arguments.mu) > 1
@@ -51,7 +47,7 @@ def _train(
         print("The paper's loss resists attacks of one step only; --defense n-fgm holds against strong ones.")
     print(f"writing to {folder}")
     robustness = not arguments.no_robustness
-    train(config, folder, robustness=robustness, devices=devices, **given(arguments, "resume", "data_dir"))
+    run.train(config, folder, robustness=robustness, devices=devices, **given(arguments, "resume", "data_dir"))
     if not distribution.is_chief(devices):
         return
     results = read_json(folder / "run.json")["results"]
@@ -59,7 +55,7 @@ def _train(
         f"test accuracy {100 * results['test_accuracy']:.2f} % with the weights of epoch {results['best_epoch']} of "
         f"{results['epochs']}, trained in {results['training_seconds']:.0f} s: {folder / 'model.keras'}"
     )
-    if not builds(config.model) and robustness:
+    if not trained.builds(config.model) and robustness:
         _say_robustness(config, folder, arguments)
     if arguments.export:
         usual = arguments.export == Path("saved_models")
@@ -69,10 +65,10 @@ def _train(
 
 def _say_robustness(config: TrainingConfig, folder: Path, arguments: argparse.Namespace) -> None:
     """Print accuracy and robust accuracy of the model before and after."""
-    results = before_and_after(config, folder, progress=say, **given(arguments, "data_dir", "quick"))
+    results = hardening.before_and_after(config, folder, progress=say, **given(arguments, "data_dir", "quick"))
     names = [*results, *(["report"] if len(results) > 1 else [])]
     pages = ", ".join(str(folder / "robustness" / f"{name}.html") for name in names)
-    print(f"\n{table(comparison_rows(results))}\nreports: {pages}")
+    print(f"\n{table(hardening.comparison_rows(results))}\nreports: {pages}")
 
 
 def _table(records: list[dict[str, Any]]) -> str:
@@ -95,8 +91,8 @@ def _config(arguments: argparse.Namespace, mu: float | None) -> TrainingConfig:
     if arguments.epsilon is not None:
         options["epsilon"] = arguments.epsilon
     weight = {} if mu is None else {"mu": mu}
-    dataset = DataOptions(arguments.data, **given(arguments, "data_dir", "image_size", "bounds"))
-    return described_recipe(dataset, **{**quick, **told, **weight, "defense_options": options})
+    changes = {**quick, **told, **weight, "defense_options": options}
+    return inputs.described_recipe(data_options(arguments, arguments.data), **changes)
 
 
 def _default_folder(config: TrainingConfig, *, quick: bool, sweep: bool) -> Path:
@@ -118,7 +114,7 @@ def _default_folder(config: TrainingConfig, *, quick: bool, sweep: bool) -> Path
 def _named(config: TrainingConfig) -> list[str]:
     """The ε that was given, and every option that is not as usual: runs that differ by one have different folders."""
     options = config.defense_options
-    usual = default_options(config.defense, config.facts, {}, config.bounds)
+    usual = defending.default_options(config.defense, config.facts, {}, config.bounds)
     named = {key: options[key] for key in sorted(options) if key == "epsilon" or options[key] != usual[key]}
     values = {key: f"{value:.3g}" if isinstance(value, (int, float)) else value for key, value in named.items()}
     return [f"{'eps' if key == 'epsilon' else key.replace('_', '-')}{value}" for key, value in values.items()]

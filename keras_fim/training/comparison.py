@@ -17,13 +17,9 @@ from keras_fim.evaluation import Evaluation, SideBySide, evaluate, masking_repor
 from keras_fim.fisher import fisher_spectrum
 from keras_fim.pixels import PixelRange
 from keras_fim.records import written
-from keras_fim.training import inputs
+from keras_fim.training import defending, hardening, inputs, run, trained
 from keras_fim.training.config import TrainingConfig, completed, recipe
-from keras_fim.training.defending import COMPARED, defended
 from keras_fim.training.defense_rows import Comparison, DefenseRow, mean
-from keras_fim.training.hardening import default_epsilons
-from keras_fim.training.run import build_model, compile_model, train
-from keras_fim.training.trained import builds, load_model
 
 _MASKING_SAMPLES = 200
 _STEPS = 3  # timed together
@@ -33,7 +29,7 @@ _STEPS = 3  # timed together
 def compare(
     data_name: str,
     folder: str | Path,
-    defenses: Sequence[str] = COMPARED,
+    defenses: Sequence[str] = defending.COMPARED,
     *,
     seeds: Sequence[int] = (0,),
     max_samples: int = 500,
@@ -99,7 +95,7 @@ def compare(
 
 def _config(own: TrainingConfig, changes: Mapping[str, Any], defense: str, seed: int) -> TrainingConfig:
     told = {"defense": defense, "image_shape": own.image_shape, "bounds": own.bounds, **changes, "seed": seed}
-    return recipe(own.data, facts=own.facts, trained=not builds(own.model), **told)
+    return recipe(own.data, facts=own.facts, trained=not trained.builds(own.model), **told)
 
 
 def write(comparison: Comparison, folder: Path) -> None:
@@ -162,12 +158,12 @@ class _Work:
 
     def _epsilons(self) -> dict[float, tuple[float, ...]]:
         """One budget for each norm, the second smallest."""
-        usual = default_epsilons(self.images[0].shape[1:], self.pixels.bounds)
+        usual = hardening.default_epsilons(self.images[0].shape[1:], self.pixels.bounds)
         return {norm: values[1:2] for norm, values in usual.items()}
 
     def _model(self, config: TrainingConfig) -> keras.Model:
-        run = self.folder / "runs" / f"{config.defense}-seed{config.seed}"
-        return load_model(train(config, run, resume=True, data_dir=self.data_dir))
+        folder = self.folder / "runs" / f"{config.defense}-seed{config.seed}"
+        return trained.load_model(run.train(config, folder, resume=True, data_dir=self.data_dir))
 
     def _evaluated(self, config: TrainingConfig, model: keras.Model, twin: keras.Model | None) -> Evaluation:
         strong = [attacks.Strong(norm=norm, twin=twin, quick=self.quick) for norm in self._epsilons()]
@@ -248,9 +244,9 @@ def step_costs(configs: Mapping[str, TrainingConfig], *, rounds: int = 12) -> di
 
 def _step(config: TrainingConfig, batch: tuple[tf.Tensor, tf.Tensor]) -> Callable[[], object]:
     keras.utils.set_random_seed(0)
-    model = build_model(config, fresh=True)
-    model = defended(model, config.defense, mu=config.mu, seed=0, options=config.all_options)
-    compile_model(model, config, steps_per_epoch=100)
+    model = run.build_model(config, fresh=True)
+    model = defending.defended(model, config.defense, mu=config.mu, seed=0, options=config.all_options)
+    run.compile_model(model, config, steps_per_epoch=100)
     iterator = iter(tf.data.Dataset.from_tensors(batch).repeat())
     function = model.make_train_function() or model.train_function
     return lambda: function(iterator)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from keras_fim.data import DatasetInfo
+    from keras_fim.training.config import TrainingConfig
 
 _NORMS = {"l2": 2.0, "linf": math.inf}
 _MNIST = ("mnist", "mnist5k")
@@ -199,20 +200,14 @@ def budget(defense: str, options: dict[str, Any]) -> tuple[float, float] | None:
 
 
 def overfitting_watch(
-    defense: str,
-    options: dict[str, Any],
-    images: tf.data.Dataset,
-    history: Sequence[Mapping[str, float]] = (),
-    bounds: Any = (0.0, 1.0),
+    config: TrainingConfig, images: tf.data.Dataset, history: Sequence[Mapping[str, float]] = ()
 ) -> list[keras.callbacks.Callback]:
     """A watch on catastrophic overfitting with the ε of adversarial training; empty for other defenses.
 
     Args:
-        defense: A name of `NAMES`, or several joined by ``+``.
-        options: All options, as `default_options` returns them.
+        config: The run.
         images: Batches that are not trained on.
         history: The metrics of earlier epochs, against which a collapse is measured.
-        bounds: The smallest and the largest pixel value.
 
     Returns:
         One callback, or none.
@@ -220,9 +215,9 @@ def overfitting_watch(
     from keras_fim import defenses
     from keras_fim.evaluation import samples
 
-    lowest = min((row["fooled_iterative"] for row in history if "fooled_iterative" in row), default=math.inf)
-    if (own := budget(defense, options)) is None:
+    if (own := budget(config.defense, config.all_options)) is None:
         return []
-    attack = {"norm": own[0], "epsilon": own[1], "bounds": bounds}
-    step = _ossa_step() if "ossa" in defense.split("+") else None
-    return [defenses.CatastrophicOverfitting(*samples(images, 256), **attack, one_step=step, lowest=lowest)]
+    lowest = min((row["fooled_iterative"] for row in history if "fooled_iterative" in row), default=math.inf)
+    options: dict[str, Any] = {"norm": own[0], "epsilon": own[1], "bounds": config.pixels, "lowest": lowest}
+    step = _ossa_step() if "ossa" in config.defense.split("+") else None
+    return [defenses.CatastrophicOverfitting(*samples(images, 256), **options, one_step=step)]

@@ -2,9 +2,9 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import numpy as np
@@ -17,12 +17,11 @@ from keras_fim.evaluation.plans import Plan, bounded, estimate
 from keras_fim.evaluation.report import Report, Row
 from keras_fim.logits import logits_function
 from keras_fim.records import versions, write_json, write_text
-from keras_fim.training.hardening import default_epsilons
-from keras_fim.training.inputs import DataOptions, evaluated_images, model_for
-from keras_fim.training.trained import record_of
+from keras_fim.training import hardening, inputs, trained
 from keras_fim.typing import AttackResult, Bounds
 
 _CURVES = ("false_positive_rates", "true_positive_rates", "precisions", "recalls")
+_Detectors: TypeAlias = Mapping[str, FisherDetector]
 _FEWEST = 10  # the AUC of fewer adversarials is meaningless
 
 
@@ -68,14 +67,11 @@ class DetectionReport(Report):
 def evaluate_detection(
     name: str,
     folder: Path,
+    data: inputs.DataOptions,
     *,
-    data_name: str | None = None,
     max_samples: int = 400,
     max_adaptive: int = 100,
     false_positive_rate: float = 0.05,
-    data_dir: str | None = None,
-    image_size: int | None = None,
-    bounds: tuple[float, float] | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> DetectionReport:
     """Fit detectors on half of some test images, and measure them on the other half under other attacks.
@@ -88,13 +84,10 @@ def evaluate_detection(
         name: The name of stored weights, a run folder, or a ``.keras`` file.
         folder: The folder for ``<name>.json``, the table ``<name>.md``, the curves ``<name>.curves.jsonl`` and the
             detectors ``<name>.<detector>.json``.
-        data_name: The dataset whose test images are taken; ``None`` for the one that the model was trained on.
+        data: The dataset whose test images are taken.
         max_samples: The number of test images: half to fit and half to evaluate.
         max_adaptive: The number of the latter that the adaptive attacker gets.
         false_positive_rate: The false-positive rate of the thresholds on the images that they are fitted on.
-        data_dir: The folder in which TensorFlow Datasets keeps its data.
-        image_size: Height and width of the images, for a model that takes any.
-        bounds: The smallest and the largest pixel value; ``None`` for what the model's record or rescaling says.
         on_progress: A function that gets a line of text, which says how long the attacks may take.
 
     Returns:
@@ -103,24 +96,27 @@ def evaluate_detection(
     Raises:
         ValueError: If there is no model of that name, or the dataset is neither given nor on record.
     """
-    data = DataOptions(data_name or _trained_on(name), data_dir, image_size, bounds)
-    model = model_for(name, data)
-    tested = evaluated_images(name, model, data, max_samples)
+    data = data._replace(name=data.name or _trained_on(name))
+    model = inputs.model_for(name, data)
+    tested = inputs.evaluated_images(name, model, data, max_samples)
     images, labels = samples(tested.dataset, max_samples)
-    own, usual = _Classifier(model, tested.pixels.bounds), default_epsilons(images.shape[1:], tested.pixels.bounds)
+    own, usual = (
+        _Classifier(model, tested.pixels.bounds),
+        hardening.default_epsilons(images.shape[1:], tested.pixels.bounds),
+    )
     budgets = {norm: epsilons[1:] for norm, epsilons in usual.items()}
     fit, test = (images[::2], labels[::2]), (images[1::2], labels[1::2])
     plans = _plans(budgets)
     if on_progress:
-        timed = [Plan(*plan) for plan in plans]
-        on_progress(estimate(logits_function(model), timed, next(iter(chunks(test))), len(test[1])))
+        on_progress(estimate(logits_function(model), plans, next(iter(chunks(test))), len(test[1])))
     detectors = _fitted(own, *fit, budgets, false_positive_rate)
     scores = {kind: own.scores(detector, test[0]) for kind, detector in detectors.items()}
     alarms = {kind: float((scores[kind] > detector.threshold).mean()) for kind, detector in detectors.items()}
-    rows = [row for plan in plans for row in _rows(own, *plan, test, detectors, scores)]
+    rows = [row for plan in plans for row in _rows(own, plan, test, detectors, scores)]
     few = test[0][:max_adaptive], test[1][:max_adaptive]
     for kind, detector in ((kind, detectors[kind]) for kind in ("lambda", "fgsm") if kind in detectors):
-        adaptive = _rows(own, _adaptive_attack(detector), budgets[np.inf][1:], few, {kind: detector}, scores)
+        plan = Plan(_adaptive_attack(detector), budgets[np.inf][1:])
+        adaptive = _rows(own, plan, few, {kind: detector}, scores)
         rows += [{**row, "attack": f"{row['attack']} on {kind}"} for row in adaptive]  # it knows the detector
     config = {
         **{"num_fitted": len(fit[0]), "num_evaluated": len(test[0]), "num_adaptive": max_adaptive},
@@ -149,7 +145,7 @@ class _Classifier(NamedTuple):
 
 def _trained_on(name: str) -> str:
     """The dataset in the record of a model's run."""
-    record = record_of(name)
+    record = trained.record_of(name)
     if record is None:
         raise ValueError(f"`data_name` should be given for a model without the record of its run. Received: {name!r}")
     return str(record["config"]["data"])
@@ -185,14 +181,14 @@ def _fitted(
     return detectors
 
 
-def _plans(budgets: Mapping[float, tuple[float, ...]]) -> list[tuple[attacks.Attack, tuple[float, ...]]]:
+def _plans(budgets: Mapping[float, tuple[float, ...]]) -> list[Plan]:
     """Attacks that know nothing of a detector, and their ε; inf for the nearest adversarials."""
     return [
-        (attacks.FGSM(), budgets[np.inf]),
-        (attacks.PGD(steps=20), budgets[np.inf]),
-        (attacks.OSSA(), budgets[2]),
-        (attacks.DeepFool(), (*budgets[2], np.inf)),
-        (attacks.CarliniWagner(steps=100, search_steps=5, learning_rate=0.05), (*budgets[2], np.inf)),
+        Plan(attacks.FGSM(), budgets[np.inf]),
+        Plan(attacks.PGD(steps=20), budgets[np.inf]),
+        Plan(attacks.OSSA(), budgets[2]),
+        Plan(attacks.DeepFool(), (*budgets[2], np.inf)),
+        Plan(attacks.CarliniWagner(steps=100, search_steps=5, learning_rate=0.05), (*budgets[2], np.inf)),
     ]
 
 
@@ -201,12 +197,7 @@ def _adaptive_attack(detector: FisherDetector) -> AdaptivePGD:
 
 
 def _rows(
-    own: _Classifier,
-    attack: attacks.Attack,
-    epsilons: Sequence[float],
-    samples: tuple[np.ndarray, np.ndarray],
-    detectors: Mapping[str, FisherDetector],
-    benign: Mapping[str, np.ndarray],
+    own: _Classifier, plan: Plan, test: tuple[np.ndarray, np.ndarray], detectors: _Detectors, benign: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """For each ε, how many images one attack fooled, and the figures of the detectors on those."""
 
@@ -216,13 +207,13 @@ def _rows(
             scores[result.success, column] = own.scores(detector, result.adversarials[result.success])
         return scores
 
-    logits_fn, plan = logits_function(own.model), (bounded(attack, own.bounds), epsilons)
-    outcome = Outcome.joined(measure(logits_fn, *plan, chunk, inspect=scored) for chunk in chunks(samples))
+    inside = logits_function(own.model), bounded(plan.attack, own.bounds), plan.epsilons
+    outcome = Outcome.joined(measure(*inside, chunk, inspect=scored) for chunk in chunks(test))
     rows, num = [], int(outcome.was_correct.sum())
-    for position, epsilon in enumerate(epsilons):
+    for position, epsilon in enumerate(plan.epsilons):
         scores = outcome.seen_at(position)[outcome.fooled[position]]
         by_kind = dict(zip(detectors, scores.T, strict=True)) if len(scores) >= _FEWEST else {}
-        row = {"attack": attack.name, "epsilon": None if np.isinf(epsilon) else epsilon, "num": num}
+        row = {"attack": plan.attack.name, "epsilon": None if np.isinf(epsilon) else epsilon, "num": num}
         figures = {kind: _figures(detectors[kind], benign[kind], values, num) for kind, values in by_kind.items()}
         rows.append({**row, "fooled": len(scores), "detectors": figures})
     return rows

@@ -13,9 +13,7 @@ from keras_fim import attacks, data
 from keras_fim.evaluation import calibrate, clean_performance, robustness_curve, samples
 from keras_fim.evaluation.plans import bounded
 from keras_fim.export import saved_model
-from keras_fim.training.hardening import default_epsilons
-from keras_fim.training.inputs import DataOptions, evaluated_images, model_for, recorded_range
-from keras_fim.training.trained import record_of
+from keras_fim.training import hardening, inputs, trained
 from keras_fim.typing import Bounds
 
 _ABSENT = (
@@ -28,14 +26,11 @@ _METHODS: tuple[attacks.Attack, ...] = (attacks.FGSM(), attacks.PGD(steps=20), a
 def export_model(
     source: str | Path,
     folder: str | Path,
+    reference: inputs.DataOptions,
     *,
     calibrated: bool = False,
     max_samples: int = 200,
-    data_dir: str | None = None,
-    bounds: tuple[float, float] | None = None,
     labels: Sequence[str] | None = None,
-    reference: str | None = None,
-    image_size: int | None = None,
     **options: Any,
 ) -> Path:
     """Export a run, stored weights or a ``.keras`` file, with `keras_fim.export.saved_model`.
@@ -47,15 +42,11 @@ def export_model(
     Args:
         source: As in `keras_fim.training.load_model`.
         folder: The model's folder.
+        reference: The dataset of the reference inputs.
         calibrated: Whether the signature ``trust`` also returns a radius that is calibrated on the test images
             (`keras_fim.evaluation.calibrate`), of which there have to be 200 then.
         max_samples: The number of test images; 0 for random reference inputs and no table.
-        data_dir: The folder in which TensorFlow Datasets keeps its data.
-        bounds: The smallest and the largest pixel value that the model takes; ``None`` for what the record of its run
-            or a leading rescaling says.
         labels: The names of the classes; ``None`` for those on record.
-        reference: The dataset of the reference inputs; ``None`` for the one on record.
-        image_size: Height and width of the images, for a model that takes any.
         **options: ``version``, ``detector``, ``direction``, ``limits`` and ``check`` of `keras_fim.export.saved_model`.
 
     Returns:
@@ -65,16 +56,15 @@ def export_model(
         ValueError: If there is nothing of that name, nothing says the pixel values, or there are too few images for a
             calibration.
     """
-    where = data_dir, image_size, bounds
-    model, record = model_for(source, DataOptions(reference, *where) if reference else None), record_of(source)
-    options["bounds"] = bounds
-    if image_size is not None:
-        options["input_shape"] = (image_size, image_size, getattr(model, "input_shape", (None,))[-1] or 3)
+    model, record = inputs.model_for(source, reference), trained.record_of(source)
+    options["bounds"], size = reference.bounds, reference.image_size
+    if size is not None:
+        options["input_shape"] = (size, size, getattr(model, "input_shape", (None,))[-1] or 3)
     config, report = (record["config"], _card(record)) if record else (None, {})
-    if record and bounds is None:
-        options["bounds"] = recorded_range(record)
-    data_name = reference or (config and config["data"])
-    at_hand = data_name is not None and _prepared(data_name, data_dir)
+    if record and reference.bounds is None:
+        options["bounds"] = inputs.recorded_range(record)
+    data_name = reference.name or (config and config["data"])
+    at_hand = data_name is not None and _prepared(data_name, reference.data_dir)
     if calibrated and not (at_hand and max_samples):
         raise ValueError("`calibrated` should be True with images of a dataset on this machine. Received: no images")
     if data_name is None:
@@ -82,13 +72,13 @@ def export_model(
     if max_samples and not at_hand:
         warnings.warn(_ABSENT.format(data_name), stacklevel=2)
     elif max_samples:
-        tested = evaluated_images(source, model, DataOptions(data_name, *where), max_samples)
+        tested = inputs.evaluated_images(source, model, reference._replace(name=data_name), max_samples)
         images, classes = samples(tested.dataset, max_samples)
         report["robustness"] = _robustness(model, images, classes, tested.pixels.bounds)
         options |= {"images": images, "bounds": tested.pixels}
         options["calibration"] = calibrate(model, images, bounds=tested.pixels) if calibrated else None
         labels = labels or tested.facts.class_names
-    names = labels or (config or {}).get("class_names") or data.info(data_name, data_dir).class_names
+    names = labels or (config or {}).get("class_names") or data.info(data_name, reference.data_dir).class_names
     return saved_model(model, folder, labels=names, report=report, **options)
 
 
@@ -112,7 +102,7 @@ def _prepared(data_name: str, data_dir: str | None) -> bool:
 
 
 def _robustness(model: keras.Model, images: np.ndarray, labels: np.ndarray, bounds: Bounds) -> dict[str, Any]:
-    epsilons = default_epsilons(images.shape[1:], bounds)
+    epsilons = hardening.default_epsilons(images.shape[1:], bounds)
     plans = [(bounded(attack, bounds), epsilons[attack.norm][1:]) for attack in _METHODS]
     curves = [robustness_curve(model, images, labels, *plan) for plan in plans]
     clean = clean_performance(model, images, labels)

@@ -13,10 +13,8 @@ from keras_fim.attacks import DEFAULT_EPSILONS, Strong
 from keras_fim.evaluation import Evaluation, SideBySide, evaluate
 from keras_fim.evaluation.report import Row
 from keras_fim.pixels import PixelRange
-from keras_fim.training import inputs
+from keras_fim.training import defending, inputs, trained
 from keras_fim.training.config import TrainingConfig
-from keras_fim.training.defending import budget
-from keras_fim.training.trained import builds, load_model
 from keras_fim.typing import Bounds
 
 _SAMPLES, _QUICK_SAMPLES = 200, 50
@@ -76,9 +74,9 @@ def before_and_after(
     limits: dict[str, Any] = {"test_limit": _QUICK_SAMPLES if quick else _SAMPLES, "image_shape": config.image_shape}
     test = data.load(config.data, 64, data_dir=data_dir, **limits)[1]
     images = inputs.in_range(test, pixels.bounds)
-    models: dict[str, keras.Model] = {"after": load_model(folder)}
-    if not builds(config.model):
-        models = {"before": load_model(config.model), **models}
+    models: dict[str, keras.Model] = {"after": trained.load_model(folder)}
+    if not trained.builds(config.model):
+        models = {"before": trained.load_model(config.model), **models}
     results = {}
     for name, model in models.items():
         results[name] = evaluate(
@@ -117,6 +115,6 @@ def comparison_rows(results: dict[str, Evaluation]) -> list[Row]:
 
 def _budget(config: TrainingConfig) -> tuple[float, float]:
     """Norm and ε at which the model is attacked."""
-    if own := budget(config.defense, config.all_options):
+    if own := defending.budget(config.defense, config.all_options):
         return own
     return math.inf, default_epsilons(config.facts.image_shape, config.pixels)[math.inf][1]

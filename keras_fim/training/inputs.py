@@ -27,7 +27,7 @@ class DataOptions(NamedTuple):
     """A dataset, and how a model takes its images.
 
     Attributes:
-        name: As in `keras_fim.data.open_source`.
+        name: As in `keras_fim.data.open_source`; "" for the one that a model was trained on, where that will do.
         data_dir: The folder in which TensorFlow Datasets keeps its data.
         image_size: Height and width of the images, for a model that takes any.
         bounds: The smallest and the largest pixel value that the model takes; ``None`` to find out.
@@ -90,12 +90,12 @@ def open_for(model: Any, options: DataOptions, record: dict[str, Any] | None = N
     return source
 
 
-def model_for(source: str | Path, options: DataOptions | None) -> keras.Model:
+def model_for(source: str | Path, options: DataOptions) -> keras.Model:
     """`load_model`, in which what builds a model gets the image shape and the number of classes of a dataset.
 
     Args:
         source: As in `load_model`.
-        options: The dataset; ``None`` if there is none.
+        options: The dataset, if there is one.
 
     Returns:
         The model.
@@ -103,7 +103,7 @@ def model_for(source: str | Path, options: DataOptions | None) -> keras.Model:
     Raises:
         ValueError: As `load_model` and `keras_fim.data.open_source`.
     """
-    if options is None or not builds(source):
+    if not options.name or not builds(source):
         return load_model(source)
     facts = open_for(None, options).info
     return load_model(source, image_shape=facts.image_shape, num_classes=facts.num_classes)
@@ -223,15 +223,12 @@ def check_outputs(model: Any, facts: DatasetInfo) -> None:
 
 
 def model_range(
-    model: LogitsFunction | keras.Model,
-    dataset: tf.data.Dataset,
-    bounds: Sequence[float] | None = None,
-    record: dict[str, Any] | None = None,
+    model: Any, dataset: tf.data.Dataset, bounds: Sequence[float] | None = None, record: dict[str, Any] | None = None
 ) -> PixelRange:
     """The range of pixel values that a model takes, given images that are at hand in [0, 1].
 
     Args:
-        model: The classifier.
+        model: The classifier, or its `keras_fim.logits.LogitsFunction`.
         dataset: Images in [0, 1], in the shape that the model takes, and their labels.
         bounds: What the caller says.
         record: The record of the model's run, if there is one.

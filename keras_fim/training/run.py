@@ -18,9 +18,8 @@ from keras_fim.defenses import plain
 from keras_fim.logits import logits_function
 from keras_fim.losses import FisherEigenvalueLoss, FisherTraceLoss
 from keras_fim.records import locked, read_run, versions, write_json, written
-from keras_fim.training import checkpoint, inputs, trained, watching
+from keras_fim.training import checkpoint, defending, inputs, trained, watching
 from keras_fim.training.config import TrainingConfig, differences
-from keras_fim.training.defending import defended, overfitting_watch
 
 
 @checked
@@ -170,7 +169,7 @@ class _Run:
             callbacks=[
                 watching.EpochSeconds(0 if self.verbose == 0 else config.epochs - len(history)),
                 keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: seed.start(epoch)),
-                *overfitting_watch(config.defense, config.all_options, splits.validation, history, config.pixels),
+                *defending.overfitting_watch(config, splits.validation, history),
                 *([watching.Score(config.keep, splits.validation)] if monitor == "score" else []),
                 *self._watching(model, splits, len(history)),
                 keeper,
@@ -198,7 +197,7 @@ class _Run:
 
 def _defended(config: TrainingConfig, model: keras.Model) -> keras.Model:
     bounds, options = None if config.bounds is None else config.pixels, config.all_options
-    return defended(model, config.defense, mu=config.mu, seed=config.seed, options=options, bounds=bounds)
+    return defending.defended(model, config.defense, mu=config.mu, seed=config.seed, options=options, bounds=bounds)
 
 
 @contextlib.contextmanager

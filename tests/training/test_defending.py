@@ -135,7 +135,7 @@ def test_interrupted_run_of_a_defense_goes_on_with_its_optimizer(tmp_path, monke
         return watches[-1:]
 
     states, watches, going_on = [], [], checkpoint.resume
-    monkeypatch.setattr(run, "overfitting_watch", watch)
+    monkeypatch.setattr(run.defending, "overfitting_watch", watch)
     config = recipe("mnist5k", **SMALL, defense="spectral+n-fgm", mu=0.3, mu_warmup_epochs=1.0)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(checkpoint, "RunCheckpoint", Interrupted)

@@ -272,7 +272,7 @@ def test_bare_weights_have_no_record_and_missing_ones_leave_no_run(run, tmp_path
     def stop(*arguments):
         raise InterruptedError
 
-    monkeypatch.setattr(running, "_train", stop)
+    monkeypatch.setattr(running._Run, "train", stop)
     for name in ("best.weights.h5", "model.keras"):
         shutil.copy(run / name, tmp_path / f"bare-{name}")
         config = small(init_from=str(tmp_path / f"bare-{name}"))
