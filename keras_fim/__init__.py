@@ -20,7 +20,7 @@ if _TYPE_CHECKING:
     from keras_fim.evaluation.radius import boundary_radius
     from keras_fim.evaluation.smoothing import certify
     from keras_fim.fisher import fisher_spectrum
-    from keras_fim.geometry.penalty import default_mu, label_smoothing_from_mu, mu_from_label_smoothing
+    from keras_fim.geometry.label_smoothing import default_mu, label_smoothing_from_mu, mu_from_label_smoothing
     from keras_fim.losses import FisherEigenvalueLoss, FisherTraceLoss
 
 __version__ = "0.2.0"
@@ -33,12 +33,10 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    **{name: f"keras_fim.{name}" for name in __all__},
-    **dict.fromkeys(("FisherEigenvalueLoss", "FisherTraceLoss"), "keras_fim.losses"),
-    **dict.fromkeys(("default_mu", "label_smoothing_from_mu", "mu_from_label_smoothing"), "keras_fim.geometry.penalty"),
-    "boundary_radius": "keras_fim.evaluation.radius",
-    "certify": "keras_fim.evaluation.smoothing",
-    "fisher_spectrum": "keras_fim.fisher",
+    **{name: name for name in __all__},
+    **dict.fromkeys(("FisherEigenvalueLoss", "FisherTraceLoss"), "losses"),
+    **dict.fromkeys(("default_mu", "label_smoothing_from_mu", "mu_from_label_smoothing"), "geometry.penalty"),
+    **{"boundary_radius": "evaluation.radius", "certify": "evaluation.smoothing", "fisher_spectrum": "fisher"},
 }
 __getattr__ = _importer(__name__, _HOMES)
 
@@ -69,4 +67,4 @@ if _backend() != "tensorflow":
 
 if _os.path.basename(_sys.argv[0] if _sys.argv else "") not in ("-m", "keras-fim", "keras-fim.exe"):  # -m is ours
     for _home in dict.fromkeys(_HOMES.values()):
-        _importlib.import_module(_home)
+        _importlib.import_module(f"keras_fim.{_home}")

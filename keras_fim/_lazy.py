@@ -11,7 +11,7 @@ def importer(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
 
     Args:
         package: The name of the package.
-        homes: The module that defines each name; a name that is a module of the package is its own home.
+        homes: The module of the package that defines each name; a name that is a module is its own home.
 
     Returns:
         A function that imports a name, keeps it in the package, and returns it. It raises an AttributeError if the
@@ -21,8 +21,8 @@ def importer(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     def get(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        module = importlib.import_module(homes[name])
-        value = module if homes[name] == f"{package}.{name}" else getattr(module, name)
+        module = importlib.import_module(f"{package}.{homes[name]}")
+        value = module if homes[name] == name else getattr(module, name)
         setattr(sys.modules[package], name, value)
         return value
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_fim import attacks, plots
 from keras_fim.evaluation import clean_performance, robustness_curve
-from keras_fim.training.config import TrainingConfig, completed, recipe
+from keras_fim.training.config import TrainingConfig, recipe
 from keras_fim.training.defense_rows import spread
 from keras_fim.training.trained import record_of
 from reproduction.bench import PaperBench
@@ -139,7 +139,7 @@ def fooling(
 def _recipe(bench: PaperBench, name: str, data: str) -> TrainingConfig:
     """The configuration of the stored model, which was trained for longer than the recipe says, if there is one."""
     if (stored := source(name, bench.models)) is not None:
-        return TrainingConfig(**completed((record_of(stored) or {})["config"]))
+        return TrainingConfig(**(record_of(stored) or {})["config"])
     return recipe(data, mu=0.0) if name.endswith("plain") else recipe(data)
 
 

@@ -53,12 +53,10 @@ def evaluate(arguments: argparse.Namespace) -> None:
         class_names=images.facts.class_names,
         file_names=images.file_names,
         folder=folder / "cells",
-        certify_sigma=arguments.certify,
-        num_draws=arguments.draws,
         chunk=arguments.chunk or (1, 1),
         spectrum=not arguments.no_spectrum,
         backend="ray" if arguments.ray else "local",
-        **given(arguments, "max_samples", "black_box"),
+        **given(arguments, "max_samples", "black_box", "certify_sigma", "num_draws"),
     )
     if (arguments.chunk or (1, 1)) != (1, 1):
         print(f"{result.accuracy.total} images in {folder / 'cells'}; gather them without --chunk")

@@ -4,45 +4,17 @@ import functools
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from keras_fim.data.splits import Files
+from keras_fim.data.splits import Files, Split
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 _PARTS = {"train": ("train", "training"), "validation": ("val", "valid", "validation"), "test": ("test", "testing")}
-_TEST_SHARE = 0.2
+TEST_SHARE = 0.2  # of a dataset that comes in one part
 
 
-class Folder(NamedTuple):
-    """What a folder holds.
-
-    Attributes:
-        class_names: The names of the class folders, sorted.
-        parts: The files by the name of their part, ``train``, ``validation`` or ``test``; or all by ``""``.
-    """
-
-    class_names: tuple[str, ...]
-    parts: dict[str, Files]
-
-    def divided(self) -> dict[str, Files]:
-        """Parts ``train`` and ``test`` at least: where there is no test part, a hash of the path divides 80 : 20.
-
-        Raises:
-            ValueError: If there is nothing to train on.
-        """
-        parts = dict(self.parts)
-        if "test" not in parts and "validation" in parts:
-            parts["test"] = parts.pop("validation")
-        if "test" not in parts:
-            whole = parts.pop("") if "" in parts else parts["train"]
-            held_out = _held_out(whole)
-            parts |= {"train": whole.take(np.flatnonzero(~held_out)), "test": whole.take(np.flatnonzero(held_out))}
-        return parts
-
-
-def read_folder(path: Path, class_names: Sequence[str] | None = None) -> Folder:
+def read_folder(path: Path, class_names: Sequence[str] | None = None) -> tuple[tuple[str, ...], dict[str, Split]]:
     """List the image files of a folder; none is opened.
 
     Args:
@@ -50,7 +22,8 @@ def read_folder(path: Path, class_names: Sequence[str] | None = None) -> Folder:
         class_names: The classes in the order of a model's outputs, if that is on record; the folder may have fewer.
 
     Returns:
-        `Folder`.
+        The names of the class folders, sorted, and the files by the name of their part, ``train``, ``validation`` or
+        ``test``; or all of them by ``""``.
 
     Raises:
         ValueError: If it holds no images, one class only, an empty class, or a class that is not in ``class_names``.
@@ -69,7 +42,7 @@ def read_folder(path: Path, class_names: Sequence[str] | None = None) -> Folder:
         counts = np.bincount(files.labels, minlength=len(names))
         if empty := [name for name in present if (roots[part] / name).is_dir() and not counts[names.index(name)]]:
             raise ValueError(f"{roots[part]} should hold images of each class. Received: none in {', '.join(empty)}")
-    return Folder(names, parts)
+    return names, dict(parts)
 
 
 def _roots(path: Path) -> dict[str, Path]:
@@ -101,10 +74,10 @@ def _listed(folder: Path, changed: int) -> tuple[str, ...]:
     return tuple(sorted(str(file) for file in files if not file.name.startswith(".")))
 
 
-def _held_out(files: Files) -> np.ndarray:
+def held_out_files(files: Files) -> np.ndarray:
     """Mask of the test part: of each class, the files whose hash is low, but neither none nor all of two or more."""
     shares = np.array([_hashed(path) for path in files.paths])
-    mask = shares < _TEST_SHARE
+    mask = shares < TEST_SHARE
     for label in np.unique(files.labels):
         members = np.flatnonzero(files.labels == label)
         if len(members) > 1:

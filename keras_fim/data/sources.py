@@ -4,20 +4,19 @@ import difflib
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from keras_fim.arguments import checked
 from keras_fim.data import catalog
 from keras_fim.data.catalog import Augmentation, DatasetInfo
-from keras_fim.data.folders import read_folder
+from keras_fim.data.folders import TEST_SHARE, held_out_files, read_folder
 from keras_fim.data.splits import Arrays, Files, Records, Split, held_out
 from keras_fim.records import read_arrays
 
 KINDS = "mnist, cifar10, gtsrb, mnist5k (no download), a folder of images by class, an .npz file, or tfds:NAME"
 _TFDS = "tfds:"
-_TEST_SHARE = 0.2  # of a dataset that comes in one part
 
 
 class Source(NamedTuple):
@@ -117,12 +116,21 @@ def described(name: str, image_shape: Sequence[int], class_names: Sequence[str])
 
 
 def _from_folder(name: str, image_shape: Sequence[int] | None, class_names: Sequence[str] | None) -> Source:
-    folder = read_folder(Path(name).expanduser(), class_names)
-    parts = folder.divided()
-    shape = image_shape or _shape_of_files(name, parts["test"])
-    whole = folder.parts.get("")
-    facts = described(name, shape, folder.class_names)
-    return Source(facts, parts.get("train"), parts.get("validation"), parts["test"], whole)
+    names, files = read_folder(Path(name).expanduser(), class_names)
+    parts = _divided(files)
+    return Source(described(name, image_shape or _shape_of_files(name, parts["test"]), names), **parts)
+
+
+def _divided(parts: dict[str, Split]) -> dict[str, Any]:
+    """The splits of a `Source`, from parts by name, of which ``""`` is everything that nobody has divided."""
+    parts, whole = dict(parts), parts.get("")
+    if "test" not in parts and "validation" in parts:
+        parts["test"] = parts.pop("validation")
+    if "test" not in parts:
+        split = parts["train"] if whole is None else whole
+        mask = held_out_files(split) if isinstance(split, Files) else held_out(split, TEST_SHARE)
+        parts |= {"train": split.take(np.flatnonzero(~mask)), "test": split.take(np.flatnonzero(mask))}
+    return {**{part: parts.get(part) for part in ("train", "validation", "test")}, "whole": whole}
 
 
 def _shape_of_files(name: str, files: Files) -> tuple[int, int, int]:
@@ -152,6 +160,7 @@ def _arrays_of(path: str, changed: int) -> dict[str, np.ndarray]:
 
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test", "images", "labels")
+_PARTS = {"y_train": "train", "y_test": "test", "labels": ""}
 
 
 def _from_archive(name: str) -> Source:
@@ -169,12 +178,9 @@ def _from_archive(name: str) -> Source:
         classes = np.arange(classes[-1] + 1)
     elif labels.dtype.kind not in "US":
         raise ValueError(f"The labels in {name} should be integers or strings. Received: {labels.dtype}")
-    splits = {pair: _split_of(name, arrays[pair[0]], arrays[pair[1]], classes) for pair in pairs}
-    first = next(iter(splits.values()))
-    facts = described(name, first.images.shape[1:], [str(name) for name in classes])
-    if _KEYS[2:4] in splits:
-        return Source(facts, splits.get(_KEYS[:2]), None, splits[_KEYS[2:4]])
-    return _divided(facts, first)
+    splits = {_PARTS[pair[1]]: _split_of(name, arrays[pair[0]], arrays[pair[1]], classes) for pair in pairs}
+    facts = described(name, next(iter(splits.values())).images.shape[1:], [str(name) for name in classes])
+    return Source(facts, **_divided({part: splits[part] for part in splits if part or "test" not in splits}))
 
 
 def _split_of(name: str, images: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> Arrays:
@@ -202,19 +208,13 @@ def _from_tfds(name: str, data_dir: str | Path | None) -> Source:
     if not ("image" in features and isinstance(features.get("label"), tfds.features.ClassLabel)):
         raise ValueError(f"{name} should have the features image and label. Received: {', '.join(features)}")
     shape = tuple(features["image"].shape)
-    splits = {key: Records.of(builder, key) for key in builder.info.splits if key in ("train", "validation", "test")}
+    splits: dict[str, Split] = {
+        key: Records.of(builder, key) for key in builder.info.splits if key in ("train", "validation", "test")
+    }
     if None in shape:
         shape = (224, 224, shape[-1])  # resized to the usual size of photographs, unless another one is asked for
-    facts, train = described(name, shape, features["label"].names), splits.get("train")
-    if "test" in splits:
-        return Source(facts, train, splits.get("validation"), splits["test"])
-    if "validation" in splits:
-        return Source(facts, train, None, splits["validation"])
-    if train is None:
+    if not splits:
         raise ValueError(f"{name} should have the split train or test. Received: {', '.join(builder.info.splits)}")
-    return _divided(facts, train)
-
-
-def _divided(facts: DatasetInfo, whole: Split) -> Source:
-    mask = held_out(whole, _TEST_SHARE)
-    return Source(facts, whole.take(np.flatnonzero(~mask)), None, whole.take(np.flatnonzero(mask)), whole)
+    if splits.keys() == {"train"}:
+        splits = {"": splits["train"]}
+    return Source(described(name, shape, features["label"].names), **_divided(splits))

@@ -12,10 +12,5 @@ if _TYPE_CHECKING:
 
 __all__ = ["TrainingConfig", "compare", "load_model", "recipe", "stored_names", "train"]
 
-_HOMES = {
-    "compare": "keras_fim.training.comparison",
-    "load_model": "keras_fim.training.trained",
-    "stored_names": "keras_fim.training.trained",
-    "train": "keras_fim.training.run",
-}
+_HOMES = {"compare": "comparison", "load_model": "trained", "stored_names": "trained", "train": "run"}
 __getattr__ = _importer(__name__, _HOMES)

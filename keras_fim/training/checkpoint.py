@@ -63,7 +63,7 @@ def resume(model: keras.Model, folder: Path, *, monitor: str = "val_accuracy") -
     with model.distribute_strategy.scope():
         model.optimizer.build(model.trainable_variables)  # Keras skips the state of one that is not built
     load_weights(model, saved[-1])
-    epochs = _epoch(saved[-1])
+    epochs = int(saved[-1].name.removeprefix("epoch-").split(".")[0])
     history = read_history(folder)[:epochs]
     if len(history) < epochs or any(monitor not in row for row in history):
         expected = f"a row with {monitor} for each of the {epochs} epochs of {saved[-1].name}"
@@ -113,10 +113,6 @@ def _save(model: keras.Model, path: Path) -> None:
 
 def _last_is_best(history: list[dict[str, float]], monitor: str) -> bool:
     return history[-1][monitor] >= max(row[monitor] for row in history)
-
-
-def _epoch(path: Path) -> int:
-    return int(path.name.removeprefix("epoch-").split(".")[0])
 
 
 def _checkpoint(folder: Path, epoch: int) -> Path:

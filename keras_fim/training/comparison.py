@@ -18,7 +18,7 @@ from keras_fim.fisher import fisher_spectrum
 from keras_fim.pixels import PixelRange
 from keras_fim.records import written
 from keras_fim.training import defending, hardening, inputs, run, trained
-from keras_fim.training.config import TrainingConfig, completed, recipe
+from keras_fim.training.config import TrainingConfig, recipe
 from keras_fim.training.defense_rows import Comparison, DefenseRow, mean
 
 _MASKING_SAMPLES = 200
@@ -79,7 +79,9 @@ def compare(
     folder, pixels = Path(folder), PixelRange(*own.pixels)
     test = data.load(data_name, 500, data_dir=data_dir, test_limit=max_samples, image_shape=own.image_shape)[1]
     images = samples(inputs.in_range(test, pixels.bounds))
-    work = _Work(folder, images, pixels, quick, data_dir, on_progress or (lambda line: None))
+    usual = hardening.default_epsilons(own.facts.image_shape, pixels.bounds)
+    epsilons = {norm: values[1:2] for norm, values in usual.items()}  # one for each norm, the second smallest
+    work = _Work(folder, images, epsilons, pixels, quick, data_dir, on_progress or (lambda line: None))
     empty = Comparison(data_name, len(images[1]), quick, ())
     rows = _finished(empty, folder, configs)
     missing = {name: group[0] for name, group in configs.items() if name == "none" or name not in rows}
@@ -118,6 +120,7 @@ class _Work:
 
     folder: Path
     images: tuple[np.ndarray, np.ndarray]
+    epsilons: Mapping[float, tuple[float, ...]]
     pixels: PixelRange
     quick: bool
     data_dir: str | None
@@ -131,7 +134,9 @@ class _Work:
         twins = [None if name == "none" else self._model(config) for config in plain]
         measured = [self._evaluated(*seed) for seed in zip(configs, models, twins, strict=True)]
         options: dict[str, Any] = {"twin": twins[0], "max_samples": _MASKING_SAMPLES, "bounds": self.pixels}
-        reports = {norm: masking_report(models[0], self.images, norm=norm, **options) for norm in self._epsilons()}
+        reports = {norm: masking_report(models[0], self.images, norm=norm, **options) for norm in self.epsilons}
+        checks = [(norm, check) for norm, report in reports.items() for check in report.checks]
+        spectra = [fisher_spectrum(model, self.images[0], bounds=self.pixels.bounds) for model in models]
         by_attack = {
             f"{row.attack.removesuffix(f'_{row.norm}')} {row.norm} {row.epsilon:.3g}": (row, *others)
             for row, *others in zip(*(evaluation.rows for evaluation in measured), strict=True)
@@ -143,36 +148,23 @@ class _Work:
             accuracy=tuple(evaluation.accuracy.value for evaluation in measured),
             fooling={label: tuple(row.fooling.value for row in rows) for label, rows in by_attack.items()},
             robust={label: tuple(row.robust.value for row in rows) for label, rows in by_attack.items()},
-            eigenvalue=tuple(self._eigenvalue(model) for model in models),
-            suspects=tuple(
-                f"{check.name} (l{norm:g})"
-                for norm, report in reports.items()
-                for check in report.checks
-                if check.verdict == "suspect"
-            ),
+            eigenvalue=tuple(mean(spectrum.eigenvalues) for spectrum in spectra),
+            suspects=tuple(f"{check.name} (l{norm:g})" for norm, check in checks if check.verdict == "suspect"),
             cost=cost,
         )
-
-    def _eigenvalue(self, model: keras.Model) -> float:
-        return mean(fisher_spectrum(model, self.images[0], bounds=self.pixels.bounds).eigenvalues)
-
-    def _epsilons(self) -> dict[float, tuple[float, ...]]:
-        """One budget for each norm, the second smallest."""
-        usual = hardening.default_epsilons(self.images[0].shape[1:], self.pixels.bounds)
-        return {norm: values[1:2] for norm, values in usual.items()}
 
     def _model(self, config: TrainingConfig) -> keras.Model:
         folder = self.folder / "runs" / f"{config.defense}-seed{config.seed}"
         return trained.load_model(run.train(config, folder, resume=True, data_dir=self.data_dir))
 
     def _evaluated(self, config: TrainingConfig, model: keras.Model, twin: keras.Model | None) -> Evaluation:
-        strong = [attacks.Strong(norm=norm, twin=twin, quick=self.quick) for norm in self._epsilons()]
+        strong = [attacks.Strong(norm=norm, twin=twin, quick=self.quick) for norm in self.epsilons]
         name = f"{config.defense}-seed{config.seed}"
         result = evaluate(
             model,
             self.images,
             attacks=[attacks.OSSA(), attacks.FGSM(), *strong],
-            epsilons=self._epsilons(),
+            epsilons=self.epsilons,
             bounds=self.pixels,
             spectrum=False,
             name=name,
@@ -199,7 +191,7 @@ def _finished(
         name: row
         for name, row in rows.items()
         if unchanged
-        and completed(row.config) == configs[name][0].as_dict()
+        and row.config == configs[name][0].as_dict()
         and row.seeds == tuple(config.seed for config in configs[name])
     }
 

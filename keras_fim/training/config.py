@@ -177,14 +177,6 @@ def descriptions() -> dict[str, str]:
     return {name: " ".join(text.replace("`", "").split()) for name, text in texts}
 
 
-def completed(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration in a ``run.json``, with the defaults of options that were added after it was written."""
-    fields = dataclasses.fields(TrainingConfig)
-    later = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
-    return {**later, "model_options": {}, "defense_options": {}, **config}
-
-
 def differences(recorded: dict[str, Any], config: TrainingConfig) -> dict[str, tuple[Any, Any]]:
     """The options in which a recorded configuration differs from ``config``, as ``(recorded value, other value)``."""
-    before, now = completed(recorded), config.as_dict()
-    return {key: (before.get(key), now[key]) for key in now if before.get(key) != now[key]}
+    return {key: (recorded.get(key), value) for key, value in config.as_dict().items() if recorded.get(key) != value}

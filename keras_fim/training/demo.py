@@ -1,6 +1,5 @@
 """The package at work: a plain and two defended classifiers of real digits under attack."""
 
-import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,34 +17,7 @@ _EPSILONS = {"fgsm": [0.1, 0.2, 0.3], "ossa": [1.0, 2.0, 3.0], "strong_l2": [0.5
 _SAMPLES = 300
 
 
-@dataclasses.dataclass(frozen=True)
-class DemoReport:
-    """What the demo measured; prints as a table.
-
-    Attributes:
-        results: An evaluation of each model, by its name.
-        files: What was written, by what it is.
-    """
-
-    results: dict[str, Evaluation]
-    files: dict[str, str]
-
-    def table(self, *, markdown: bool = False) -> str:
-        """Accuracy and robust accuracy, one column for each model."""
-        models = self.results.items()
-        rows: list[Row] = [{"": "accuracy", **{name: result.accuracy for name, result in models}}]
-        for index, row in enumerate(next(iter(self.results.values())).rows):
-            title = f"under {row.attack.partition('_')[0].upper()}, {row.norm} {row.epsilon:g}"
-            rows.append({"": title, **{name: result.rows[index].robust for name, result in models}})
-        return table(rows, markdown=markdown)
-
-    def __str__(self) -> str:
-        files = "\n".join(f"{what + ':':20} {path}" for what, path in self.files.items())
-        verdicts = "\n".join(f"{name + ':':21} {' '.join(result.sentences)}" for name, result in self.results.items())
-        return f"\n{self.table()}\n\n{verdicts}\n\n{files}"
-
-
-def run_demo(folder: Path, export_folder: Path, *, mu: float = 0.02, epochs: int = 20, seed: int = 0) -> DemoReport:
+def run_demo(folder: Path, export_folder: Path, *, mu: float = 0.02, epochs: int = 20, seed: int = 0) -> str:
     """Train on the embedded digits without a defense, with the Fisher trace and with N-FGM, and attack all three.
 
     Each model is attacked on 300 test images with one step and with a quarter of the steps of `attacks.Strong`. Writes
@@ -60,7 +32,7 @@ def run_demo(folder: Path, export_folder: Path, *, mu: float = 0.02, epochs: int
         seed: The random seed of weights and shuffling.
 
     Returns:
-        `DemoReport`.
+        The table, a verdict on each model, and the files that were written.
 
     Raises:
         ValueError: If ``mu`` is not positive.
@@ -90,11 +62,21 @@ def run_demo(folder: Path, export_folder: Path, *, mu: float = 0.02, epochs: int
         "TensorBoard logs": folder,
         "SavedModel": saved_model(load_model(runs["N-FGM"]), export_folder),
     }
-    report = DemoReport(results, {what: str(path) for what, path in files.items()})
-    write_text(folder / "table.md", report.table(markdown=True) + "\n")
+    rows = _rows(results)
+    write_text(folder / "table.md", table(rows, markdown=True) + "\n")
     measured = {name: result.as_dict() for name, result in results.items()}
     write_json(folder / "results.json", {name: {**m, "samples": None, "examples": []} for name, m in measured.items()})
-    return report
+    verdicts = "\n".join(f"{name + ':':21} {' '.join(result.sentences)}" for name, result in results.items())
+    return f"\n{table(rows)}\n\n{verdicts}\n\n" + "\n".join(f"{what + ':':20} {path}" for what, path in files.items())
+
+
+def _rows(results: dict[str, Evaluation]) -> list[Row]:
+    """Accuracy and robust accuracy, one column for each model."""
+    rows: list[Row] = [{"": "accuracy", **{name: result.accuracy for name, result in results.items()}}]
+    for index, row in enumerate(next(iter(results.values())).rows):
+        title = f"under {row.attack.partition('_')[0].upper()}, {row.norm} {row.epsilon:g}"
+        rows.append({"": title, **{name: result.rows[index].robust for name, result in results.items()}})
+    return rows
 
 
 def _attacked(name: str, runs: dict[str, Path]) -> Evaluation:

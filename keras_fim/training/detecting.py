@@ -100,10 +100,8 @@ def evaluate_detection(
     model = inputs.model_for(name, data)
     tested = inputs.evaluated_images(name, model, data, max_samples)
     images, labels = samples(tested.dataset, max_samples)
-    own, usual = (
-        _Classifier(model, tested.pixels.bounds),
-        hardening.default_epsilons(images.shape[1:], tested.pixels.bounds),
-    )
+    own = _Classifier(model, tested.pixels.bounds)
+    usual = hardening.default_epsilons(images.shape[1:], own.bounds)
     budgets = {norm: epsilons[1:] for norm, epsilons in usual.items()}
     fit, test = (images[::2], labels[::2]), (images[1::2], labels[1::2])
     plans = _plans(budgets)
@@ -118,11 +116,9 @@ def evaluate_detection(
         plan = Plan(_adaptive_attack(detector), budgets[np.inf][1:])
         adaptive = _rows(own, plan, few, {kind: detector}, scores)
         rows += [{**row, "attack": f"{row['attack']} on {kind}"} for row in adaptive]  # it knows the detector
-    config = {
-        **{"num_fitted": len(fit[0]), "num_evaluated": len(test[0]), "num_adaptive": max_adaptive},
-        **{"false_positive_rate": false_positive_rate, "adaptive": repr(_adaptive_attack(detectors["lambda"]))},
-        "fitted_on": {"fgsm": budgets[np.inf][1], "pgd": budgets[np.inf][0]},
-    }
+    config: dict[str, Any] = {"num_fitted": len(fit[0]), "num_evaluated": len(test[0]), "num_adaptive": max_adaptive}
+    config |= {"false_positive_rate": false_positive_rate, "adaptive": repr(_adaptive_attack(detectors["lambda"]))}
+    config |= {"fitted_on": {"fgsm": budgets[np.inf][1], "pgd": budgets[np.inf][0]}}
     benign = {"num": len(test[0]), "accuracy": clean_performance(model, *test).accuracy, "detected": alarms}
     fitted = {kind: detector.as_dict() for kind, detector in detectors.items()}
     report = DetectionReport(Path(name).name.removesuffix(".keras"), config, benign, rows, fitted)

@@ -136,7 +136,9 @@ def write_row(config: TrainingConfig, folder: Path, results: dict[str, Any]) -> 
     robustness = results.get("robustness") or {}
     shown = {key: value for key, value in robustness.items() if key.startswith("fooling/") or key.endswith("/q50")}
     figures.update({f"test_{key}": value for key, value in shown.items() if value is not None})
-    write_hparams(folder / "tensorboard" / "hparams", _options(config), figures, name=_row_name(folder))
+    write_hparams(
+        folder / "tensorboard" / "hparams", _options(config), figures, name="/".join(folder.resolve().parts[-2:])
+    )
 
 
 def _options(config: TrainingConfig) -> dict[str, bool | int | float | str]:
@@ -150,8 +152,3 @@ def _options(config: TrainingConfig) -> dict[str, bool | int | float | str]:
     columns |= {f"model_{key}": value for key, value in config.model_options.items()} | config.defense_options
     numbers = {key: value for key, value in columns.items() if value is not None}
     return {key: value if isinstance(value, (bool, int, float, str)) else str(value) for key, value in numbers.items()}
-
-
-def _row_name(folder: Path) -> str:
-    resolved = folder.resolve()
-    return f"{resolved.parent.name}/{resolved.name}"

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from keras_fim import data
-from keras_fim.data import folders, splits
+from keras_fim.data import splits
 from keras_fim.evaluation import samples
 
 RNG = np.random.default_rng(0)
@@ -43,17 +43,17 @@ def test_a_folder_by_class_is_read_pixel_by_pixel(tmp_path):
 def test_the_division_stays_with_the_names_and_covers_each_class(tmp_path):
     for place in ("here", "there"):
         photos(tmp_path / place, {"a": 40, "b": 2, "c": 60}, size=(2, 2))
-    parts = [folders.read_folder(tmp_path / place).divided() for place in ("here", "there")]
-    names = [["/".join(path.split("/")[-2:]) for path in part["test"].paths] for part in parts]
+    here, there = (data.open_source(str(tmp_path / place)) for place in ("here", "there"))
+    names = [["/".join(path.split("/")[-2:]) for path in source.test.paths] for source in (here, there)]
     assert names[0] == names[1]
-    for part in ("train", "test"):
-        assert set(parts[0][part].labels) == {0, 1, 2}
-    assert not set(parts[0]["train"].paths) & set(parts[0]["test"].paths)
-    assert 0.1 < len(parts[0]["test"].labels) / 102 < 0.3
+    for split in (here.train, here.test):
+        assert set(split.labels) == {0, 1, 2}
+    assert not set(here.train.paths) & set(here.test.paths)
+    assert 0.1 < len(here.test.labels) / 102 < 0.3
     removed = tmp_path / "here" / "c" / "7.png"
     removed.unlink()
-    rest = folders.read_folder(tmp_path / "here").divided()["test"].paths
-    assert set(rest) == set(parts[0]["test"].paths) - {str(removed)}
+    rest = data.open_source(str(tmp_path / "here")).test.paths
+    assert set(rest) == set(here.test.paths) - {str(removed)}
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ def test_the_division_stays_with_the_names_and_covers_each_class(tmp_path):
 def test_parts_of_a_folder(tmp_path, inside, parts):
     for name in inside:
         photos(tmp_path / name, {"x": 6, "y": 6}, size=(2, 2))
-    divided = folders.read_folder(tmp_path).divided()
-    assert set(divided) == parts
+    source = data.open_source(str(tmp_path))
+    assert {part for part in ("train", "validation", "test") if getattr(source, part) is not None} == parts
     if inside == ("testing",):
         with pytest.raises(ValueError, match="should have images to train on"):
             data.load(str(tmp_path))
