@@ -42,7 +42,7 @@ def train(arguments: argparse.Namespace) -> None:
 def _train(
     config: TrainingConfig, folder: Path, arguments: argparse.Namespace, devices: tf.distribute.Strategy
 ) -> None:
-    print(f"{config.model} on {config.data}: {_why(config, chosen=arguments.mu is None)}")
+    print(f"{config.model} on {config.data}: {_why(config, by_default=arguments.mu is None)}")
     if config.defense == TrainingConfig.defense and config.mu:
         print("The paper's loss resists attacks of one step only; --defense n-fgm holds against strong ones.")
     print(f"writing to {folder}")
@@ -120,8 +120,8 @@ def _named(config: TrainingConfig) -> list[str]:
     return [f"{'eps' if key == 'epsilon' else key.replace('_', '-')}{value}" for key, value in values.items()]
 
 
-def _why(config: TrainingConfig, *, chosen: bool) -> str:
-    """What a run is trained with; ``chosen`` says that its μ was not given."""
+def _why(config: TrainingConfig, *, by_default: bool) -> str:
+    """What a run is trained with; ``by_default`` says that its μ was not given."""
     if config.defense != TrainingConfig.defense:
         weights = {"mu": config.mu, "label smoothing": config.label_smoothing}
         facts = {**{key: value for key, value in weights.items() if value}, **config.defense_options}
@@ -131,4 +131,6 @@ def _why(config: TrainingConfig, *, chosen: bool) -> str:
     num_classes = config.facts.num_classes
     alpha = label_smoothing_from_mu(config.mu, num_classes)
     effect = f"mu = {config.mu:g} has the optimum of label smoothing {alpha:.3f} at {num_classes} classes"
-    return f"{effect}, as the paper's 0.02 has at 10; change it with --mu (0 for plain training)" if chosen else effect
+    return (
+        f"{effect}, as the paper's 0.02 has at 10; change it with --mu (0 for plain training)" if by_default else effect
+    )
