@@ -20,7 +20,7 @@ if _TYPE_CHECKING:
     from keras_fim.evaluation.radius import boundary_radius
     from keras_fim.evaluation.smoothing import certify
     from keras_fim.fisher import fisher_spectrum
-    from keras_fim.geometry.label_smoothing import default_mu, label_smoothing_from_mu, mu_from_label_smoothing
+    from keras_fim.geometry.penalty import default_mu, label_smoothing_from_mu, mu_from_label_smoothing
     from keras_fim.losses import FisherEigenvalueLoss, FisherTraceLoss
 
 __version__ = "0.2.0"

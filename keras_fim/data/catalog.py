@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_fim.arguments import expect
 from keras_fim.data.splits import Arrays, rank_in_class
 
 _HERE = Path(__file__).parent
@@ -96,8 +97,7 @@ def info(name: str) -> DatasetInfo:
         >>> info("gtsrb").num_classes
         43
     """
-    if name not in _DATASETS:
-        raise ValueError(f"`name` should be one of {', '.join(_DATASETS)}. Received: name={name!r}")
+    expect(name in _DATASETS, "name", f"one of {', '.join(_DATASETS)}", name)
     facts, class_names = _DATASETS[name], _DATASETS[name]["class_names"]
     if isinstance(class_names, str):
         class_names = (_HERE / class_names).read_text(encoding="utf-8").splitlines()

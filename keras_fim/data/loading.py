@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import checked
+from keras_fim.arguments import checked, expect
 from keras_fim.data.catalog import Augmentation
 from keras_fim.data.sources import Source, open_source
 from keras_fim.data.splits import Arrays, PassSeed, Split, held_out, rank_in_class
@@ -118,8 +118,7 @@ def load_splits(
         [36, 4, 10]
     """
     _check_positive(batch_size=batch_size, limit=limit, test_limit=test_limit)
-    if not 0 < validation < 1:
-        raise ValueError(f"`validation` should be in (0, 1). Received: validation={validation}")
+    expect(0 < validation < 1, "validation", "in (0, 1)", validation)
     source = open_source(name, data_dir, image_shape=image_shape)
     train, rest = _train_part(source), source.validation
     if rest is None:
@@ -206,8 +205,7 @@ def _limited(split: Split, limit: int | None) -> Split:
 
 def _check_positive(**numbers: int | None) -> None:
     for name, number in numbers.items():
-        if number is not None and number < 1:
-            raise ValueError(f"`{name}` should be a positive integer. Received: {name}={number}")
+        expect(number is None or number >= 1, name, "a positive integer", number)
 
 
 def augmenter(

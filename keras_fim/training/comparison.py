@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim import attacks, data
-from keras_fim.arguments import checked
+from keras_fim.arguments import checked, expect
 from keras_fim.evaluation import Evaluation, SideBySide, evaluate, masking_report, samples
 from keras_fim.fisher import fisher_spectrum
 from keras_fim.pixels import PixelRange
@@ -68,8 +68,7 @@ def compare(
     """
     if not seeds:
         raise ValueError("`seeds` should not be empty. Received: no seed")
-    if max_samples < 1:
-        raise ValueError(f"`max_samples` should be a positive integer. Received: max_samples={max_samples}")
+    expect(max_samples >= 1, "max_samples", "a positive integer", max_samples)
     dataset = inputs.DataOptions(data_name, data_dir, image_size, bounds)
     own = inputs.described_recipe(dataset, **(changes or {}))
     configs = {

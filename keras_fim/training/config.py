@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_fim.arguments import check_fields, checked
+from keras_fim.arguments import check_fields, checked, expect
 from keras_fim.training.defending import check_defense, default_options, default_weights, takes_mu
 
 if TYPE_CHECKING:
@@ -84,22 +84,22 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         self.facts  # noqa: B018 - raises if the dataset is unknown
-        _check("model", self.model, bool(self.model), "the name of a model")
-        _check("optimizer", self.optimizer, self.optimizer in ("adam", "sgd"), "adam or sgd")
-        _check("keep", self.keep, self.keep in KEEP, f"one of {', '.join(KEEP)}")
+        expect(bool(self.model), "model", "the name of a model", self.model)
+        expect(self.optimizer in ("adam", "sgd"), "optimizer", "adam or sgd", self.optimizer)
+        expect(self.keep in KEEP, "keep", f"one of {', '.join(KEEP)}", self.keep)
         policies = (None, "mixed_float16", "mixed_bfloat16")
-        _check("mixed_precision", self.mixed_precision, self.mixed_precision in policies, f"one of {policies}")
-        _check("validation", self.validation, 0 < self.validation < 1, "in (0, 1)")
-        _check("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "in [0, 1)")
+        expect(self.mixed_precision in policies, "mixed_precision", f"one of {policies}", self.mixed_precision)
+        expect(0 < self.validation < 1, "validation", "in (0, 1)", self.validation)
+        expect(0 <= self.label_smoothing < 1, "label_smoothing", "in [0, 1)", self.label_smoothing)
         for name in ("epochs", "batch_size", "limit", "test_limit"):
             value = getattr(self, name)
-            _check(name, value, value is None or value >= 1, "a positive integer")
+            expect(value is None or value >= 1, name, "a positive integer", value)
         for name in ("mu", "mu_warmup_epochs", "warmup_epochs", "weight_decay"):
             value = getattr(self, name)
-            _check(name, value, 0 <= value < math.inf, "a finite number >= 0")
+            expect(0 <= value < math.inf, name, "a finite number >= 0", value)
         check_defense(self.defense, self.defense_options)
-        _check("mu", self.mu, not self.mu or takes_mu(self.defense), f"0 with the defense {self.defense}")
-        _check("learning_rate", self.learning_rate, 0 < self.learning_rate < math.inf, "a positive number")
+        expect(not self.mu or takes_mu(self.defense), "mu", f"0 with the defense {self.defense}", self.mu)
+        expect(0 < self.learning_rate < math.inf, "learning_rate", "a positive number", self.learning_rate)
 
     @property
     def facts(self) -> DatasetInfo:
@@ -125,11 +125,6 @@ class TrainingConfig:
     def as_dict(self) -> dict[str, Any]:
         """The options by name, as JSON gives them back."""
         return dict(json.loads(json.dumps(dataclasses.asdict(self))))
-
-
-def _check(name: str, value: Any, valid: bool, expected: str) -> None:
-    if not valid:
-        raise ValueError(f"`{name}` should be {expected}. Received: {name}={value!r}")
 
 
 RECIPES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("recipes.json").read_text(encoding="utf-8"))

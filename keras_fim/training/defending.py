@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from keras_fim.arguments import expect
+
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
@@ -113,10 +115,8 @@ def check_defense(defense: str, options: dict[str, Any]) -> None:
     for key, value in options.items():
         expected, types = _KINDS[type(usual[key])]
         undecided = value is None and usual[key] is None
-        if not undecided and (not isinstance(value, types) or isinstance(value, bool)):
-            raise ValueError(f"`{key}` should be {expected}. Received: {key}={value!r}")
-    if options.get("norm", "l2") not in _NORMS:
-        raise ValueError(f"`norm` should be l2 or linf. Received: norm={options['norm']!r}")
+        expect(undecided or (isinstance(value, types) and not isinstance(value, bool)), key, expected, value)
+    expect(options.get("norm", "l2") in _NORMS, "norm", "l2 or linf", options.get("norm"))
 
 
 def default_weights(defense: str, facts: DatasetInfo) -> dict[str, float]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_fim import attacks, data
+from keras_fim.arguments import expect
 from keras_fim.evaluation import Evaluation, SideBySide, evaluate
 from keras_fim.evaluation.report import Row, table
 from keras_fim.export import saved_model
@@ -37,8 +38,7 @@ def run_demo(folder: Path, export_folder: Path, *, mu: float = 0.02, epochs: int
     Raises:
         ValueError: If ``mu`` is not positive.
     """
-    if not mu > 0:
-        raise ValueError(f"`mu` should be positive, to compare with plain training. Received: mu={mu}")
+    expect(mu > 0, "mu", "positive, to compare with plain training", mu)
     configs = {
         "plain": recipe("mnist5k", mu=0.0, epochs=epochs, seed=seed),
         f"Fisher trace, μ={mu:g}": recipe("mnist5k", mu=mu, epochs=epochs, seed=seed),
