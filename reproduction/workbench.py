@@ -74,7 +74,7 @@ class Workbench:
                 self.say(f"training {name}: {config.epochs} epochs")
                 run = train(config, self.runs / name, resume=True, data_dir=self.data_dir)
                 stored = store(load_model(run), name, read_json(run / "run.json"), self.models)
-            elif changed := differences(TrainingConfig(**(record_of(stored) or {})["config"]).as_dict(), config):
+            elif changed := differences((record_of(stored) or {})["config"], config):
                 raise ValueError(
                     f"The stored model {name} was trained otherwise; (its value, what is asked for): {changed}. "
                     f"Delete {stored} to train it anew."

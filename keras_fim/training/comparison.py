@@ -18,7 +18,7 @@ from keras_fim.fisher import fisher_spectrum
 from keras_fim.pixels import PixelRange
 from keras_fim.records import written
 from keras_fim.training import defending, hardening, inputs, run, trained
-from keras_fim.training.config import TrainingConfig, recipe
+from keras_fim.training.config import TrainingConfig, differences, recipe
 from keras_fim.training.defense_rows import Comparison, DefenseRow, mean
 
 _MASKING_SAMPLES = 200
@@ -190,7 +190,7 @@ def _finished(
         name: row
         for name, row in rows.items()
         if unchanged
-        and row.config == configs[name][0].as_dict()
+        and not differences(row.config, configs[name][0])
         and row.seeds == tuple(config.seed for config in configs[name])
     }
 

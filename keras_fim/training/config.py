@@ -174,4 +174,5 @@ def descriptions() -> dict[str, str]:
 
 def differences(recorded: dict[str, Any], config: TrainingConfig) -> dict[str, tuple[Any, Any]]:
     """The options in which a recorded configuration differs from ``config``, as ``(recorded value, other value)``."""
-    return {key: (recorded.get(key), value) for key, value in config.as_dict().items() if recorded.get(key) != value}
+    before = {**TrainingConfig(data="mnist", model="convnet").as_dict(), **recorded}  # options are added at times
+    return {key: (before[key], value) for key, value in config.as_dict().items() if before[key] != value}
