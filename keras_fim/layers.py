@@ -103,10 +103,9 @@ class ThermometerEncoding(keras.layers.Layer):
     @checked
     def __init__(self, levels: int = 16, *, temperature: float | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        valid = isinstance(levels, int) and not isinstance(levels, bool) and levels >= 2
-        expect(valid, "levels", "an integer >= 2", levels)
+        expect(levels >= 2, "levels", "an integer >= 2", levels)
         expect_positive_or_none("temperature", temperature)
-        self.levels, self.temperature = levels, temperature
+        self.levels, self.temperature = int(levels), temperature
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Encode values ``(..., channels)``."""

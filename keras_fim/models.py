@@ -137,7 +137,7 @@ MODELS: dict[str, Callable[..., keras.Model]] = {"convnet": convnet, "vgg11": vg
 
 def _scaled_images(input_shape: Sequence[int], num_classes: int) -> tuple[Any, Any]:
     """The input of images in [0, 1], and the images in [-1, 1]."""
-    valid = len(input_shape) == 3 and all(isinstance(n, int) and n >= 1 for n in input_shape)
+    valid = len(input_shape) == 3 and all(n >= 1 for n in input_shape)
     expect(valid, "input_shape", "(height, width, channels)", input_shape)
     expect(num_classes >= 2, "num_classes", "at least 2", num_classes)
     inputs = keras.Input(tuple(input_shape), name="images")

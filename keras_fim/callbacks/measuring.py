@@ -104,7 +104,7 @@ class MeasuringCallback(keras.callbacks.ProgbarLogger, abc.ABC):
         strict: bool = False,
     ) -> None:
         super().__init__()
-        expect(isinstance(every, int) and every >= 1, "every", "a positive integer", every)
+        expect(every >= 1, "every", "a positive integer", every)
         check_max_samples(max_samples)
         self.every, self.from_logits, self.strict = every, from_logits, strict
         with training_untouched():

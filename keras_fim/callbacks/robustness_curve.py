@@ -96,14 +96,14 @@ class RobustnessCurve(MeasuringCallback):
         bounds: Bounds | None = None,
         **options: Any,
     ) -> None:
+        usual = _DEFAULT_SAMPLES if attacks is None else {}
         if attacks is None:
             attacks = _DEFAULT_ATTACKS
-            max_samples = _with_defaults(max_samples)
             if epsilons is None or isinstance(epsilons, Mapping):
                 epsilons = {**_default_epsilons(bounds), **(epsilons or {})}
         self.attacks = {name: plans.bounded(attack, bounds) for name, attack in _named(attacks).items()}
         self.epsilons = _budgets(self.attacks, epsilons)
-        counts = _sample_counts(self.attacks, max_samples)
+        counts = _sample_counts(self.attacks, max_samples, usual)
         super().__init__(dataset, max_samples=max(counts.values()), **options)
         for attack in self.attacks.values():
             check_images(self.images, attack.bounds)
@@ -203,18 +203,20 @@ def _budgets(attacks: Mapping[str, Attack], epsilons: Epsilons) -> dict[str, tup
     return {name: tuple(sorted(set(budgets))) for name, budgets in zip(attacks, resolved, strict=True)}
 
 
-def _sample_counts(attacks: Mapping[str, Attack], max_samples: int | Mapping[str, int]) -> dict[str, int]:
-    """The number of samples for each attack.
+def _sample_counts(
+    attacks: Mapping[str, Attack], max_samples: int | Mapping[str, int], usual: Mapping[str, int]
+) -> dict[str, int]:
+    """The number of samples for each attack, of which ``usual`` holds those that get fewer unless told otherwise.
 
     Raises:
         ValueError: If one is not a positive integer, or a key is not an attack.
     """
-    if not isinstance(max_samples, Mapping):
-        max_samples = dict.fromkeys(attacks, max_samples)
-    unknown = set(max_samples) - set(attacks)
-    if unknown:
-        raise ValueError(f"`max_samples` should have keys of {', '.join(attacks)}. Received: {sorted(unknown)}")
-    counts = {name: max_samples.get(name, _NUM_SAMPLES) for name in attacks}
+    if isinstance(max_samples, Mapping):
+        if unknown := set(max_samples) - set(attacks):
+            raise ValueError(f"`max_samples` should have keys of {', '.join(attacks)}. Received: {sorted(unknown)}")
+        counts = {name: max_samples.get(name, usual.get(name, _NUM_SAMPLES)) for name in attacks}
+    else:
+        counts = {name: min(max_samples, usual.get(name, max_samples)) for name in attacks}
     for count in counts.values():
         check_max_samples(count)
     return counts
@@ -224,13 +226,6 @@ def _default_epsilons(bounds: Bounds | None) -> dict[str, tuple[float, ...]]:
     """The default budgets, on the scale of the range of the pixels."""
     scale = 1.0 if bounds is None else Units(check_bounds(bounds)).scale
     return {key: tuple(scale * epsilon for epsilon in row) for key, row in _DEFAULT_EPSILONS.items()}
-
-
-def _with_defaults(max_samples: int | Mapping[str, int]) -> dict[str, int]:
-    if isinstance(max_samples, Mapping):
-        return {**_DEFAULT_SAMPLES, **max_samples}
-    names = (attack.name for attack in _DEFAULT_ATTACKS)
-    return {name: min(max_samples, _DEFAULT_SAMPLES.get(name, max_samples)) for name in names}
 
 
 def _charts(epsilons: Mapping[str, Sequence[float]]) -> dict[str, list[tuple[str, str]]]:

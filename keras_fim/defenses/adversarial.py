@@ -81,8 +81,7 @@ class AdversarialTraining(Defense):
         seed: int = 0,
         name: str | None = None,
     ) -> None:
-        if not isinstance(attack, attacks.FixedBudgetAttack) or not attack.compiled:
-            raise ValueError(f"`attack` should be a compiled attack with a budget. Received: attack={attack!r}")
+        expect(attack.compiled, "attack", "a compiled attack with a budget", attack)
         if attack.aimed or getattr(attack, "target", None) == "given":
             raise ValueError(f"`attack` should choose its targets: none are given in training. Received: {attack!r}")
         check_epsilons([epsilon])
@@ -91,7 +90,8 @@ class AdversarialTraining(Defense):
         expect(attack_mode in ("training", "inference"), "attack_mode", "one of training, inference", attack_mode)
         bounds = attack.bounds if bounds is None and attack.bounds != (0.0, 1.0) else bounds
         super().__init__(model, bounds=bounds, seed=seed, name=name or "adversarial_training")
-        if attack_mode == "training" and not attack.whole_batch and _normalizes_batches(self.model):
+        normalizes = any(isinstance(layer, keras.layers.BatchNormalization) for layer in self.model._flatten_layers())
+        if attack_mode == "training" and not attack.whole_batch and normalizes:
             raise ValueError(
                 "`attack` should keep the batch together, because the model normalizes it: no early stops, no restarts "
                 f'and as many steps for each image; or pass attack_mode="inference". Received: attack={attack!r}'
@@ -143,10 +143,6 @@ class AdversarialTraining(Defense):
         if kind is None:
             raise ValueError(f"`attack` should be one of keras_fim.attacks. Received: {config['attack']['class']}")
         return super().from_config({**config, "attack": kind(**config["attack"]["options"])}, custom_objects)
-
-
-def _normalizes_batches(model: keras.Model) -> bool:
-    return any(isinstance(layer, keras.layers.BatchNormalization) for layer in model._flatten_layers())
 
 
 @checked

@@ -204,13 +204,13 @@ class TRADES(Penalized):
         **options: Any,
     ) -> None:
         check_epsilons([epsilon])
-        expect(isinstance(attack_steps, int) and attack_steps >= 1, "attack_steps", "a positive integer", attack_steps)
+        expect(attack_steps >= 1, "attack_steps", "a positive integer", attack_steps)
         step_size = min(1.0, 2.5 / attack_steps) if step_size is None else float(step_size)
         expect(0 < step_size < np.inf, "step_size", "a positive number", step_size)
         expect(isinstance(beta, keras.Variable) or 0 <= beta < np.inf, "beta", "a finite number >= 0", beta)
         super().__init__(model, beta, measure="divergence", **{"name": "trades", **options})
         self.epsilon, self.norm = float(epsilon), lp.check_norm(norm, (2, np.inf))
-        self.attack_steps, self.step_size = attack_steps, step_size
+        self.attack_steps, self.step_size = int(attack_steps), step_size
         self._adversarial = keras.metrics.SparseCategoricalAccuracy(name="adversarial_accuracy")
 
     def measure(self, batch: Batch) -> tf.Tensor:

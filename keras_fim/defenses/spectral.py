@@ -87,10 +87,10 @@ class SpectralDefense(Penalized):
         expect(direction in ("gradient", "krylov"), "direction", "one of gradient, krylov", direction)
         expect(difference in ("one_sided", "central"), "difference", "one of one_sided, central", difference)
         expect(0 < step < math.inf, "step", "a positive number", step)
-        expect(isinstance(krylov_steps, int) and krylov_steps >= 1, "krylov_steps", "a positive integer", krylov_steps)
+        expect(krylov_steps >= 1, "krylov_steps", "a positive integer", krylov_steps)
         expect(0 < share <= 1, "share", "in (0, 1]", share)
         super().__init__(model, mu, measure=penalty, budget=budget, **{"name": "spectral_defense", **options})
-        self.penalized, self.direction, self.krylov_steps = penalty, direction, krylov_steps
+        self.penalized, self.direction, self.krylov_steps = penalty, direction, int(krylov_steps)
         self.step, self.difference, self.share = float(step), difference, float(share)
 
     def measure(self, batch: Batch) -> tf.Tensor:
