@@ -79,7 +79,7 @@ def test_gradient_is_limited():
 def test_thermometer_encoding_is_that_of_the_definition():
     levels, values = 5, np.random.default_rng(0).uniform(size=(3, 2, 4)).astype("float32")
     values[0, 0, :3] = 0.0, 1.0, 0.4
-    encoded = ThermometerEncoding(levels)(values).numpy().reshape(3, 2, 4, levels)
+    encoded = ThermometerEncoding(np.int64(levels))(values).numpy().reshape(3, 2, 4, levels)
     expected = values[..., None] <= np.arange(1, levels + 1, dtype="float32") / np.float32(levels)
     np.testing.assert_array_equal(encoded, expected)
     smooth = ThermometerEncoding(levels).smooth(1e-3)(values).numpy().reshape(expected.shape)

@@ -237,7 +237,7 @@ def test_mixed_precision(policy):
 
 @pytest.mark.slow
 def test_saved_and_loaded_it_goes_on(tmp_path):
-    defense = SpectralDefense(small(), 0.3, step=0.2, difference="central", share=0.5, seed=4)
+    defense = SpectralDefense(small(), 0.3, krylov_steps=np.int64(2), step=0.2, difference="central", share=0.5, seed=4)
     fitted(defense, 1)
     defense.save(tmp_path / "defense.keras")
     loaded = keras.models.load_model(tmp_path / "defense.keras")
