@@ -59,7 +59,7 @@ def expect(valid: bool, name: str, expected: str, value: Any) -> None:
 
 
 def _check(values: Mapping[str, Any], owner: Any) -> None:
-    hints = _hints(owner)
+    hints = hints_of(owner)
     for name, value in values.items():
         if not _fits(value, hint := hints.get(name, Any)):
             raise ValueError(f"`{name}` should be of type {_text(hint)}. Received: {name}={value!r:.80}")
@@ -73,20 +73,21 @@ class _Scope(dict[str, Any]):
 
 
 @functools.cache
-def _hints(owner: Any) -> dict[str, Any]:
+def hints_of(owner: Any) -> dict[str, Any]:
     """Annotations as types; those that are text name what is defined later in their module."""
     hints: dict[str, Any] = {}
     for part in reversed(owner.__mro__) if inspect.isclass(owner) else [owner]:
-        scope = _Scope(vars(inspect.getmodule(part) or typing))
+        names = vars(inspect.getmodule(part) or typing)
+        scope = _Scope(names)
         for name, hint in inspect.get_annotations(part).items():
-            hints[name] = eval(hint, {}, scope) if isinstance(hint, str) else hint  # our own source
+            hints[name] = eval(hint, names, scope) if isinstance(hint, str) else hint  # our own source
     return {name: hint for name, hint in hints.items() if typing.get_origin(hint) is not typing.ClassVar}
 
 
 def _text(hint: Any) -> str:
     """An annotation as it is written in our source, such as ``Bounds | None``."""
     if typing.get_origin(hint) is typing.Annotated:
-        return str(hint.__metadata__[0])
+        return hint.__metadata__[0] if isinstance(hint.__metadata__[0], str) else _text(hint.__origin__)
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return " | ".join(map(_text, typing.get_args(hint)))
     text = "None" if hint is types.NoneType else inspect.formatannotation(hint)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from keras_fim import attacks, defenses, losses
-from keras_fim.attacks.aimed import AimedAttack
+from keras_fim.attacks.base import AimedAttack
 from keras_fim.attacks.catalog import full_name
-from keras_fim.attacks.fixed_budget import FixedBudgetAttack
+from keras_fim.attacks.kinds import FixedBudgetAttack
 from keras_fim.attacks.lp import norm_name
 from keras_fim.evaluation.plans import stated_gradients
 from keras_fim.evaluation.report import Row, table

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks import draws
-from keras_fim.attacks.aimed import AimedAttack
+from keras_fim.attacks import base, draws, kinds, lp
 from keras_fim.attacks.climbs import Climb, SparseClimb
-from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
-from keras_fim.attacks.losses import LOSSES, TARGETED_LOSSES, loss_gradient, loss_value, others
-from keras_fim.attacks.lp import check_norm, norm_name, project_inside
-from keras_fim.attacks.samples import MOST_DRAWS, Best, Task, before_rounding, keep, random_start, while_active
+from keras_fim.attacks.losses import LOSSES, TARGETED_LOSSES, loss_gradient, loss_value, most_probable_others
+from keras_fim.attacks.options import Count, Norm, Share, one_of
+from keras_fim.attacks.samples import MOST_DRAWS, Best, Task, before_rounding, keep, random_start, repeat, while_active
 from keras_fim.logits import LogitsFunction
 
 _SHORT = {"cross_entropy": "ce", "dlr_targeted": "t"}
@@ -31,7 +29,7 @@ class _Draw(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class APGD(FixedBudgetAttack, AimedAttack):
+class APGD(kinds.FixedBudgetAttack, base.AimedAttack):
     r"""Auto-PGD, projected gradient ascent with momentum and without a step size to choose.
 
     .. math::
@@ -64,7 +62,7 @@ class APGD(FixedBudgetAttack, AimedAttack):
         num_targets: The number of wrong classes that the losses of one wrong class are raised for, at most K - 1.
         eot_draws: For a model that draws random numbers, the number of passes over which gradients and losses are
             averaged (expectation over transformation). A point then fools where three quarters of them are wrong.
-        target: See `keras_fim.attacks.aimed.AimedAttack`; the losses of one wrong class are then those of the target.
+        target: See `keras_fim.attacks.base.AimedAttack`; the losses of one wrong class are then those of the target.
 
     With several ``eot_draws`` the result's ``details["once"]``, bool ``(batch,)``, says whether the first draw was
     wrong anywhere on the way.
@@ -83,27 +81,19 @@ class APGD(FixedBudgetAttack, AimedAttack):
         robust adversarial examples (ICML 2018).
     """
 
-    norm: float = np.inf
-    loss: str = "cross_entropy"
-    steps: int = 100
-    restarts: int = 1
-    rho: float = 0.75
+    norm: Norm = np.inf
+    loss: Annotated[str, one_of(*LOSSES, *TARGETED_LOSSES)] = "cross_entropy"
+    steps: Count = 100
+    restarts: Count = 1
+    rho: Share = 0.75
     stop_early: bool = False
-    num_targets: int = 9
-    eot_draws: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "norm", check_norm(self.norm))
-        self._check_counts("steps", "restarts", "num_targets", "eot_draws")
-        self._check(0 <= self.rho <= 1, "rho", "in [0, 1]")
-        losses = (*LOSSES, *TARGETED_LOSSES)
-        self._check(self.loss in losses, "loss", f"one of {', '.join(losses)}")
+    num_targets: Count = 9
+    eot_draws: Count = 1
 
     @property
     def name(self) -> str:
         """The loss, the norm and the target, if there is one, like ``apgd_ce_linf`` or ``apgd_t_l2``."""
-        return f"apgd_{_SHORT.get(self.loss, self.loss)}_{norm_name(self.norm)}{self._suffix}"
+        return f"apgd_{_SHORT.get(self.loss, self.loss)}_{lp.norm_name(self.norm)}{self._suffix}"
 
     @property
     def least_classes(self) -> int:
@@ -119,27 +109,26 @@ class APGD(FixedBudgetAttack, AimedAttack):
         """With `stop_early`."""
         return dataclasses.replace(self, stop_early=True)
 
-    def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> Perturbed:
+    def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> kinds.Perturbed:
         """The steps, run by run: for each class aimed at, its restarts."""
         best, targets = self._look(task.images, state[0], task), self._targets(state[0], task)
         count, index = self.restarts * targets.shape[1], tf.range(tf.shape(task.images)[0])
         task = before_rounding(task, self.norm)
 
-        def body(run: tf.Tensor, best: Best) -> tuple[tf.Tensor, Best]:
+        def body(run: tf.Tensor, best: Best) -> Best:
             aimed = task._replace(target=tf.gather(targets, run // self.restarts, axis=1))
             takes_part = ~best.fooled if self.stop_early else ~best.fooled | (run == 0)
             part = (index, aimed) if self.whole_batch else keep((index, aimed), takes_part)
-            return run + 1, self._run(logits_fn, best, *part, run)
+            return self._run(logits_fn, best, *part, run)
 
-        _, best = tf.while_loop(lambda run, _: run < count, body, (tf.constant(0), best))
-        return Perturbed(best.points, best.logits, {"once": best.once} if self.eot_draws > 1 else {})
+        best = repeat(body, count, best)
+        return kinds.Perturbed(best.points, best.logits, {"once": best.once} if self.eot_draws > 1 else {})
 
     def _targets(self, logits: tf.Tensor, task: Task) -> tf.Tensor:
         """The classes aimed at in turn, ``(batch, runs)``; for a loss of one wrong class the most probable ones."""
         if self.aimed or self.loss in LOSSES:
             return task.target[:, None]
-        count = min(self.num_targets, logits.shape[-1] - 1)
-        return tf.cast(tf.math.top_k(others(logits, task.labels), count).indices, task.labels.dtype)
+        return tf.cast(most_probable_others(logits, task.labels, self.num_targets), task.labels.dtype)
 
     def _run(self, logits_fn: LogitsFunction, best: Best, index: tf.Tensor, task: Task, run: tf.Tensor) -> Best:
         """One climb; in l1 three, in smaller balls each time, of which the last counts."""
@@ -151,7 +140,7 @@ class APGD(FixedBudgetAttack, AimedAttack):
         for factor, steps in ((3, wide), (2, wide), (1, self.steps - 2 * wide)):
             if steps:
                 inside = task._replace(epsilon=factor * task.epsilon)
-                points = project_inside(points, task.images, inside.epsilon, 1)
+                points = lp.project_inside(points, task.images, inside.epsilon, 1)
                 sparse = SparseClimb.start(index, inside, points)
                 best, points = self._climb(logits_fn, best, sparse, steps, counts=factor == 1)
         return best
@@ -198,10 +187,10 @@ class APGD(FixedBudgetAttack, AimedAttack):
         first = mean = draw()
         if self.eot_draws > 1:
 
-            def body(count: tf.Tensor, total: _Draw) -> tuple[tf.Tensor, _Draw]:
-                return count + 1, tf.nest.map_structure(tf.add, total, draw())
+            def body(_: tf.Tensor, total: _Draw) -> _Draw:
+                return _Draw(*map(tf.add, total, draw()))
 
-            _, total = tf.while_loop(lambda count, _: count < self.eot_draws, body, (tf.constant(1), first))
+            total = repeat(body, self.eot_draws - 1, first)
             mean = tf.nest.map_structure(lambda values: values / self.eot_draws, total)
         best = Best(points, mean.logits, mean.score, mean.fooled >= MOST_DRAWS, first.fooled > 0)
         return mean.gradient, mean.loss, best

@@ -5,23 +5,22 @@ the images (`fixed_budget.py`), and those that look for the nearest adversarial 
 what both share: from what the user passes in to a `Task` in unit coordinates, and from points there to the result.
 """
 
+from __future__ import annotations
+
 import abc
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral, Real
-from typing import Any, ClassVar, TypeVar, overload
+from typing import Annotated, Any, ClassVar, TypeVar, overload
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import check_fields
-from keras_fim.attacks import draws
-from keras_fim.attacks.problem import Problem
-from keras_fim.attacks.samples import Task, put
-from keras_fim.attacks.targets import check_targets
-from keras_fim.attacks.units import Units
+from keras_fim.attacks import draws, losses, lp, samples
+from keras_fim.attacks.options import Count, Valid, check_options
+from keras_fim.attacks.problem import Problem, Units, check_targets
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.typing import AttackResult, Bounds, Images, Labels, Model
 from keras_fim.validation import check_bounds, check_images, check_labels
@@ -45,8 +44,10 @@ class Attack(abc.ABC):
     """
 
     bounds: Bounds = (0.0, 1.0)
-    batch_size: int = 128
-    seed: int = 0
+    batch_size: Count = 128
+    seed: Annotated[int, Valid(lambda seed: abs(seed) < 2**63, "an integer of 64 bits")] = 0
+    base_name: ClassVar[str]
+    """The name of the method, for `name`."""
     compiled: ClassVar[bool] = True
     """Whether `FixedBudgetAttack.perturb` and its like can be compiled; those of other libraries cannot."""
     revision: ClassVar[int] = 1
@@ -56,18 +57,16 @@ class Attack(abc.ABC):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bounds", check_bounds(self.bounds))
-        check_fields(self)
-        self._check_counts("batch_size")
-        self._check(isinstance(self.seed, Integral) and abs(self.seed) < 2**63, "seed", "an integer of 64 bits")
+        check_options(self)
 
     @property
-    @abc.abstractmethod
     def name(self) -> str:
-        """Unique name, used in the CLI, log keys and files."""
+        """Unique name, used in the CLI, log keys and files: that of the method and the norm, like ``fmn_l2``."""
+        return f"{self.base_name}_{lp.norm_name(self.norm)}"
 
     @property
     def aimed(self) -> bool:
-        """Whether only the prediction of a target is a success (`keras_fim.attacks.aimed`)."""
+        """Whether only the prediction of a target is a success (`AimedAttack`)."""
         return False
 
     @property
@@ -92,14 +91,7 @@ class Attack(abc.ABC):
 
     @overload
     def __call__(
-        self,
-        model: Model,
-        images: Images,
-        labels: Labels,
-        *,
-        epsilon: float | None = None,
-        indices: Any = None,
-        targets: Labels | None = None,
+        self, model: Model, images: Images, labels: Labels, *, epsilon: float | None = None, **options: Any
     ) -> AttackResult: ...
 
     def __call__(
@@ -183,7 +175,7 @@ class Attack(abc.ABC):
             raise ValueError(f"`indices` should be {count} integers. Received: shape={indices.shape}, {indices.dtype}")
         keys = draws.keys_of(self.seed, tf.constant(indices, tf.int64))
         zero = tf.zeros([count], images.dtype)
-        task = Task(units.to_units(images), tf.constant(classes), zero, keys, tf.constant(aims))
+        task = samples.Task(units.to_units(images), tf.constant(classes), zero, keys, tf.constant(aims))
         return Problem(logits_fn, images, units, task, self.aimed)
 
     def _function(self, method: Callable[..., Any], logits_fn: LogitsFunction) -> Callable[..., Any]:
@@ -197,28 +189,21 @@ class Attack(abc.ABC):
         plain: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Attack)}
         return dataclasses.replace(self, **plain)
 
-    def _check_counts(self, *options: str) -> None:
-        for option in options:
-            value = getattr(self, option)
-            self._check(isinstance(value, Integral) and int(value) >= 1, option, "a positive integer")
-
     def _check(self, valid: bool, option: str, expected: str) -> None:
         if not valid:
             raise ValueError(f"`{option}` should be {expected}. Received: {option}={getattr(self, option)!r}")
 
     def _batches(self, count: int) -> Iterator[slice]:
         """Slices of ``batch_size`` samples."""
-        bar = keras.utils.Progbar(count, unit_name="image") if self.progress else None
+        bar = keras.utils.Progbar(count, verbose=int(self.progress), unit_name="image")
         for start in range(0, count, self.batch_size):
             yield slice(start, start + self.batch_size)
-            if bar:
-                bar.update(min(start + self.batch_size, count))
+            bar.update(min(start + self.batch_size, count))
 
     def _predictions(self, logits_fn: LogitsFunction, images: tf.Tensor) -> np.ndarray:
         """The predicted classes of images, int64 ``(n,)``."""
-        predict, size = logits_fn.compiled(predict_logits), self.batch_size
-        parts = [np.argmax(predict(images[i : i + size]), axis=-1) for i in range(0, len(images), size)]
-        return np.concatenate([np.zeros(0, np.int64), *parts])
+        logits = logits_fn.in_batches(predict_logits, images, batch_size=self.batch_size)
+        return np.asarray(logits.argmax(axis=-1))
 
     def _in_pixels(self, problem: Problem, reached: tf.Tensor) -> tuple[tf.Tensor, np.ndarray]:
         """Points reached in unit coordinates as pixels, and the classes predicted there.
@@ -235,9 +220,53 @@ class Attack(abc.ABC):
             seen = problem.units.to_pixels(tf.gather(reached, standing))
             again = self._predictions(problem.logits_fn, seen)
             hit = problem.fooled(again, standing)
-            points = put(points, tf.constant(standing[hit]), tf.boolean_mask(seen, hit))
+            points = samples.put(points, tf.constant(standing[hit]), tf.boolean_mask(seen, hit))
             predictions[standing] = again
         return points, predictions
+
+
+def _is_target(target: Any) -> bool:
+    number = isinstance(target, Integral) and not isinstance(target, bool)
+    return target in (None, "given") or (number and int(target) >= 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AimedAttack(Attack):
+    """An attack with the option ``target``: only the prediction of that class is then a success.
+
+    It raises the negative of its loss for the target in place of the loss for the label. Images whose label is their
+    target are left out: they come back unchanged and count as neither correct nor fooled. A result's
+    ``details["target"]``, int64 ``(batch,)``, holds the targets.
+
+    Args:
+        target: The class that should be predicted, an integer; ``"given"`` for one class per sample, passed with each
+            call as ``targets``; ``None`` for any wrong class.
+    """
+
+    target: Annotated[int | str | None, Valid(_is_target, "a class >= 0, 'given' or None")] = None
+
+    @property
+    def aimed(self) -> bool:
+        """Whether there is a target."""
+        return self.target is not None
+
+    @property
+    def name(self) -> str:
+        """Unique name, with the target if there is one, like ``pgd_linf`` or ``pgd_linf_to_3``."""
+        return f"{super().name}{self._suffix}"
+
+    @property
+    def _suffix(self) -> str:
+        return "" if self.target is None else f"_to_{self.target}"
+
+    def _aims(self, task: samples.Task, loss: str = "") -> tf.Tensor | None:
+        """The task's targets, if there is a target, or if a loss that is raised has one; ``None`` otherwise."""
+        return task.target if self.aimed or loss in losses.TARGETED_LOSSES else None
+
+    def _essence(self) -> AimedAttack:
+        """The class is an argument of the compiled functions, not part of them."""
+        plain = super()._essence()
+        return plain if self.target is None else dataclasses.replace(plain, target="given")
 
 
 def check_epsilons(epsilons: Sequence[float | None], *, infinite: bool = False) -> list[float]:

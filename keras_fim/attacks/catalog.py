@@ -8,25 +8,12 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from keras_fim.arguments import checked
+from keras_fim.attacks import apgd, boundaries, ensembles, iterative, kinds, lp, minimum_norm, problem
 from keras_fim.attacks.adapters.cleverhans import CleverHans, cleverhans_attacks
-from keras_fim.attacks.apgd import APGD
-from keras_fim.attacks.autoattack import AutoAttack
 from keras_fim.attacks.base import Attack, check_epsilons
-from keras_fim.attacks.carlini_wagner import CarliniWagner
-from keras_fim.attacks.deepfool import DeepFool
-from keras_fim.attacks.fab import FAB
-from keras_fim.attacks.fixed_budget import FixedBudgetAttack
-from keras_fim.attacks.fmn import FMN
-from keras_fim.attacks.iterative import BIM, MIM, PGD
 from keras_fim.attacks.jsma import JSMA
-from keras_fim.attacks.lp import norm_name
-from keras_fim.attacks.minimal import MinimalDistance
-from keras_fim.attacks.one_step import FGM, FGSM, OTCM
-from keras_fim.attacks.ossa import OSSA, TSSA
-from keras_fim.attacks.sigma_zero import SigmaZero
+from keras_fim.attacks.single_steps import FGM, FGSM, OSSA, OTCM, TSSA
 from keras_fim.attacks.square import Square
-from keras_fim.attacks.strong import Strong
-from keras_fim.attacks.units import Units
 
 Epsilons: TypeAlias = Sequence[float] | Mapping[Any, float | Sequence[float]] | None
 """Budgets: one list for attacks of one norm, or a mapping by norm or attack name, or None for the defaults."""
@@ -41,38 +28,33 @@ DEFAULT_EPSILONS: dict[float, tuple[float, ...]] = {
 
 _NORMS = {"l0": 0.0, "l1": 1.0, "l2": 2.0, "linf": np.inf}
 _EVERY = (1, 2, np.inf)
-_NORMED: tuple[tuple[Any, str, dict[str, Any], tuple[float, ...]], ...] = (
-    (OTCM, "otcm", {}, (2,)),
-    (BIM, "bim", {}, _EVERY),
-    (PGD, "pgd", {}, _EVERY),
-    (MIM, "mim", {}, _EVERY),
-    (APGD, "apgd_ce", {}, _EVERY),
-    (APGD, "apgd_dlr", {"loss": "dlr"}, _EVERY),
-    (APGD, "apgd_t", {"loss": "dlr_targeted"}, _EVERY),
-    (AutoAttack, "autoattack", {}, _EVERY),
-    (AutoAttack, "autoattack_rand", {"version": "rand"}, _EVERY),
-    (Square, "square", {}, _EVERY),
-    (Strong, "strong", {}, _EVERY),
-    (DeepFool, "deepfool", {}, (2, np.inf)),
-    (FMN, "fmn", {}, _EVERY),
-    (FAB, "fab_t", {}, _EVERY),
+_NORMED: tuple[tuple[Callable[..., Attack], tuple[float, ...]], ...] = (
+    (iterative.BIM, _EVERY),
+    (iterative.PGD, _EVERY),
+    (iterative.MIM, _EVERY),
+    (apgd.APGD, _EVERY),
+    (functools.partial(apgd.APGD, loss="dlr"), _EVERY),
+    (functools.partial(apgd.APGD, loss="dlr_targeted"), _EVERY),
+    (ensembles.AutoAttack, _EVERY),
+    (functools.partial(ensembles.AutoAttack, version="rand"), _EVERY),
+    (Square, _EVERY),
+    (ensembles.Strong, _EVERY),
+    (boundaries.DeepFool, (2, np.inf)),
+    (minimum_norm.FMN, _EVERY),
+    (boundaries.FAB, _EVERY),
 )
-
-
 _SHORT: dict[str, str] = {
-    **{prefix: kind(**options).name for kind, prefix, options, norms in _NORMED if len(norms) > 1},
+    **{(full := make().name).rpartition("_")[0]: full for make, _ in _NORMED},
     **{"apgd": "apgd_ce_linf", "carlini_wagner": "carlini_wagner_l2", "cw": "carlini_wagner_l2", "fab": "fab_t_l2"},
 }
 
 
 def _constructors() -> dict[str, Callable[..., Attack]]:
     by_name: dict[str, Callable[..., Attack]] = {"ossa": OSSA, "fgsm": FGSM, "fgm": FGM, "otcm": OTCM, "tssa": TSSA}
-    for kind, prefix, options, norms in _NORMED:
-        for norm in norms:
-            by_name[f"{prefix}_{norm_name(norm)}"] = functools.partial(kind, norm=norm, **options)
-    for attack, norm in cleverhans_attacks():
-        by_name[CleverHans(attack, norm=norm).name] = functools.partial(CleverHans, attack, norm=norm)
-    return {**by_name, "carlini_wagner_l2": CarliniWagner, "jsma": JSMA, "sigma_zero": SigmaZero}
+    normed = [functools.partial(make, norm=norm) for make, norms in ((OTCM, (2,)), *_NORMED) for norm in norms]
+    foreign = [functools.partial(CleverHans, attack, norm=norm) for attack, norm in cleverhans_attacks()]
+    makers: list[Callable[..., Attack]] = [*normed, *foreign, minimum_norm.CarliniWagner, JSMA, minimum_norm.SigmaZero]
+    return {**by_name, **{make().name: make for make in makers}}
 
 
 _CONSTRUCTORS = _constructors()
@@ -120,9 +102,9 @@ def attack_by_name(name: str | Attack, **options: Any) -> Attack:
     attack = constructor(**options)
     if inner == name:
         return attack
-    if not isinstance(attack, FixedBudgetAttack):
+    if not isinstance(attack, kinds.FixedBudgetAttack):
         raise ValueError(f"`attack` should have a budget after {_MINIMAL}. Received: attack={name!r}")
-    return MinimalDistance(attack)
+    return kinds.MinimalDistance(attack)
 
 
 def full_name(name: str) -> str:
@@ -158,7 +140,7 @@ def resolve_epsilons(
     if epsilons is None:
         return [_default(attack) for attack in attacks]
     if not isinstance(epsilons, Mapping):
-        norms = sorted({norm_name(attack.norm) for attack in attacks})
+        norms = sorted({lp.norm_name(attack.norm) for attack in attacks})
         if len(norms) > 1:
             raise ValueError(
                 "`epsilons` should be a mapping by norm or attack name for attacks of different norms "
@@ -196,7 +178,7 @@ def _budgets(values: float | Sequence[float]) -> tuple[float, ...]:
 
 
 def _default(attack: Attack) -> tuple[float, ...]:
-    scale = 1.0 if attack.norm == 0 else Units(attack.bounds).scale
+    scale = 1.0 if attack.norm == 0 else problem.Units(attack.bounds).scale
     if math.isclose(scale, 1.0):
         return DEFAULT_EPSILONS[attack.norm]
     return tuple(scale * epsilon for epsilon in DEFAULT_EPSILONS[attack.norm])

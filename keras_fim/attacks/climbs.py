@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks.lp import by_image, norms_of, project_inside, steepest
+from keras_fim.attacks.lp import by_image, norms_of, num_changed, project_inside, steepest
 from keras_fim.attacks.samples import Task, choose
 
 
@@ -121,7 +121,7 @@ class SparseClimb(NamedTuple):
     @classmethod
     def start(cls, index: tf.Tensor, task: Task, points: tf.Tensor) -> SparseClimb:
         """Before the first look."""
-        peak, changed = Place.start(points, -np.inf), _num_changed(points, task.images)
+        peak, changed = Place.start(points, -np.inf), num_changed(points, task.images)
         return cls(index, task, peak, task.epsilon, changed / 1.5, peak, changed)
 
     @staticmethod
@@ -149,7 +149,7 @@ class SparseClimb(NamedTuple):
 
     def checked(self, enough: tf.Tensor) -> SparseClimb:
         """Where the best point has become sparser: from there, in long steps again; elsewhere in shorter ones."""
-        changed, longest = _num_changed(self.peak.point, self.task.images), self.task.epsilon
+        changed, longest = num_changed(self.peak.point, self.task.images), self.task.epsilon
         sparser = changed < 0.95 * self.changed
         return self._replace(
             length=tf.where(sparser, longest, tf.maximum(self.length / 1.5, longest / 10)),
@@ -157,9 +157,3 @@ class SparseClimb(NamedTuple):
             here=choose(sparser, self.peak, self.here),
             changed=changed,
         )
-
-
-def _num_changed(points: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
-    """The number of values in which points and images differ, ``(batch,)``."""
-    axes = tuple(range(1, points.shape.rank))
-    return tf.math.count_nonzero(points != images, axis=axes, dtype=points.dtype)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks.aimed import AimedAttack
-from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
-from keras_fim.attacks.losses import LOSSES, loss_gradient, others
-from keras_fim.attacks.lp import check_norm, norm_name, project_inside, step
+from keras_fim.attacks import base, kinds, losses, lp
+from keras_fim.attacks.options import Count, Norm, NotNegative, Positive, Share, one_of
 from keras_fim.attacks.samples import Best, Task, before_rounding, keep, put, random_start, while_active
 from keras_fim.logits import LogitsFunction
 
@@ -27,7 +25,7 @@ class _Climb(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class IterativeAttack(FixedBudgetAttack, AimedAttack):
+class IterativeAttack(kinds.FixedBudgetAttack, base.AimedAttack):
     """Steps of fixed length up the loss, each followed by a projection onto the ball and the pixel bounds.
 
     Of N steps it pays N gradients and one forward pass; where there is no random start, a sweep over ε shares the
@@ -48,37 +46,24 @@ class IterativeAttack(FixedBudgetAttack, AimedAttack):
         stop_early: a sample leaves the batch as soon as it is fooled: faster where only fooled-or-not is asked.
         clip_first: clip each step to the pixel bounds before the projection, too, as CleverHans does.
         sparsity: for l1, the share of the values that a step is spread over at least; one value at least.
-        target: See `keras_fim.attacks.aimed.AimedAttack`; all restarts aim at it.
+        target: See `keras_fim.attacks.base.AimedAttack`; all restarts aim at it.
     """
 
-    norm: float = np.inf
-    steps: int = 40
-    step_size: float = 0.125
-    loss: str = "cross_entropy"
+    norm: Norm = np.inf
+    steps: Count = 40
+    step_size: Positive = 0.125
+    loss: Annotated[str, one_of(*losses.LOSSES, "targeted_margin")] = "cross_entropy"
     random_start: bool = True
-    restarts: int = 1
-    decay: float = 0.0
+    restarts: Count = 1
+    decay: NotNegative = 0.0
     keep_best: bool = True
     stop_early: bool = False
     clip_first: bool = False
-    sparsity: float = 0.01
-
-    base_name: ClassVar[str]
+    sparsity: Share = 0.01
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "norm", check_norm(self.norm))
-        self._check_counts("steps", "restarts")
-        self._check(0 < self.step_size < np.inf, "step_size", "a positive number")
-        self._check(0 <= self.decay < np.inf, "decay", "a number >= 0")
-        self._check(0 <= self.sparsity <= 1, "sparsity", "in [0, 1]")
-        self._check(self.loss in (*LOSSES, "targeted_margin"), "loss", f"one of {', '.join(LOSSES)}, targeted_margin")
         self._check(self.keep_best or not self.stop_early, "stop_early", "False where keep_best is")
-
-    @property
-    def name(self) -> str:
-        """The method, the norm and the target, if there is one, like ``pgd_linf`` or ``pgd_linf_to_3``."""
-        return f"{self.base_name}_{norm_name(self.norm)}{self._suffix}"
 
     @property
     def whole_batch(self) -> bool:
@@ -94,10 +79,10 @@ class IterativeAttack(FixedBudgetAttack, AimedAttack):
         if self.random_start or self.loss == "targeted_margin":
             return (logits_fn(task.images),)
         targets = self._aims(task)
-        gradient, logits = loss_gradient(logits_fn, task.images, task.labels, loss=self.loss, targets=targets)
+        gradient, logits = losses.loss_gradient(logits_fn, task.images, task.labels, loss=self.loss, targets=targets)
         return logits, gradient
 
-    def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> Perturbed:
+    def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> kinds.Perturbed:
         """The steps, restart by restart."""
         images, (logits, *gradient) = task.images, state
         # any other point replaces the image after a random start
@@ -111,7 +96,7 @@ class IterativeAttack(FixedBudgetAttack, AimedAttack):
             if restart or self.random_start:
                 climb = climb._replace(point=random_start(climb.task, self.norm, restart))
             best = self._climb(logits_fn, best, climb, with_gradient=bool(gradient) and not restart)
-        return Perturbed(best.points, best.logits)
+        return kinds.Perturbed(best.points, best.logits)
 
     def _climb(self, logits_fn: LogitsFunction, best: Best, climb: _Climb, *, with_gradient: bool) -> Best:
         """All steps of one restart; ``with_gradient`` says that the gradient at the start is known."""
@@ -119,14 +104,14 @@ class IterativeAttack(FixedBudgetAttack, AimedAttack):
         def body(index: tf.Tensor, best: Best, climb: _Climb) -> tuple[tf.Tensor, Best, _Climb]:
             climb = tf.cond(index > 0, lambda: self._move(climb, index), lambda: climb)
             labels, targets = climb.task.labels, self._aims(climb.task, self.loss)
-            gradient, logits = loss_gradient(logits_fn, climb.point, labels, loss=self.loss, targets=targets)
-            new, climb = self._look(climb, logits), climb._replace(gradient=gradient)
-            best = self._keep(best, climb, new)
-            return index + 1, best, keep(climb, ~new.fooled) if self.stop_early else climb
+            gradient, logits = losses.loss_gradient(logits_fn, climb.point, labels, loss=self.loss, targets=targets)
+            best, fooled = self._look(best, climb, logits)
+            climb = climb._replace(gradient=gradient)
+            return index + 1, best, keep(climb, ~fooled) if self.stop_early else climb
 
         def last() -> Best:  # the end of the last step needs no gradient
             end = self._move(climb, index)
-            return self._keep(best, end, self._look(end, logits_fn(end.point)))
+            return self._look(best, end, logits_fn(end.point))[0]
 
         index, best, climb = while_active(body, self.steps, best, climb, first=int(with_gradient))
         best = tf.cond(tf.size(climb.index) > 0, last, lambda: best)
@@ -143,16 +128,16 @@ class IterativeAttack(FixedBudgetAttack, AimedAttack):
         length = self.step_size * task.epsilon
         if self.norm == 1:
             length *= 2 - (2 * tf.cast(index, length.dtype) - 1) / self.steps
-        point = step(climb.point, gradient, length, self.norm, sparsity=self.sparsity)
+        point = lp.step(climb.point, gradient, length, self.norm, sparsity=self.sparsity)
         if self.clip_first:
             point = tf.clip_by_value(point, 0, 1)
-        return climb._replace(point=project_inside(point, task.images, task.epsilon, self.norm))
+        return climb._replace(point=lp.project_inside(point, task.images, task.epsilon, self.norm))
 
-    def _look(self, climb: _Climb, logits: tf.Tensor) -> Best:
-        return Best.of(climb.point, logits, climb.task.labels, self._scored, self._aims(climb.task))
-
-    def _keep(self, best: Best, climb: _Climb, new: Best) -> Best:
-        return best.improved_at(climb.index, new) if self.keep_best else put(best, climb.index, new)
+    def _look(self, best: Best, climb: _Climb, logits: tf.Tensor) -> tuple[Best, tf.Tensor]:
+        """The best points with those reached, and which of these fool."""
+        new = Best.of(climb.point, logits, climb.task.labels, self._scored, self._aims(climb.task))
+        best = best.improved_at(climb.index, new) if self.keep_best else put(best, climb.index, new)
+        return best, new.fooled
 
     @property
     def _scored(self) -> str:
@@ -163,7 +148,7 @@ class IterativeAttack(FixedBudgetAttack, AimedAttack):
         """The class that a restart aims at with ``"targeted_margin"``; that of the task for the other losses."""
         if self.loss != "targeted_margin" or self.aimed:
             return task.target
-        order = tf.argsort(others(logits, task.labels), axis=-1, direction="DESCENDING")
+        order = tf.argsort(losses.others(logits, task.labels), axis=-1, direction="DESCENDING")
         return tf.cast(order[:, restart % (logits.shape[-1] - 1)], task.labels.dtype)
 
 
@@ -192,8 +177,8 @@ class BIM(IterativeAttack):
         Kurakin, Goodfellow, Bengio, Adversarial examples in the physical world (ICLR 2017 workshop).
     """
 
-    steps: int = 10
-    step_size: float = 0.2
+    steps: Count = 10
+    step_size: Positive = 0.2
     random_start: bool = False
 
     base_name = "bim"
@@ -207,9 +192,9 @@ class MIM(IterativeAttack):
         Dong et al., Boosting adversarial attacks with momentum (CVPR 2018).
     """
 
-    steps: int = 10
-    step_size: float = 0.1
+    steps: Count = 10
+    step_size: Positive = 0.1
     random_start: bool = False
-    decay: float = 1.0
+    decay: NotNegative = 1.0
 
     base_name = "mim"

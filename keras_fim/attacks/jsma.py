@@ -1,17 +1,15 @@
-"""The saliency map attack: few pixels, changed a lot, two at a time."""
+"""The saliency map attack: few values, changed a lot, two at a time; and how it finds the best two."""
 
 import dataclasses
 import functools
 import math
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, TypeAlias
 
+import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks.losses import log_odds_against, others
-from keras_fim.attacks.nearest import Found, SearchAttack
-from keras_fim.attacks.pairs import best_pairs
-from keras_fim.attacks.samples import Task, keep, put
-from keras_fim.attacks.targets import TARGETS, choose_targets
+from keras_fim.attacks import kinds, losses, problem, samples
+from keras_fim.attacks.options import PositiveShare, Valid, one_of
 from keras_fim.geometry.jacobian import gradient as gradient_of
 from keras_fim.logits import LogitsFunction
 from keras_fim.typing import LogitsCallable
@@ -27,15 +25,12 @@ class _Walk(NamedTuple):
     pair: tf.Tensor
 
 
-class _Arrived(NamedTuple):
-    """All samples: the adversarial of those that have one, the image of others, and the pair that was changed last."""
-
-    points: tf.Tensor
-    pairs: tf.Tensor
+_Arrived: TypeAlias = tuple[tf.Tensor, tf.Tensor]
+"""All samples: the adversarial of those that have one, the image of others, and the pair that was changed last."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class JSMA(SearchAttack):
+class JSMA(kinds.SearchAttack):
     r"""Jacobian-based saliency map attack: an adversarial in which few values differ, found two values at a time.
 
     Each move changes, by ``theta`` and within the bounds, the pair of values :math:`p \neq q` that maximizes
@@ -46,7 +41,7 @@ class JSMA(SearchAttack):
         \alpha = \nabla f_t, \quad \beta = \nabla \sum_{j \neq t} f_j
 
     for the outputs f and the class t aimed at. Without a target f_y of the true class should fall instead, and the
-    moves go on until any other class is predicted. The best pair is exact (`keras_fim.attacks.pairs`); a move costs at
+    moves go on until any other class is predicted. The best pair is exact (`keras_fim.attacks.jsma`); a move costs at
     most one forward and two backward passes, whatever the number of classes. A value at its bound cannot be changed
     further. A sample for which no pair is left stands. A value of the last pair that was not needed is put back, so
     that the number of changed values may be odd; this departs from the paper.
@@ -87,50 +82,43 @@ class JSMA(SearchAttack):
     name = "jsma"
     norm = 0.0
 
-    theta: float = 1.0
-    gamma: float = 1.0
-    target: str = "none"
-    saliency: str = "probabilities"
+    theta: Annotated[float, Valid(lambda theta: 0 < abs(theta) <= 1, "in [-1, 1] and not 0")] = 1.0
+    gamma: PositiveShare = 1.0
+    target: Annotated[str, one_of("none", *problem.TARGETS)] = "none"
+    saliency: Annotated[str, Valid(("logits", "probabilities").__contains__, "logits or probabilities")] = (
+        "probabilities"
+    )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check(0 < abs(self.theta) <= 1, "theta", "in [-1, 1] and not 0")
-        self._check(0 < self.gamma <= 1, "gamma", "in (0, 1]")
-        self._check(self.target in ("none", *TARGETS), "target", f"one of none, {', '.join(TARGETS)}")
-        self._check(self.saliency in ("logits", "probabilities"), "saliency", "logits or probabilities")
-
-    def search(self, logits_fn: LogitsFunction, task: Task) -> Found:
+    def search(self, logits_fn: LogitsFunction, task: samples.Task) -> kinds.Found:
         """Moves until all samples have arrived or cannot move, and a look at the last one."""
         shape = [-1, *task.images.shape[1:]]
         origin = tf.reshape(task.images, [-1, task.images.shape[1:].num_elements()])
         classes = {"none": task.labels, "given": task.target}.get(self.target)
         if classes is None:
-            classes = choose_targets(self.target, task, logits_fn(task.images))
+            classes = problem.choose_targets(self.target, task, logits_fn(task.images))
 
         def flat_logits(points: tf.Tensor) -> tf.Tensor:
             return logits_fn(tf.reshape(points, shape))
 
-        def going(walk: _Walk, arrived: _Arrived) -> tf.Tensor:
-            return tf.size(walk.index) > 0
-
         count = tf.shape(origin)[0]
         pairs = tf.zeros([count, 2], tf.int32)
-        start = _Walk(tf.range(count), origin, classes, origin, pairs), _Arrived(origin, pairs)
-        _, arrived = tf.while_loop(going, functools.partial(self._move, flat_logits), start)
-        points = self._put_back(flat_logits, arrived, origin, classes)
-        return Found(tf.reshape(points, shape), {} if self.target == "none" else {"targets": classes})
+        start = _Walk(tf.range(count), origin, classes, origin, pairs), (origin, pairs)
+        move = functools.partial(self._move, flat_logits)
+        _, arrived = tf.while_loop(lambda walk, _: tf.size(walk.index) > 0, move, start)
+        points = self._put_back(flat_logits, arrived[0], arrived[1], origin, classes)
+        return kinds.Found(tf.reshape(points, shape), {} if self.target == "none" else {"targets": classes})
 
     def _move(self, logits_fn: LogitsCallable, walk: _Walk, arrived: _Arrived) -> tuple[_Walk, _Arrived]:
         """Samples that have arrived leave; the others change their best pair, or leave if there is none."""
         rise, fall, logits = self._slopes(logits_fn, walk)
         done = self._done(logits, walk.classes)
-        there = keep(walk, done)
-        arrived = put(arrived, there.index, _Arrived(there.point, there.pair))
-        walk, rise, fall = keep((walk, rise, fall), ~done)
+        there = samples.keep(walk, done)
+        arrived = samples.put(arrived, there.index, (there.point, there.pair))
+        walk, rise, fall = samples.keep((walk, rise, fall), ~done)
         moved = tf.clip_by_value(walk.point + self.theta, 0, 1)
         pair, exists = best_pairs(rise, fall, self._free(walk, moved))
         point = tf.where(_marks(pair, moved), moved, walk.point)
-        return keep(walk._replace(point=point, pair=pair), exists), arrived
+        return samples.keep(walk._replace(point=point, pair=pair), exists), arrived
 
     def _slopes(self, logits_fn: LogitsCallable, walk: _Walk) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Slopes, in the direction of a move, of what should rise and of minus what should fall; and the logits."""
@@ -146,11 +134,11 @@ class JSMA(SearchAttack):
     def _rise_and_fall(self, logits: tf.Tensor, classes: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """What should rise, and minus what should fall if that is another thing: ``(batch,)`` each."""
         if self.saliency == "probabilities":
-            against = log_odds_against(logits, classes)
+            against = losses.log_odds_against(logits, classes)
             return (against,) if self.target == "none" else (-against,)
         own = tf.gather(logits, classes, batch_dims=1)
         if self.target == "none":
-            return tf.reduce_max(others(logits, classes), axis=-1), -own
+            return tf.reduce_max(losses.others(logits, classes), axis=-1), -own
         return own, own - tf.reduce_sum(logits, axis=-1)
 
     def _done(self, logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
@@ -165,12 +153,11 @@ class JSMA(SearchAttack):
         return (moved != walk.point) & (changed | room)
 
     def _put_back(
-        self, logits_fn: LogitsCallable, arrived: _Arrived, origin: tf.Tensor, classes: tf.Tensor
+        self, logits_fn: LogitsCallable, points: tf.Tensor, pairs: tf.Tensor, origin: tf.Tensor, classes: tf.Tensor
     ) -> tf.Tensor:
         """The adversarials, without a value of the pair changed last if they stay adversarial."""
-        points = arrived.points
         for which in (1, 0):
-            fewer = tf.where(_marks(arrived.pairs[:, which, None], points), origin, points)
+            fewer = tf.where(_marks(pairs[:, which, None], points), origin, points)
             points = tf.where(self._done(logits_fn(fewer), classes)[:, None], fewer, points)
         return points
 
@@ -178,3 +165,82 @@ class JSMA(SearchAttack):
 def _marks(indices: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
     """Bool ``(batch, D)``, where ``indices`` ``(batch, k)`` point to."""
     return tf.reduce_any(tf.one_hot(indices, like.shape[-1], on_value=True, off_value=False), axis=1)
+
+
+_BLOCK = 16  # rows of the table of pairs that exist at a time
+
+
+def best_pairs(first: tf.Tensor, second: tf.Tensor, free: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    r"""The pair of free values p ≠ q that maximizes :math:`(a_p + a_q)(b_p + b_q)` where both sums are positive.
+
+    A value with two others at least as good in both a and b can be replaced by one of them, so it is enough to look at
+    the values with fewer than two such others: usually some dozens of thousands. These are found by sorting by a and
+    a running maximum of b. Time is O(D log D) per sample, plus the square of their number; memory is O(D).
+
+    Args:
+        first: a, ``(batch, D)``.
+        second: b, ``(batch, D)``.
+        free: bool ``(batch, D)``, the values to choose from.
+
+    Returns:
+        ``(pairs, exists)``: indices, int32 ``(batch, 2)``, and bool ``(batch,)``, whether there is such a pair. Among
+        equal pairs it is one with the largest a.
+
+    Example:
+        >>> a, b = tf.constant([[5.0, 1.0, 2.0, 9.0]]), tf.constant([[-1.0, 2.0, 1.0, -4.0]])
+        >>> pairs, exists = best_pairs(a, b, tf.fill([1, 4], True))  # of the six: (5 + 1) (2 - 1), (1 + 2) (2 + 1), ...
+        >>> pairs.numpy(), exists.numpy()
+        (array([[2, 1]], dtype=int32), array([ True]))
+    """
+    a, b = (tf.where(free, _scaled(values), tf.cast(-np.inf, values.dtype)) for values in (first, second))
+    order = tf.argsort(a, axis=-1, direction="DESCENDING", stable=True)
+    a, b = (tf.gather(values, order, batch_dims=1) for values in (a, b))
+    candidate = tf.cast(b > _second_largest_before(b), tf.int32)
+    count = tf.maximum(tf.reduce_max(tf.reduce_sum(candidate, axis=-1)), 1)
+    kept = tf.math.top_k(candidate, count).indices  # of equals the first, so that they stay in order
+    a, b, order = (tf.gather(values, kept, batch_dims=1) for values in (a, b, order))
+    pairs, score = _among(a, b)
+    return tf.gather(order, pairs, batch_dims=1), score > 0
+
+
+def _scaled(values: tf.Tensor) -> tf.Tensor:
+    """With largest absolute value 1, so that products do not underflow."""
+    return tf.math.divide_no_nan(values, tf.reduce_max(tf.abs(values), axis=-1, keepdims=True))
+
+
+def _second_largest_before(values: tf.Tensor) -> tf.Tensor:
+    """The second largest of the values before each one in its row, -inf for the first two, by doubling spans."""
+
+    def before(values: tf.Tensor, shift: int) -> tf.Tensor:
+        return tf.pad(values[:, :-shift], [[0, 0], [shift, 0]], constant_values=values.dtype.as_numpy_dtype(-np.inf))
+
+    size = values.shape[-1]
+    largest, second, span = values, tf.fill(tf.shape(values), tf.cast(-np.inf, values.dtype)), 1
+    while span < size:
+        earlier = before(largest, span)
+        second = tf.maximum(tf.minimum(largest, earlier), tf.maximum(second, before(second, span)))
+        largest, span = tf.maximum(largest, earlier), 2 * span
+    return before(second, 1)
+
+
+def _among(a: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The best pair ``(batch, 2)`` of all pairs, and its product; 0 if there is none. A block of rows at a time."""
+    batch, count = tf.unstack(tf.shape(a))
+
+    def going(start: tf.Tensor, pairs: tf.Tensor, score: tf.Tensor) -> tf.Tensor:
+        return start < count
+
+    def body(start: tf.Tensor, pairs: tf.Tensor, score: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        sums = [values[:, start : start + _BLOCK, None] + values[:, None, start:] for values in (a, b)]
+        rows, columns = tf.unstack(tf.shape(sums[0])[1:])
+        valid = (tf.range(columns) > tf.range(rows)[:, None]) & (sums[0] > 0) & (sums[1] > 0)
+        products = tf.reshape(tf.where(valid, sums[0] * sums[1], 0), [batch, rows * columns])
+        best = tf.argmax(products, axis=-1, output_type=tf.int32)
+        value = tf.gather(products, best, batch_dims=1)
+        here = start + tf.stack([best // columns, best % columns], axis=-1)
+        better = value > score
+        return start + _BLOCK, tf.where(better[:, None], here, pairs), tf.where(better, value, score)
+
+    start = (tf.constant(0), tf.zeros([batch, 2], tf.int32), tf.zeros([batch], a.dtype))
+    _, pairs, score = tf.while_loop(going, body, start)
+    return pairs, score

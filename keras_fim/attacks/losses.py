@@ -144,6 +144,11 @@ def loss_gradient(
     return gradient(tape, value, images), logits
 
 
+def most_probable_others(logits: tf.Tensor, labels: tf.Tensor, count: int) -> tf.Tensor:
+    """The most probable wrong classes, the first the most, ``(batch, r)``: ``count``, but at most K - 1."""
+    return tf.math.top_k(others(logits, labels), min(count, logits.shape[-1] - 1)).indices
+
+
 def others(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Logits with -inf in place of the label's."""
     own = tf.one_hot(labels, logits.shape[-1], on_value=True, off_value=False)

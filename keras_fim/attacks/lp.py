@@ -28,6 +28,11 @@ def norms_of(perturbations: tf.Tensor, p: float) -> tf.Tensor:
     return tf.norm(_flat(perturbations), ord=p, axis=-1)
 
 
+def num_changed(points: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+    """The number of values in which points and images differ, ``(batch,)``: the l0 norm of the perturbation."""
+    return tf.math.count_nonzero(points != images, axis=_axes(points), dtype=points.dtype)
+
+
 def norm_name(p: float) -> str:
     """``"l0"``, ``"l1"``, ``"l2"`` or ``"linf"``.
 

@@ -8,9 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks import draws
-from keras_fim.attacks.losses import loss_value
-from keras_fim.attacks.lp import by_image, random_in_ball
+from keras_fim.attacks import draws, losses, lp
 
 _T = TypeVar("_T")
 
@@ -61,7 +59,7 @@ class Best(NamedTuple):
         """Points that were looked at; ``loss`` and ``targets`` are as for `keras_fim.attacks.losses.loss_value`."""
         predicted = tf.argmax(logits, axis=-1)
         fooled = predicted != labels if targets is None else predicted == targets
-        return cls(points, logits, loss_value(logits, labels, loss, targets), fooled, fooled)
+        return cls(points, logits, losses.loss_value(logits, labels, loss, targets), fooled, fooled)
 
     def unless_worse_than(self, old: Best) -> Best:
         """The better ones of two, sample by sample; of equals the old."""
@@ -90,7 +88,7 @@ def put(parts: _T, index: tf.Tensor, new: _T) -> _T:
 
 def choose(mask: tf.Tensor, yes: _T, no: _T) -> _T:
     """``yes`` where ``mask``, bool ``(n,)``, says so, ``no`` elsewhere."""
-    return _each(lambda y, n: tf.where(by_image(mask, y), y, n), yes, no)
+    return _each(lambda y, n: tf.where(lp.by_image(mask, y), y, n), yes, no)
 
 
 def _each(function: Callable[..., tf.Tensor], parts: _T, *others: _T) -> _T:
@@ -118,9 +116,22 @@ def while_active(body: Callable[..., tuple[Any, ...]], steps: int, *state: Any, 
     return end
 
 
+def repeat(body: Callable[[tf.Tensor, _T], _T], count: int, state: _T) -> _T:
+    """The state after ``count`` steps; ``body`` goes from the number of a step and the state to the next state."""
+
+    def going(step: tf.Tensor, state: _T) -> tf.Tensor:
+        return step < count
+
+    def onward(step: tf.Tensor, state: _T) -> tuple[tf.Tensor, _T]:
+        return step + 1, body(step, state)
+
+    end: _T = tf.while_loop(going, onward, (tf.constant(0), state))[1]
+    return end
+
+
 def random_start(task: Task, norm: float, restart: int | tf.Tensor = 0) -> tf.Tensor:
     """Where a restart begins, as the images: uniform in the ball, then clipped to the unit cube."""
-    shift = random_in_ball(task.images, task.epsilon, norm, draws.fold(task.keys, restart))
+    shift = lp.random_in_ball(task.images, task.epsilon, norm, draws.fold(task.keys, restart))
     return tf.clip_by_value(task.images + shift, 0, 1)
 
 

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks import draws
-from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
-from keras_fim.attacks.lp import by_image, check_norm, norm_name, project_inside, unit
+from keras_fim.attacks import draws, kinds, lp
+from keras_fim.attacks.options import Count, Norm, PositiveShare
 from keras_fim.attacks.samples import Best, Task, before_rounding, put, take
 from keras_fim.logits import LogitsFunction
 
@@ -85,7 +84,7 @@ def _peak(rows: int, columns: int, p: float) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Square(FixedBudgetAttack):
+class Square(kinds.FixedBudgetAttack):
     """A random search that changes one square of the image at a time, and keeps what raises the margin.
 
     It asks for logits only: no gradient can mislead it. Each sample has squares of its own, and leaves when it is
@@ -114,27 +113,18 @@ class Square(FixedBudgetAttack):
         image classifiers (ICML 2021), section 4.
     """
 
-    norm: float = np.inf
-    queries: int = 1000
-    p_init: float = 0.8
+    base_name = "square"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "norm", check_norm(self.norm))
-        self._check_counts("queries")
-        self._check(0 < self.p_init <= 1, "p_init", "in (0, 1]")
-
-    @property
-    def name(self) -> str:
-        """``square_`` and the norm, like ``square_linf``."""
-        return f"square_{norm_name(self.norm)}"
+    norm: Norm = np.inf
+    queries: Count = 1000
+    p_init: PositiveShare = 0.8
 
     @property
     def whole_batch(self) -> bool:
         """False: a sample leaves when it is fooled."""
         return False
 
-    def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> Perturbed:
+    def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> kinds.Perturbed:
         """The queries."""
         shape = grid_shape(tuple(task.images.shape[1:]))
         image = Best.of(tf.reshape(task.images, [-1, *shape]), state[0], task.labels, "margin")
@@ -149,115 +139,105 @@ class Square(FixedBudgetAttack):
 
         def body(query: tf.Tensor, index: tf.Tensor, best: Best) -> tuple[tf.Tensor, tf.Tensor, Best]:
             old, origin, here = take(best, index), tf.gather(image.points, index), take(task, index)
-            draw, epsilon = _Draw(draws.fold(here.keys, query), origin.dtype), by_image(here.epsilon, origin)
-            points = self._propose(origin, old.points, epsilon, query, schedule, draw)
+            search = _Query(draws.fold(here.keys, query), lp.by_image(here.epsilon, origin), query, schedule, self.norm)
+            points = search.propose(origin, old.points)
             logits = logits_fn(tf.reshape(points, [-1, *task.images.shape[1:]]))
             new = Best.of(points, logits, here.labels, "margin").unless_worse_than(old)
             return query + 1, tf.boolean_mask(index, ~new.fooled), put(best, index, new)
 
         start = (tf.constant(0), standing, image._replace(loss=unknown))
         best = tf.while_loop(going, body, start)[2].unless_worse_than(image)
-        return Perturbed(tf.reshape(best.points, tf.shape(task.images)), best.logits)
-
-    def _propose(
-        self,
-        origin: tf.Tensor,
-        points: tf.Tensor,
-        epsilon: tf.Tensor,
-        query: tf.Tensor,
-        schedule: np.ndarray,
-        draw: _Draw,
-    ) -> tf.Tensor:
-        """What to ask for next."""
-        side, delta = tf.gather(tf.constant(schedule), query), points - origin
-        if self.norm == np.inf:
-            first, later = lambda: _stripes(delta, epsilon, draw), lambda: _square(delta, epsilon, side, draw)
-            return tf.clip_by_value(origin + tf.cond(query == 0, first, later), 0, 1)
-        p = self.norm
-        first, later = lambda: _grid(delta, draw, p), lambda: _windows(delta, epsilon, side, schedule, draw, p)
-        delta = tf.cond(query == 0, first, later)
-        if p == 1:
-            return project_inside(origin + delta, origin, epsilon[:, 0, 0, 0], 1)
-        return tf.clip_by_value(origin + epsilon * unit(delta), 0, 1)
+        return kinds.Perturbed(tf.reshape(best.points, tf.shape(task.images)), best.logits)
 
 
-class _Draw(NamedTuple):
-    """Random numbers of one query, for each sample; ``stream`` tells draws of one query apart."""
+class _Query(NamedTuple):
+    """What one query asks for, for each sample; the ``stream`` of a draw tells those of one query apart.
+
+    ``epsilon`` is ``(n, 1, 1, 1)``, ``schedule`` the side of the square of every query.
+    """
 
     keys: tf.Tensor
-    dtype: tf.DType
+    epsilon: tf.Tensor
+    number: tf.Tensor
+    schedule: np.ndarray
+    norm: float
 
-    def signs(self, stream: int, *shape: int) -> tf.Tensor:
+    def propose(self, origin: tf.Tensor, points: tf.Tensor) -> tf.Tensor:
+        """What to ask for next."""
+        delta, first, later = points - origin, self._grid, self._windows
+        if self.norm == np.inf:
+            first, later = self._stripes, self._square
+        delta = tf.cond(self.number == 0, lambda: first(delta), lambda: later(delta))
+        if self.norm == 1:
+            return lp.project_inside(origin + delta, origin, self.epsilon[:, 0, 0, 0], 1)
+        return tf.clip_by_value(origin + (delta if self.norm == np.inf else self.epsilon * lp.unit(delta)), 0, 1)
+
+    @property
+    def _side(self) -> tf.Tensor:
+        return tf.gather(tf.constant(self.schedule), self.number)
+
+    def _signs(self, stream: int, *shape: int) -> tf.Tensor:
         """1 or -1, ``(n, *shape)``."""
-        return draws.signs(draws.fold(self.keys, stream), shape, self.dtype)
+        return draws.signs(draws.fold(self.keys, stream), shape, self.epsilon.dtype)
 
-    def window(self, stream: int, side: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _window(self, stream: int, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Rows and columns from the upper left corner of a square on, ``(n, height)`` and ``(n, width)``."""
         height, width = images.shape[1:3]
-        corner = draws.integers(draws.fold(self.keys, stream), (2,), tf.constant([height, width]) - side + 1)
+        corner = draws.integers(draws.fold(self.keys, stream), (2,), tf.constant([height, width]) - self._side + 1)
         corner = tf.cast(corner, tf.int32)
         return tf.range(height) - corner[:, :1], tf.range(width) - corner[:, 1:]
 
+    def _within(self, window: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        """Bool ``(n, height, width, 1)``: which pixels a window holds."""
+        rows, columns = ((places >= 0) & (places < self._side) for places in window)
+        return (rows[:, :, None] & columns[:, None, :])[..., None]
 
-def _within(window: tuple[tf.Tensor, tf.Tensor], side: tf.Tensor) -> tf.Tensor:
-    """Bool ``(n, height, width, 1)``: which pixels a window holds."""
-    rows, columns = ((places >= 0) & (places < side) for places in window)
-    return (rows[:, :, None] & columns[:, None, :])[..., None]
+    def _stripes(self, delta: tf.Tensor) -> tf.Tensor:
+        """A change of ±ε in each column and channel."""
+        return tf.zeros_like(delta) + self.epsilon * self._signs(0, 1, *delta.shape[2:])
 
+    def _square(self, delta: tf.Tensor) -> tf.Tensor:
+        """The same change but for a square, which goes to ±ε in each channel."""
+        inside = self._within(self._window(0, delta))
+        return tf.where(inside, self.epsilon * self._signs(1, 1, 1, delta.shape[-1]), delta)
 
-def _stripes(delta: tf.Tensor, epsilon: tf.Tensor, draw: _Draw) -> tf.Tensor:
-    """A change of ±ε in each column and channel."""
-    return tf.zeros_like(delta) + epsilon * draw.signs(0, 1, *delta.shape[2:])
+    def _grid(self, delta: tf.Tensor) -> tf.Tensor:
+        """Patterns side by side, five on the shorter edge, each with a sign for each channel, some of them turned."""
+        height, width, channels = delta.shape[1:]
+        side = max(min(height, width) // 5, 1)
+        down, across = height // side, width // side
+        cells = self._signs(0, down, across, channels), self._signs(1, down, across, 1)
+        signs, turned = (tf.repeat(tf.repeat(values, side, axis=1), side, axis=2) for values in cells)
+        tile = np.tile(eta(side, self.norm), (down, across))[:, :, None]
+        across_tile = np.tile(eta(side, self.norm).T, (down, across))[:, :, None]
+        patterns = tf.where(turned > 0, tf.constant(across_tile, delta.dtype), tf.constant(tile, delta.dtype))
+        edges = (height - down * side, width - across * side)
+        return tf.pad(signs * patterns, [[0, 0], *[[edge // 2, edge - edge // 2] for edge in edges], [0, 0]])
 
+    def _windows(self, delta: tf.Tensor) -> tf.Tensor:
+        """The budget of one window, and what is unspent, moved into another one, to which a pattern is added."""
+        p, receiver, giver = self.norm, self._window(0, delta), self._window(1, delta)
+        inside, other = (tf.cast(self._within(window), delta.dtype) for window in (receiver, giver))
+        pattern = self._patterns(receiver) * self._signs(2, 1, 1, delta.shape[-1])
+        spent = tf.abs(delta) ** p
+        unspent = tf.maximum(self.epsilon**p - tf.reduce_sum(spent, axis=(1, 2, 3), keepdims=True), 0)
+        held = tf.reduce_sum(spent * tf.maximum(inside, other), axis=(1, 2), keepdims=True)
+        added = inside * (pattern + _by_channel(delta * inside, p))
+        moved = _by_channel(added, p) * (held + unspent / delta.shape[-1]) ** (1 / p)
+        return delta * (1 - tf.maximum(inside, other)) + moved
 
-def _square(delta: tf.Tensor, epsilon: tf.Tensor, side: tf.Tensor, draw: _Draw) -> tf.Tensor:
-    """The same change but for a square, which goes to ±ε in each channel."""
-    inside = _within(draw.window(0, side, delta), side)
-    return tf.where(inside, epsilon * draw.signs(1, 1, 1, delta.shape[-1]), delta)
-
-
-def _grid(delta: tf.Tensor, draw: _Draw, p: float) -> tf.Tensor:
-    """Patterns side by side, five on the shorter edge, each with a sign for each channel, some of them turned."""
-    height, width, channels = delta.shape[1:]
-    side = max(min(height, width) // 5, 1)
-    down, across = height // side, width // side
-    cells = draw.signs(0, down, across, channels), draw.signs(1, down, across, 1)
-    signs, turned = (tf.repeat(tf.repeat(values, side, axis=1), side, axis=2) for values in cells)
-    tile = np.tile(eta(side, p), (down, across))[:, :, None]
-    across_tile = np.tile(eta(side, p).T, (down, across))[:, :, None]
-    patterns = tf.where(turned > 0, tf.constant(across_tile, delta.dtype), tf.constant(tile, delta.dtype))
-    edges = (height - down * side, width - across * side)
-    return tf.pad(signs * patterns, [[0, 0], *[[edge // 2, edge - edge // 2] for edge in edges], [0, 0]])
-
-
-def _windows(
-    delta: tf.Tensor, epsilon: tf.Tensor, side: tf.Tensor, schedule: np.ndarray, draw: _Draw, p: float
-) -> tf.Tensor:
-    """The budget of one window, and what is unspent, moved into another one, to which a pattern is added."""
-    receiver, giver = draw.window(0, side, delta), draw.window(1, side, delta)
-    inside, other = (tf.cast(_within(window, side), delta.dtype) for window in (receiver, giver))
-    pattern = _patterns(receiver, side, schedule, draw, p) * draw.signs(2, 1, 1, delta.shape[-1])
-    spent = tf.abs(delta) ** p
-    unspent = tf.maximum(epsilon**p - tf.reduce_sum(spent, axis=(1, 2, 3), keepdims=True), 0)
-    held = tf.reduce_sum(spent * tf.maximum(inside, other), axis=(1, 2), keepdims=True)
-    added = inside * (pattern + _by_channel(delta * inside, p))
-    moved = _by_channel(added, p) * (held + unspent / delta.shape[-1]) ** (1 / p)
-    return delta * (1 - tf.maximum(inside, other)) + moved
-
-
-def _patterns(
-    window: tuple[tf.Tensor, tf.Tensor], side: tf.Tensor, schedule: np.ndarray, draw: _Draw, p: float
-) -> tf.Tensor:
-    """`eta` in each sample's window, ``(n, height, width, 1)``, upright or turned; outside, anything."""
-    sizes = np.unique(schedule)
-    largest = int(sizes[-1])
-    table = np.stack([np.pad(eta(int(size), p), (0, largest - int(size))) for size in sizes])
-    pattern = tf.gather(tf.constant(table, draw.dtype), tf.searchsorted(tf.constant(sizes), [side])[0])
-    rows, columns = (tf.clip_by_value(places, 0, largest - 1) for places in window)
-    zero = tf.zeros_like(rows[:, :, None] + columns[:, None])
-    places = tf.stack([rows[:, :, None] + zero, columns[:, None] + zero], axis=-1)
-    turned = draw.signs(3, 1, 1, 1) > 0
-    return tf.gather_nd(pattern, tf.where(turned, places[..., ::-1], places))[..., None]
+    def _patterns(self, window: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        """`eta` in each sample's window, ``(n, height, width, 1)``, upright or turned; outside, anything."""
+        sizes = np.unique(self.schedule)
+        largest = int(sizes[-1])
+        table = np.stack([np.pad(eta(int(size), self.norm), (0, largest - int(size))) for size in sizes])
+        size = tf.searchsorted(tf.constant(sizes), [self._side])[0]
+        pattern = tf.gather(tf.constant(table, self.epsilon.dtype), size)
+        rows, columns = (tf.clip_by_value(places, 0, largest - 1) for places in window)
+        zero = tf.zeros_like(rows[:, :, None] + columns[:, None])
+        places = tf.stack([rows[:, :, None] + zero, columns[:, None] + zero], axis=-1)
+        turned = self._signs(3, 1, 1, 1) > 0
+        return tf.gather_nd(pattern, tf.where(turned, places[..., ::-1], places))[..., None]
 
 
 def _by_channel(values: tf.Tensor, p: float) -> tf.Tensor:

@@ -2,20 +2,16 @@
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks import draws
-from keras_fim.attacks.base import Attack, check_epsilons, predict_logits
-from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
+from keras_fim.attacks import base, draws, kinds, losses, lp
 from keras_fim.attacks.iterative import PGD
-from keras_fim.attacks.losses import loss_gradient
-from keras_fim.attacks.lp import check_norm, norms_of
-from keras_fim.attacks.nearest import SearchAttack
+from keras_fim.attacks.options import Norm
 from keras_fim.attacks.problem import Problem
 from keras_fim.attacks.samples import Best, Task, choose, put, take
 from keras_fim.logits import LogitsFunction
@@ -25,7 +21,7 @@ _DIFFER = 1e-4  # l2-normalized logits of two passes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StagedAttack(FixedBudgetAttack):
+class StagedAttack(kinds.FixedBudgetAttack):
     """Stages of attacks: each sample goes on to the next stage while it stands.
 
     A stage is an attack with a budget, or one that looks for the nearest adversarial, whose points within ε count.
@@ -42,18 +38,14 @@ class StagedAttack(FixedBudgetAttack):
     only single answers of a model that draws random numbers were wrong.
     """
 
-    norm: float = np.inf
+    norm: Norm = np.inf
 
     compiled: ClassVar[bool] = False  # the stages are
     stages: ClassVar[tuple[str, ...]]
     """The names of the stages, in order."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "norm", check_norm(self.norm))
-
     @abc.abstractmethod
-    def attacks(self, num_classes: int = 10) -> dict[str, Attack]:
+    def attacks(self, num_classes: int = 10) -> dict[str, base.Attack]:
         """The attack of each stage that runs on models of K classes, by its name."""
 
     def shares(self, result: AttackResult) -> dict[str, float]:
@@ -73,7 +65,7 @@ class StagedAttack(FixedBudgetAttack):
 
     def _sweep(self, problem: Problem, epsilons: Sequence[float | None]) -> list[AttackResult]:
         """From the smallest ε to the largest: what was fooled stays fooled, by the same point."""
-        budgets, results = check_epsilons(epsilons), {}
+        budgets, results = base.check_epsilons(epsilons), {}
         state = (logits, *_) = self.prepare(problem.unit_fn, problem.task)
         for epsilon in sorted(set(budgets)):
             task = problem.task._replace(epsilon=problem.budgets(epsilon))
@@ -84,70 +76,68 @@ class StagedAttack(FixedBudgetAttack):
 
     def prepare(self, logits_fn: LogitsFunction, task: Task) -> tuple[tf.Tensor, ...]:
         """Logits; then the best points so far, their logits, and the stages that they are of."""
-        count, size = len(task.images), self.batch_size
-        parts = [self._logits(logits_fn, task.images[start : start + size]) for start in range(0, count, size)]
-        logits = tf.concat(parts, axis=0)
-        return logits, task.images, logits, tf.fill([count], -1)
+        starts = range(0, len(task.images), self.batch_size)
+        logits = tf.concat([self._logits(logits_fn, task.images[i : i + self.batch_size]) for i in starts], axis=0)
+        return logits, task.images, logits, tf.fill([len(task.images)], -1)
 
     def _logits(self, logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
         """The logits by which images were correct before."""
-        return logits_fn.compiled(predict_logits)(images)
+        return logits_fn.compiled(base.predict_logits)(images)
 
-    def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> Perturbed:
+    def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> kinds.Perturbed:
         """Stage by stage, each on full batches of the samples that stand."""
         logits, points, attacked, stage = state
         best, rounds = Best.of(points, attacked, task.labels, "margin"), self._rounds(logits.shape[-1])
         stage = tf.where(stage == -2, -1, stage)
-        bar = keras.utils.Progbar(len(rounds), unit_name="round") if self.progress else None
+        bar = keras.utils.Progbar(len(rounds), verbose=int(self.progress), unit_name="round")
         for turn, (number, attack) in enumerate(rounds):
-            (standing,) = np.nonzero(~best.fooled.numpy() & (task.epsilon.numpy() > 0))
-            for start in range(0, len(standing), self.batch_size):
-                index = tf.constant(standing[start : start + self.batch_size])
+            for index in self._standing(task, best):
                 part = take(task._replace(keys=draws.fold(task.keys, turn)), index)
                 new = self._run(self.stages[number], attack, logits_fn, part, tf.gather(logits, index))
                 best = best.improved_at(index, new)
                 reached = tf.where(new.fooled, number, tf.where(new.once, -3, tf.gather(stage, index)))
                 stage = put(stage, index, reached)
-            if bar:
-                bar.update(turn + 1)
-        return Perturbed(best.points, best.logits, {"stage": self._stuck(logits_fn, task, best, stage)})
+            bar.update(turn + 1)
+        return kinds.Perturbed(best.points, best.logits, {"stage": self._stuck(logits_fn, task, best, stage)})
 
     def _stuck(self, logits_fn: LogitsFunction, task: Task, best: Best, stage: tf.Tensor) -> tf.Tensor:
         """The stages, -2 for samples that stand where the margin has no slope."""
-        (standing,) = np.nonzero(~best.fooled.numpy() & (task.epsilon.numpy() > 0))
-        for start in range(0, len(standing), self.batch_size):
-            index = tf.constant(standing[start : start + self.batch_size])
-            points, labels = tf.gather(best.points, index), tf.gather(task.labels, index)
-            steep = logits_fn.compiled(_slope)(points, labels)
-            stuck = (steep == 0) & (tf.gather(stage, index) == -1)
-            stage = put(stage, index, tf.where(stuck, -2, tf.gather(stage, index)))
+        for index in self._standing(task, best):
+            points, labels, old = take((best.points, task.labels, stage), index)
+            stuck = (logits_fn.compiled(_slope)(points, labels) == 0) & (old == -1)
+            stage = put(stage, index, tf.where(stuck, -2, old))
         return stage
 
-    def _rounds(self, num_classes: int) -> list[tuple[int, Attack]]:
+    def _standing(self, task: Task, best: Best) -> Iterator[tf.Tensor]:
+        """The positions of samples that stand and have a budget, a batch at a time."""
+        (standing,) = np.nonzero(~best.fooled.numpy() & (task.epsilon.numpy() > 0))
+        for start in range(0, len(standing), self.batch_size):
+            yield tf.constant(standing[start : start + self.batch_size])
+
+    def _rounds(self, num_classes: int) -> list[tuple[int, base.Attack]]:
         """Stages and attacks in order; restarts one by one, since they share what is compiled, and batches are full."""
-        rounds: list[tuple[int, Attack]] = []
+        rounds: list[tuple[int, base.Attack]] = []
         for name, attack in self.attacks(num_classes).items():
-            number = self.stages.index(name)
+            number, runs = self.stages.index(name), 1
             if isinstance(attack, PGD):
-                rounds += [(number, dataclasses.replace(attack, restarts=1))] * attack.restarts
-            else:
-                rounds.append((number, attack))
+                attack, runs = dataclasses.replace(attack, restarts=1), attack.restarts
+            rounds += [(number, attack)] * runs
         return rounds
 
-    def _run(self, stage: str, attack: Attack, logits_fn: LogitsFunction, task: Task, logits: tf.Tensor) -> Best:
+    def _run(self, stage: str, attack: base.Attack, logits_fn: LogitsFunction, task: Task, logits: tf.Tensor) -> Best:
         """What a stage makes of some samples, whose logits are known."""
-        if isinstance(attack, FixedBudgetAttack):
+        if isinstance(attack, kinds.FixedBudgetAttack):
             result = attack._function(type(attack).perturb, logits_fn)(task, (logits,))
             return Best.of(result.adversarials, result.logits, task.labels, "margin")
-        assert isinstance(attack, SearchAttack)
+        assert isinstance(attack, kinds.SearchAttack)
         points = attack._function(type(attack).search, logits_fn)(task).adversarials
-        near = norms_of(points - task.images, self.norm) <= task.epsilon
+        near = lp.norms_of(points - task.images, self.norm) <= task.epsilon
         points = choose(near, points, task.images)
-        return Best.of(points, logits_fn.compiled(predict_logits)(points), task.labels, "margin")
+        return Best.of(points, logits_fn.compiled(base.predict_logits)(points), task.labels, "margin")
 
 
 def _slope(logits_fn: LogitsFunction, points: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    return norms_of(loss_gradient(logits_fn, points, labels, loss="margin")[0], np.inf)
+    return lp.norms_of(losses.loss_gradient(logits_fn, points, labels, loss="margin")[0], np.inf)
 
 
 def outputs_differ(first: np.ndarray, second: np.ndarray) -> bool:

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_fim.attacks.base import Attack
-from keras_fim.attacks.fixed_budget import FixedBudgetAttack
-from keras_fim.attacks.nearest import MinimalDistanceAttack
+from keras_fim.attacks.kinds import FixedBudgetAttack, MinimalDistanceAttack
 from keras_fim.evaluation.measurement import Outcome, measure, probabilities
 from keras_fim.evaluation.rows import RobustnessCurve, attack_rows
 from keras_fim.evaluation.sources import Chunk, chunks

@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_fim.arguments import checked
 from keras_fim.attacks import FGSM, OSSA, Attack, CleverHans, attack_by_name, resolve_epsilons
 from keras_fim.attacks.catalog import Epsilons
-from keras_fim.attacks.units import Units
+from keras_fim.attacks.problem import Units
 from keras_fim.callbacks import measurement
 from keras_fim.callbacks.measuring import Board, MeasuringCallback, training_untouched
 from keras_fim.evaluation import flags, plans, report, rows

@@ -10,7 +10,7 @@ from typing import Any
 
 from keras_fim import attacks as library
 from keras_fim import evaluation as measuring
-from keras_fim.attacks.aimed import AimedAttack
+from keras_fim.attacks.base import AimedAttack
 from keras_fim.attacks.lp import norm_name
 from keras_fim.cli.options import SMOKE_TEST, data_options, given, number
 from keras_fim.data import DatasetInfo, short_name

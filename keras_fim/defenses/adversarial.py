@@ -11,8 +11,8 @@ from keras_fim import attacks
 from keras_fim.arguments import checked, expect
 from keras_fim.attacks import draws
 from keras_fim.attacks.base import check_epsilons
+from keras_fim.attacks.problem import Units
 from keras_fim.attacks.samples import random_start
-from keras_fim.attacks.units import Units
 from keras_fim.defenses.base import Defense
 from keras_fim.defenses.batch import Batch, SameState, attack_task
 from keras_fim.typing import Bounds

@@ -9,8 +9,8 @@ import keras
 import tensorflow as tf
 
 from keras_fim.attacks import draws
+from keras_fim.attacks.problem import Units
 from keras_fim.attacks.samples import Task
-from keras_fim.attacks.units import Units
 from keras_fim.logits import LogitsFunction
 
 

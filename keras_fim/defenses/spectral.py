@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras_fim.arguments import checked, expect
 from keras_fim.attacks import draws, lp
 from keras_fim.attacks.losses import log_odds_against
-from keras_fim.attacks.units import Units
+from keras_fim.attacks.problem import Units
 from keras_fim.defenses.batch import Batch
 from keras_fim.defenses.penalties import Penalized
 from keras_fim.geometry import Linearization, krylov_direction, linearized, logit_fim_form

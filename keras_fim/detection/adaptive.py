@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
+from keras_fim.attacks.kinds import FixedBudgetAttack, Perturbed
 from keras_fim.attacks.losses import margin_against
 from keras_fim.attacks.lp import by_image, check_norm, norm_name, project_inside, step, unit
+from keras_fim.attacks.problem import in_pixels
 from keras_fim.attacks.samples import Task, choose, random_start
-from keras_fim.attacks.units import in_pixels
 from keras_fim.detection.detector import FisherDetector, features_of
 from keras_fim.geometry.boundary import rival_gradients
 from keras_fim.geometry.jacobian import gradient as gradient_of

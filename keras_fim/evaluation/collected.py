@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_fim.attacks.kinds import MinimalDistanceAttack
 from keras_fim.attacks.lp import norm_name
-from keras_fim.attacks.nearest import MinimalDistanceAttack
 from keras_fim.evaluation.backends import Cell, Finished
 from keras_fim.evaluation.cells import digest, model_digest
 from keras_fim.evaluation.distances import distance_summary

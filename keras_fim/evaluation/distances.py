@@ -11,10 +11,8 @@ import numpy as np
 from keras_fim.arguments import checked
 from keras_fim.attacks.base import Attack
 from keras_fim.attacks.catalog import attack_by_name
-from keras_fim.attacks.fixed_budget import FixedBudgetAttack
+from keras_fim.attacks.kinds import FixedBudgetAttack, MinimalDistance, MinimalDistanceAttack
 from keras_fim.attacks.lp import norm_name
-from keras_fim.attacks.minimal import MinimalDistance
-from keras_fim.attacks.nearest import MinimalDistanceAttack
 from keras_fim.evaluation.intervals import Interval, Ratio, bootstrap, wilson
 from keras_fim.evaluation.measurement import Outcome, measure
 from keras_fim.evaluation.report import Report, Row

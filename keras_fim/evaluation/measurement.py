@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.attacks.base import Attack
-from keras_fim.attacks.nearest import MinimalDistanceAttack
+from keras_fim.attacks.kinds import MinimalDistanceAttack
 from keras_fim.evaluation.sources import Chunk
 from keras_fim.logits import LogitsFunction
 from keras_fim.typing import AttackResult

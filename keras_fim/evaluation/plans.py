@@ -10,17 +10,16 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import checked
-from keras_fim.attacks.autoattack import AutoAttack
 from keras_fim.attacks.base import Attack
+from keras_fim.attacks.boundaries import FAB
 from keras_fim.attacks.catalog import Epsilons, attack_by_name, resolve_epsilons
-from keras_fim.attacks.fab import FAB
+from keras_fim.attacks.ensembles import AutoAttack, Strong
+from keras_fim.attacks.kinds import MinimalDistance
 from keras_fim.attacks.losses import TARGETED_LOSSES, loss_gradient
 from keras_fim.attacks.lp import norm_name
-from keras_fim.attacks.minimal import MinimalDistance
-from keras_fim.attacks.one_step import FGM, FGSM
+from keras_fim.attacks.single_steps import FGM, FGSM
 from keras_fim.attacks.square import Square
 from keras_fim.attacks.staged import StagedAttack
-from keras_fim.attacks.strong import Strong
 from keras_fim.evaluation.measurement import fits_memory
 from keras_fim.evaluation.sources import Chunk
 from keras_fim.logits import LogitsFunction

@@ -8,10 +8,10 @@ import tensorflow as tf
 
 from keras_fim.arguments import checked
 from keras_fim.attacks.base import predict_logits
-from keras_fim.attacks.deepfool import DeepFool
-from keras_fim.attacks.fmn import FMN
+from keras_fim.attacks.boundaries import DeepFool
 from keras_fim.attacks.lp import by_image, norm_name
-from keras_fim.attacks.units import Units
+from keras_fim.attacks.minimum_norm import FMN
+from keras_fim.attacks.problem import Units
 from keras_fim.evaluation.report import Report, Row
 from keras_fim.geometry.boundary import RIVALS, boundary_distance, check_boundary
 from keras_fim.geometry.jacobian import linearize

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_fim.attacks.base import Attack
+from keras_fim.attacks.kinds import MinimalDistanceAttack
 from keras_fim.attacks.lp import norm_name
-from keras_fim.attacks.nearest import MinimalDistanceAttack
 from keras_fim.evaluation.intervals import Ratio, wilson
 from keras_fim.evaluation.measurement import Outcome
 from keras_fim.evaluation.report import Report, Row

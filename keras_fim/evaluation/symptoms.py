@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks.fixed_budget import FixedBudgetAttack
 from keras_fim.attacks.iterative import PGD
+from keras_fim.attacks.kinds import FixedBudgetAttack
 from keras_fim.attacks.losses import loss_gradient
-from keras_fim.attacks.one_step import FGM, FGSM
+from keras_fim.attacks.problem import Units
+from keras_fim.attacks.single_steps import FGM, FGSM
 from keras_fim.attacks.square import Square
-from keras_fim.attacks.units import Units
 from keras_fim.evaluation.curves import predicted_classes
 from keras_fim.evaluation.measurement import Outcome, measure
 from keras_fim.evaluation.sources import chunks

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from keras_fim import attacks
-from keras_fim.attacks.hyperplane import to_hyperplane
+from keras_fim.attacks.boundaries import to_hyperplane
 from keras_fim.logits import logits_function
 from tests.oracles import near_bounds, nearest_boundary, shortest
 

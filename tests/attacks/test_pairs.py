@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_fim.attacks.pairs import best_pairs
+from keras_fim.attacks.jsma import best_pairs
 
 
 def brute_force(a, b, free):

@@ -12,10 +12,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks.base import predict_logits
-from keras_fim.attacks.fixed_budget import FixedBudgetAttack, Perturbed
-from keras_fim.attacks.lp import norms, project_inside
-from keras_fim.attacks.nearest import Found, SearchAttack
+from keras_fim.attacks import base, lp
+from keras_fim.attacks.kinds import FixedBudgetAttack, Found, Perturbed, SearchAttack
 from keras_fim.attacks.samples import Task, choose, put, take
 from keras_fim.geometry.jacobian import gradient as gradient_of
 from keras_fim.logits import LogitsFunction
@@ -64,18 +62,12 @@ class Classifier(NamedTuple):
 class Method(abc.ABC):
     """An attack of another library, on images in [0, 1]: the lengths among its own options are in these units, too."""
 
-    @property
-    @abc.abstractmethod
-    def name(self) -> str:
-        """The library, the attack and the norm."""
-
+    name: Any
+    """The library, the attack and the norm."""
     norm: Any
     """The p of the lp norm that ε and the distances are in."""
-
-    @property
-    @abc.abstractmethod
-    def call(self) -> str:
-        """The call that makes it, without the options of every attack and the last bracket."""
+    call: Any
+    """The call that makes it, without the options of every attack and the last bracket."""
 
     @abc.abstractmethod
     def generate(
@@ -103,7 +95,7 @@ class _Wrapped:
     @property
     def name(self) -> str:
         """That of the method."""
-        return self.method.name
+        return str(self.method.name)
 
     @property
     def norm(self) -> float:
@@ -125,7 +117,7 @@ class ForeignAttack(_Wrapped, FixedBudgetAttack):
 
     def prepare(self, logits_fn: LogitsFunction, task: Task) -> tuple[tf.Tensor, ...]:
         """Logits."""
-        return (logits_fn.compiled(predict_logits)(task.images),)
+        return (logits_fn.compiled(base.predict_logits)(task.images),)
 
     def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> Perturbed:
         """The method's answer for each ε that occurs, in the ball and the unit cube; an ε of 0 returns the image."""
@@ -134,9 +126,9 @@ class ForeignAttack(_Wrapped, FixedBudgetAttack):
             rows = tf.constant(np.flatnonzero(budgets == budget))
             points = put(points, rows, self.method.points(logits_fn, take(task, rows), float(budget)))
         slack = 1e-6 * np.maximum(budgets, 1.0)
-        outside = norms(points.numpy().astype(np.float64) - task.images.numpy(), self.norm) > budgets + slack
-        points = choose(tf.constant(outside), project_inside(points, task.images, task.epsilon, self.norm), points)
-        return Perturbed(points, logits_fn.compiled(predict_logits)(points), {"projected": tf.constant(outside)})
+        outside = lp.norms(points.numpy().astype(np.float64) - task.images.numpy(), self.norm) > budgets + slack
+        points = choose(tf.constant(outside), lp.project_inside(points, task.images, task.epsilon, self.norm), points)
+        return Perturbed(points, logits_fn.compiled(base.predict_logits)(points), {"projected": tf.constant(outside)})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)

@@ -1,0 +1,280 @@
+"""Gradient steps that close in on the nearest adversarial: Carlini-Wagner in l2, FMN in l1, l2 and l∞, σ-zero in l0."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from keras_fim.attacks import base, losses, lp
+from keras_fim.attacks.kinds import Found, SearchAttack
+from keras_fim.attacks.options import Count, InnerShare, Norm, NotNegative, Positive, PositiveOrNone, Share
+from keras_fim.attacks.samples import Task, choose, keep, put, repeat, take, while_active
+from keras_fim.geometry.boundary import DUAL
+from keras_fim.geometry.jacobian import gradient as gradient_of
+from keras_fim.logits import LogitsFunction
+
+_INSIDE = 1 - 1e-3  # pixels at a bound start where tanh still has a slope, and not hundreds of steps away from it
+_BETAS = (0.9, 0.999)
+
+
+class _Nearest(NamedTuple):
+    """The nearest adversarial of each sample so far, and whether the present weight has given one."""
+
+    points: tf.Tensor
+    square: tf.Tensor
+    fooled: tf.Tensor
+
+
+class _Descent(NamedTuple):
+    """Samples whose loss still falls, ``(active, ...)`` each: Adam in tanh space."""
+
+    index: tf.Tensor
+    task: Task
+    weight: tf.Tensor
+    variable: tf.Tensor
+    mean: tf.Tensor
+    variance: tf.Tensor
+    loss: tf.Tensor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CarliniWagner(SearchAttack, base.AimedAttack):
+    r"""Carlini-Wagner l2: :math:`\min_w \|x(w) - x\|_2^2 + c \max(z_y - \max_{j \ne y} z_j + \kappa, 0)`.
+
+    x is in unit coordinates. ``x(w)`` is a tanh that stays inside the bounds; w is found by Adam, the weight c by a
+    search, image by image. Where the loss no longer falls over a tenth of the steps, the image leaves the batch.
+    With a target t the hinge is :math:`\max(\max_{j \ne t} z_j - z_t + \kappa, 0)`.
+
+    Args:
+        steps: largest number of gradient steps for each weight.
+        search_steps: number of weights c tried.
+        learning_rate: of Adam, in tanh space.
+        initial_weight: first c; it grows or shrinks tenfold until it fools and another does not, then the interval is
+            halved in the logarithm.
+        confidence: κ, the margin by which the wrong class must win.
+        abort_early: whether images leave the batch.
+        target: See `keras_fim.attacks.base.AimedAttack`.
+
+    Example:
+        >>> from keras_fim import models
+        >>> attack = CarliniWagner(steps=5, search_steps=2)
+        >>> attack(models.convnet(), np.full((2, 28, 28, 1), 0.4), [3, 7]).distances.shape
+        (2,)
+
+    Source:
+        Carlini, Wagner, Towards evaluating the robustness of neural networks (S&P 2017).
+    """
+
+    steps: Count = 200
+    search_steps: Count = 6
+    learning_rate: Positive = 0.05
+    initial_weight: Positive = 1.0
+    confidence: NotNegative = 0.0
+    abort_early: bool = True
+
+    base_name = "carlini_wagner"
+    norm = 2.0
+
+    def search(self, logits_fn: LogitsFunction, task: Task) -> Found:
+        """The search over the weight, with a descent for each."""
+        images, infinite = task.images, tf.fill(tf.shape(task.labels), tf.cast(np.inf, task.images.dtype))
+        nobody, weight = tf.zeros_like(task.labels, tf.bool), self.initial_weight * tf.ones_like(infinite)
+
+        def body(_: tf.Tensor, state: tuple[Any, ...]) -> tuple[Any, ...]:
+            nearest, low, weight, high = state
+            nearest = self._descend(logits_fn, task, weight, nearest._replace(fooled=nobody))
+            low = tf.where(nearest.fooled, low, weight)
+            high = tf.where(nearest.fooled, weight, high)
+            between = tf.where(low > 0, tf.sqrt(low * high), high / 10)
+            weight = tf.where(tf.math.is_finite(high), between, 10 * low)
+            return nearest, low, weight, high
+
+        start = (_Nearest(images, infinite, nobody), tf.zeros_like(weight), weight, infinite)
+        return Found(repeat(body, self.search_steps, start)[0].points)
+
+    def _descend(self, logits_fn: LogitsFunction, task: Task, weight: tf.Tensor, nearest: _Nearest) -> _Nearest:
+        """Adam at one weight per sample."""
+        variable = tf.atanh(tf.clip_by_value(2 * task.images - 1, -_INSIDE, _INSIDE))
+        zero, infinite = tf.zeros_like(variable), tf.fill(tf.shape(weight), tf.cast(np.inf, weight.dtype))
+        every = max(1, self.steps // 10)
+
+        def body(step: tf.Tensor, nearest: _Nearest, descent: _Descent) -> tuple[tf.Tensor, _Nearest, _Descent]:
+            nearest, loss, descent = self._adam(logits_fn, step, nearest, descent)
+            falling, checked = descent._replace(loss=loss), self.abort_early & (step % every == every - 1)
+            kept = tf.cond(checked, lambda: keep(falling, loss < 0.9999 * descent.loss), lambda: descent)
+            return step + 1, nearest, kept
+
+        descent = _Descent(tf.range(tf.shape(variable)[0]), task, weight, variable, zero, zero, infinite)
+        _, nearest, _ = while_active(body, self.steps, nearest, descent)
+        return nearest
+
+    def _adam(
+        self, logits_fn: LogitsFunction, step: tf.Tensor, nearest: _Nearest, descent: _Descent
+    ) -> tuple[_Nearest, tf.Tensor, _Descent]:
+        """One step; what fools on the way and is nearer than before is kept."""
+        task, axes = descent.task, tuple(range(1, descent.variable.shape.rank))
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(descent.variable)
+            points = (tf.tanh(descent.variable) + 1) / 2
+            logits = logits_fn(points)
+            square = tf.reduce_sum((points - task.images) ** 2, axis=axes)
+            margin = losses.loss_value(logits, task.labels, "margin", self._aims(task))
+            loss = square + descent.weight * tf.maximum(self.confidence - margin, 0)
+        gradient = tape.gradient(loss, descent.variable)
+        predicted = tf.argmax(logits, axis=-1)
+        hit = predicted == task.target if self.aimed else predicted != task.labels
+        fooled = hit & (margin >= self.confidence)
+        old = take(nearest, descent.index)
+        new = choose(fooled & (square < old.square), _Nearest(points, square, fooled), old)
+        nearest = put(nearest, descent.index, new._replace(fooled=old.fooled | fooled))
+        mean = _BETAS[0] * descent.mean + (1 - _BETAS[0]) * gradient
+        variance = _BETAS[1] * descent.variance + (1 - _BETAS[1]) * gradient**2
+        corrections = [1 - tf.cast(beta, mean.dtype) ** tf.cast(step + 1, mean.dtype) for beta in _BETAS]
+        move = self.learning_rate * (mean / corrections[0]) / (tf.sqrt(variance / corrections[1]) + 1e-8)
+        return nearest, loss, descent._replace(variable=descent.variable - move, mean=mean, variance=variance)
+
+
+class _State(NamedTuple):
+    """The present point of each sample, the radius of its ball or its threshold, and the nearest adversarial so far."""
+
+    points: tf.Tensor
+    radius: tf.Tensor
+    nearest: tf.Tensor
+    distance: tf.Tensor
+
+    def looked(self, images: tf.Tensor, fooled: tf.Tensor, norm: float) -> _State:
+        """With the present points where they are the nearest adversarials; of as near ones with the earlier."""
+        distance = lp.norms_of(self.points - images, norm) if norm else lp.num_changed(self.points, images)
+        old, new = (self.nearest, self.distance), (self.points, distance)
+        nearest, distance = choose(fooled & (distance < self.distance), new, old)
+        return self._replace(nearest=nearest, distance=distance)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FMN(SearchAttack):
+    r"""Fast minimum-norm attack: a fixed number of gradients for a distance close to the smallest.
+
+    A step goes along the normalized gradient of the margin, then back into the ball of radius ε. Until a sample is
+    fooled ε is a little more than the distance to the boundary of the linearized margin; from then on it shrinks by a
+    share γ after an adversarial point, and grows by it after another. Step length and γ fall along a cosine. In l2 this
+    is close to DDN (Rony et al. 2019).
+
+    Args:
+        norm: 1, 2 or inf.
+        steps: number of gradients.
+        step_size: The l2 length of the first step, in units of the range of the pixels; the last is a hundredth of it.
+            ``None`` for 1 (10 for l∞).
+        gamma: first share γ; the last is 1e-4.
+
+    Example:
+        >>> from keras_fim import models
+        >>> FMN(steps=5)(models.convnet(), np.full((2, 28, 28, 1), 0.4), [3, 7]).distances.shape
+        (2,)
+
+    Source:
+        Pintor, Roli, Brendel, Biggio, Fast minimum-norm adversarial attacks through adaptive norm constraints
+        (NeurIPS 2021).
+    """
+
+    base_name = "fmn"
+
+    norm: Norm = 2.0
+    steps: Count = 100
+    step_size: PositiveOrNone = None
+    gamma: InnerShare = 0.05
+
+    def search(self, logits_fn: LogitsFunction, task: Task) -> Found:
+        """The steps, then a last look."""
+        infinite = tf.fill(tf.shape(task.labels), tf.cast(np.inf, task.images.dtype))
+        start = _State(task.images, infinite, task.images, infinite)
+        state = repeat(functools.partial(self._step, logits_fn, task), self.steps, start)
+        fooled = losses.margin_against(logits_fn(state.points), task.labels) > 0
+        return Found(state.looked(task.images, fooled, self.norm).nearest)
+
+    def _step(self, logits_fn: LogitsFunction, task: Task, step: tf.Tensor, state: _State) -> _State:
+        images = task.images
+        gradient, logits = losses.loss_gradient(logits_fn, state.points, task.labels, loss="margin")
+        margin = losses.margin_against(logits, task.labels)
+        found_before, fooled = tf.math.is_finite(state.distance), margin > 0
+        state = state.looked(images, fooled, self.norm)
+        cosine = (1 + tf.cos(math.pi * tf.cast(step, images.dtype) / self.steps)) / 2
+        gamma = 1e-4 + (self.gamma - 1e-4) * cosine
+        way = lp.norms_of(state.points - images, self.norm)
+        boundary = way + tf.math.divide_no_nan(-margin, lp.norms_of(gradient, DUAL[self.norm]))
+        grown = tf.where(tf.math.is_finite(state.radius) & ~found_before, tf.maximum(state.radius, boundary), boundary)
+        outside = (1 + gamma) * tf.where(found_before, state.radius, grown)  # past the boundary, not onto it
+        radius = tf.where(fooled, tf.minimum(state.radius * (1 - gamma), state.distance), outside)
+        length = (self.step_size or (10.0 if self.norm == np.inf else 1.0)) * (0.01 + 0.99 * cosine)
+        shift = lp.project(state.points + length * lp.unit(gradient) - images, radius, self.norm)
+        return state._replace(points=tf.clip_by_value(images + shift, 0, 1), radius=radius)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SigmaZero(SearchAttack):
+    r"""σ-zero: an adversarial in which as few values as possible differ, by gradients.
+
+    .. math:: \min_δ \max\Big(z_y - \max_{j \ne y} z_j, 0\Big) + \frac 1 D \sum_i \frac{δ_i^2}{δ_i^2 + σ}
+
+    A step goes along the gradient, whose largest entry is scaled to 1, and inside the bounds; then changes below a
+    threshold τ are undone. τ grows after an adversarial point and falls after another, by ``rate`` times the length of
+    the step, which falls along a cosine to a tenth. The adversarial of the way with the fewest changes is returned.
+
+    Distances are numbers of changed values (l0), lengths are shares of the range of the pixels.
+
+    Args:
+        steps: The number of gradients.
+        step_size: The length of the first step, in its largest entry.
+        sigma: σ, below which a squared change counts as less than half a value.
+        threshold: The first τ.
+        rate: By how much τ changes.
+
+    Example:
+        >>> from keras_fim import models
+        >>> result = SigmaZero(steps=5)(models.convnet(), np.full((2, 28, 28, 1), 0.4), [3, 7])
+        >>> result.distances.shape
+        (2,)
+
+    Source:
+        Cinà, Villani, Pintor, Schönherr, Biggio, Pelillo, σ-zero: gradient-based optimization of l0-norm adversarial
+        examples (ICLR 2025), algorithm 1.
+    """
+
+    name = "sigma_zero"
+    norm = 0.0
+
+    steps: Count = 300
+    step_size: Positive = 1.0
+    sigma: Positive = 1e-3
+    threshold: Share = 0.3
+    rate: Share = 0.01
+
+    def search(self, logits_fn: LogitsFunction, task: Task) -> Found:
+        """The steps, and a last look."""
+        images, one = task.images, tf.ones_like(task.epsilon)
+        start = _State(images, self.threshold * one, images, np.inf * one)
+        state = repeat(functools.partial(self._step, logits_fn, task), self.steps, start)
+        fooled = losses.margin_against(logits_fn(state.points), task.labels) > 0
+        return Found(state.looked(images, fooled, self.norm).nearest)
+
+    def _step(self, logits_fn: LogitsFunction, task: Task, step: tf.Tensor, state: _State) -> _State:
+        images, axes = task.images, tuple(range(1, task.images.shape.rank))
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(state.points)
+            margin = losses.margin_against(logits_fn(state.points), task.labels)
+            square = (state.points - images) ** 2
+            loss = tf.maximum(-margin, 0) + tf.reduce_mean(square / (square + self.sigma), axis=axes)
+        gradient = gradient_of(tape, loss, state.points)
+        gradient = tf.math.divide_no_nan(gradient, tf.reduce_max(tf.abs(gradient), axis=axes, keepdims=True))
+        fooled = margin > 0
+        state = state.looked(images, fooled, self.norm)
+        length = self.step_size * (0.55 + 0.45 * tf.cos(math.pi * tf.cast(step, images.dtype) / self.steps))
+        moved = tf.clip_by_value(state.points - length * gradient, 0, 1)
+        change = self.rate * tf.where(fooled, length, -length)
+        threshold = tf.clip_by_value(state.radius + change, 0, 1)
+        small = tf.abs(moved - images) < lp.by_image(threshold, images)
+        return state._replace(points=tf.where(small, images, moved), radius=threshold)
