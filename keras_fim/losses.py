@@ -110,9 +110,7 @@ class _FisherLoss(keras.losses.Loss):
             mask = getattr(y_pred, "_keras_mask", None)
             # Keras converts the prediction to the loss's dtype first and would lose the logits of a float16 one
             y_pred = tf.identity(tf.cast(y_pred, self.dtype))
-            y_pred._keras_logits = logits
-            if mask is not None:
-                y_pred._keras_mask = mask
+            y_pred._keras_logits, y_pred._keras_mask = logits, mask
         return super().__call__(y_true, y_pred, sample_weight)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
