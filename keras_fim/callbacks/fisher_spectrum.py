@@ -85,9 +85,11 @@ class FisherSpectrum(MeasuringCallback):
             with np.errstate(over="ignore"):  # TensorBoard knows float32 only
                 pairs = zip(_COLUMNS, QUANTITIES, strict=True)
                 self._columns = {key: measured[name].astype(np.float32) for key, name in pairs if len(measured[name])}
-            for key, values in self._columns.items():
-                for share in _QUANTILES if key != "confidence" else ():
-                    figures[f"fisher/{key}/q{100 * share:g}"] = float(np.quantile(values, share, method="lower"))
+            figures = {
+                f"fisher/{key}/q{100 * share:g}": float(np.quantile(values, share, method="lower"))
+                for key, values in self._columns.items()
+                for share in (_QUANTILES if key != "confidence" else ())
+            }
             figures["fisher/confidence/mean"] = float(self._columns["confidence"].mean())
             figures["fisher_seconds"] = time.perf_counter() - begin
             if epoch is not None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_fim.callbacks import FisherSpectrum
+from keras_fim.callbacks import FisherSpectrum, fisher_spectrum
 from keras_fim.logits import logits_function
 from tests import oracles
 
@@ -57,17 +57,6 @@ def test_event_files_hold_scalars_and_histograms(small_model, patterns, tmp_path
     assert events.SummaryMetadata("fisher/confidence").plugin_data.plugin_name == "histograms"
 
 
-class Scripted(FisherSpectrum):
-    """Measures what it is told."""
-
-    def __init__(self, medians):
-        super().__init__((np.zeros((2, 3)), [0, 1]))
-        self.medians = iter(medians)
-
-    def _figures(self, model):
-        return dict(zip(("fisher/largest_s/q50", "fisher/largest_x/q50"), next(self.medians), strict=True))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("medians", "warned"),
@@ -80,12 +69,21 @@ class Scripted(FisherSpectrum):
         ([(20, 3), (10, 2), (5, 1)], 0),
     ],
 )
-def test_warns_once_when_one_falls_and_the_other_rises(medians, warned):
+def test_warns_once_when_one_falls_and_the_other_rises(monkeypatch, medians, warned):
+    told = iter(medians)
+
+    def information(logits_fn, images, max_steps):
+        largest_s, largest_x = next(told)
+        values = (largest_x, largest_x, largest_s, 0.1, 1.0, 0.5)
+        return {name: np.array([value]) for name, value in zip(fisher_spectrum.QUANTITIES, values, strict=True)}
+
+    monkeypatch.setattr(fisher_spectrum, "information", information)
+    callback = FisherSpectrum((np.zeros((2, 3)), [0, 1]))
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, activation="softmax")])
     model.compile("sgd", loss="sparse_categorical_crossentropy")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        fit(model, (np.zeros((4, 3)), np.array([0, 1, 0, 1])), Scripted(medians), epochs=3)
+        fit(model, (np.zeros((4, 3)), np.array([0, 1, 0, 1])), callback, epochs=3)
     messages = [str(warning.message) for warning in caught if "λ_max(G_x) rose" in str(warning.message)]
     assert len(messages) == warned
 
