@@ -9,15 +9,10 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
+from keras.callbacks import BackupAndRestore, CSVLogger, ModelCheckpoint, ProgbarLogger, RemoteMonitor, TensorBoard
 
-_WRITERS = (
-    keras.callbacks.BackupAndRestore,
-    keras.callbacks.CSVLogger,
-    keras.callbacks.ModelCheckpoint,
-    keras.callbacks.ProgbarLogger,
-    keras.callbacks.RemoteMonitor,
-    keras.callbacks.TensorBoard,
-)
+_WRITERS = (BackupAndRestore, CSVLogger, ModelCheckpoint, ProgbarLogger, RemoteMonitor, TensorBoard)
+_GONE = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError)
 _ENDED = (
     "Another worker of the cluster has ended, or cannot be reached. Start all workers again with the same commands; "
     "`keras-fim train` goes on from the last epoch with --resume, `fit` with keras.callbacks.BackupAndRestore"
@@ -93,8 +88,8 @@ def synchronized(callbacks: Iterable[Any], devices: tf.distribute.Strategy) -> l
     for callback in callbacks:
         if is_chief(devices) or not getattr(callback, "chief_only", isinstance(callback, _WRITERS)):
             kept.append(callback)
-        elif isinstance(callback, keras.callbacks.BackupAndRestore):
-            kept.append(keras.callbacks.LambdaCallback(on_train_begin=_reader(callback)))
+        elif isinstance(callback, BackupAndRestore):
+            kept.append(_Restored(callback))
         if not type(callback).__module__.startswith("keras."):
             kept.append(_SameLogs())
     return kept
@@ -170,10 +165,8 @@ def explained() -> Iterator[None]:
     """In it, what TensorFlow says when another worker is gone becomes a ConnectionError of one sentence."""
     try:
         yield
-    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError) as error:
-        raise ConnectionError(_ENDED) from error
-    except (tf.errors.InternalError, tf.errors.FailedPreconditionError) as error:
-        if "ollective" not in error.message:
+    except (*_GONE, tf.errors.InternalError, tf.errors.FailedPreconditionError) as error:
+        if not isinstance(error, _GONE) and "ollective" not in error.message:
             raise
         raise ConnectionError(_ENDED) from error
 
@@ -237,23 +230,23 @@ class _SameLogs(keras.callbacks.Callback):
             logs.update(agreed)
 
 
-def _reader(callback: Any) -> Callable[..., None]:
-    """``on_train_begin`` of a callback that restores a model there and is not to write."""
+class _Restored(keras.callbacks.Callback):
+    """Restores what another callback has kept, and never writes."""
 
-    def restore(logs: Any = None) -> None:
-        callback.on_train_begin(logs)
+    def __init__(self, kept: BackupAndRestore) -> None:
+        super().__init__()
+        self._kept = kept
 
-    return restore
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._kept.set_model(self.model)
+        self._kept.on_train_begin(logs)
 
 
 def _first_batch(iterator: Any, devices: tf.distribute.Strategy) -> Iterator[tuple[int, int, Iterator[Any]]]:
     """What Keras' iterator over an epoch begins with, on the first replica of this process alone."""
     for begin, end, batches in iterator:
-        yield (
-            begin,
-            end,
-            iter([tf.nest.map_structure(lambda v: devices.experimental_local_results(v)[0], next(batches))]),
-        )
+        batch = tf.nest.map_structure(lambda value: devices.experimental_local_results(value)[0], next(batches))
+        yield begin, end, iter([batch])
 
 
 def _of_first(values: np.ndarray, devices: tf.distribute.Strategy) -> np.ndarray:

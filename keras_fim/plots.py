@@ -20,14 +20,8 @@ QUIET = "#6b7280"
 MARKERS = "osD^vPX"
 """The markers of lines, which differ like their colors."""
 _LABELED = 5  # points that have their name beside them, and lines that have it at their end
-_STYLE: dict[Any, Any] = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.titlesize": "medium",
-    "axes.titlelocation": "left",
-    "grid.alpha": 0.3,
-}
+_GRID = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3}
+_STYLE: dict[Any, Any] = {**_GRID, "axes.titlesize": "medium", "axes.titlelocation": "left"}
 
 
 def panels(
@@ -124,11 +118,9 @@ def defenses_figure(
                 continue
             color = colors.setdefault(name, PALETTE[len(colors) % len(PALETTE)])
             panel.plot(*place, marker="o", color=color, fillstyle=fill)
-            side: dict[str, Any] = (
-                {"xytext": (-7, 5), "ha": "right"} if place[0] > middle else {"xytext": (7, 5), "ha": "left"}
-            )
-            text: dict[str, Any] = {"textcoords": "offset points", "fontsize": "small", "color": color, **side}
-            panel.annotate(f"{name}, {cost:.1f}\u00d7", place, **text)
+            offset, side = ((-7, 5), "right") if place[0] > middle else ((7, 5), "left")
+            text: dict[str, Any] = {"textcoords": "offset points", "fontsize": "small", "color": color, "ha": side}
+            panel.annotate(f"{name}, {cost:.1f}\u00d7", place, xytext=offset, **text)
         panel.margins(0.12)
         panel.set_title(f"{attack}: {best} keeps {100 * own[best][1]:.0f} %", loc="left")
     return figure

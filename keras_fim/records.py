@@ -1,7 +1,5 @@
 """Result files: written whole or not at all, with the versions that produced them."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.metadata
 import itertools
@@ -15,10 +13,7 @@ import subprocess
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import numpy as np
+from typing import IO, Any
 
 _REMEDY = "Restore the file, or train into another folder (--out)"
 _UNFINISHED = re.compile(r"\.(.+)\.(\d+)\.\d+\.tmp\.")  # the host and the process that writes it
@@ -103,10 +98,8 @@ def _sweep(folder: Path) -> None:
 def _ended(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:  # it belongs to somebody else
-        return False
+    except OSError as error:  # any other says that it belongs to somebody else
+        return isinstance(error, ProcessLookupError)
     return False
 
 
@@ -131,8 +124,7 @@ def locked(folder: str | Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError, ImportError):  # a disk that is read-only, or without locks; Windows
-            file = stack.enter_context(open(folder / ".lock", "a+", encoding="utf-8"))
-            _lock(file, folder)
+            _lock(stack.enter_context(open(folder / ".lock", "a+", encoding="utf-8")), folder)
         yield
 
 
@@ -186,7 +178,7 @@ def read_json(path: str | Path) -> Any:
         raise ValueError(f"{path} should be JSON: {error}") from error
 
 
-def read_arrays(path: str | Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+def read_arrays(path: str | Path, names: Collection[str] | None = None) -> dict[str, Any]:
     """The arrays of an .npz file by name, all or those of ``names`` that it has; nothing in it is unpickled.
 
     Raises:
@@ -228,16 +220,11 @@ def versions() -> dict[str, str | None]:
     import numpy as np
     import tensorflow as tf
 
-    return {
-        "python": platform.python_version(),
-        "keras_fim": _installed("keras_fim"),
-        "tensorflow": tf.__version__,  # its distribution may be tensorflow-cpu, tf-nightly or another
-        "keras": keras.__version__,
-        "numpy": np.__version__,
-        "tensorflow-datasets": _installed("tensorflow-datasets"),
-        "cleverhans": _installed("cleverhans"),
-        "git": _git_revision(),
-    }
+    first = {"python": platform.python_version(), "keras_fim": _installed("keras_fim")}
+    # the distribution of TensorFlow may be tensorflow-cpu, tf-nightly or another
+    imported = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
+    others = {name: _installed(name) for name in ("tensorflow-datasets", "cleverhans")}
+    return {**first, **imported, **others, "git": _git_revision()}
 
 
 def _installed(distribution: str) -> str | None:

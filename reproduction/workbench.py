@@ -97,11 +97,13 @@ class Workbench:
         everything = settings if model is None else {**settings, "weights": model}
         settings = {k: digest(value) if isinstance(value, keras.Model) else value for k, value in everything.items()}
 
-        def said() -> Any:
+        cells = Cells(self.folder / "cells", same=_same_settings)
+        result = cells.kept(key, settings, lambda content: content)
+        if result is None:
             self.say(f"measuring {key}")
-            return measure()
-
-        return Cells(self.folder / "cells", same=_same_settings).measured(key, settings, said)[0]
+            result = measure()
+            cells.keep(key, settings, result)
+        return result
 
 
 def digest(model: keras.Model) -> str:

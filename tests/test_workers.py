@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
 import keras
 import numpy as np
@@ -30,6 +31,24 @@ def test_one_worker_is_left_alone():
         model, np.eye(2), np.arange(2), epochs=2, verbose=0, callbacks=[keras.callbacks.History()]
     )
     assert len(history.history["loss"]) == 2
+
+
+def test_a_worker_that_is_not_the_chief_restores_what_the_chief_kept(tmp_path):
+    """It reads the backup and never writes one."""
+    layers = [keras.Input((2,)), keras.layers.Dense(2, kernel_initializer="zeros")]
+    model = keras.Sequential(layers)
+    model.compile("sgd", "mse")
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "kept", delete_checkpoint=False)
+    model.fit(np.eye(2), np.eye(2), epochs=2, verbose=0, callbacks=[backup])
+    weights, before = model.get_weights(), sorted(path.name for path in (tmp_path / "kept").iterdir())
+    other = types.SimpleNamespace(extended=types.SimpleNamespace(should_save_summary=False))
+    reading = distribution.synchronized([keras.callbacks.BackupAndRestore(tmp_path / "kept")], other)[1:]
+    again = keras.models.clone_model(model)
+    again.compile("sgd", "mse")
+    history = again.fit(np.eye(2), np.eye(2), epochs=2, verbose=0, callbacks=reading)
+    assert not history.epoch and sorted(path.name for path in (tmp_path / "kept").iterdir()) == before
+    for actual, expected in zip(again.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(actual, expected)
 
 
 WORKER = """

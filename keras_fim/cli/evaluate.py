@@ -15,7 +15,7 @@ from keras_fim.attacks.lp import norm_name
 from keras_fim.cli.options import SMOKE_TEST, data_options, given, number
 from keras_fim.data import DatasetInfo, short_name
 from keras_fim.distribution import local_strategy
-from keras_fim.evaluation.backends import connect
+from keras_fim.evaluation.cells import connect
 from keras_fim.evaluation.plans import planned
 from keras_fim.evaluation.report import encode
 from keras_fim.logits import LogitsFunction, logits_function

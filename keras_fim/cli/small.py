@@ -13,7 +13,7 @@ from keras_fim.training.defending import COMPARED
 def compare(arguments: argparse.Namespace) -> None:
     """Compare defenses, and print the table."""
     from keras_fim.data import short_name
-    from keras_fim.evaluation.progress import say
+    from keras_fim.evaluation.plans import say
     from keras_fim.training.comparison import compare
 
     folder = arguments.out or Path("results/runs") / f"compare-{short_name(arguments.data)}"

@@ -10,7 +10,7 @@ from keras_fim import distribution
 from keras_fim.cli.options import SMOKE_TEST, data_options, given, training_options
 from keras_fim.cli.serving import export_and_verify
 from keras_fim.data import short_name
-from keras_fim.evaluation.progress import say
+from keras_fim.evaluation.plans import say
 from keras_fim.evaluation.report import table
 from keras_fim.geometry.penalty import label_smoothing_from_mu
 from keras_fim.records import read_json

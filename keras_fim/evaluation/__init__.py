@@ -1,20 +1,18 @@
 """How robust a model is: figures as plain dataclasses."""
 
-from keras_fim.evaluation.curves import Confidence, clean_performance, predicted_classes, robustness_curve
 from keras_fim.evaluation.distances import DistanceSummary, minimal_distances
 from keras_fim.evaluation.evaluate import evaluate
-from keras_fim.evaluation.intervals import Interval, Ratio, bootstrap, wilson
 from keras_fim.evaluation.masking import MaskingCheck, MaskingReport, masking_report
+from keras_fim.evaluation.measurement import Confidence, clean_performance, predicted_classes
 from keras_fim.evaluation.plans import default_attacks
 from keras_fim.evaluation.radius import BoundaryRadius, Calibration, boundary_radius, calibrate
-from keras_fim.evaluation.report import Report
+from keras_fim.evaluation.report import Interval, Ratio, Report, bootstrap, wilson
 from keras_fim.evaluation.result import Evaluation
-from keras_fim.evaluation.rows import AttackRow, RobustnessCurve
-from keras_fim.evaluation.side_by_side import SideBySide
+from keras_fim.evaluation.rows import AttackRow, RobustnessCurve, robustness_curve
+from keras_fim.evaluation.side_by_side import SideBySide, Transfer, TransferRow, transfer
 from keras_fim.evaluation.smoothing import Certificates, certify
 from keras_fim.evaluation.sources import Chunk, Dataset, chunks, samples
 from keras_fim.evaluation.spectrum import SpectrumSummary, spectrum_summary
-from keras_fim.evaluation.transfer import Transfer, TransferRow, transfer
 
 __all__ = [
     "AttackRow", "BoundaryRadius", "Calibration", "Certificates", "Chunk", "Confidence", "Dataset",

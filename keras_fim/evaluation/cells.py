@@ -1,23 +1,171 @@
-"""The store of finished cells: parts of a long measurement, a small file each, found again by what they depend on."""
+"""The cells of an evaluation: found in their files, or measured in this process or by the workers of a Ray cluster."""
 
-import dataclasses
+import collections
 import functools
-import hashlib
+import importlib
+import importlib.util
 import json
 import operator
-from collections.abc import Callable, Collection, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-import keras
 import numpy as np
+import tensorflow as tf
 
-from keras_fim.attacks.base import Attack, predict_logits
-from keras_fim.logits import LogitsFunction, logits_function
+from keras_fim.arguments import expect
+from keras_fim.evaluation.sources import Chunk, digest
+from keras_fim.logits import LogitsFunction
 from keras_fim.records import read_json, versions, write_text
+
+# returns figures by name; it is sent to other processes, so it is a function of a module, or a partial one
+Measure: TypeAlias = Callable[[LogitsFunction, Chunk], dict[str, Any]]
+
+# a chunk, and for each of its cells the figures and how long they took, or "kept"
+Finished: TypeAlias = tuple[Chunk, Iterator[tuple[dict[str, Any], str]]]
 
 _Result = TypeVar("_Result")
 _DAMAGED = (ValueError, TypeError, LookupError, AttributeError)
+_RETRIES = 3
+
+
+class Cell(NamedTuple):
+    """What is measured of a chunk.
+
+    Attributes:
+        name: The start of the name of its file.
+        settings: What the figures depend on besides the model and the chunk, ready for JSON.
+        columns: The names of the figures.
+        measure: Measures them.
+        gradients: About how many gradients an image takes.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    columns: Sequence[str]
+    measure: Measure
+    gradients: float
+
+
+class Here:
+    """Measures cells in this process, when a result is asked for; other backends are derived from it.
+
+    Args:
+        logits_fn: The classifier.
+        cells: What may be measured of a chunk.
+    """
+
+    def __init__(self, logits_fn: LogitsFunction, cells: Sequence[Cell]) -> None:
+        self.logits_fn, self.cells = logits_fn, cells
+
+    def submit(self, index: int, chunk: Chunk) -> Any:
+        """Hand out a cell, and return something that stands for its result."""
+        return index, chunk
+
+    def ready(self, task: Any) -> bool:
+        """Whether the result would not have to be waited for."""
+        return True
+
+    def result(self, task: Any) -> Any:
+        """The figures of a cell."""
+        index, chunk = task
+        return self.cells[index].measure(self.logits_fn, chunk)
+
+
+class OnRay(Here):
+    """Measures in Ray's actors, one for each free GPU, or else CPU; Ray restarts those that die.
+
+    The model is sent once to each actor. No more cells are handed out than actors are free, so that memory does not
+    grow with the dataset. An actor without a GPU computes on one thread.
+
+    Args:
+        logits_fn: The classifier.
+        cells: What may be measured of a chunk.
+
+    Raises:
+        ImportError: If Ray is not installed.
+    """
+
+    def __init__(self, logits_fn: LogitsFunction, cells: Sequence[Cell]) -> None:
+        ray = importlib.import_module("ray")
+        if not ray.is_initialized():
+            ray.init(log_to_driver=False, logging_level="ERROR")
+        free = ray.available_resources()
+        kind = "GPU" if free.get("GPU", 0) >= 1 else "CPU"
+        self._ray, self.slots = ray, max(1, int(free.get(kind, 1)))
+        resources: dict[str, Any] = {f"num_{kind.lower()}s": 1}
+        worker: Any = ray.remote(_Worker).options(max_restarts=_RETRIES, max_task_retries=_RETRIES, **resources)
+        shipped = ray.put((logits_fn, [cell.measure for cell in cells]))
+        self._start: Callable[[], Any] = lambda: worker.remote([shipped], single=kind == "CPU")
+        self._idle, self._busy = list[Any](), dict[Any, Any]()
+
+    def submit(self, index: int, chunk: Chunk) -> Any:
+        """As `Here`; waits for an actor if all are busy."""
+        if not self._idle and len(self._busy) < self.slots:
+            self._idle.append(self._start())
+        elif not self._idle:
+            done, _ = self._ray.wait(list(self._busy))
+            self._idle.append(self._busy.pop(done[0]))
+        actor = self._idle.pop()
+        task = actor.measure.remote(index, chunk)
+        self._busy[task] = actor
+        return task
+
+    def ready(self, task: Any) -> bool:
+        """As `Here`."""
+        return bool(self._ray.wait([task], timeout=0)[0])
+
+    def result(self, task: Any) -> Any:
+        """As `Here`."""
+        return self._ray.get(task)
+
+
+class _Worker:
+    """A process of a Ray cluster with its own copy of the model."""
+
+    def __init__(self, shipped: list[Any], *, single: bool) -> None:
+        if single:  # before the first operation, and so before the model is there
+            tf.config.threading.set_intra_op_parallelism_threads(1)
+            tf.config.threading.set_inter_op_parallelism_threads(1)
+        self.logits_fn, self.measures = importlib.import_module("ray").get(shipped[0])
+
+    def measure(self, index: int, chunk: Chunk) -> Any:
+        """The figures of a cell."""
+        return self.measures[index](self.logits_fn, chunk)
+
+
+BACKENDS: dict[str, type[Here]] = {"local": Here, "ray": OnRay}
+
+
+def connect(address: str) -> str:
+    """Connect to a Ray cluster.
+
+    Args:
+        address: ``"auto"`` for the cluster that runs on this machine, ``"local"`` to start one on it, or the address of
+            one, such as ``"ray://host:10001"``.
+
+    Returns:
+        ``"ray"``, the backend.
+
+    Raises:
+        ValueError: If there is no such cluster.
+        ImportError: If Ray is not installed.
+    """
+    check_backend("ray")
+    try:
+        importlib.import_module("ray").init(address, log_to_driver=False, logging_level="ERROR")
+    except ConnectionError as error:
+        text = "`--ray` should be auto, local or the address of a cluster"
+        raise ValueError(f"{text}. Received: {address!r} ({error})") from error
+    return "ray"
+
+
+def check_backend(name: str) -> None:
+    """Raise a ValueError unless there is a backend of this name, or an ImportError if its package is missing."""
+    expect(name in BACKENDS, "backend", f"one of {tuple(BACKENDS)}", name)
+    if name == "ray" and importlib.util.find_spec("ray") is None:
+        raise ImportError('backend="ray" needs Ray: pip install "keras_fim[ray]"')
 
 
 class Cells:
@@ -36,32 +184,14 @@ class Cells:
     ) -> None:
         self.folder, self.same = None if folder is None else Path(folder), same
 
-    def measured(
-        self,
-        name: str,
-        settings: dict[str, Any],
-        measure: Callable[[], _Result],
-        *,
-        write: Callable[[_Result], Any] = lambda result: result,
-        read: Callable[[Any], _Result] = lambda content: content,
-    ) -> tuple[_Result, bool]:
-        """A result from its file, or measured and kept.
+    def kept(self, name: str, settings: dict[str, Any], read: Callable[[Any], _Result]) -> _Result | None:
+        """A result from its file; None without one, or if the file is not of these settings or damaged.
 
         Args:
             name: The path of the file in the folder, without its suffix.
             settings: Whatever the result depends on, ready for JSON.
-            measure: Returns the result.
-            write: Makes JSON of a result.
-            read: The reverse; an error says that the content is not of its shape.
-
-        Returns:
-            The result, and whether it was kept.
+            read: Makes the result of what `keep` wrote; an error says that the content is not of its shape.
         """
-        kept = self.kept(name, settings, read)
-        return (self.keep(name, settings, measure(), write), False) if kept is None else (kept, True)
-
-    def kept(self, name: str, settings: dict[str, Any], read: Callable[[Any], _Result]) -> _Result | None:
-        """A result from its file; None without one. The arguments are those of `measured`."""
         path = None if self.folder is None else self.folder / f"{name}.json"
         if path is not None and path.is_file():
             try:
@@ -72,12 +202,11 @@ class Cells:
                 pass
         return None
 
-    def keep(self, name: str, settings: dict[str, Any], result: _Result, write: Callable[[_Result], Any]) -> _Result:
-        """Write a result to its file, and return it. The arguments are those of `measured`."""
+    def keep(self, name: str, settings: dict[str, Any], content: Any) -> None:
+        """Write a result, ready for JSON, to its file; the other arguments are those of `kept`."""
         if self.folder is not None:
-            content = {"settings": settings, "versions": self._versions, "result": write(result)}
-            write_text(self.folder / f"{name}.json", json.dumps(content) + "\n")
-        return result
+            cell = {"settings": settings, "versions": self._versions, "result": content}
+            write_text(self.folder / f"{name}.json", json.dumps(cell) + "\n")
 
     @functools.cached_property
     def _versions(self) -> dict[str, str | None]:
@@ -101,60 +230,45 @@ def unpacked(content: Any, names: Collection[str], num_samples: int) -> dict[str
     return columns
 
 
-def attack_settings(attack: Attack, images: np.ndarray) -> dict[str, Any]:
-    """What tells an attack apart in the settings of a cell: all but what does not change its results.
+class Queue:
+    """The cells of an evaluation: from their files, or else from a backend, chunk by chunk in order.
 
     Args:
-        attack: The attack. Another model that it uses is told apart by `model_digest`.
-        images: Some images that it is called on.
-
-    Returns:
-        Ready for JSON, with the attack's integer ``revision``, which changes with what the attack computes.
+        backend: Measures cells.
+        cells: What is measured of each chunk.
+        store: The files.
+        model: The digest of the model.
     """
-    fields = {field.name: getattr(attack, field.name) for field in dataclasses.fields(attack) if field.repr}
-    settings: dict[str, Any] = {"attack": type(attack).__name__, "revision": getattr(attack, "revision", 1)}
-    for name, value in fields.items():
-        if isinstance(value, Attack):
-            settings[name] = attack_settings(value, images)
-        elif name == "twin" and value is not None:
-            settings[name] = model_digest(logits_function(value, images), images)
-        elif name != "batch_size":
-            settings[name] = repr(value)
-    return settings
 
+    def __init__(self, backend: Here, cells: Sequence[Cell], store: Cells, model: str) -> None:
+        self.backend, self.cells, self.store, self.model = backend, cells, store, model
+        self._waiting: collections.deque[tuple[Chunk, list[Any]]] = collections.deque()
 
-def model_digest(logits_fn: LogitsFunction, images: np.ndarray) -> str:
-    """Tells models apart.
+    def add(self, chunk: Chunk, data: str) -> None:
+        """Hand out the cells of a chunk, whose digest is ``data``, that no file holds."""
+        tasks: list[Any] = []
+        for index, cell in enumerate(self.cells):
+            settings = {**cell.settings, "model": self.model, "data": data}
+            file = f"{cell.name}-{digest(json.dumps(settings, sort_keys=True))[:16]}"
+            names, size = cell.columns, len(chunk.labels)
+            columns = self.store.kept(file, settings, functools.partial(unpacked, names=names, num_samples=size))
+            task = self.backend.submit(index, chunk) if columns is None else None
+            tasks.append((file, settings, columns, task))
+        self._waiting.append((chunk, tasks))
 
-    For a Keras model by its weights, and by its logits of a few images of noise, which differ where the layers do;
-    coarsely, because the last bits are the processor's. For anything else, whose weights are unknown, by its exact
-    logits of the images.
+    def finished(self, *, wait: bool = False) -> Iterator[Finished]:
+        """Chunks that are done, in order, up to the first that is not; with ``wait`` all of them."""
+        while self._waiting:
+            chunk, tasks = self._waiting[0]
+            if not wait and not all(task is None or self.backend.ready(task) for *_, task in tasks):
+                return
+            self._waiting.popleft()
+            yield chunk, (self._taken(*task) for task in tasks)
 
-    Args:
-        logits_fn: The model.
-        images: ``(batch, ...)``; of a Keras model only their shape matters.
-
-    Returns:
-        64 hexadecimal digits.
-    """
-    known = isinstance(logits_fn.model, keras.Model)
-    probe = np.random.default_rng(0).uniform(size=(8, *images.shape[1:])) if known else images
-    logits = np.asarray(logits_fn.in_batches(predict_logits, probe), np.float64)
-    arrays = [*logits_fn.model.get_weights(), *_coarse(logits)] if known else [logits]
-    return digest(*arrays, logits_fn.form)
-
-
-def digest(*parts: Any) -> str:
-    """Tells arrays and text apart: 64 hexadecimal digits."""
-    state = hashlib.sha256()
-    for part in parts:
-        array = np.ascontiguousarray(part)
-        state.update(f"{array.dtype.str}{array.shape}".encode())
-        state.update(array.data if array.dtype.kind in "biufc" else array.tobytes())
-    return state.hexdigest()
-
-
-def _coarse(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sixteen levels of either sign, and the largest to a quarter of a power of two: rounding hardly moves them."""
-    largest = np.maximum(np.abs(logits).max(), np.finfo(np.float32).tiny)
-    return np.round(16 * logits / largest).astype(np.int64), np.round(4 * np.log2(largest)).astype(np.int64)
+    def _taken(self, file: str, settings: dict[str, Any], columns: Any, task: Any) -> tuple[dict[str, Any], str]:
+        if columns is not None:
+            return columns, "kept"
+        begin = time.perf_counter()
+        columns = self.backend.result(task)
+        self.store.keep(file, settings, packed(columns))
+        return columns, f"{time.perf_counter() - begin:.1f} s"

@@ -8,15 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from keras_fim.arguments import checked
-from keras_fim.attacks.base import Attack
-from keras_fim.attacks.catalog import attack_by_name
-from keras_fim.attacks.kinds import FixedBudgetAttack, MinimalDistance, MinimalDistanceAttack
+from keras_fim.arguments import checked, expect
+from keras_fim.attacks import Attack, FixedBudgetAttack, MinimalDistance, MinimalDistanceAttack, attack_by_name
 from keras_fim.attacks.lp import norm_name
-from keras_fim.evaluation.intervals import Interval, Ratio, bootstrap, wilson
-from keras_fim.evaluation.measurement import Outcome, measure
-from keras_fim.evaluation.report import Report, Row
-from keras_fim.evaluation.sources import chunks
+from keras_fim.evaluation.measurement import Outcome, measured
+from keras_fim.evaluation.report import Interval, Ratio, Report, Row, bootstrap, share
 from keras_fim.logits import logits_function
 from keras_fim.metrics import in_convention, mean_distance, median_distance, standing_distances
 from keras_fim.typing import Images, Labels, Model
@@ -80,20 +76,19 @@ class DistanceSummary(Report):
     @property
     def success_share(self) -> Ratio:
         """Share of originally correct samples for which an adversarial was found."""
-        return wilson(int(self.success.sum()), self.num_correct)
+        return share(self.success, self.was_correct)
 
     @property
     def quantiles(self) -> dict[str, float]:
         """Quantiles over the originally correct samples, each the distance of one of them; failures count as inf."""
         values = standing_distances(self.distances, self.success, self.was_correct)
-        if not len(values):
-            return {f"{q:g}": math.nan for q in _QUANTILES}
+        values = values if len(values) else np.array([math.nan])
         return {f"{q:g}": float(np.quantile(values, q, method="inverted_cdf")) for q in _QUANTILES}
 
     def in_convention(self, convention: str) -> np.ndarray:
         """The distances as ``convention``, ``"norm"`` or ``"foolbox"``, reports them; float64 ``(batch,)``."""
-        low, high = self.bounds
-        return in_convention(self.distances, _P[self.norm], self.size, convention=convention, bounds=(low, high))
+        bounds: Any = self.bounds
+        return in_convention(self.distances, _P[self.norm], self.size, convention=convention, bounds=bounds)
 
     def interval(self, statistic: str = "median", *, convention: str = "norm", **options: Any) -> Interval:
         """The median or the mean with its bootstrap interval.
@@ -109,31 +104,18 @@ class DistanceSummary(Report):
         Raises:
             ValueError: if an option is not valid.
         """
-        function = _statistic(statistic)
-        return bootstrap(function, self.in_convention(convention), self.success, self.was_correct, **options)
+        expect(statistic in _STATISTICS, "statistic", "median or mean", statistic)
+        columns = self.in_convention(convention), self.success, self.was_correct
+        return bootstrap(_STATISTICS[statistic], *columns, **options)
 
     def tables(self) -> dict[str, list[Row]]:
-        """One row."""
-        return {"": [self.row()]}
-
-    def row(self) -> Row:
-        """Attack, median, mean over successes, their share, Foolbox' mean."""
-        return {
-            "attack": self.attack,
-            "norm": self.norm,
-            "median": self._median,
-            "mean of successes": self._mean,
-            "successes": self.success_share,
-            "mean, Foolbox 0.x": self.foolbox_mean,
-        }
+        """A row: attack, median, mean over successes, their share, Foolbox' mean."""
+        row = {"attack": self.attack, "norm": self.norm, **self._intervals, "successes": self.success_share}
+        return {"": [{**row, "mean, Foolbox 0.x": self.foolbox_mean}]}
 
     @functools.cached_property
-    def _median(self) -> Interval:
-        return self.interval("median")
-
-    @functools.cached_property
-    def _mean(self) -> Interval:
-        return self.interval("mean")
+    def _intervals(self) -> dict[str, Interval]:
+        return {"median": self.interval("median"), "mean of successes": self.interval("mean")}
 
     def records(self) -> list[dict[str, Any]]:
         """The row with the quantiles."""
@@ -164,9 +146,9 @@ def minimal_distances(model: Model, images: Images, labels: Labels, attack: Atta
         (0.2, 2, 1.0)
     """
     attack = searching(attack_by_name(attack))
-    logits_fn = logits_function(model, check_images(images))
-    parts = [(measure(logits_fn, attack, [np.inf], chunk), chunk) for chunk in chunks((images, labels))]
-    return distance_summary(attack, Outcome.joined(part for part, _ in parts), parts[0][1].images.shape[1:])
+    given = check_images(images)
+    outcome = measured(logits_function(model, given), attack, [np.inf], (images, labels))
+    return distance_summary(attack, outcome, tuple(given.shape[1:]))
 
 
 def searching(attack: Attack) -> MinimalDistanceAttack:
@@ -180,23 +162,9 @@ def searching(attack: Attack) -> MinimalDistanceAttack:
 
 def distance_summary(attack: Attack, outcome: Outcome, shape: Sequence[int]) -> DistanceSummary:
     """What an attack found that looks for the nearest adversarial, on images of a shape."""
-    return DistanceSummary(
-        attack=attack.name,
-        options=repr(attack),
-        norm=norm_name(attack.norm),
-        size=math.prod(shape),
-        bounds=attack.bounds,
-        distances=tuple(outcome.distances.tolist()),
-        was_correct=tuple(outcome.was_correct.tolist()),
-    )
+    columns = (tuple(column.tolist()) for column in (outcome.distances, outcome.was_correct))
+    return DistanceSummary(attack.name, repr(attack), norm_name(attack.norm), math.prod(shape), attack.bounds, *columns)
 
 
 _P = {norm_name(p): p for p in (0.0, 1.0, 2.0, np.inf)}
-
-
-def _statistic(name: str) -> Any:
-    if name == "median":
-        return median_distance
-    if name == "mean":
-        return lambda *columns: mean_distance(*columns)[0]
-    raise ValueError(f"`statistic` should be median or mean. Received: statistic={name!r}")
+_STATISTICS: dict[str, Any] = {"median": median_distance, "mean": lambda *columns: mean_distance(*columns)[0]}

@@ -7,26 +7,26 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from keras_fim.arguments import checked
-from keras_fim.attacks.base import Attack
+from keras_fim.attacks import Attack, MinimalDistanceAttack
 from keras_fim.attacks.catalog import Epsilons
 from keras_fim.distribution import devices_of, local_devices
-from keras_fim.evaluation.backends import BACKENDS, Cell, Queue, check_backend
-from keras_fim.evaluation.cells import Cells, attack_settings
-from keras_fim.evaluation.collected import Collected
-from keras_fim.evaluation.measurement import Outcome, measure
-from keras_fim.evaluation.plans import Plan, check_chunk, estimate, fitted, pixel_range, planned, within
-from keras_fim.evaluation.progress import say
-from keras_fim.evaluation.result import Evaluation
-from keras_fim.evaluation.smoothing import ALPHA, Certificates, certify, check_smoothing
-from keras_fim.evaluation.sources import Chunk, Dataset, check_max_samples, chunks
-from keras_fim.evaluation.spectrum import QUANTITIES, information
+from keras_fim.evaluation import distances, flags, measurement, page, plans, rows, smoothing
+from keras_fim.evaluation.cells import BACKENDS, Cell, Cells, Finished, Queue, check_backend
+from keras_fim.evaluation.report import wilson
+from keras_fim.evaluation.result import Evaluation, PerSample
+from keras_fim.evaluation.sources import Chunk, Dataset, chunks, digest
+from keras_fim.evaluation.spectrum import QUANTITIES, RADIUS, SpectrumSummary, information
+from keras_fim.inspection import gradient_stop
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.pixels import PixelRange
+from keras_fim.records import versions
 from keras_fim.typing import Bounds, Model
-from keras_fim.validation import check_images
+from keras_fim.validation import check_images, check_labels
 
-_FIGURES = tuple(name for name in Outcome._fields if name != "seen")
+_FIGURES = tuple(name for name in measurement.Outcome._fields if name != "seen")
 
 
 @checked
@@ -48,7 +48,7 @@ def evaluate(
     folder: str | Path | None = None,
     chunk: tuple[int, int] = (1, 1),
     backend: str = "local",
-    progress: Callable[[str], None] | None = say,
+    progress: Callable[[str], None] | None = plans.say,
 ) -> Evaluation:
     """Measure how robust a model is.
 
@@ -80,7 +80,7 @@ def evaluate(
             stopped goes on after the last of them. A cell of another model, chunk, attack or list of ε is not taken.
         chunk: Which part to measure when several processes share the work and a folder: ``(3, 16)`` takes the third
             chunk of at most 256 samples and every sixteenth after it. The same call without it then finds all cells.
-        backend: ``"local"``, or ``"ray"`` for the workers of a Ray cluster; see `keras_fim.evaluation.backends`.
+        backend: ``"local"``, or ``"ray"`` for the workers of a Ray cluster; see `keras_fim.evaluation.cells`.
         progress: Called with a line of text whenever a cell begins or ends, and with "" at the end. The default shows
             one line on a terminal and nothing elsewhere; ``None`` for silence.
 
@@ -101,77 +101,184 @@ def evaluate(
         >>> [row.epsilon for row in result.rows]
         [0.03, 0.1, 0.2, 0.3]
     """
-    _check(max_samples, chunk, backend, certify_sigma, num_draws)  # refuses what is wrong before any data is read
-    planned(attacks, epsilons, None, black_box=black_box)
+    _check(chunk, backend, certify_sigma, num_draws)  # refuses what is wrong before any data is read
+    plans.planned(attacks, epsilons, None, black_box=black_box)
     parts = chunks(dataset, max_samples)
     first = next(parts)
     following = list(itertools.islice(parts, 1))
     logits_fn = logits_function(model, check_images(first.images))
-    pixels = pixel_range(logits_fn, first, attacks, bounds)
+    pixels = plans.pixel_range(logits_fn, first, attacks, bounds)
     size = first.images.shape[1:], len(local_devices(devices_of(logits_fn.model)))
-    plans = [fitted(plan, *size) for plan in planned(attacks, epsilons, pixels, black_box=black_box)]
-    cells = _cells(plans, pixels, first, spectrum=spectrum and not black_box)
-    cells += [] if certify_sigma is None else [_certifying(pixels, float(certify_sigma), int(num_draws))]
+    todo = [plans.fitted(plan, *size) for plan in plans.planned(attacks, epsilons, pixels, black_box=black_box)]
+    cells = _cells(todo, pixels, first, spectrum and not black_box, certify_sigma, num_draws)
     report, total = progress or (lambda line: None), max_samples if following else len(first.labels)
-    run = Collected(logits_fn, first, pixels, plans, cells, report, total)
+    left = plans.Progress(report, [(cell.name, cell.gradients) for cell in cells], total)
+    run = Collected(logits_fn, pixels, todo, cells, left)
     run.look(first, black_box)
-    run.say(estimate(logits_fn, plans, first, total) if progress else "")
+    if progress and (line := plans.estimate(logits_fn, todo, first, total)):
+        report(line)
     queue = Queue(BACKENDS[backend](logits_fn, cells), cells, Cells(folder), run.model)
-    _measure(run, queue, itertools.chain([first], following, parts), chunk)
-    report("")
+    run.measure(queue, itertools.chain([first], following, parts), chunk)
     result = run.evaluation(name or str(getattr(logits_fn.model, "name", type(logits_fn.model).__name__)), file_names)
     return dataclasses.replace(result, class_names=tuple(class_names))
 
 
-def _measure(run: Collected, queue: Queue, parts: Iterable[Chunk], chunk: tuple[int, int]) -> None:
-    """Measure every so many-th chunk of the samples, or all."""
-    for part in itertools.islice(parts, chunk[0] - 1, None, chunk[1]):
-        queue.add(part, run.clean(part))
-        run.take(queue.finished())
-    run.take(queue.finished(wait=True))
-    if not run.data:
-        expected = "a part that the dataset has, of at most 256 samples"
-        raise ValueError(f"`chunk` should be {expected}. Received: chunk={chunk}, where nothing is left to measure")
-
-
-def _cells(plans: Sequence[Plan], pixels: PixelRange | None, chunk: Chunk, *, spectrum: bool) -> list[Cell]:
-    """What each chunk is measured for: every attack, then the spectrum if it is asked for."""
-    cells = []
-    for plan in plans:
-        settings = {**attack_settings(plan.attack, chunk.images), "epsilons": list(plan.epsilons)}
-        cells.append(Cell(plan.attack.name, settings, _FIGURES, functools.partial(_attacked, plan)))
-    settings = {"attack": "spectrum", "revision": 4}
-    last = Cell("spectrum", settings, QUANTITIES, functools.partial(_informed, pixels))
-    return [*cells, last] if spectrum else cells
-
-
-def _check(max_samples: int | None, chunk: Any, backend: str, certify_sigma: float | None, num_draws: int) -> None:
+def _check(chunk: Any, backend: str, certify_sigma: float | None, num_draws: int) -> None:
     if certify_sigma is not None:
-        check_smoothing(certify_sigma, argument="certify_sigma", num_draws=num_draws)
-    if max_samples is not None:
-        check_max_samples(max_samples)
-    check_chunk(chunk)
+        smoothing.check_smoothing(certify_sigma, argument="certify_sigma", num_draws=num_draws)
+    plans.check_chunk(chunk)
     check_backend(backend)
 
 
-def _attacked(plan: Plan, logits_fn: LogitsFunction, chunk: Chunk) -> dict[str, Any]:
-    outcome = measure(logits_fn, *plan, chunk)._asdict()
+@dataclasses.dataclass
+class Collected:
+    """What is known of a model so far: figures by chunk.
+
+    Attributes:
+        logits_fn: The classifier.
+        pixels: The range of its pixels, or ``None`` if each attack has its own.
+        todo: The attacks.
+        cells: What each chunk is measured for: the attacks first.
+        progress: Tells what is left.
+    """
+
+    logits_fn: LogitsFunction
+    pixels: PixelRange | None
+    todo: Sequence[plans.Plan]
+    cells: Sequence[Cell]
+    progress: plans.Progress
+
+    def __post_init__(self) -> None:
+        self.data, self.flags, self.num_clipped = list[str](), list[str](), 0
+        self.clean: list[dict[str, np.ndarray]] = []
+        self.figures: list[list[dict[str, Any]]] = [[] for _ in self.cells]
+        self.gallery = page.Gallery()
+
+    def look(self, chunk: Chunk, black_box: bool) -> None:
+        """The digest of the model, the range of the pixels, and flags of the model's outputs."""
+        self.model, self.shape = plans.model_digest(self.logits_fn, chunk.images), chunk.images.shape[1:]
+        if self.pixels is not None:
+            self.progress.report(str(self.pixels))
+        if black_box and "Embedding" in (gradient_stop(self.logits_fn.model) or ""):
+            raise ValueError("`model` should take continuous values with black_box=True. Received: token ids")
+        images, bounds = plans.within(self.pixels, chunk)[0], None if self.pixels is None else self.pixels.bounds
+        self.flags += flags.outputs_flags(self.logits_fn, images, chunk.labels, gradients=not black_box, bounds=bounds)
+        self.flags += [flags.BLACK_BOX] if black_box else []
+
+    def measure(self, queue: Queue, parts: Iterable[Chunk], chunk: tuple[int, int]) -> None:
+        """Measure every so many-th chunk of the samples, or all."""
+        for part in itertools.islice(parts, chunk[0] - 1, None, chunk[1]):
+            queue.add(part, self.add(part))
+            self.take(queue.finished())
+        self.take(queue.finished(wait=True))
+        self.progress.report("")
+        if not self.data:
+            expected = "a part that the dataset has, of at most 256 samples"
+            raise ValueError(f"`chunk` should be {expected}. Received: chunk={chunk}, where nothing is left to measure")
+
+    def add(self, chunk: Chunk) -> str:
+        """Predict untouched images; returns the digest of the chunk."""
+        self.data.append(digest(*chunk))
+        images, num_clipped = plans.within(self.pixels, chunk)
+        self.num_clipped += num_clipped
+        p = measurement.probabilities(self.logits_fn, images)
+        classes = {"label": check_labels(chunk.labels, *p.shape), "prediction": p.argmax(axis=-1)}
+        self.clean.append({"index": chunk.indices, **classes, "confidence": p.max(axis=-1)})
+        return self.data[-1]
+
+    def take(self, finished: Iterable[Finished]) -> None:
+        """The figures of chunks, in order."""
+        for chunk, cells in finished:
+            for index, cell in enumerate(self.cells):
+                self.progress.begin(index)
+                columns, took = next(cells)
+                self.progress.end(index, len(chunk.labels), kept=took == "kept")
+                self.figures[index].append(columns)
+                if cell.name != "certificates":
+                    self.progress.report(f"{self.progress.done[index]} images ({took}): {self._so_far(index)}")
+            self._show(chunk)
+
+    def _so_far(self, index: int) -> str:
+        """What all cells of a kind say in a few words."""
+        figures = measurement.joined(self.figures[index])
+        if self.cells[index].name == "spectrum":
+            return f"median λ_max(G_x) {SpectrumSummary.of(figures).quantile('λ_max(G_x)', 0.5):.3g}"
+        return "; ".join(row.line() for row in rows.attack_rows(*self.todo[index], measurement.Outcome(**figures)))
+
+    def _show(self, chunk: Chunk) -> None:
+        """Keep a few images of a chunk for the report, by how far the boundary is, or else by their confidence."""
+        clean = self.clean[len(self.figures[0]) - 1]
+        scores = next((parts[-1][RADIUS] for parts in self.figures if RADIUS in parts[-1]), clean["confidence"])
+        self.gallery.add(chunk, np.where(clean["prediction"] == clean["label"], scores, np.nan))
+
+    def evaluation(self, name: str, file_names: Sequence[str]) -> Evaluation:
+        """The result; the names of files are in the order of the dataset."""
+        clean, figures = measurement.joined(self.clean), [measurement.joined(parts) for parts in self.figures]
+        correct = clean["prediction"] == clean["label"]
+        pairs = [(plan, measurement.Outcome(**columns)) for plan, columns in zip(self.todo, figures, strict=False)]
+        by_name = dict(zip((cell.name for cell in self.cells), figures, strict=True))
+        spectrum = SpectrumSummary.of(by_name["spectrum"]) if "spectrum" in by_name else None
+        attacked = rows.marked([row for plan, outcome in pairs for row in rows.attack_rows(*plan, outcome)])
+        on_the_way = [flag for plan, outcome in pairs for flag in flags.path_flags(plan.attack, outcome)]
+        on_the_way += [*flags.search_flags(attacked), *(spectrum.flags if spectrum else ())]
+        searches = [pair for pair in pairs if isinstance(pair[0].attack, MinimalDistanceAttack)]
+        result = Evaluation(
+            model=name,
+            pixels=self._pixels(),
+            flags=(*self.flags, *flags.one_class(clean["prediction"], clean["label"]), *on_the_way),
+            accuracy=wilson(int(correct.sum()), len(correct)),
+            mean_confidence=float(clean["confidence"].mean(dtype=np.float64)),
+            rows=attacked,
+            distances=tuple(distances.distance_summary(plan.attack, outcome, self.shape) for plan, outcome in searches),
+            spectrum=spectrum,
+            digests={"model": self.model, "data": digest(*self.data)},
+            versions=versions(),
+            samples=PerSample.of(clean, pairs, figures, file_names),
+            certified=self._certified(by_name.get("certificates"), clean["label"]),
+        )
+        plan = next(plan for plan in self.todo if repr(plan.attack) == result.headline.options)
+        return dataclasses.replace(result, examples=self.gallery.examples(self.logits_fn, *plan))
+
+    def _certified(self, columns: Any, labels: np.ndarray) -> smoothing.CertifiedAccuracy | None:
+        if columns is None:
+            return None
+        sigma, num_draws = (self.cells[-1].settings[name] for name in ("sigma", "num_draws"))
+        return smoothing.CertifiedAccuracy.of(smoothing.Certificates(**columns), labels, sigma, num_draws)
+
+    def _pixels(self) -> str:
+        text = "pixels within the bounds of each attack" if self.pixels is None else str(self.pixels)
+        return f"{text}; {self.num_clipped} images clipped by a rounding error" if self.num_clipped else text
+
+
+def _cells(
+    todo: Sequence[plans.Plan], pixels: PixelRange | None, chunk: Chunk, spectrum: bool, sigma: float | None, draws: int
+) -> list[Cell]:
+    """What each chunk is measured for: every attack, and then the spectrum and the certificates if asked for."""
+    cells = []
+    for plan in todo:
+        settings = {**plans.attack_settings(plan.attack, chunk.images), "epsilons": list(plan.epsilons)}
+        gradients = plans.stated_gradients(plan.attack) * len(plan.epsilons)
+        cells.append(Cell(plan.attack.name, settings, _FIGURES, functools.partial(_attacked, plan), gradients))
+    if spectrum:
+        settings = {"attack": "spectrum", "revision": 4}
+        cells.append(Cell("spectrum", settings, QUANTITIES, functools.partial(_informed, pixels), 10))
+    if sigma is not None:
+        options = {"sigma": float(sigma), "num_draws": int(draws)}
+        settings = {"attack": "certificates", "revision": 1, **options, "alpha": smoothing.ALPHA}
+        measured = functools.partial(_certified, pixels, options)
+        cells.append(Cell("certificates", settings, smoothing.Certificates._fields, measured, draws / 3))
+    return cells
+
+
+def _attacked(plan: plans.Plan, logits_fn: LogitsFunction, chunk: Chunk) -> dict[str, Any]:
+    outcome = measurement.measure(logits_fn, *plan, chunk)._asdict()
     return {name: outcome[name] for name in _FIGURES}
 
 
 def _informed(pixels: PixelRange | None, logits_fn: LogitsFunction, chunk: Chunk) -> dict[str, Any]:
-    return information(logits_fn, within(pixels, chunk)[0], probes=0)
+    return information(logits_fn, plans.within(pixels, chunk)[0], probes=0)
 
 
-def _certifying(pixels: PixelRange | None, sigma: float, num_draws: int) -> Cell:
-    """The certificates of the smoothed classifier."""
-    settings = {"attack": "certificates", "revision": 1, "sigma": sigma, "num_draws": num_draws, "alpha": ALPHA}
-    measure = functools.partial(_certified, pixels, sigma, num_draws)
-    return Cell("certificates", settings, Certificates._fields, measure)
-
-
-def _certified(
-    pixels: PixelRange | None, sigma: float, num_draws: int, logits_fn: LogitsFunction, chunk: Chunk
-) -> dict[str, Any]:
-    options: dict[str, Any] = {"num_draws": num_draws, "indices": chunk.indices, "bounds": pixels}
-    return certify(logits_fn, within(pixels, chunk)[0], sigma, **options)._asdict()
+def _certified(pixels: Any, options: dict[str, Any], logits_fn: LogitsFunction, chunk: Chunk) -> dict[str, Any]:
+    images = plans.within(pixels, chunk)[0]
+    return smoothing.certify(logits_fn, images, **options, indices=chunk.indices, bounds=pixels)._asdict()

@@ -9,14 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import checked
-from keras_fim.attacks.catalog import resolve_epsilons
-from keras_fim.attacks.iterative import PGD
+from keras_fim.attacks import PGD, resolve_epsilons
 from keras_fim.attacks.lp import check_norm, norm_name
-from keras_fim.evaluation.flags import one_class, outputs_flags
+from keras_fim.evaluation.flags import Probe, one_class, outputs_flags
 from keras_fim.evaluation.measurement import probabilities
 from keras_fim.evaluation.report import Report, Row
 from keras_fim.evaluation.sources import Dataset, samples
-from keras_fim.evaluation.symptoms import Probe
 from keras_fim.logits import logits_function
 from keras_fim.pixels import PixelRange, find_range
 from keras_fim.typing import Bounds, Model
@@ -89,16 +87,11 @@ class MaskingReport(Report):
 
     def tables(self) -> dict[str, list[Row]]:
         """A row for each check."""
-        rows: list[Row] = [
-            {
-                "check": check.name,
-                "figure": "" if math.isnan(check.figure) else f"{100 * check.figure:.1f} %",
-                "up to": f"{100 * check.threshold:.0f} %",
-                "verdict": check.verdict,
-                "meaning": check.meaning,
-            }
-            for check in self.checks
-        ]
+        rows = list[Row]()
+        for check in self.checks:
+            figure = "" if math.isnan(check.figure) else f"{100 * check.figure:.1f} %"
+            limit = {"figure": figure, "up to": f"{100 * check.threshold:.0f} %"}
+            rows.append({"check": check.name, **limit, "verdict": check.verdict, "meaning": check.meaning})
         verdict = "masked gradients are suspected" if self.suspect else "no sign of masked gradients"
         verdict = "; ".join(self.flags) or verdict
         return {f"{verdict}: {self.norm}, ε = {self.epsilon:g}, {self.num_correct} originally correct images": rows}
@@ -171,40 +164,29 @@ def masking_report(
     flags += one_class(p.argmax(axis=-1), labels)
     if not right.any():
         raise ValueError("`model` should have at least one of the samples right. Received: accuracy 0")
-    white = _white_box(check_norm(norm, (2, np.inf)), steps, bounds=pixels.bounds, seed=seed)
+    size = min(1.0, 5 / max(1, steps))  # from one end of the ball to the other and back
+    options: dict[str, Any] = {"steps": steps, "step_size": size, "bounds": pixels.bounds, "seed": seed}
+    options |= {"random_start": False, "restarts": 2, "stop_early": True}  # from the image, then from a random start
+    white = PGD(norm=check_norm(norm, (2, np.inf)), **options)
     (budgets,) = resolve_epsilons([white], epsilons)
     probe = Probe(logits_fn, white, tf.boolean_mask(logits_fn.cast(images), right), tf.constant(labels[right]))
-    budgets, found = probe.around_half(budgets, tries=4 if epsilons is None else 0)
-    ratios = [float(fooled.mean()) for fooled in found]
-    middle = int(np.argmin(np.abs(np.array(ratios) - 0.5)))
-    figures = _figures(probe, budgets, found, middle, twin, queries)
-    return MaskingReport(
-        checks=tuple(_check(name, figure) for name, figure in figures.items()),
-        attack=repr(white),
-        norm=norm_name(white.norm),
-        epsilon=budgets[middle],
-        epsilons=budgets,
-        fooling_ratios=tuple(ratios),
-        num_correct=len(probe.labels),
-        flags=tuple(flags),
-    )
-
-
-def _white_box(norm: float, steps: int, **options: Any) -> PGD:
-    """The attack whose figures are in question: from the image, and then from a random start."""
-    step_size = min(1.0, 5 / max(1, steps))  # from one end of the ball to the other and back
-    return PGD(norm=norm, steps=steps, step_size=step_size, random_start=False, restarts=2, stop_early=True, **options)
+    fooled = probe.around_half(budgets, tries=4 if epsilons is None else 0)
+    ratios = {epsilon: float(mask.mean()) for epsilon, mask in fooled.items()}
+    middle = min(ratios, key=lambda epsilon: abs(ratios[epsilon] - 0.5))
+    checks = tuple(_check(*pair) for pair in _figures(probe, fooled, middle, twin, queries).items())
+    tried: dict[str, Any] = {"epsilon": middle, "epsilons": tuple(ratios), "fooling_ratios": tuple(ratios.values())}
+    shared: dict[str, Any] = {"num_correct": len(probe.labels), "flags": tuple(flags)}
+    return MaskingReport(checks, repr(white), norm_name(white.norm), **tried, **shared)
 
 
 def _figures(
-    probe: Probe, epsilons: Sequence[float], found: Sequence[np.ndarray], middle: int, twin: Model | None, queries: int
+    probe: Probe, white: dict[float, np.ndarray], epsilon: float, twin: Model | None, queries: int
 ) -> dict[str, float]:
-    """The figure of each check; ``found``: who the white-box attack fools at each ε; ``middle``: at which to look."""
-    epsilon, fooled = epsilons[middle], found[middle]
-    margin, more = probe.margin(epsilon), probe.more_steps(epsilon)
+    """The figure of each check; ``white``: who the white-box attack fools at each ε; ``epsilon``: where to look."""
+    fooled, margin, more = white[epsilon], probe.margin(epsilon), probe.more_steps(epsilon)
     gradients = fooled | margin | more  # what others have to beat
     return {
-        "one step": probe.one_step(epsilons, found),
+        "one step": probe.one_step(white),
         "margin loss": abs(float(margin.mean()) - float(fooled.mean())),
         "more steps": float((more & ~fooled).mean()),
         "probabilities": probe.probabilities(epsilon, fooled),

@@ -1,21 +1,26 @@
-"""The measurement: what an attack does to a chunk of samples, figure by figure. Everything else calls it."""
+"""The measurement: what an attack does to a chunk of samples, figure by figure, and how a model does without one."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks.base import Attack
-from keras_fim.attacks.kinds import MinimalDistanceAttack
-from keras_fim.evaluation.sources import Chunk
-from keras_fim.logits import LogitsFunction
-from keras_fim.typing import AttackResult
+from keras_fim.arguments import checked
+from keras_fim.attacks import Attack, MinimalDistanceAttack
+from keras_fim.evaluation.sources import Chunk, Dataset, chunks
+from keras_fim.logits import LogitsFunction, logits_function
+from keras_fim.typing import AttackResult, Images, Labels, Model
+from keras_fim.validation import check_images, check_labels
 
 _MEMORY, _COPIES = 2**30, 256  # bytes; how often a model is assumed to hold an image on the way to its gradient
+
+
+Inspect: TypeAlias = Callable[[AttackResult], Any] | None
 
 
 class Outcome(NamedTuple):
@@ -46,10 +51,8 @@ class Outcome(NamedTuple):
 
     @classmethod
     def joined(cls, parts: Iterable[Outcome]) -> Outcome:
-        """The outcomes of several chunks as one; arrays that were ``seen`` are joined as well."""
-        *arrays, seconds, seen = zip(*parts, strict=True)
-        joined = [np.concatenate(column) for column in zip(*seen, strict=True)]
-        return cls._make([*(np.concatenate(column, axis=-1) for column in arrays), sum(seconds), joined])
+        """The outcomes of several chunks as one; arrays ``(n,)`` that were ``seen`` are joined as well."""
+        return cls(**joined([part._asdict() for part in parts]))
 
     def seen_at(self, position: int) -> Any:
         """What was seen at a budget; of a search it is the same at all of them."""
@@ -57,12 +60,7 @@ class Outcome(NamedTuple):
 
 
 def measure(
-    logits_fn: LogitsFunction,
-    attack: Attack,
-    epsilons: Sequence[float],
-    chunk: Chunk,
-    *,
-    inspect: Callable[[AttackResult], Any] | None = None,
+    logits_fn: LogitsFunction, attack: Attack, epsilons: Sequence[float], chunk: Chunk, *, inspect: Inspect = None
 ) -> Outcome:
     """Attack a chunk at each ε, and see whether each success fools the model once more.
 
@@ -96,16 +94,24 @@ def measure(
     else:
         fooled = np.array(confirmed)
     stages = np.array([np.broadcast_to(result.details.get("stage", -1), distances.shape) for result in results])
-    return Outcome(
-        was_correct=results[0].was_correct,
-        fooled=fooled,
-        unconfirmed=np.array(claimed) & ~fooled,
-        distances=distances,
-        taken_for=np.where(fooled, np.array(taken_for), -1),
-        stages=np.where(fooled, stages, np.minimum(stages, -1)).astype(np.int64),
-        seconds=time.perf_counter() - begin,
-        seen=[inspect(r._replace(success=c)) for r, c in zip(results, confirmed, strict=True)] if inspect else [],
-    )
+    stages = np.where(fooled, stages, np.minimum(stages, -1)).astype(np.int64)
+    figures = fooled, np.array(claimed) & ~fooled, distances, np.where(fooled, np.array(taken_for), -1), stages
+    seconds, counted = time.perf_counter() - begin, zip(results, confirmed, strict=True)
+    seen = [inspect(result._replace(success=success)) for result, success in counted] if inspect else []
+    return Outcome(results[0].was_correct, *figures, seconds, seen)
+
+
+def measured(
+    logits_fn: LogitsFunction, attack: Attack, epsilons: Sequence[float], dataset: Dataset, inspect: Inspect = None
+) -> Outcome:
+    """`measure` of a whole dataset, chunk by chunk; the other arguments are the same."""
+    return Outcome.joined(measure(logits_fn, attack, epsilons, chunk, inspect=inspect) for chunk in chunks(dataset))
+
+
+def joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Figures of several chunks as one, by name: arrays ``(..., n)`` become longer, and numbers are added."""
+    columns = {name: [part[name] for part in parts] for name in parts[0]}
+    return {k: np.concatenate(v, axis=-1) if np.ndim(v[0]) else float(sum(v)) for k, v in columns.items()}
 
 
 def probabilities(logits_fn: LogitsFunction, images: Any, *, batch_size: int = 256) -> np.ndarray:
@@ -119,8 +125,63 @@ def probabilities(logits_fn: LogitsFunction, images: Any, *, batch_size: int = 2
     Returns:
         ``(n, K)``.
     """
-    found: np.ndarray = logits_fn.in_batches(_softmax, images, batch_size=batch_size)
-    return found
+    return np.asarray(logits_fn.in_batches(softmax, images, batch_size=batch_size))
+
+
+@dataclasses.dataclass(frozen=True)
+class Confidence:
+    """How a model does on images that nobody tampered with.
+
+    Attributes:
+        accuracy: The share of samples classified correctly.
+        mean_confidence: The mean of the largest predicted probability.
+        num_samples: The number of samples.
+    """
+
+    accuracy: float
+    mean_confidence: float
+    num_samples: int
+
+
+@checked
+def clean_performance(model: Model, images: Images, labels: Labels, *, batch_size: int = 256) -> Confidence:
+    """Accuracy and mean confidence on untouched images.
+
+    Args:
+        model: Any classifier that `keras_fim.logits.logits_function` takes.
+        images: ``(batch, ...)``.
+        labels: The true classes, ``(batch,)`` or one-hot.
+        batch_size: The number of images worked on at a time.
+
+    Returns:
+        `Confidence`.
+    """
+    images = check_images(images)
+    p = probabilities(logits_function(model, images), images, batch_size=batch_size)
+    right = p.argmax(axis=-1) == check_labels(labels, *p.shape)
+    return Confidence(float(right.mean()), float(p.max(axis=-1).mean()), len(p))
+
+
+@checked
+def predicted_classes(model: Model, images: Images, *, batch_size: int = 256) -> np.ndarray:
+    """The class that a model predicts for each image.
+
+    Args:
+        model: Any classifier that `keras_fim.logits.logits_function` takes.
+        images: ``(batch, ...)``.
+        batch_size: The number of images worked on at a time.
+
+    Returns:
+        int64 ``(batch,)``.
+    """
+    images = check_images(images)
+    p = probabilities(logits_function(model, images), images, batch_size=batch_size)
+    return np.asarray(p.argmax(axis=-1), np.int64)
+
+
+def predictions_of(model: Model) -> Callable[[AttackResult], np.ndarray]:
+    """An ``inspect`` of `measure`: the classes that a model predicts for the adversarials of another."""
+    return lambda result: predicted_classes(model, result.adversarials)
 
 
 def fits_memory(shape: Sequence[int], *, copies: int = _COPIES, largest: int = 128) -> int:
@@ -164,5 +225,6 @@ def _outputs(logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
     return outputs if rows else logits_fn(images)
 
 
-def _softmax(logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
+def softmax(logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
+    """Probabilities, as `LogitsFunction.in_batches` and a logits function of probabilities take them."""
     return tf.nn.softmax(logits_fn(images))

@@ -1,26 +1,116 @@
-"""Evaluations as one page to read: HTML with its pictures inside, which needs no network."""
+"""Evaluations as one page to read: HTML with its charts and a few attacked images inside, which needs no network."""
 
 from __future__ import annotations
 
+import base64
 import collections
+import dataclasses
+import io
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
+from keras_fim.attacks import Attack
+from keras_fim.attacks.lp import norm_name
 from keras_fim.evaluation.distances import DistanceSummary
-from keras_fim.evaluation.intervals import Ratio, wilson
-from keras_fim.evaluation.report import shown
-from keras_fim.evaluation.rows import AttackRow, budget
+from keras_fim.evaluation.measurement import measure, probabilities
+from keras_fim.evaluation.report import Ratio, columns, share, shown
+from keras_fim.evaluation.rows import AttackRow, budget, named
+from keras_fim.evaluation.sources import Chunk
+from keras_fim.logits import LogitsFunction
 
 if TYPE_CHECKING:
     from keras_fim.evaluation.result import Evaluation
     from keras_fim.evaluation.side_by_side import SideBySide
     from keras_fim.evaluation.smoothing import CertifiedAccuracy
 
+_COUNT, _SIDE = 3, 160  # pictures of a kind, and how large they are at most
+_KINDS = ("most fragile", "typical", "most robust")
 _BINS, _CONFUSIONS = 20, 10
 _STEPS = (0.5, 1, 2, 5, 10, 20)  # of the ticks of an axis in %
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """An image and what an attack makes of it, at the smallest ε that fools it, or the largest if none does.
+
+    Attributes:
+        kind: ``"most fragile"``, ``"typical"`` or ``"most robust"``, by the boundary radius or else the confidence.
+        index: The position in the dataset.
+        label: The true class, which the model predicts.
+        confidence: Its probability.
+        prediction: The class after the attack.
+        confidence_after: Its probability.
+        attack: The attack, with its norm and ε.
+        amplification: The factor by which the difference is shown larger than it is; 0 if there is none.
+        pictures: The image, the difference about gray, and the attacked image: PNG files in Base64.
+    """
+
+    kind: str
+    index: int
+    label: int
+    confidence: float
+    prediction: int
+    confidence_after: float
+    attack: str
+    amplification: float
+    pictures: tuple[str, ...] = dataclasses.field(repr=False)
+
+
+class Gallery:
+    """Collects images; there are never more than nine of them."""
+
+    def __init__(self) -> None:
+        self.kept: Chunk | None = None
+        self.kept_scores, self.scores = np.zeros(0), np.zeros(0)
+
+    def add(self, chunk: Chunk, scores: np.ndarray) -> None:
+        """Look at samples that the model has right; the score, such as a radius, ranks them, NaN leaves one out."""
+        chunk, scores = chunk.take(np.isfinite(scores)), scores[np.isfinite(scores)]
+        if chunk.images.ndim != 4 or chunk.images.shape[-1] not in (1, 3) or not len(scores):
+            return
+        pool = chunk if self.kept is None else Chunk(*map(np.concatenate, zip(self.kept, chunk, strict=True)))
+        self.scores, ranks = np.append(self.scores, scores), np.append(self.kept_scores, scores)
+        order = np.argsort(ranks, kind="stable")
+        middle = np.argsort(np.abs(ranks[order] - np.median(self.scores)), kind="stable")[:_COUNT]
+        ends = np.arange(len(order))
+        rows = order[np.unique(np.concatenate([ends[:_COUNT], middle, ends[-_COUNT:]]))]
+        self.kept, self.kept_scores = pool.take(rows), ranks[rows]
+
+    def examples(self, logits_fn: LogitsFunction, attack: Attack, epsilons: Sequence[float]) -> tuple[Example, ...]:
+        """The images kept, attacked, from the most fragile to the most robust."""
+        if self.kept is None:
+            return ()
+        chunk, budgets, rows = self.kept, sorted(epsilons), range(len(self.kept.labels))
+        outcome = measure(logits_fn, attack, budgets, chunk, inspect=lambda result: result.adversarials)
+        fooled = np.asarray(outcome.fooled.any(axis=0))
+        at = np.where(fooled, outcome.fooled.argmax(axis=0), len(budgets) - 1)
+        attacked = np.stack([outcome.seen_at(at[row])[row] if fooled[row] else chunk.images[row] for row in rows])
+        before, after = (probabilities(logits_fn, images) for images in (chunk.images, attacked))
+        low, high = map(np.asarray, attack.bounds)
+        unit, changed = ((np.asarray(images, np.float64) - low) / (high - low) for images in (chunk.images, attacked))
+        largest = np.abs(changed - unit).max(axis=(1, 2, 3))
+        factor = np.divide(0.5, largest, out=np.zeros(len(at)), where=largest > 0)
+        difference = 0.5 + factor[:, None, None, None] * (changed - unit)
+        pictures = [[_png(row) for row in images] for images in (unit, difference, changed)]
+        names = [named(attack.name, norm_name(attack.norm), budgets[position]) for position in at]
+        kinds = [_KINDS[_COUNT * row // len(rows)] for row in rows]
+        columns = kinds, chunk.indices, chunk.labels, before.max(axis=-1), after.argmax(axis=-1), after.max(axis=-1)
+        plain = [column.tolist() if isinstance(column, np.ndarray) else column for column in (*columns, names, factor)]
+        return tuple(map(Example, *plain, zip(*pictures, strict=True)))
+
+
+def _png(image: np.ndarray) -> str:
+    """An image ``(height, width, 1 or 3)`` in [0, 1], not larger than `_SIDE`, as a PNG file in Base64."""
+    pixels = np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
+    picture, file = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels), io.BytesIO()
+    picture.thumbnail((_SIDE, _SIDE))
+    picture.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def page(evaluation: Evaluation) -> str:
@@ -32,49 +122,35 @@ def page(evaluation: Evaluation) -> str:
     Returns:
         HTML, in which names of models and classes are escaped.
     """
-    rows = evaluation.rows
+    rows, accuracy, certified = evaluation.rows, evaluation.accuracy, evaluation.certified
     several = len({row.options for row in rows}) > len({row.attack for row in rows})
-    lines = collections.defaultdict(list)
-    for row in sorted(rows, key=lambda row: row.epsilon):
-        lines[row.norm, row.options if several else row.attack].append(row)
-    return _rendered(
-        "report.html",
-        result=evaluation,
-        charts=_charts({key: (evaluation.accuracy, line) for key, line in lines.items()}),
-        certified=_certified(evaluation.certified) if evaluation.certified else None,
-        histograms=[(summary, _histogram(summary)) for summary in evaluation.distances],
-        called=_named(evaluation),
-        **_by_class(evaluation),
-    )
+    ascending = sorted(rows, key=lambda row: row.epsilon)
+    values: dict[str, Any] = {
+        "charts": _charts((row.options if several else row.attack, accuracy, row) for row in ascending),
+        "certified": _certified(certified) if certified else None,
+        "histograms": [(summary, _histogram(summary)) for summary in evaluation.distances],
+    }
+    return _rendered("report.html", result=evaluation, called=_named(evaluation), **values, **_by_class(evaluation))
 
 
 def comparison_page(results: SideBySide) -> str:
     """The report of several evaluations side by side, as `page`."""
-    lines = {
-        (norm, result.model): (result.accuracy, [result.strongest[key] for key in results.budgets if key[0] == norm])
-        for norm in dict.fromkeys(norm for norm, _ in results.budgets)
-        for result in results.results
+    models, budgets = results.results, results.budgets
+    values: dict[str, Any] = {
+        "charts": _charts((model.model, model.accuracy, model.strongest[key]) for key in budgets for model in models),
+        "scatters": [_scatter(results, *key) for key in budgets],
+        "called": {model.model: _named(model) for model in models},
     }
-    return _rendered(
-        "side_by_side.html",
-        comparison=results,
-        charts=_charts(lines),
-        scatters=[_scatter(results, *key) for key in results.budgets],
-        called={result.model: _named(result) for result in results.results},
-        classes=_classes_side_by_side(results),
-    )
+    return _rendered("side_by_side.html", comparison=results, classes=_classes_side_by_side(results), **values)
 
 
 def _rendered(template: str, **values: Any) -> str:
     import jinja2
 
-    folder = Path(__file__).with_name("templates")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.globals |= {"shown": shown, "budget": budget}
-    text: str = environment.get_template(template).render(values)
-    return text
+    loader = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.globals |= {"shown": shown, "budget": budget, "columns": columns}
+    return str(environment.get_template(template).render(values))
 
 
 def _named(evaluation: Evaluation) -> Any:
@@ -82,23 +158,25 @@ def _named(evaluation: Evaluation) -> Any:
     return lambda index: names[index] if index < len(names) else str(index)
 
 
-def _charts(lines: dict[tuple[str, str], tuple[Ratio, list[AttackRow]]]) -> dict[str, dict[str, Any]]:
-    """By norm the largest ε, and by name the points of each line: ε, share of correct images, and what to say of it."""
+def _charts(rows: Iterable[tuple[str, Ratio, AttackRow]]) -> dict[str, dict[str, Any]]:
+    """By norm the largest ε, and by name the points of each line: ε, share of correct images, and what to say of it.
+
+    Args:
+        rows: For each point the name of its line, the accuracy without an attack, and what the attack does.
+    """
     charts: dict[str, dict[str, Any]] = {}
-    for (norm, name), (accuracy, rows) in sorted(lines.items(), key=lambda item: item[0][0]):
-        chart = charts.setdefault(norm, {"norm": norm, "largest": 0.0, "lines": {}})
-        chart["largest"] = max(chart["largest"], *(row.epsilon for row in rows))
-        points = [(row.epsilon, row.robust, f"{row.attack}, ε = {budget(row.epsilon)}") for row in rows]
-        chart["lines"][name] = [(0.0, accuracy, "no attack"), *points]
+    for name, accuracy, row in sorted(rows, key=lambda point: point[2].norm):
+        chart = charts.setdefault(row.norm, {"norm": row.norm, "largest": 0.0, "lines": {}})
+        chart["largest"] = max(chart["largest"], row.epsilon)
+        points = chart["lines"].setdefault(name, [(0.0, accuracy, "no attack")])
+        points.append((row.epsilon, row.robust, f"{row.attack}, ε = {budget(row.epsilon)}"))
     return charts
 
 
 def _certified(certified: CertifiedAccuracy) -> dict[str, Any]:
     """As one of `_charts`."""
-    points = [
-        (radius, ratio, f"radius {radius:.3g}")
-        for radius, ratio in zip(certified.radii, certified.accuracy, strict=True)
-    ]
+    pairs = zip(certified.radii, certified.accuracy, strict=True)
+    points = [(radius, ratio, f"radius {radius:.3g}") for radius, ratio in pairs]
     return {"norm": "l2", "largest": certified.radii[-1], "lines": {f"smoothed, σ = {certified.sigma:g}": points}}
 
 
@@ -107,18 +185,13 @@ def _scatter(results: SideBySide, norm: str, epsilon: float) -> dict[str, Any]:
     points = {r.model: (r.accuracy, r.strongest[norm, epsilon].robust) for r in results.results}
     across, up = (_axis([point[place] for point in points.values()]) for place in (0, 1))
     front = sorted(results.front(norm, epsilon), key=lambda name: points[name][0].value)
-    stairs = [[100 * ratio.value for ratio in points[name]] for name in front]
-    left = [across["low"], *(x for x, _ in stairs)]
-    corners = [pair for x, (right, y) in zip(left, stairs, strict=False) for pair in ((x, y), (right, y))]
-    corners.append((stairs[-1][0], up["low"]))
-    return {
-        "norm": norm,
-        "epsilon": epsilon,
-        "points": points,
-        "front": front,
-        "corners": corners,
-        "axes": (across, up),
-    }
+    corners, left = [], across["low"]
+    for right, height in ([100 * ratio.value for ratio in points[name]] for name in front):
+        corners += [(left, height), (right, height)]
+        left = right
+    corners.append((left, up["low"]))
+    drawn = {"points": points, "front": front, "corners": corners, "axes": (across, up)}
+    return {"norm": norm, "epsilon": epsilon, **drawn}
 
 
 def _axis(ratios: list[Ratio]) -> dict[str, Any]:
@@ -139,8 +212,7 @@ def _by_class(evaluation: Evaluation) -> dict[str, Any]:
     wrong = samples.wrong_classes(evaluation.headline)
     pairs = collections.Counter(zip(labels[wrong >= 0].tolist(), wrong[wrong >= 0].tolist(), strict=True))
     classes = [
-        (label, [wilson(int(rows[labels == label].sum()), int((labels == label).sum())) for rows in (right, *standing)])
-        for label in np.unique(labels).tolist()
+        (label, [share(rows, labels == label) for rows in (right, *standing)]) for label in np.unique(labels).tolist()
     ]
     return {"classes": classes, "confusions": pairs.most_common(_CONFUSIONS)}
 

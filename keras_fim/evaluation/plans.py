@@ -1,28 +1,27 @@
-"""What is going to be measured: which attacks at which budgets, and how long that may take."""
+"""What is going to be measured: which attacks at which budgets, how long that may take, and what is left of it."""
 
 import dataclasses
 import math
+import shutil
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import checked
-from keras_fim.attacks.base import Attack
-from keras_fim.attacks.boundaries import FAB
+from keras_fim.arguments import checked, expect
+from keras_fim.attacks import FAB, FGM, FGSM, Attack, AutoAttack, MinimalDistance, Square, Strong
+from keras_fim.attacks.base import predict_logits
 from keras_fim.attacks.catalog import Epsilons, attack_by_name, resolve_epsilons
-from keras_fim.attacks.ensembles import AutoAttack, Strong
-from keras_fim.attacks.kinds import MinimalDistance
 from keras_fim.attacks.losses import TARGETED_LOSSES, loss_gradient
 from keras_fim.attacks.lp import norm_name
-from keras_fim.attacks.single_steps import FGM, FGSM
-from keras_fim.attacks.square import Square
 from keras_fim.attacks.staged import StagedAttack
 from keras_fim.evaluation.measurement import fits_memory
-from keras_fim.evaluation.sources import Chunk
-from keras_fim.logits import LogitsFunction
+from keras_fim.evaluation.sources import Chunk, digest
+from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.pixels import PixelRange, check_contradiction, find_range
 from keras_fim.typing import Bounds
 from keras_fim.validation import check_images
@@ -58,8 +57,8 @@ def pixel_range(
     if bounds is not None or not attacks or any(isinstance(attack, str) for attack in attacks):
         return find_range(logits_fn, chunk.images, chunk.labels, bounds)
     own = list(dict.fromkeys(attack.bounds for attack in attacks if isinstance(attack, Attack)))
-    for each in own:
-        check_contradiction(logits_fn, chunk.images, each)
+    for own_bounds in own:
+        check_contradiction(logits_fn, chunk.images, own_bounds)
     return PixelRange(*own[0], "the bounds of the attacks") if len(own) == 1 else None
 
 
@@ -86,19 +85,20 @@ def planned(
         ValueError: If there is no attack, or one twice, or as `keras_fim.attacks.resolve_epsilons`.
     """
     several: Sequence[Attack | str] = default_attacks(epsilons, black_box=black_box) if attacks is None else attacks
-    chosen = [bounded(attack_by_name(attack), pixels.bounds if pixels else None) for attack in several]
-    if black_box and not all(isinstance(attack, Square) for attack in chosen):
-        raise ValueError(f"`attacks` should be Square alone with black_box=True. Received: {[a.name for a in chosen]}")
-    if not chosen or len({repr(attack) for attack in chosen}) < len(chosen):
-        raise ValueError(f"`attacks` should be different attacks, at least one. Received: {[a.name for a in chosen]}")
-    return [Plan(*pair) for pair in zip(chosen, resolve_epsilons(chosen, epsilons), strict=True)]
+    selected = [bounded(attack_by_name(attack), pixels.bounds if pixels else None) for attack in several]
+    if black_box and not all(isinstance(attack, Square) for attack in selected):
+        raise ValueError(
+            f"`attacks` should be Square alone with black_box=True. Received: {[a.name for a in selected]}"
+        )
+    if not selected or len({repr(attack) for attack in selected}) < len(selected):
+        raise ValueError(f"`attacks` should be different attacks, at least one. Received: {[a.name for a in selected]}")
+    return [Plan(*pair) for pair in zip(selected, resolve_epsilons(selected, epsilons), strict=True)]
 
 
 def check_chunk(chunk: Any) -> None:
     """Raise a ValueError unless ``chunk`` is a pair of integers: which part, from 1, of how many."""
     whole = isinstance(chunk, tuple) and len(chunk) == 2 and all(isinstance(number, int) for number in chunk)
-    if not whole or not 1 <= chunk[0] <= chunk[1]:
-        raise ValueError(f"`chunk` should be two integers, such as (3, 16) for 3/16. Received: chunk={chunk}")
+    expect(whole and 1 <= chunk[0] <= chunk[1], "chunk", "two integers, such as (3, 16) for 3/16", chunk)
 
 
 @checked
@@ -116,7 +116,8 @@ def default_attacks(
     Returns:
         One or two attacks for each norm.
     """
-    keys = {norm_name(key) if isinstance(key, (int, float)) else str(key) for key in _keys(epsilons)}
+    keys = list(epsilons) if isinstance(epsilons, Mapping) else []
+    keys = [norm_name(key) if isinstance(key, (int, float)) else str(key) for key in keys]
     norms = [norm for norm in (1, 2, np.inf) if norm_name(norm) in keys] or [np.inf]
     if black_box:
         return [Square(norm=norm, queries=5000) for norm in norms]
@@ -128,21 +129,69 @@ def default_attacks(
 
 def fitted(plan: Plan, shape: Sequence[int], num_devices: int = 1) -> Plan:
     """The plan with batches of images of a shape that fit into the memory of one device, times their number."""
-    attack = plan.attack
-    if isinstance(attack, MinimalDistance):  # whose batches are those of its attack
-        inner = fitted(Plan(attack.attack, ()), shape, num_devices).attack
-        return plan._replace(attack=dataclasses.replace(attack, attack=inner))  # type: ignore[arg-type]
-    size = min(attack.batch_size, fits_memory(shape)) * num_devices
-    return plan._replace(attack=dataclasses.replace(attack, batch_size=size))
+    size = min(plan.attack.batch_size, fits_memory(shape)) * num_devices
+    return plan._replace(attack=_replaced(plan.attack, batch_size=size))
 
 
 def bounded(attack: Attack, bounds: Bounds | None) -> Attack:
     """The attack with other bounds on the pixels; ``None`` leaves its own. The place where a range enters."""
-    if bounds is None:
-        return attack
-    if isinstance(attack, MinimalDistance):  # whose bounds are those of its attack
-        return dataclasses.replace(attack, attack=bounded(attack.attack, bounds))  # type: ignore[arg-type]
-    return dataclasses.replace(attack, bounds=bounds)
+    return attack if bounds is None else _replaced(attack, bounds=bounds)
+
+
+def _replaced(attack: Attack, **options: Any) -> Attack:
+    """The attack with other options; those of a search over ε are those of the attack that it searches with."""
+    if isinstance(attack, MinimalDistance):
+        options = {"attack": _replaced(attack.attack, **options)}
+    return dataclasses.replace(attack, **options)
+
+
+def attack_settings(attack: Attack, images: np.ndarray) -> dict[str, Any]:
+    """What tells an attack apart in the settings of a cell: all but what does not change its results.
+
+    Args:
+        attack: The attack. Another model that it uses is told apart by `model_digest`.
+        images: Some images that it is called on.
+
+    Returns:
+        Ready for JSON, with the attack's integer ``revision``, which changes with what the attack computes.
+    """
+    fields = {field.name: getattr(attack, field.name) for field in dataclasses.fields(attack) if field.repr}
+    settings: dict[str, Any] = {"attack": type(attack).__name__, "revision": getattr(attack, "revision", 1)}
+    for name, value in fields.items():
+        if isinstance(value, Attack):
+            settings[name] = attack_settings(value, images)
+        elif name == "twin" and value is not None:
+            settings[name] = model_digest(logits_function(value, images), images)
+        elif name != "batch_size":
+            settings[name] = repr(value)
+    return settings
+
+
+def model_digest(logits_fn: LogitsFunction, images: np.ndarray) -> str:
+    """Tells models apart.
+
+    For a Keras model by its weights, and by its logits of a few images of noise, which differ where the layers do;
+    coarsely, because the last bits are the processor's. For anything else, whose weights are unknown, by its exact
+    logits of the images.
+
+    Args:
+        logits_fn: The model.
+        images: ``(batch, ...)``; of a Keras model only their shape matters.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    weighted = isinstance(logits_fn.model, keras.Model)
+    probe = np.random.default_rng(0).uniform(size=(8, *images.shape[1:])) if weighted else images
+    logits = np.asarray(logits_fn.in_batches(predict_logits, probe), np.float64)
+    arrays = [*logits_fn.model.get_weights(), *_coarse(logits)] if weighted else [logits]
+    return digest(*arrays, logits_fn.form)
+
+
+def _coarse(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sixteen levels of either sign, and the largest to a quarter of a power of two: rounding hardly moves them."""
+    largest = np.maximum(np.abs(logits).max(), np.finfo(np.float32).tiny)
+    return np.round(16 * logits / largest).astype(np.int64), np.round(4 * np.log2(largest)).astype(np.int64)
 
 
 def stated_gradients(attack: Attack) -> int:
@@ -181,7 +230,7 @@ def estimate(logits_fn: LogitsFunction, plans: Sequence[Plan], chunk: Chunk, num
         return ""
     images = logits_fn.cast(tf.convert_to_tensor(chunk.images[:_PREVIEW]))
     scores = all(isinstance(plan.attack, Square) for plan in plans)
-    labels, timed = tf.constant(chunk.labels[:_PREVIEW]), logits_fn.compiled(_logits if scores else _gradient)
+    labels, timed = tf.constant(chunk.labels[:_PREVIEW]), logits_fn.compiled(_timed, scores)
     timed(images[:1], labels[:1])  # compiles
     begin = time.perf_counter()
     timed(images, labels)
@@ -192,13 +241,53 @@ def estimate(logits_fn: LogitsFunction, plans: Sequence[Plan], chunk: Chunk, num
     return f"{names}: at most {counted} an image, up to {minutes:.1f} minutes for {which}"
 
 
-def _keys(epsilons: Epsilons) -> Sequence[Any]:
-    return list(epsilons) if isinstance(epsilons, Mapping) else []
+def say(line: str) -> None:
+    """Show a line in place of the last one, on stderr if that is a terminal, and otherwise nothing."""
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns - 1
+        sys.stderr.write(f"\r\x1b[K{line[:width]}")
+        sys.stderr.flush()
 
 
-def _logits(logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    return logits_fn(images)
+class Progress:
+    """Tells what is left of some work, from the time that was taken so far.
+
+    Args:
+        report: Gets the lines.
+        work: For each kind of work its name, and about how long an image takes, in any unit.
+        total: The number of images, at most; ``None`` if it is unknown.
+    """
+
+    def __init__(self, report: Callable[[str], None], work: Sequence[tuple[str, float]], total: int | None) -> None:
+        self.report, self.work, self.total = report, work, total
+        self.done, self.timed, self.seconds = [0] * len(work), [0] * len(work), [0.0] * len(work)
+        self._begin = time.perf_counter()
+
+    def begin(self, index: int) -> None:
+        """Report that a kind of work begins on the next images."""
+        self._begin = time.perf_counter()
+        done = self.done[index]
+        left = f"{done:,} images done" if self.total is None else f"at most {self.total - done:,} images left"
+        self.report(f"{self.work[index][0]}: {left}{self._time_left()}")
+
+    def end(self, index: int, num_images: int, *, kept: bool) -> None:
+        """Note that this work is done; what was kept from an earlier time took none."""
+        self.done[index] += num_images
+        if not kept:
+            self.timed[index] += num_images
+            self.seconds[index] += time.perf_counter() - self._begin
+
+    def _time_left(self) -> str:
+        units = sum(timed * weight for timed, (_, weight) in zip(self.timed, self.work, strict=True))
+        if self.total is None or not units:
+            return ""
+        rates = [
+            seconds / timed if timed else weight * sum(self.seconds) / units
+            for seconds, timed, (_, weight) in zip(self.seconds, self.timed, self.work, strict=True)
+        ]
+        left = sum(max(0, self.total - done) * rate for done, rate in zip(self.done, rates, strict=True))
+        return f", about {left / 60:.0f} min left" if left >= 90 else f", about {left:.0f} s left"
 
 
-def _gradient(logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    return loss_gradient(logits_fn, images, labels)[0]
+def _timed(scores: bool, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    return logits_fn(images) if scores else loss_gradient(logits_fn, images, labels)[0]

@@ -6,11 +6,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import checked
+from keras_fim.arguments import checked, expect
+from keras_fim.attacks import FMN, DeepFool
 from keras_fim.attacks.base import predict_logits
-from keras_fim.attacks.boundaries import DeepFool
 from keras_fim.attacks.lp import by_image, norm_name
-from keras_fim.attacks.minimum_norm import FMN
 from keras_fim.attacks.problem import Units
 from keras_fim.evaluation.report import Report, Row
 from keras_fim.geometry.boundary import RIVALS, boundary_distance, check_boundary
@@ -82,10 +81,7 @@ def boundary_radius(
         array([1. , 0.5], dtype=float32)
     """
     check_boundary(norm, rivals)
-    if refine and norm == 1:
-        raise ValueError("`norm` should be 2 or inf with refine=True. Received: norm=1")
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` should be a positive integer. Received: batch_size={batch_size}")
+    expect(not refine or norm != 1, "norm", "2 or inf with refine=True", norm)
     images = images_in_range(model, images, bounds)
     logits_fn = logits_function(model, images)
     estimate = _second_step if refine else _first_order
@@ -116,10 +112,8 @@ class Calibration(Report):
         return {"": [dataclasses.asdict(self)]}
 
     def __str__(self) -> str:
-        return (
-            f"For {100 * self.share:g} % of images like these {self.num_samples}, no attack we ran succeeded within "
-            f"their radius: {self.factor:.3g} times the boundary radius in {self.norm}."
-        )
+        images = f"For {100 * self.share:g} % of images like these {self.num_samples}, no attack we ran succeeded"
+        return f"{images} within their radius: {self.factor:.3g} times the boundary radius in {self.norm}."
 
 
 @checked
@@ -151,8 +145,7 @@ def calibrate(
     Source:
         The order statistic is that of split conformal prediction (Papadopoulos et al., ECML 2002).
     """
-    if not 0 < share < 1:
-        raise ValueError(f"`share` should be in (0, 1). Received: share={share}")
+    expect(0 < share < 1, "share", "in (0, 1)", share)
     radius, distance = radius_and_distance(model, images, norm=norm, bounds=bounds)
     defined = radius > 0  # NaN is none, and a radius of 0 holds in any case
     ratios = np.sort(distance[defined] / radius[defined])

@@ -1,20 +1,27 @@
 """What an evaluation says of a model."""
 
+from __future__ import annotations
+
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from keras_fim.attacks import MinimalDistanceAttack
+from keras_fim.attacks.lp import norm_name
 from keras_fim.evaluation.distances import DistanceSummary
-from keras_fim.evaluation.gallery import Example
-from keras_fim.evaluation.intervals import Ratio, wilson
-from keras_fim.evaluation.report import Report, Row
+from keras_fim.evaluation.measurement import Outcome
+from keras_fim.evaluation.page import Example, page
+from keras_fim.evaluation.plans import Plan
+from keras_fim.evaluation.report import Ratio, Report, Row, wilson
 from keras_fim.evaluation.rows import AttackRow, budget, named
 from keras_fim.evaluation.smoothing import CertifiedAccuracy
-from keras_fim.evaluation.spectrum import SpectrumSummary
+from keras_fim.evaluation.spectrum import RADIUS, SpectrumSummary
 from keras_fim.records import write_text
 
+_FURTHER = {RADIUS: RADIUS, "λ_max(G_x)": "λ_max(G_x)", "classes": "certified class", "radius": "certified radius"}
 _WAYS = {
     "l0": "at most {} values changed",
     "l1": "a change of at most {} in total (l1)",
@@ -52,6 +59,26 @@ class PerSample(Report):
     taken_for: dict[str, tuple[int, ...]]
     figures: dict[str, tuple[float, ...]]
     files: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, clean: dict[str, Any], pairs: Sequence[tuple[Plan, Outcome]], figures: Sequence[Any], files: Sequence[str]
+    ) -> PerSample:
+        """The rows by sample: of untouched images, of attacks (``pairs``), and of the cells' ``figures``."""
+        several = len({plan.attack.name for plan, _ in pairs}) < len(pairs)  # of one attack with other options
+        taken_for, further = {}, {}
+        for (attack, epsilons), outcome in pairs:
+            name = repr(attack) if several else attack.name
+            for epsilon, classes in zip(epsilons, outcome.taken_for, strict=True):
+                taken_for[named(name, norm_name(attack.norm), epsilon)] = tuple(classes.tolist())
+            if isinstance(attack, MinimalDistanceAttack):
+                further[f"nearest of {name}"] = outcome.distances
+        for key, name in _FURTHER.items():
+            further.update((name, columns[key]) for columns in figures if key in columns)
+        index, label, prediction, confidence = (tuple(column.tolist()) for column in clean.values())
+        names = tuple(str(files[position]) for position in index) if len(files) else ()
+        lists = {name: tuple(column.tolist()) for name, column in further.items()}
+        return cls(index, label, prediction, confidence, taken_for, lists, names)
 
     def tables(self) -> dict[str, list[Row]]:
         """A row for each sample."""
@@ -113,8 +140,8 @@ class Evaluation(Report):
         for row in self.rows:
             if row.attack == attack and np.isclose(row.epsilon, epsilon, rtol=1e-6, atol=0):
                 return row
-        known = ", ".join(f"{row.attack} at {row.epsilon:g}" for row in self.rows)
-        raise ValueError(f"`attack` and `epsilon` should be of {known}. Received: {attack} at {epsilon:g}")
+        measured = ", ".join(f"{row.attack} at {row.epsilon:g}" for row in self.rows)
+        raise ValueError(f"`attack` and `epsilon` should be of {measured}. Received: {attack} at {epsilon:g}")
 
     @property
     def strongest(self) -> dict[tuple[str, float], AttackRow]:
@@ -146,21 +173,19 @@ class Evaluation(Report):
     def sentences(self) -> tuple[str, str]:
         """The verdict in two sentences."""
         row = self.headline
-        attack = row.attack + (", a preview" if "quick=True" in row.options else "")
-        effect = f"an attacker leaves {100 * row.robust.value:.1f} % correct ({attack})"
+        effect = f"leaves {100 * row.robust.value:.1f} % correct"
         if row.aimed:
-            effect = f"an attacker turns {100 * row.fooling.value:.1f} % of them into the target class ({attack})"
+            effect = f"turns {100 * row.fooling.value:.1f} % of them into the target class"
         return (
             f"Correct on {100 * self.accuracy.value:.1f} % of {self.accuracy.total:,} images.",
-            f"With {way(row.norm, row.epsilon)}, {effect}.",
+            f"With {way(row.norm, row.epsilon)}, an attacker {effect} ({_attack(row)}).",
         )
 
     @property
     def verdict(self) -> str:
         """The robust accuracy that may be quoted: for each norm and ε that of the attack here that fools most."""
         lines = [
-            f"{norm} {epsilon:g}: robust accuracy {row.robust} under {row.attack}"
-            + (", a preview" if "quick=True" in row.options else "")
+            f"{norm} {epsilon:g}: robust accuracy {row.robust} under {_attack(row)}"
             for (norm, epsilon), row in self.strongest.items()
         ]
         flags = [f"flag: {flag}" for flag in self.flags]
@@ -182,12 +207,10 @@ class Evaluation(Report):
     def _leaderboard(self) -> list[Row]:
         """A row for each norm and ε of AutoAttack, with the share that stands after each stage."""
         return [
-            {
-                **{"model": self.model, "norm": row.norm, "ε": row.epsilon, "images": row.robust.total},
-                **{"version": _version(row), "clean": self.accuracy, "robust": row.robust},
-                **{"published rule": row.published or row.robust, "flags": len(self.flags)},
-                **{f"fooled by {stage}": f"{100 * share:.1f} %" for stage, share in row.stages.items()},
-            }
+            {"model": self.model, "norm": row.norm, "ε": row.epsilon, "images": row.robust.total}
+            | {"version": _version(row), "clean": self.accuracy, "robust": row.robust}
+            | {"published rule": row.published or row.robust, "flags": len(self.flags)}
+            | {f"fooled by {stage}": f"{100 * share:.1f} %" for stage, share in row.stages.items()}
             for row in self._by_autoattack()
         ]
 
@@ -195,29 +218,20 @@ class Evaluation(Report):
         """Accuracy; attacks; distances; spectrum."""
         clean: Row = {"model": self.model, "accuracy": self.accuracy, "mean confidence": self.mean_confidence}
         unique = len({row.options for row in self.rows}) == len({row.attack for row in self.rows})
-        attacks: list[Row] = [
-            {
-                "attack": row.attack if unique else row.options,
-                "norm": row.norm,
-                "ε": row.epsilon,
-                "fooling ratio": row.fooling,
-                "robust accuracy": row.robust,
-                "strongest": row.strongest,
-                "unconfirmed": row.num_unconfirmed,
-            }
-            for row in self.rows
-        ]
-        stages: list[Row] = [
-            {"attack": row.attack, "ε": row.epsilon, **{key: wilson(round(v * n), n) for key, v in row.stages.items()}}
-            for row in self.rows
-            if row.stages and (n := row.fooling.total)
-        ]
+        attacks, stages = list[Row](), list[Row]()
+        for row in self.rows:
+            budget = {"attack": row.attack if unique else row.options, "norm": row.norm, "ε": row.epsilon}
+            shares = {"fooling ratio": row.fooling, "robust accuracy": row.robust, "strongest": row.strongest}
+            attacks.append({**budget, **shares, "unconfirmed": row.num_unconfirmed})
+            if row.stages and (total := row.fooling.total):
+                by_stage = {stage: wilson(round(share * total), total) for stage, share in row.stages.items()}
+                stages.append({"attack": row.attack, "ε": row.epsilon, **by_stage})
         return {
             f"On {self.accuracy.total} images, with 95 % intervals": [clean],
             "Leaderboard": self._leaderboard(),
             "Within ε": attacks,
             "Fooled by each stage": stages,
-            "Nearest adversarials": [summary.row() for summary in self.distances],
+            "Nearest adversarials": [row for summary in self.distances for row in summary.tables()[""]],
             "Certified, of the smoothed classifier": [] if self.certified is None else self.certified.tables()[""],
             "Fisher information": [] if self.spectrum is None else self.spectrum.tables()[""],
         }
@@ -239,8 +253,6 @@ class Evaluation(Report):
             return self.samples.save(path)
         if Path(path).suffix != ".html":
             return super().save(path)
-        from keras_fim.evaluation.page import page
-
         return write_text(path, page(self))
 
     def to_pandas(self) -> Any:
@@ -257,6 +269,11 @@ class Evaluation(Report):
 
     def __str__(self) -> str:
         return f"{super().__str__()}\n\n{self.verdict}"
+
+
+def _attack(row: AttackRow) -> str:
+    """The attack of a row, and whether it is a preview of the whole attack only."""
+    return row.attack + (", a preview" if "quick=True" in row.options else "")
 
 
 def _version(row: AttackRow) -> str:

@@ -2,15 +2,18 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from keras_fim.attacks.base import Attack
-from keras_fim.attacks.kinds import MinimalDistanceAttack
+from keras_fim.arguments import checked
+from keras_fim.attacks import Attack, MinimalDistanceAttack, attack_by_name, resolve_epsilons
 from keras_fim.attacks.lp import norm_name
-from keras_fim.evaluation.intervals import Ratio, wilson
-from keras_fim.evaluation.measurement import Outcome
-from keras_fim.evaluation.report import Report, Row
+from keras_fim.evaluation.measurement import Outcome, measured
+from keras_fim.evaluation.report import Ratio, Report, Row, wilson
+from keras_fim.logits import logits_function
+from keras_fim.typing import Images, Labels, Model
+from keras_fim.validation import check_images
 
 QUANTILES = (0.25, 0.5, 0.75)
 
@@ -113,12 +116,39 @@ class RobustnessCurve(Report):
 
     def tables(self) -> dict[str, list[Row]]:
         """A row for each ε."""
-        return {
-            "": [
-                {"attack": row.attack, "norm": row.norm, "ε": row.epsilon, "fooling ratio": row.fooling}
-                for row in self.rows
-            ]
-        }
+        names = {"attack": "attack", "norm": "norm", "ε": "epsilon", "fooling ratio": "fooling"}
+        return {"": [{column: getattr(row, name) for column, name in names.items()} for row in self.rows]}
+
+
+@checked
+def robustness_curve(
+    model: Model, images: Images, labels: Labels, attack: Attack | str, epsilons: Sequence[float]
+) -> RobustnessCurve:
+    """Measure the fooling ratio of an attack for each ε.
+
+    Args:
+        model: Any classifier that `keras_fim.logits.logits_function` takes.
+        images: ``(batch, ...)`` within the attack's bounds.
+        labels: The true classes, ``(batch,)`` or one-hot.
+        attack: An attack or its name; one that looks for the nearest adversarial searches once for all ε.
+        epsilons: The budgets in the attack's norm.
+
+    Returns:
+        `RobustnessCurve`.
+
+    Raises:
+        ValueError: As the attack, and if ``epsilons`` is empty.
+
+    Example:
+        >>> from keras_fim import attacks, models
+        >>> x, y = np.full((4, 28, 28, 1), 0.5), [0, 1, 2, 3]
+        >>> robustness_curve(models.convnet(), x, y, attacks.FGSM(), [0.0, 0.1]).norm
+        'linf'
+    """
+    attack = attack_by_name(attack)
+    (budgets,) = resolve_epsilons([attack], epsilons)
+    logits_fn = logits_function(model, check_images(images))
+    return RobustnessCurve(attack_rows(attack, budgets, measured(logits_fn, attack, budgets, (images, labels))))
 
 
 def attack_rows(attack: Attack, epsilons: Sequence[float], outcome: Outcome) -> tuple[AttackRow, ...]:
@@ -133,32 +163,17 @@ def attack_rows(attack: Attack, epsilons: Sequence[float], outcome: Outcome) -> 
         `AttackRow` by ε.
     """
     correct, num_samples = outcome.was_correct, int((~np.isnan(outcome.distances)).sum())
-    total, nearest = int(correct.sum()), _nearest(attack, epsilons, outcome)
+    total, names = int(correct.sum()), getattr(attack, "stages", ()) if correct.any() else ()
+    shared: dict[str, Any] = {"attack": attack.name, "options": repr(attack), "norm": norm_name(attack.norm)}
+    shared |= {"nearest": _nearest(attack, epsilons, outcome), "seconds": outcome.seconds / len(epsilons)}
     rows = []
-    for position, epsilon in enumerate(epsilons):
-        fooled = int(outcome.fooled[position].sum())
-        names = getattr(attack, "stages", ()) if total else ()
-        once = int((outcome.fooled[position] | (outcome.stages[position] == -3)).sum())
-        rows.append(
-            AttackRow(
-                attack=attack.name,
-                options=repr(attack),
-                norm=norm_name(attack.norm),
-                epsilon=float(epsilon),
-                fooling=wilson(fooled, total),
-                robust=wilson(total - fooled, num_samples),
-                num_unconfirmed=int(outcome.unconfirmed[position].sum()),
-                nearest=nearest,
-                strongest=False,
-                stages={
-                    name: float(np.mean(outcome.stages[position][correct] == number))
-                    for number, name in enumerate(names)
-                },
-                seconds=outcome.seconds / len(epsilons),
-                aimed=attack.aimed,
-                published=wilson(total - once, num_samples) if attack.confirmations > 1 else None,
-            )
-        )
+    for epsilon, mask, unconfirmed, stages in zip(epsilons, *outcome[1:3], outcome.stages, strict=True):
+        fooled, once = int(mask.sum()), int((mask | (stages == -3)).sum())
+        row: dict[str, Any] = {"fooling": wilson(fooled, total), "robust": wilson(total - fooled, num_samples)}
+        row["stages"] = {name: float(np.mean(stages[correct] == number)) for number, name in enumerate(names)}
+        row["published"] = wilson(total - once, num_samples) if attack.confirmations > 1 else None
+        row |= {"epsilon": float(epsilon), "num_unconfirmed": int(unconfirmed.sum()), "aimed": attack.aimed}
+        rows.append(AttackRow(**shared, **row, strongest=False))
     return tuple(rows)
 
 
@@ -189,29 +204,27 @@ def marked(rows: Sequence[AttackRow]) -> tuple[AttackRow, ...]:
     for row in rows:
         if not row.aimed:
             most[row.norm, row.epsilon] = max(most.get((row.norm, row.epsilon), 0), row.fooling.count)
-    return tuple(
-        dataclasses.replace(row, strongest=not row.aimed and row.fooling.count == most[row.norm, row.epsilon])
-        for row in rows
-    )
+    strongest = [not row.aimed and row.fooling.count == most[row.norm, row.epsilon] for row in rows]
+    return tuple(dataclasses.replace(row, strongest=mark) for row, mark in zip(rows, strongest, strict=True))
 
 
 def _nearest(attack: Attack, epsilons: Sequence[float], outcome: Outcome) -> dict[str, float]:
     """Quantiles of the smallest ε that fools."""
-    correct, found = outcome.was_correct, {}
-    searched = isinstance(attack, MinimalDistanceAttack)
+    correct, searched = outcome.was_correct, isinstance(attack, MinimalDistanceAttack)
     if not correct.any() or (len(epsilons) < 2 and not searched):
         return {}
-    order = np.argsort(epsilons, kind="stable")
-    budgets = np.concatenate([[0.0], np.asarray(epsilons, float)[order]])
-    shares = np.maximum.accumulate(outcome.fooled[order], axis=0)[:, correct].mean(axis=1)
-    shares = np.concatenate([[0.0], shares])
-    for share in QUANTILES:
-        after = int(np.searchsorted(shares, share))
-        if searched:  # between inf and inf there is no mean
-            value = np.quantile(outcome.distances[correct], share, method="higher")
-        elif after == len(shares):
-            value = np.inf
-        else:
-            value = np.interp(share, shares[after - 1 : after + 1], budgets[after - 1 : after + 1])
-        found[f"{share:g}"] = float(value)
-    return found
+    if searched:  # between inf and inf there is no mean
+        values = np.quantile(outcome.distances[correct], QUANTILES, method="higher")
+    else:
+        order = np.argsort(epsilons, kind="stable")
+        budgets = np.append(0.0, np.asarray(epsilons, float)[order])
+        shares = np.append(0.0, np.maximum.accumulate(outcome.fooled[order], axis=0)[:, correct].mean(axis=1))
+        values = np.array([_crossing(share, shares, budgets) for share in QUANTILES])
+    return {f"{share:g}": float(value) for share, value in zip(QUANTILES, values, strict=True)}
+
+
+def _crossing(share: float, shares: np.ndarray, budgets: np.ndarray) -> float:
+    """Where ascending shares reach one, between two budgets; inf if they do not."""
+    after = int(np.searchsorted(shares, share))
+    between = slice(after - 1, after + 1)
+    return np.inf if after == len(shares) else float(np.interp(share, shares[between], budgets[between]))

@@ -1,4 +1,4 @@
-"""Evaluations of several models side by side."""
+"""Several models side by side: their evaluations, and whether the adversarials of one fool another."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -7,10 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from keras_fim.evaluation.report import Report, Row
+from keras_fim.arguments import checked, expect
+from keras_fim.attacks import Attack, attack_by_name, resolve_epsilons
+from keras_fim.attacks.lp import norm_name
+from keras_fim.evaluation.distances import searching
+from keras_fim.evaluation.measurement import measured, predicted_classes, predictions_of
+from keras_fim.evaluation.page import comparison_page
+from keras_fim.evaluation.report import Ratio, Report, Row, share
 from keras_fim.evaluation.result import Evaluation, way
 from keras_fim.evaluation.rows import budget
+from keras_fim.evaluation.sources import chunks
+from keras_fim.logits import logits_function
 from keras_fim.records import write_text
+from keras_fim.typing import Images, Labels, Model
+from keras_fim.validation import check_images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +72,8 @@ class SideBySide(Report):
 
     def front(self, norm: str, epsilon: float) -> list[str]:
         """The models of the Pareto front: no other is as accurate and as robust, and better in one of both."""
-        return pareto_front(
-            {
-                result.model: (-result.accuracy.value, -result.strongest[norm, epsilon].robust.value)
-                for result in self.results
-            }
-        )
+        robust = {result.model: result.strongest[norm, epsilon].robust.value for result in self.results}
+        return pareto_front({r.model: (-r.accuracy.value, -robust[r.model]) for r in self.results})
 
     @property
     def sentences(self) -> tuple[str, str]:
@@ -110,8 +116,6 @@ class SideBySide(Report):
         """Write the results aside and rename the file: ``.html`` for a page to read, or as `Report.save`."""
         if Path(path).suffix != ".html":
             return super().save(path)
-        from keras_fim.evaluation.page import comparison_page
-
         return write_text(path, comparison_page(self))
 
 
@@ -122,11 +126,119 @@ def pareto_front(points: Mapping[str, Sequence[float]]) -> list[str]:
         >>> pareto_front({"a": (0, 2), "b": (1, 1), "c": (1, 2)})
         ['a', 'b']
     """
-    return [
-        name
-        for name, point in points.items()
-        if not any(
-            all(a <= b for a, b in zip(other, point, strict=True)) and tuple(other) != tuple(point)
-            for other in points.values()
-        )
-    ]
+    values = np.array(list(points.values()))
+    dominated = [((values <= point).all(axis=-1) & (values < point).any(axis=-1)).any() for point in values]
+    return [name for name, worse in zip(points, dominated, strict=True) if not worse]
+
+
+@dataclasses.dataclass(frozen=True)
+class TransferRow:
+    """How one model does on the adversarials of another.
+
+    Attributes:
+        attack: the attack's name.
+        options: the attack's options, as its ``repr`` shows them.
+        norm: ``"l0"``, ``"l1"``, ``"l2"`` or ``"linf"``.
+        epsilon: the budget; None for the nearest adversarials.
+        source: name of the model that was attacked.
+        target: name of the model that is tested on what came out.
+        fooled: share of the samples that ``source`` had right on which the attack fooled it.
+        accuracy: of these adversarials, of samples that *both* models had right, the share that ``target`` has right
+            still; so whatever is missing to 100 % the attack has done.
+        accuracy_of_all: the same share of all these adversarials, ``target`` right before or not; this is how we read
+            the paper's table 2.
+    """
+
+    attack: str
+    options: str
+    norm: str
+    epsilon: float | None
+    source: str
+    target: str
+    fooled: Ratio
+    accuracy: Ratio
+    accuracy_of_all: Ratio
+
+
+@dataclasses.dataclass(frozen=True)
+class Transfer(Report):
+    """Adversarials of each of two models, tested on the other; prints as a table.
+
+    Attributes:
+        rows: two for each attack: first ``source``'s adversarials on ``target``, then the other way.
+        num_samples: number of samples.
+    """
+
+    rows: tuple[TransferRow, ...]
+    num_samples: int
+
+    def tables(self) -> dict[str, list[Row]]:
+        """A row for each attack and direction."""
+        rows = list[Row]()
+        for row in self.rows:
+            epsilon = "nearest" if row.epsilon is None else f"{row.epsilon:g}"
+            made = {"attack": row.attack, "norm": row.norm, "ε": epsilon, "adversarials of": row.source}
+            tested = {"tested on": row.target, "accuracy": row.accuracy, "of all": row.accuracy_of_all}
+            rows.append({**made, "fool it": row.fooled, **tested})
+        return {"": rows}
+
+
+@checked
+def transfer(
+    source: Model,
+    target: Model,
+    images: Images,
+    labels: Labels,
+    attacks: Sequence[Attack | str],
+    *,
+    epsilons: Mapping[str, float] | None = None,
+    names: tuple[str, str] = ("source", "target"),
+) -> Transfer:
+    """Test each of two models on the adversarials of the other.
+
+    Args:
+        source: any classifier that `keras_fim.logits.logits_function` takes.
+        target: another for the same images.
+        images: ``(batch, ...)`` within the attacks' bounds.
+        labels: the true classes, ``(batch,)`` or one-hot.
+        attacks: attacks or their names.
+        epsilons: One budget by attack name or norm, such as ``{"ossa": 1.0}``. Other attacks take the nearest
+            adversarials; one with a budget is searched for its smallest ε.
+        names: of the two models, for the table.
+
+    Returns:
+        `Transfer`, with two rows for each attack. Only adversarials that fool the model they were made for count.
+
+    Raises:
+        ValueError: as the attacks; if there is none, the names are equal, or a budget is for none of the attacks.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> near, far = (
+        ...     logits_function(lambda x, t=t: tf.stack([x[:, 0] - t, t - x[:, 0]], axis=-1), from_logits=True)
+        ...     for t in (0.5, 0.3)
+        ... )
+        >>> rows = transfer(near, far, [[0.6], [0.9]], [0, 0], ["fgsm"]).rows
+        >>> rows[0].accuracy.value, rows[1].accuracy.value  # what crosses 0.5 is still above 0.3, not vice versa
+        (1.0, 0.0)
+    """
+    if not len(attacks):
+        raise ValueError("`attacks` should hold at least one attack. Received: none")
+    expect(len(set(names)) == 2, "names", "two different names", names)
+    selected = [attack_by_name(attack) for attack in attacks]
+    budgets = resolve_epsilons(selected, epsilons or {}, defaults=False)
+    models = [logits_function(model, check_images(images)) for model in (source, target)]
+    parts, rows = list(chunks((images, labels))), []
+    truth = np.concatenate([chunk.labels for chunk in parts])
+    before = [np.concatenate([predicted_classes(model, chunk.images) for chunk in parts]) for model in models]
+    for attack, given in zip(selected, budgets, strict=True):
+        asked, epsilon = (attack, given[0]) if given else (searching(attack), None)
+        described = asked.name, repr(asked), norm_name(asked.norm), epsilon
+        for here, there in ((0, 1), (1, 0)):
+            inspect = predictions_of(models[there])
+            outcome = measured(models[here], asked, given[:1] or [np.inf], (images, labels), inspect)
+            fooled, right = outcome.fooled[0], outcome.seen[0] == truth
+            both = fooled & (before[there] == truth)
+            shares = share(fooled, outcome.was_correct), share(right, both), share(right, fooled)
+            rows.append(TransferRow(*described, names[here], names[there], *shares))
+    return Transfer(tuple(rows), len(truth))

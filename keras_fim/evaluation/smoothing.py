@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import checked
+from keras_fim.arguments import checked, expect
 from keras_fim.attacks import draws
 from keras_fim.attacks.base import predict_logits
-from keras_fim.evaluation.intervals import Ratio, wilson
-from keras_fim.evaluation.report import Report, Row
+from keras_fim.evaluation.report import Ratio, Report, Row, wilson
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.pixels import PixelRange, images_in_range
 from keras_fim.typing import Bounds, Images, Labels, Model
@@ -67,17 +65,15 @@ class CertifiedAccuracy(Report):
     num_abstained: int
 
     @classmethod
-    def of(
-        cls, certificates: Certificates, labels: np.ndarray, sigma: float, num_draws: int, alpha: float = ALPHA
-    ) -> CertifiedAccuracy:
+    def of(cls, certificates: Certificates, labels: np.ndarray, sigma: float, num_draws: int) -> CertifiedAccuracy:
         """The summary of certificates of images with these class indices, at radii half a σ apart."""
         from scipy.stats import norm
 
-        radii = np.arange(0, sigma * norm.ppf(alpha ** (1 / num_draws)), sigma / 2)
+        radii = np.arange(0, sigma * norm.ppf(ALPHA ** (1 / num_draws)), sigma / 2)
         right = certificates.classes == labels
         accuracy = [wilson(int((right & (certificates.radius >= radius)).sum()), len(labels)) for radius in radii]
         abstained = int((certificates.classes == ABSTAINED).sum())
-        return cls(float(sigma), num_draws, alpha, tuple(radii.tolist()), tuple(accuracy), abstained)
+        return cls(float(sigma), num_draws, ALPHA, tuple(radii.tolist()), tuple(accuracy), abstained)
 
     def tables(self) -> dict[str, list[Row]]:
         """A row for each radius."""
@@ -211,19 +207,12 @@ def smoothed_classes(
     """
     check_smoothing(sigma, num_draws=num_draws, batch_size=batch_size)
     images = check_images(images)
-    logits_fn = logits_function(model, images)
-    (votes,) = _votes(logits_fn, images, sigma, [(0, num_draws)], batch_size, seed, None)
+    (votes,) = _votes(logits_function(model, images), images, sigma, [(0, num_draws)], batch_size, seed, None)
     return np.asarray(votes.argmax(axis=-1))
 
 
 def _votes(
-    logits_fn: LogitsFunction,
-    images: Images,
-    sigma: float,
-    intervals: Sequence[tuple[int, int]],
-    batch_size: int,
-    seed: int,
-    indices: Any,
+    logits_fn: LogitsFunction, images: Images, sigma: float, intervals: Any, batch_size: int, seed: int, indices: Any
 ) -> list[np.ndarray]:
     """For each interval of draws how often each class is predicted, int64 ``(n, K)``."""
     images, size = logits_fn.cast(images), min(batch_size, len(images))
@@ -258,10 +247,7 @@ def _counts(
 
 def check_smoothing(sigma: float, alpha: float = ALPHA, *, argument: str = "sigma", **counts: int) -> None:
     """Raise a ValueError unless σ, an argument of that name, and α are in their ranges and the counts are positive."""
-    if not 0 < sigma < math.inf:
-        raise ValueError(f"`{argument}` should be a finite number > 0. Received: {argument}={sigma}")
-    if not 0 < alpha < 1:
-        raise ValueError(f"`alpha` should be in (0, 1). Received: alpha={alpha}")
+    expect(0 < sigma < math.inf, argument, "a finite number > 0", sigma)
+    expect(0 < alpha < 1, "alpha", "in (0, 1)", alpha)
     for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"`{name}` should be a positive integer. Received: {name}={value}")
+        expect(value >= 1, name, "a positive integer", value)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import checked
+from keras_fim.arguments import checked, expect
 from keras_fim.attacks.base import predict_logits
 from keras_fim.evaluation.measurement import fits_memory
 from keras_fim.evaluation.report import Report, Row
@@ -27,7 +27,8 @@ EXACT_CLASSES = 64
 PROBES = 8
 """Random signs from which the part of the trace beyond the largest eigenvalue is estimated."""
 
-QUANTITIES = ("λ_max(G_x)", "tr G_x", "λ_max(G_s)", "λ_max(G_z)", "boundary radius", "confidence")
+RADIUS = "boundary radius"
+QUANTITIES = ("λ_max(G_x)", "tr G_x", "λ_max(G_s)", "λ_max(G_z)", RADIUS, "confidence")
 """What `information` tells about each image."""
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -55,9 +56,9 @@ class SpectrumSummary(Report):
     @classmethod
     def of(cls, columns: Mapping[str, np.ndarray], quantiles: Sequence[float] = _QUANTILES) -> SpectrumSummary:
         """The summary of what `information` returns, without a trace of NaN."""
-        radius = columns["boundary radius"]
+        radius = columns[RADIUS]
         defined = radius[~np.isnan(radius)]
-        columns = {**columns, "boundary radius": defined if len(defined) else radius}
+        columns = {**columns, RADIUS: defined if len(defined) else radius}
         values = {
             key: tuple(float(value) for value in np.quantile(columns[key], quantiles, method="inverted_cdf"))
             for key in QUANTITIES[:-1]
@@ -107,8 +108,8 @@ def spectrum_summary(model: Model, images: Images, *, quantiles: tuple[float, ..
         λ_max(G_z)            0.5
         boundary radius         0
     """
-    if not len(quantiles) or not all(0 <= quantile <= 1 for quantile in quantiles):
-        raise ValueError(f"`quantiles` should be numbers in [0, 1], at least one. Received: quantiles={quantiles}")
+    valid = len(quantiles) > 0 and all(0 <= quantile <= 1 for quantile in quantiles)
+    expect(valid, "quantiles", "numbers in [0, 1], at least one", quantiles)
     images = check_images(images)
     return SpectrumSummary.of(information(logits_function(model, images), images), quantiles)
 
@@ -136,12 +137,10 @@ def information(
     shape = tuple(images.shape[1:])
     classes = logits_fn.in_batches(predict_logits, images[:1]).shape[-1]
     size = fits_memory(shape)
-    columns: dict[str, np.ndarray]
     if classes > EXACT_CLASSES:
-        columns = logits_fn.in_batches(_estimated, images, max_steps, probes, batch_size=size)
-    else:  # B and its copy in float64
-        columns = logits_fn.in_batches(_exact, images, batch_size=min(size, fits_memory(shape, copies=3 * classes)))
-    return columns
+        return dict(logits_fn.in_batches(_estimated, images, max_steps, probes, batch_size=size))
+    size = min(size, fits_memory(shape, copies=3 * classes))  # B and its copy in float64
+    return dict(logits_fn.in_batches(_exact, images, batch_size=size))
 
 
 def _exact(logits_fn: LogitsFunction, images: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -4,7 +4,7 @@ import dataclasses
 import datetime
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,18 @@ _WARM_UP = "tf_serving_warmup_requests"  # the name that TensorFlow Serving look
 _CLEAR = 1e-4  # a class or a verdict that hangs on less than this is not compared
 
 
-def write_references(logits_fn: LogitsFunction, serving: Serving, path: Path, images: Images | None) -> None:
+def write_references(serving: Serving, path: Path, images: Images | None) -> None:
     """Write 16 inputs with the outputs of the model as it is in this process, for `keras_fim.export.runner`.
 
     Args:
-        logits_fn: the classifier.
-        serving: what is served of it.
-        path: of the SavedModel.
-        images: at least one; ``None`` for random ones.
+        serving: What is served.
+        path: The path of the SavedModel.
+        images: At least one; ``None`` for random ones.
 
     Raises:
         ValueError: if the images do not fit the model, or an option of ``serving`` is not valid.
     """
-    inputs = _reference_images(serving, images)
+    logits_fn, inputs = serving.logits_fn, _reference_images(serving, images)
     arrays: dict[str, Any] = {"images": inputs, **_predictions("serving_default", logits_fn, inputs)}
     arrays["logits/logits"] = logits_fn(logits_fn.cast(inputs)).numpy()
     if serving.differentiable:
@@ -63,13 +62,13 @@ def write_references(logits_fn: LogitsFunction, serving: Serving, path: Path, im
     np.savez_compressed(path / EXTRA / REFERENCES, **arrays)
 
 
-def write_warm_up(serving: Serving, path: Path, name: str) -> int:
+def write_warm_up(signatures: Collection[str], path: Path, name: str) -> int:
     """Write warm-up requests from the reference inputs: for each signature, one image and all of them.
 
     Args:
-        serving: what is served.
-        path: of the SavedModel, with its references.
-        name: that the model is served by.
+        signatures: The names of the signatures.
+        path: The path of the SavedModel, with its references.
+        name: The name that the model is served by.
 
     Returns:
         How many were written: 0, after a warning, without ``tensorflow-serving-api``.
@@ -77,69 +76,54 @@ def write_warm_up(serving: Serving, path: Path, name: str) -> int:
     try:
         from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
     except ImportError:
-        warnings.warn(
-            "no warm-up requests were written: they need tensorflow-serving-api (pip install 'keras_fim[serving]')",
-            stacklevel=3,
-        )
+        needed = "they need tensorflow-serving-api (pip install 'keras_fim[serving]')"
+        warnings.warn(f"no warm-up requests were written: {needed}", stacklevel=3)
         return 0
-    count = 0
+    with np.load(path / EXTRA / REFERENCES) as stored:
+        arrays = {k: v.astype(object) if v.dtype.kind == "S" else v for k, v in stored.items()}
+    requests = [(signature, count) for count in (1, NUM_REFERENCES) for signature in signatures]
     with tf.io.TFRecordWriter(str(path / EXTRA / _WARM_UP)) as writer:
-        for signature, argument, values in _requests(serving, path):
+        for signature, count in requests:
+            argument = "image_bytes" if signature == "image_bytes" else "images"
             request = predict_pb2.PredictRequest()
             request.model_spec.name, request.model_spec.signature_name = name, signature
-            request.inputs[argument].CopyFrom(tf.make_tensor_proto(values))
+            request.inputs[argument].CopyFrom(tf.make_tensor_proto(arrays[argument][:count]))
             log = prediction_log_pb2.PredictLog(request=request)
             writer.write(prediction_log_pb2.PredictionLog(predict_log=log).SerializeToString())
-            count += 1
-    return count
+    return len(requests)
 
 
 def write_card(
-    path: Path,
-    logits_fn: LogitsFunction,
-    serving: Serving,
-    signatures: Mapping[str, Any],
-    *,
-    version: int,
-    report: Any,
-    warm_up: int,
-    labels: Sequence[str] | None,
+    path: Path, serving: Serving, signatures: Mapping[str, Any], *, version: int, report: Any, warm_up: int
 ) -> None:
     """Write ``model_card.json``: what it is, what it answers, what it was made with, and how good it is.
 
     Args:
-        path: of the SavedModel.
-        logits_fn: the classifier.
-        serving: what is served of it.
-        signatures: its concrete functions by name.
-        version: of the model.
-        report: as of `keras_fim.export.saved_model`.
-        warm_up: number of warm-up requests.
-        labels: Names of the classes.
+        path: The path of the SavedModel.
+        serving: What is served.
+        signatures: The concrete functions by name.
+        version: The version of the model.
+        report: As for `keras_fim.export.saved_model`.
+        warm_up: The number of warm-up requests.
 
     Raises:
         ValueError: if the report is not ready for JSON.
     """
-    content = report.as_dict() if hasattr(report, "as_dict") else report
+    pixels, images = serving.pixels, {"shape": list(serving.image_shape), "bounds": list(serving.pixels.bounds)}
     card = {
-        "model": logits_fn.model.name,
+        "model": serving.logits_fn.model.name,
         "version": version,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),
-        "images": {
-            "shape": list(serving.image_shape),
-            "bounds": list(serving.pixels.bounds),
-            "found": serving.pixels.origin,
-            "files": PREPROCESSING if serving.decodes else None,
-        },
+        "images": {**images, "found": pixels.origin, "files": PREPROCESSING if serving.decodes else None},
         "limits": dataclasses.asdict(serving.limits),
-        "labels": None if labels is None else [str(label) for label in labels],
+        "labels": serving.labels,
         "signatures": {name: _interface(function) for name, function in signatures.items()},
         "fisher": {"kl": serving.kl, "max_steps": serving.fisher_steps},
         "calibration": serving.calibration.as_dict() if serving.calibration else None,
         "detector": serving.detector.as_dict() if serving.detector else None,
         "warm_up_requests": warm_up,
-        "report": content,
+        "report": report.as_dict() if hasattr(report, "as_dict") else report,
     }
     try:
         text = json.dumps(card, indent=2, allow_nan=False)
@@ -177,23 +161,11 @@ def _predictions(signature: str, logits_fn: LogitsFunction, images: np.ndarray) 
     }
 
 
-def _requests(serving: Serving, path: Path) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Signature, name of its input, and values."""
-    with np.load(path / EXTRA / REFERENCES) as arrays:
-        images, encoded = arrays["images"], arrays["image_bytes"] if serving.decodes else None
-    robustness = [*["fisher", "trust"] * serving.differentiable, *["detect"] * bool(serving.detector)]
-    names = ["serving_default", "logits", *robustness]
-    for count in (1, NUM_REFERENCES):
-        yield from ((name, "images", images[:count]) for name in names)
-        if encoded is not None:
-            yield "image_bytes", "image_bytes", encoded[:count].astype(object)
-
-
 def _interface(function: Any) -> dict[str, dict[str, Any]]:
     """Names, dtypes and shapes of a signature's inputs and outputs."""
     inputs = {spec.name: spec for spec in function.structured_input_signature[0]}
-    described = (inputs, function.structured_outputs)
-    return {
-        kind: {name: {"dtype": spec.dtype.name, "shape": spec.shape.as_list()} for name, spec in sorted(specs.items())}
-        for kind, specs in zip(("inputs", "outputs"), described, strict=True)
-    }
+
+    def described(specs: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: {"dtype": spec.dtype.name, "shape": spec.shape.as_list()} for k, spec in sorted(specs.items())}
+
+    return {"inputs": described(inputs), "outputs": described(function.structured_outputs)}

@@ -8,8 +8,7 @@ import tensorflow as tf
 from keras_fim.arguments import check_fields
 from keras_fim.typing import Bounds
 
-BACKGROUND = 255
-"""The gray value behind transparent pixels of a PNG: white."""
+BACKGROUND = 255  # the gray value behind transparent pixels of a PNG: white
 
 PREPROCESSING = (
     "PNG or JPEG; the EXIF orientation is applied, transparent pixels of a PNG are blended with white, CMYK becomes "
@@ -156,9 +155,6 @@ def _check_sizes(files: tf.Tensor, channels: int, limits: Limits) -> list[tf.Ope
     pixels = tf.map_fn(announced, files, fn_output_signature=tf.TensorSpec((), tf.int64))
     per_image = f"`image_bytes` should hold files of at most {limits.pixels} pixels"
     in_all = f"`image_bytes` should hold files of at most {limits.decoded_bytes} bytes when they are decoded"
-    return [
-        tf.debugging.assert_less_equal(pixels, tf.constant(limits.pixels, tf.int64), per_image),
-        tf.debugging.assert_less_equal(
-            tf.reduce_sum(channels * pixels), tf.constant(limits.decoded_bytes, tf.int64), in_all
-        ),
-    ]
+    in_bytes = tf.reduce_sum(channels * pixels)
+    checks = (pixels, limits.pixels, per_image), (in_bytes, limits.decoded_bytes, in_all)
+    return [tf.debugging.assert_less_equal(size, tf.constant(most, tf.int64), text) for size, most, text in checks]

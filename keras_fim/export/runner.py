@@ -14,21 +14,13 @@ import numpy as np
 EXTRA = "assets.extra"
 REFERENCES = "keras_fim_reference.npz"
 
-TOLERANCES = {
+TOLERANCES = {  # the largest deviation of each output, as `_deviation` measures it, that is allowed
     "probabilities": 1e-5,
-    "logits": 1e-4,
-    "lambda_max": 1e-4,
-    "kl_radius": 1e-4,
-    "boundary_radius": 1e-4,
-    "calibrated_radius": 1e-4,
-    "confidence": 1e-4,
+    **dict.fromkeys(("logits", "lambda_max", "confidence", "score"), 1e-4),
+    **dict.fromkeys(("kl_radius", "boundary_radius", "calibrated_radius"), 1e-4),
     "direction": 1e-3,
-    "score": 1e-4,
-    "classes": 0.0,
-    "is_adversarial": 0.0,
-    "in_bounds": 0.0,
+    **dict.fromkeys(("classes", "is_adversarial", "in_bounds"), 0.0),
 }
-"""The largest deviation of each output, as `_deviation` measures it, that is allowed."""
 
 _SPLITS = ((16,), (1, 2, 5, 8), (0,))
 

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import checked
+from keras_fim.arguments import checked, expect
 from keras_fim.defenses import plain
 from keras_fim.detection import FisherDetector
 from keras_fim.evaluation.radius import Calibration
@@ -119,17 +119,16 @@ def saved_model(
     logits_fn, image_shape = _keras_logits_function(model, input_shape)
     options: dict[str, Any] = {"kl": kl, "direction": direction, "fisher_steps": fisher_steps, "detector": detector}
     options |= {"calibration": calibration, "limits": limits or Limits(), "pixels": _pixels(logits_fn, images, bounds)}
-    differentiable = _has_gradient(logits_fn, image_shape, detector)
-    serving = Serving(**options, image_shape=image_shape, differentiable=differentiable)
+    options |= {"differentiable": _has_gradient(logits_fn, image_shape, detector), "image_shape": image_shape}
+    serving = Serving(logits_fn=logits_fn, labels=None if labels is None else list(map(str, labels)), **options)
     with aside(folder.resolve()) as unfinished:
-        signatures = _write(logits_fn, serving, unfinished, labels)
-        write_references(logits_fn, serving, unfinished, images)
-        warm_up = write_warm_up(serving, unfinished, folder.resolve().name)
+        signatures = _write(serving, unfinished)
+        write_references(serving, unfinished, images)
+        warm_up = write_warm_up(signatures, unfinished, folder.resolve().name)
         if check is not None:
             check(unfinished)
-        described: dict[str, Any] = {"report": report, "warm_up": warm_up, "labels": labels}
         while number := _next_version(folder, version):
-            write_card(unfinished, logits_fn, serving, signatures, version=number, **described)
+            write_card(unfinished, serving, signatures, version=number, report=report, warm_up=warm_up)
             if _published(unfinished, folder / str(number)):
                 break
     return folder / str(number)
@@ -144,10 +143,8 @@ def _keras_logits_function(model: Model, input_shape: tuple[int, ...] | None) ->
     of_model = tuple(stated[1:]) if isinstance(stated, tuple) else None
     shape = tuple(input_shape) if input_shape is not None else of_model
     if not isinstance(model, keras.Model) or shape is None or None in shape:
-        raise ValueError(
-            "`model` should be a Keras model with one input of known shape; pass input_shape=(height, width, channels) "
-            f"for one that does not state it. Received: {model!r}"
-        )
+        told = "pass input_shape=(height, width, channels) for one that does not state it"
+        raise ValueError(f"`model` should be a Keras model with one input of known shape; {told}. Received: {model!r}")
     if of_model and not tf.TensorShape(of_model).is_compatible_with(shape):
         raise ValueError(f"`input_shape` should fit that of the model, {of_model}. Received: input_shape={input_shape}")
     return given or logits_function(model, tf.random.stateless_uniform((4, *shape), seed=(0, 0))), shape
@@ -199,28 +196,23 @@ def _published(unfinished: Path, target: Path) -> bool:
     return True
 
 
-def _write(
-    logits_fn: LogitsFunction, serving: Serving, path: Path, labels: Sequence[str] | None
-) -> dict[str, tf.types.experimental.ConcreteFunction]:
+def _write(serving: Serving, path: Path) -> dict[str, tf.types.experimental.ConcreteFunction]:
     """Write the SavedModel itself; its signatures as concrete functions."""
-    signatures = {
-        name: function.get_concrete_function() for name, function in classifier_signatures(logits_fn, serving).items()
-    }
+    signatures = {name: served.get_concrete_function() for name, served in classifier_signatures(serving).items()}
     module = tf.Module()
     # not the model: its variables would be saved twice, and a session (TensorFlow Serving's) would restore the others
-    module.weights = [variable.value for variable in logits_fn.model.variables]
+    module.weights = [variable.value for variable in serving.logits_fn.model.variables]
     with tempfile.TemporaryDirectory() as temporary:
-        if labels is not None:
+        if serving.labels is not None:
             num_classes = signatures["logits"].structured_outputs["logits"].shape[-1]
             file = Path(temporary) / "labels.txt"
-            file.write_text(_lines(labels, num_classes), encoding="utf-8")
+            file.write_text(_lines(serving.labels, num_classes), encoding="utf-8")
             module.labels = tf.saved_model.Asset(str(file))
         tf.saved_model.save(module, str(path), signatures=signatures)
     return signatures
 
 
-def _lines(labels: Sequence[str], num_classes: int) -> str:
-    names = [str(label) for label in labels]
-    if len(names) != num_classes or any(len(name.splitlines()) != 1 for name in names):
-        raise ValueError(f"`labels` should be {num_classes} names, a line each. Received: labels={names}")
+def _lines(names: list[str], num_classes: int) -> str:
+    single = all(len(name.splitlines()) == 1 for name in names)
+    expect(single and len(names) == num_classes, "labels", f"{num_classes} names, a line each", names)
     return "".join(f"{name}\n" for name in names)

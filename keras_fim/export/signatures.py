@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import expect
 from keras_fim.detection import FisherDetector
 from keras_fim.evaluation.radius import Calibration
 from keras_fim.evaluation.spectrum import spectrum_and_radius
@@ -21,6 +22,7 @@ from keras_fim.validation import inside_or_not
 
 Outputs = dict[str, tf.Tensor]
 _FILES = tf.TensorSpec((None,), tf.string, name="image_bytes")
+_INFORMATION = "the Fisher information is"
 _RADII = ("kl_radius", "boundary_radius", "calibrated_radius")
 
 
@@ -29,6 +31,7 @@ class Serving:
     """What is served of a classifier.
 
     Attributes:
+        logits_fn: The classifier.
         image_shape: shape of one image.
         pixels: The pixel values that the model takes.
         kl: Kullback-Leibler divergence, in nats, that ``kl_radius`` is for.
@@ -38,8 +41,10 @@ class Serving:
         calibration: What ``trust`` multiplies the boundary radius by for its calibrated one; ``None`` for none.
         differentiable: Whether the model has a gradient; without one there is no ``fisher``, ``trust``, ``detect``.
         limits: What one request may ask.
+        labels: The names of the classes, or ``None``.
     """
 
+    logits_fn: LogitsFunction
     image_shape: tuple[int, ...]
     pixels: PixelRange
     kl: float
@@ -49,16 +54,13 @@ class Serving:
     calibration: Calibration | None = None
     differentiable: bool = True
     limits: Limits = Limits()
+    labels: list[str] | None = None
 
     def __post_init__(self) -> None:
-        if self.detector is not None and not self.differentiable:
-            raise ValueError("`detector` should be None: `model` has no gradient. Received: a detector")
         if self.calibration is not None and self.calibration.norm != "l2":
             raise ValueError(f"`calibration` should be one in l2. Received: {self.calibration!r}")
-        if not 0 < self.kl < math.inf:
-            raise ValueError(f"`kl` should be a positive number. Received: kl={self.kl}")
-        if self.fisher_steps < 1:
-            raise ValueError(f"`fisher_steps` should be a positive integer. Received: fisher_steps={self.fisher_steps}")
+        expect(0 < self.kl < math.inf, "kl", "a positive number", self.kl)
+        expect(self.fisher_steps >= 1, "fisher_steps", "a positive integer", self.fisher_steps)
 
     @property
     def decodes(self) -> bool:
@@ -69,8 +71,7 @@ class Serving:
         r""":math:`\sqrt{2\,\mathrm{kl} / \lambda}`, at most the diagonal of the box of all images."""
         spans = np.broadcast_to(np.subtract(self.pixels.high, self.pixels.low), self.image_shape)
         diagonal = float(np.linalg.norm(spans))
-        smallest = tf.maximum(eigenvalues, 2 * self.kl / diagonal**2)
-        return tf.sqrt(2 * self.kl / smallest)
+        return tf.sqrt(2 * self.kl / tf.maximum(eigenvalues, 2 * self.kl / diagonal**2))
 
     def boundary_radii(self, radius: Any) -> dict[str, Any]:
         """The boundary radius, and the calibrated one if there is a calibration, as ``trust`` calls them."""
@@ -78,7 +79,7 @@ class Serving:
         return {"boundary_radius": radius, **calibrated}
 
 
-def classifier_signatures(logits_fn: LogitsFunction, serving: Serving) -> dict[str, Any]:
+def classifier_signatures(serving: Serving) -> dict[str, Any]:
     """The signatures by name, each for any number of images: none at all gives outputs of length 0.
 
     A value that is not finite, in an image or in what the model makes of it, is an error of that request. An image
@@ -86,31 +87,36 @@ def classifier_signatures(logits_fn: LogitsFunction, serving: Serving) -> dict[s
     its figures of robustness are NaN.
 
     Args:
-        logits_fn: the classifier.
-        serving: what is served of it.
+        serving: What is served.
 
     Returns:
         ``tf.function`` by name, ready for ``tf.saved_model.save``.
     """
+    logits_fn = serving.logits_fn
+    detector: Any = serving.detector
     images = tf.TensorSpec((None, *serving.image_shape), tf.float32, name="images")
 
     def predict(images: tf.Tensor) -> Outputs:
-        logits = _finite_logits(logits_fn(images))
+        logits = _finite(logits_fn(images))
         return {"probabilities": tf.nn.softmax(logits), "classes": tf.argmax(logits, axis=-1)}
 
     def fisher(images: tf.Tensor) -> Outputs:
         spectrum, logits = spectrum_and_logits(logits_fn, images, 1, max_steps=serving.fisher_steps)
-        with tf.control_dependencies([_finite_logits(logits)]):
-            eigenvalues = _finite_information(spectrum.eigenvalues[:, 0])
+        with tf.control_dependencies([_finite(logits)]):
+            eigenvalues = _finite(spectrum.eigenvalues[:, 0], _INFORMATION)
         outputs = {"lambda_max": eigenvalues, "kl_radius": serving.radius(eigenvalues)}
         return {**outputs, "direction": spectrum.directions[:, 0]} if serving.direction else outputs
 
     def trust(images: tf.Tensor) -> Outputs:
         figures = trusted(serving.fisher_steps, logits_fn, images)
-        with tf.control_dependencies([_finite_logits(figures["logits"])]):
+        with tf.control_dependencies([_finite(figures["logits"])]):
             radius = tf.identity(figures["radius"])
-        eigenvalues = _finite_information(figures["lambda_max"])
+        eigenvalues = _finite(figures["lambda_max"], _INFORMATION)
         return {**serving.boundary_radii(radius), "confidence": figures["confidence"], "lambda_max": eigenvalues}
+
+    def detect(images: tf.Tensor) -> Outputs:
+        score = _finite(detector.score(logits_fn, images), "the score is")
+        return {"score": score, "is_adversarial": score > tf.cast(detector.threshold, score.dtype)}
 
     def image_bytes(image_bytes: tf.Tensor) -> Outputs:
         files, pixels = serving.limits.checked(image_bytes, "image_bytes"), serving.pixels.bounds
@@ -122,13 +128,13 @@ def classifier_signatures(logits_fn: LogitsFunction, serving: Serving) -> dict[s
             given = _never_empty(tf.debugging.check_numerics(images, "`images` should be finite"))
             points, in_bounds = inside_or_not(given, serving.pixels.bounds)
             outputs = {**_marked(function(logits_fn.cast(points)), in_bounds), "in_bounds": in_bounds}
-            return {name: _float32(value[: tf.shape(images)[0]]) for name, value in outputs.items()}
+            return {name: value[: tf.shape(images)[0]] for name, value in outputs.items()}
 
         return signature
 
-    served = {"serving_default": predict, "logits": lambda x: {"logits": _finite_logits(logits_fn(x))}}
+    served = {"serving_default": predict, "logits": lambda x: {"logits": _finite(logits_fn(x))}}
     served |= {"fisher": fisher, "trust": trust} if serving.differentiable else {}
-    served |= {"detect": _detection(serving.detector, logits_fn)} if serving.detector else {}
+    served |= {"detect": detect} if detector else {}
     signatures = {name: _compiled(for_any_batch(function), name, images) for name, function in served.items()}
     if serving.decodes:
         signatures["image_bytes"] = _compiled(image_bytes, "image_bytes", _FILES)
@@ -157,28 +163,16 @@ def trusted(steps: int, logits_fn: LogitsFunction, images: tf.Tensor) -> Outputs
     return {"lambda_max": spectrum.eigenvalues[:, 0], "radius": radius, "confidence": confidence, "logits": logits}
 
 
-def _finite_information(eigenvalues: tf.Tensor) -> tf.Tensor:
-    return tf.debugging.check_numerics(eigenvalues, "the Fisher information is not finite")
-
-
-def _finite_logits(logits: tf.Tensor) -> tf.Tensor:
-    return tf.debugging.check_numerics(logits, "the model's logits are not finite")
-
-
-def _detection(detector: FisherDetector, logits_fn: LogitsFunction) -> Callable[[tf.Tensor], Outputs]:
-    def detect(images: tf.Tensor) -> Outputs:
-        score = tf.debugging.check_numerics(detector.score(logits_fn, images), "the score is not finite")
-        return {"score": score, "is_adversarial": score > tf.cast(detector.threshold, score.dtype)}
-
-    return detect
+def _finite(tensor: tf.Tensor, name: str = "the model's logits are") -> tf.Tensor:
+    return tf.debugging.check_numerics(tensor, f"{name} not finite")
 
 
 def _marked(outputs: Outputs, in_bounds: tf.Tensor) -> Outputs:
-    """NaN for what says how robust an image outside of the range is, and adversarial as its verdict."""
-    marked = dict(outputs)
+    """Outputs in float32; of an image outside of the range NaN for how robust it is, and adversarial as its verdict."""
+    marked = {k: tf.cast(v, tf.float32) if v.dtype.is_floating else v for k, v in outputs.items()}
     for name in {*_RADII, "lambda_max", "direction", "score"} & set(outputs):
         keep = tf.reshape(in_bounds, [-1, *[1] * (outputs[name].shape.rank - 1)])
-        marked[name] = tf.where(keep, outputs[name], tf.cast(math.nan, outputs[name].dtype))
+        marked[name] = tf.where(keep, marked[name], math.nan)
     if "is_adversarial" in outputs:
         marked["is_adversarial"] = outputs["is_adversarial"] | ~in_bounds
     return marked
@@ -194,7 +188,3 @@ def _never_empty(images: tf.Tensor) -> tf.Tensor:
     """Images, or one of zeros where there are none: convolutions of an empty batch return wrong shapes."""
     missing = tf.cast(tf.equal(tf.shape(images)[0], 0), tf.int32)
     return tf.pad(images, [[0, missing], *[[0, 0]] * (images.shape.rank - 1)])
-
-
-def _float32(tensor: tf.Tensor) -> tf.Tensor:
-    return tf.cast(tensor, tf.float32) if tensor.dtype.is_floating else tensor

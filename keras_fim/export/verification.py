@@ -68,10 +68,8 @@ class Verification:
     def __str__(self) -> str:
         lines = [f"{'signature':16} {'output':15} {'images':>12}  {'deviation':>9}  {'allowed':>7}"]
         for check in self.checks:
-            lines.append(
-                f"{check.signature:16} {check.output:15} {check.inputs:>12}  {check.deviation:9.1e}  "
-                f"{check.tolerance:7.0e}  {'ok' if check.passed else 'MISMATCH'}"
-            )
+            compared = f"{check.signature:16} {check.output:15} {check.inputs:>12}  {check.deviation:9.1e}"
+            lines.append(f"{compared}  {check.tolerance:7.0e}  {'ok' if check.passed else 'MISMATCH'}")
         lines += [self.error] * bool(self.error)
         return "\n".join([*lines, self.summary])
 
@@ -106,5 +104,4 @@ def verify(path: str | Path, *, strict: bool = False) -> Verification:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         return Verification(str(path), (), f"the process ended with code {done.returncode}: {last}")
-    checks = json.loads(done.stdout.splitlines()[-1])
-    return Verification(str(path), tuple(Check(**check) for check in checks))
+    return Verification(str(path), tuple(Check(**check) for check in json.loads(done.stdout.splitlines()[-1])))

@@ -245,7 +245,7 @@ def test_a_cell_outlives_the_package_version_and_the_batch_size_but_no_revision(
 
 def test_layers_that_differ_are_other_models_whatever_the_weights():
     images = np.random.default_rng(0).uniform(size=(8, 3)).astype("float32")
-    from keras_fim.evaluation.cells import model_digest
+    from keras_fim.evaluation.plans import model_digest
     from keras_fim.logits import logits_function
 
     digests = []
@@ -259,7 +259,7 @@ def test_layers_that_differ_are_other_models_whatever_the_weights():
 
 def test_rounding_makes_no_other_model_but_a_scale_does():
     """Logits of another processor differ in their last bits; one in a thousand lies within those of a level's edge."""
-    from keras_fim.evaluation.cells import _coarse
+    from keras_fim.evaluation.plans import _coarse
 
     rng, same = np.random.default_rng(0), 0
     for _ in range(200):

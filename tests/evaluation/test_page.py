@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from keras_fim import attacks, evaluation
-from keras_fim.evaluation.gallery import Gallery
+from keras_fim.evaluation.page import Gallery
 from keras_fim.evaluation.rows import budget
 from keras_fim.evaluation.sources import Chunk
 from tests import browser
@@ -107,6 +107,22 @@ def test_a_flag_is_a_sentence_and_old_files_have_a_page(result, tmp_path):
     assert "Zero gradients: some." in text and "By class" not in text and "<img" not in text
     with pytest.raises(ValueError, match="`samples` should be kept"):
         bare.to_pandas()
+
+
+def test_attacks_with_other_stages_share_a_table(result, tmp_path):
+    """As `Strong` and `AutoAttack` have; a cell without a figure stays empty."""
+    rows = [
+        dataclasses.replace(row, stages={name: 1.0}) for row, name in zip(result.rows, ("pgd", "fab"), strict=False)
+    ]
+    both = dataclasses.replace(result, rows=(*rows, *result.rows[2:]))
+    title = "Fooled by each stage"
+    header, first, second = str(both).split(f"{title}\n")[1].splitlines()[:3]
+    assert header.split() == ["attack", "ε", "pgd", "fab"]
+    assert len(first) == header.index("pgd") + 3 and len(second) == len(header)  # flush right
+    text = both.save(tmp_path / "report.html").read_text(encoding="utf-8")
+    table = text.split(f"<caption>{title}")[1].split("</table>")[0]
+    assert re.findall(r"<td>([^<]*)</td>", table)[2::4][1] == "" and table.count("<td>") == 2 * table.count("<th ")
+    assert "| pgd" in both.markdown() and len(both.save(tmp_path / "both.csv").read_text().splitlines()) > 4
 
 
 def test_rows_by_sample(result, tmp_path):

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from keras_fim import evaluation
-from keras_fim.evaluation import progress
-from keras_fim.evaluation.progress import Progress, say
+from keras_fim.evaluation import plans
+from keras_fim.evaluation.plans import Progress, say
 
 
 class Terminal(io.StringIO):
@@ -41,7 +41,7 @@ def test_a_pipe_stays_empty(monkeypatch):
 def test_time_left_follows_from_what_was_measured(monkeypatch):
     """A slow attack and one with a tenth of its gradients, on 4 chunks of 100 images, the first of which was kept."""
     clock, lines = [0.0], []
-    monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(plans.time, "perf_counter", lambda: clock[0])
     work = Progress(lines.append, [("slow", 10.0), ("fast", 1.0)], 400)
     for chunk in range(4):
         for index, seconds in enumerate((100.0, 10.0)):

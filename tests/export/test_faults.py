@@ -72,8 +72,8 @@ def test_killed_at_any_line_it_leaves_the_old_versions_and_nothing_half(tmp_path
                 concrete[self.name] = self.function.get_concrete_function()
             return concrete[self.name]
 
-    def signatures(logits_fn, serving):
-        functions = concrete or classifier_signatures(logits_fn, serving)
+    def signatures(serving):
+        functions = concrete or classifier_signatures(serving)
         return {name: Traced(name, function) for name, function in functions.items()}
 
     def save(module, path, signatures):
@@ -234,12 +234,9 @@ def test_no_image_is_no_output(signatures):
 
 
 def test_signatures_do_not_retrace(exported):
-    functions = classifier_signatures(
-        logits_function(exported.model),
-        saved.Serving(
-            image_shape=(28, 28, 1), pixels=PixelRange(0.0, 1.0), kl=0.1, direction=True, fisher_steps=2, detector=None
-        ),
-    )
+    options = {"kl": 0.1, "direction": True, "fisher_steps": 2, "detector": None, "image_shape": (28, 28, 1)}
+    serving = saved.Serving(logits_fn=logits_function(exported.model), pixels=PixelRange(0.0, 1.0), **options)
+    functions = classifier_signatures(serving)
     for count in (1, 2, 5):
         functions["fisher"](exported.images[:count])
     assert functions["fisher"].experimental_get_tracing_count() == 1

@@ -32,6 +32,7 @@ def answers(low, high):
     """Every signature's outputs, for images of which the last is outside of the range."""
     logits_fn = logits_function(classifier(low, high))
     serving = Serving(
+        logits_fn=logits_fn,
         image_shape=SHAPE,
         pixels=find_range(logits_fn, bounds=(low, high)),
         kl=math.log(2),
@@ -39,7 +40,7 @@ def answers(low, high):
         fisher_steps=1,
         detector=FisherDetector(threshold=-2 * math.log(high - low) - 0.5, false_positive_rate=0.1),
     )
-    signatures = classifier_signatures(logits_fn, serving)
+    signatures = classifier_signatures(serving)
     images = np.concatenate([UNITS, UNITS[:1]])
     images[-1, 0, 0] = 1.01
     images = tf.constant(low + (high - low) * images, tf.float32)
