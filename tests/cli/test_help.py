@@ -6,14 +6,16 @@ import argparse
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import keras_fim
-from keras_fim import cli
+from keras_fim import cli, data
 from keras_fim.attacks import attack_names
+from keras_fim.cli import options
 from keras_fim.training import TrainingConfig
-from keras_fim.training.config import descriptions, recipe
+from keras_fim.training.config import RECIPES, descriptions, recipe
 
 
 def test_help_and_wrong_names_need_no_tensorflow():
@@ -81,6 +83,13 @@ def test_every_option_with_a_default_says_so(capsys):
         for action in command._actions:
             if action.default not in (None, False, argparse.SUPPRESS) and action.option_strings:
                 assert "default" in action.help, f"{command.prog} {action.option_strings[0]}"
+
+
+def test_the_tables_name_what_there_is():
+    """Every named dataset has a recipe, every command its options and its help, and no help is left over."""
+    assert set(RECIPES) == {*data.names(), "a new model", "a trained model"}
+    files = {path.stem for path in (Path(cli.__file__).parent / "help").glob("*.txt")}
+    assert set(cli._COMMANDS) == files == set(options._TABLE["commands"])
 
 
 def test_evaluate_help_names_the_attacks(capsys):
