@@ -135,7 +135,7 @@ class _Work:
         options: dict[str, Any] = {"twin": twins[0], "max_samples": _MASKING_SAMPLES, "bounds": self.pixels}
         reports = {norm: masking_report(models[0], self.images, norm=norm, **options) for norm in self.epsilons}
         checks = [(norm, check) for norm, report in reports.items() for check in report.checks]
-        spectra = [fisher_spectrum(model, self.images[0], bounds=self.pixels.bounds) for model in models]
+        spectra = (fisher_spectrum(model, self.images[0], bounds=self.pixels.bounds) for model in models)
         by_attack = {
             f"{row.attack.removesuffix(f'_{row.norm}')} {row.norm} {row.epsilon:.3g}": (row, *others)
             for row, *others in zip(*(evaluation.rows for evaluation in measured), strict=True)

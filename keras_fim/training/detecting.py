@@ -72,7 +72,7 @@ def evaluate_detection(
     max_samples: int = 400,
     max_adaptive: int = 100,
     false_positive_rate: float = 0.05,
-    on_progress: Callable[[str], None] | None = None,
+    on_progress: Callable[[str], None] = lambda line: None,
 ) -> DetectionReport:
     """Fit detectors on half of some test images, and measure them on the other half under other attacks.
 
@@ -105,8 +105,7 @@ def evaluate_detection(
     budgets = {norm: epsilons[1:] for norm, epsilons in usual.items()}
     fit, test = (images[::2], labels[::2]), (images[1::2], labels[1::2])
     plans = _plans(budgets)
-    if on_progress:
-        on_progress(estimate(logits_function(model), plans, next(iter(chunks(test))), len(test[1])))
+    on_progress(estimate(logits_function(model), plans, next(iter(chunks(test))), len(test[1])))
     detectors = _fitted(own, *fit, budgets, false_positive_rate)
     scores = {kind: own.scores(detector, test[0]) for kind, detector in detectors.items()}
     alarms = {kind: float((scores[kind] > detector.threshold).mean()) for kind, detector in detectors.items()}

@@ -46,12 +46,7 @@ def default_epsilons(image_shape: Sequence[int], bounds: Bounds = (0.0, 1.0)) ->
 
 
 def before_and_after(
-    config: TrainingConfig,
-    folder: Path,
-    *,
-    data_dir: str | None = None,
-    quick: bool = False,
-    progress: Callable[[str], None] | None = None,
+    config: TrainingConfig, folder: Path, *, data_dir: str | None, quick: bool, progress: Callable[[str], None]
 ) -> dict[str, Evaluation]:
     """Attack the model of a run on test images, and the model that it started from, if that was trained already.
 
