@@ -189,10 +189,6 @@ class Attack(abc.ABC):
         plain: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Attack)}
         return dataclasses.replace(self, **plain)
 
-    def _check(self, valid: bool, option: str, expected: str) -> None:
-        if not valid:
-            raise ValueError(f"`{option}` should be {expected}. Received: {option}={getattr(self, option)!r}")
-
     def _batches(self, count: int) -> Iterator[slice]:
         """Slices of ``batch_size`` samples."""
         bar = keras.utils.Progbar(count, verbose=int(self.progress), unit_name="image")

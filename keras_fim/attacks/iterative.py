@@ -8,6 +8,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import expect
 from keras_fim.attacks import base, kinds, losses, lp
 from keras_fim.attacks.options import Count, Norm, NotNegative, Positive, Share, one_of
 from keras_fim.attacks.samples import Best, Task, before_rounding, keep, put, random_start, while_active
@@ -63,7 +64,7 @@ class IterativeAttack(kinds.FixedBudgetAttack, base.AimedAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check(self.keep_best or not self.stop_early, "stop_early", "False where keep_best is")
+        expect(self.keep_best or not self.stop_early, "stop_early", "False where keep_best is", self.stop_early)
 
     @property
     def whole_batch(self) -> bool:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from keras_fim.arguments import check_fields, hints_of
+from keras_fim.arguments import check_fields, expect, hints_of
 
 
 class Valid(NamedTuple):
@@ -49,8 +49,7 @@ def check_options(attack: Any) -> None:
     hints = hints_of(attack.__class__)
     for name in (field.name for field in dataclasses.fields(attack)):
         for note in getattr(hints.get(name), "__metadata__", ()):
-            value = getattr(attack, name)
-            if isinstance(note, Valid) and not note.test(value):
-                raise ValueError(f"`{name}` should be {note.expected}. Received: {name}={value!r}")
+            if isinstance(note, Valid):
+                expect(note.test(value := getattr(attack, name)), name, note.expected, value)
     if "norm" in hints:
         object.__setattr__(attack, "norm", float(attack.norm))

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import expect
 from keras_fim.attacks.kinds import FixedBudgetAttack, Perturbed
 from keras_fim.attacks.losses import margin_against
-from keras_fim.attacks.lp import by_image, check_norm, norm_name, project_inside, step, unit
+from keras_fim.attacks.lp import by_image, project_inside, step, unit
+from keras_fim.attacks.options import Count, Norm, Positive
 from keras_fim.attacks.problem import in_pixels
 from keras_fim.attacks.samples import Task, choose, random_start
 from keras_fim.detection.detector import FisherDetector, features_of
@@ -62,26 +64,20 @@ class AdaptivePGD(FixedBudgetAttack):
         al., Evading adversarial example detection defenses with orthogonal projected gradient descent (ICLR 2022).
     """
 
+    base_name = "adaptive_pgd"
+
     detector: FisherDetector
-    norm: float = np.inf
-    steps: int = 40
-    step_size: float = 0.1
+    norm: Norm = np.inf
+    steps: Count = 40
+    step_size: Positive = 0.1
     weights: tuple[float, ...] = (0.3, 1.0, 3.0, np.inf)
-    refresh: int = 5
+    refresh: Count = 5
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "norm", check_norm(self.norm))
         object.__setattr__(self, "weights", tuple(float(weight) for weight in self.weights))
-        self._check(self.steps >= 1, "steps", "a positive integer")
-        self._check(self.refresh >= 1, "refresh", "a positive integer")
-        self._check(0 < self.step_size < np.inf, "step_size", "a positive number")
-        self._check(bool(self.weights) and min(self.weights) >= 0, "weights", "one or more numbers >= 0")
-
-    @property
-    def name(self) -> str:
-        """``adaptive_pgd`` and the norm."""
-        return f"adaptive_pgd_{norm_name(self.norm)}"
+        valid = bool(self.weights) and min(self.weights) >= 0
+        expect(valid, "weights", "one or more numbers >= 0", self.weights)
 
     def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> Perturbed:
         """One climb for each weight."""
