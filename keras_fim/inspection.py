@@ -143,7 +143,9 @@ def _probe(model: Any, images: Images | None) -> tf.Tensor:
 
 def call_model(model: Any, images: tf.Tensor, training: bool) -> Any:
     """What the model returns for images; ``training`` is for Keras layers."""
-    return model(images, training=training) if isinstance(model, keras.layers.Layer) else model(images)
+    if isinstance(model, keras.layers.Layer):  # a conditional expression would be one more hop under AutoGraph
+        return model(images, training=training)
+    return model(images)
 
 
 def single_input(model: Any) -> Any:
