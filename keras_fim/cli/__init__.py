@@ -16,9 +16,9 @@ __all__ = ["main", "train_script"]
 
 _Formatter = argparse.RawDescriptionHelpFormatter
 _GROUPS = {  # the module of each command, in which a function has its name
-    "Use": {"evaluate": "evaluate", "train": "train", "compare": "small", "board": "small"},
+    "Use": {"evaluate": "evaluate", "train": "train", "compare": "compare", "board": "board"},
     "Ship": {"export": "serving", "verify": "serving", "serve-client": "serving"},
-    "More": {"detect": "small", "demo": "small", "completion": ""},
+    "More": {"detect": "compare", "demo": "compare", "completion": ""},
 }
 _COMMANDS = {name: module for group in _GROUPS.values() for name, module in group.items()}
 
