@@ -41,7 +41,7 @@ def check_fields(instance: Any) -> None:
     _check({field.name: getattr(instance, field.name) for field in dataclasses.fields(instance)}, type(instance))
 
 
-def expect(valid: bool, name: str, expected: str, value: Any) -> None:
+def expect(valid: bool, name: str, expected: str, value: Any = None, *, received: str = "") -> None:
     """Check the value of an argument.
 
     Args:
@@ -49,13 +49,14 @@ def expect(valid: bool, name: str, expected: str, value: Any) -> None:
         name: The name of the argument.
         expected: What it should be, such as ``"a positive integer"``.
         value: What was given.
+        received: What to say of it in place of its text, such as ``"3 entries"``.
 
     Raises:
         ValueError: If it is not valid; it says what was expected and what came.
     """
     if not valid:
-        received = repr(value) if isinstance(value, str) else value
-        raise ValueError(f"`{name}` should be {expected}. Received: {name}={received}")
+        text = repr(value) if isinstance(value, str) else value
+        raise ValueError(f"`{name}` should be {expected}. Received: {received or f'{name}={text}'}")
 
 
 def _check(values: Mapping[str, Any], owner: Any) -> None:

@@ -7,7 +7,7 @@ import importlib.util
 import json
 import operator
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -179,9 +179,7 @@ class Cells:
         same: Tells whether the settings of a file and those asked for are the same.
     """
 
-    def __init__(
-        self, folder: str | Path | None, same: Callable[[dict[str, Any], dict[str, Any]], bool] = operator.eq
-    ) -> None:
+    def __init__(self, folder: str | Path | None, same: Callable[[Any, Any], bool] = operator.eq) -> None:
         self.folder, self.same = None if folder is None else Path(folder), same
 
     def kept(self, name: str, settings: dict[str, Any], read: Callable[[Any], _Result]) -> _Result | None:
@@ -230,45 +228,48 @@ def unpacked(content: Any, names: Collection[str], num_samples: int) -> dict[str
     return columns
 
 
-class Queue:
-    """The cells of an evaluation: from their files, or else from a backend, chunk by chunk in order.
+def finished(
+    backend: Here, cells: Sequence[Cell], store: Cells, model: str, chunks: Iterable[tuple[Chunk, str]]
+) -> Iterator[Finished]:
+    """The figures of chunks, in order: from their files, or else from a backend.
+
+    All cells of a chunk are handed out before the next chunk is read; a result is waited for when it is asked for.
 
     Args:
         backend: Measures cells.
         cells: What is measured of each chunk.
         store: The files.
         model: The digest of the model.
+        chunks: Each with its digest.
+
+    Yields:
+        `Finished`.
     """
-
-    def __init__(self, backend: Here, cells: Sequence[Cell], store: Cells, model: str) -> None:
-        self.backend, self.cells, self.store, self.model = backend, cells, store, model
-        self._waiting: collections.deque[tuple[Chunk, list[Any]]] = collections.deque()
-
-    def add(self, chunk: Chunk, data: str) -> None:
-        """Hand out the cells of a chunk, whose digest is ``data``, that no file holds."""
+    waiting = collections.deque[tuple[Chunk, list[Any]]]()
+    for chunk, data in chunks:
         tasks: list[Any] = []
-        for index, cell in enumerate(self.cells):
-            settings = {**cell.settings, "model": self.model, "data": data}
+        for index, cell in enumerate(cells):
+            settings = {**cell.settings, "model": model, "data": data}
             file = f"{cell.name}-{digest(json.dumps(settings, sort_keys=True))[:16]}"
-            names, size = cell.columns, len(chunk.labels)
-            columns = self.store.kept(file, settings, functools.partial(unpacked, names=names, num_samples=size))
-            task = self.backend.submit(index, chunk) if columns is None else None
+            read = functools.partial(unpacked, names=cell.columns, num_samples=len(chunk.labels))
+            columns = store.kept(file, settings, read)
+            task = backend.submit(index, chunk) if columns is None else None
             tasks.append((file, settings, columns, task))
-        self._waiting.append((chunk, tasks))
+        waiting.append((chunk, tasks))
+        while waiting and all(task is None or backend.ready(task) for *_, task in waiting[0][1]):
+            chunk, tasks = waiting.popleft()
+            yield chunk, (_figures(backend, store, *task) for task in tasks)
+    while waiting:
+        chunk, tasks = waiting.popleft()
+        yield chunk, (_figures(backend, store, *task) for task in tasks)
 
-    def finished(self, *, wait: bool = False) -> Iterator[Finished]:
-        """Chunks that are done, in order, up to the first that is not; with ``wait`` all of them."""
-        while self._waiting:
-            chunk, tasks = self._waiting[0]
-            if not wait and not all(task is None or self.backend.ready(task) for *_, task in tasks):
-                return
-            self._waiting.popleft()
-            yield chunk, (self._taken(*task) for task in tasks)
 
-    def _taken(self, file: str, settings: dict[str, Any], columns: Any, task: Any) -> tuple[dict[str, Any], str]:
-        if columns is not None:
-            return columns, "kept"
-        begin = time.perf_counter()
-        columns = self.backend.result(task)
-        self.store.keep(file, settings, packed(columns))
-        return columns, f"{time.perf_counter() - begin:.1f} s"
+def _figures(
+    backend: Here, store: Cells, file: str, settings: dict[str, Any], columns: Any, task: Any
+) -> tuple[dict[str, Any], str]:
+    if columns is not None:
+        return columns, "kept"
+    begin = time.perf_counter()
+    columns = backend.result(task)
+    store.keep(file, settings, packed(columns))
+    return columns, f"{time.perf_counter() - begin:.1f} s"

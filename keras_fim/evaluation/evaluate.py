@@ -14,7 +14,7 @@ from keras_fim.attacks import Attack, MinimalDistanceAttack
 from keras_fim.attacks.catalog import Epsilons
 from keras_fim.distribution import devices_of, local_devices
 from keras_fim.evaluation import distances, flags, measurement, page, plans, rows, smoothing
-from keras_fim.evaluation.cells import BACKENDS, Cell, Cells, Finished, Queue, check_backend
+from keras_fim.evaluation.cells import BACKENDS, Cell, Cells, Here, check_backend, finished
 from keras_fim.evaluation.report import wilson
 from keras_fim.evaluation.result import Evaluation, PerSample
 from keras_fim.evaluation.sources import Chunk, Dataset, chunks, digest
@@ -26,7 +26,7 @@ from keras_fim.records import versions
 from keras_fim.typing import Bounds, Model
 from keras_fim.validation import check_images, check_labels
 
-_FIGURES = tuple(name for name in measurement.Outcome._fields if name != "seen")
+_FIGURES = measurement.Outcome._fields[:-1]  # without what was seen
 
 
 @checked
@@ -117,8 +117,7 @@ def evaluate(
     run.look(first, black_box)
     if progress and (line := plans.estimate(logits_fn, todo, first, total)):
         report(line)
-    queue = Queue(BACKENDS[backend](logits_fn, cells), cells, Cells(folder), run.model)
-    run.measure(queue, itertools.chain([first], following, parts), chunk)
+    run.measure(BACKENDS[backend](logits_fn, cells), Cells(folder), itertools.chain([first], following, parts), chunk)
     result = run.evaluation(name or str(getattr(logits_fn.model, "name", type(logits_fn.model).__name__)), file_names)
     return dataclasses.replace(result, class_names=tuple(class_names))
 
@@ -165,12 +164,18 @@ class Collected:
         self.flags += flags.outputs_flags(self.logits_fn, images, chunk.labels, gradients=not black_box, bounds=bounds)
         self.flags += [flags.BLACK_BOX] if black_box else []
 
-    def measure(self, queue: Queue, parts: Iterable[Chunk], chunk: tuple[int, int]) -> None:
-        """Measure every so many-th chunk of the samples, or all."""
-        for part in itertools.islice(parts, chunk[0] - 1, None, chunk[1]):
-            queue.add(part, self.add(part))
-            self.take(queue.finished())
-        self.take(queue.finished(wait=True))
+    def measure(self, backend: Here, store: Cells, parts: Iterable[Chunk], chunk: tuple[int, int]) -> None:
+        """Measure one chunk of the samples in so many, or all of them."""
+        digests = ((part, self.add(part)) for part in itertools.islice(parts, chunk[0] - 1, None, chunk[1]))
+        for part, figures in finished(backend, self.cells, store, self.model, digests):
+            for index, cell in enumerate(self.cells):
+                self.progress.begin(index)
+                columns, took = next(figures)
+                self.progress.end(index, len(part.labels), kept=took == "kept")
+                self.figures[index].append(columns)
+                if cell.name != "certificates":
+                    self.progress.report(f"{self.progress.done[index]} images ({took}): {self._so_far(index)}")
+            self._show(part)
         self.progress.report("")
         if not self.data:
             expected = "a part that the dataset has, of at most 256 samples"
@@ -185,18 +190,6 @@ class Collected:
         classes = {"label": check_labels(chunk.labels, *p.shape), "prediction": p.argmax(axis=-1)}
         self.clean.append({"index": chunk.indices, **classes, "confidence": p.max(axis=-1)})
         return self.data[-1]
-
-    def take(self, finished: Iterable[Finished]) -> None:
-        """The figures of chunks, in order."""
-        for chunk, cells in finished:
-            for index, cell in enumerate(self.cells):
-                self.progress.begin(index)
-                columns, took = next(cells)
-                self.progress.end(index, len(chunk.labels), kept=took == "kept")
-                self.figures[index].append(columns)
-                if cell.name != "certificates":
-                    self.progress.report(f"{self.progress.done[index]} images ({took}): {self._so_far(index)}")
-            self._show(chunk)
 
     def _so_far(self, index: int) -> str:
         """What all cells of a kind say in a few words."""
@@ -271,8 +264,7 @@ def _cells(
 
 
 def _attacked(plan: plans.Plan, logits_fn: LogitsFunction, chunk: Chunk) -> dict[str, Any]:
-    outcome = measurement.measure(logits_fn, *plan, chunk)._asdict()
-    return {name: outcome[name] for name in _FIGURES}
+    return dict(zip(_FIGURES, measurement.measure(logits_fn, *plan, chunk), strict=False))
 
 
 def _informed(pixels: PixelRange | None, logits_fn: LogitsFunction, chunk: Chunk) -> dict[str, Any]:

@@ -150,13 +150,9 @@ class Probe:
     images: tf.Tensor
     labels: tf.Tensor
 
-    def sweep(self, attack: FixedBudgetAttack, epsilons: Sequence[float], **options: Any) -> list[np.ndarray]:
-        """Who is fooled at each ε; options as of `measured`."""
-        return list(self.measured(attack, epsilons, **options).fooled)
-
-    def measured(self, attack: FixedBudgetAttack, epsilons: Any, model: Any = None, inspect: Any = None) -> Outcome:
-        """What an attack does at each ε to this model, or to another; ``inspect`` as of `measure`."""
-        return measured(model or self.logits_fn, attack, epsilons, (self.images, self.labels), inspect)
+    def sweep(self, attack: FixedBudgetAttack, epsilons: Sequence[float], model: Any = None) -> list[np.ndarray]:
+        """Who is fooled at each ε by an attack on this model, or on another one."""
+        return list(measured(model or self.logits_fn, attack, epsilons, (self.images, self.labels)).fooled)
 
     def around_half(self, epsilons: Sequence[float], *, tries: int) -> dict[float, np.ndarray]:
         """Who the white-box attack fools at each budget, in ascending order.
@@ -223,9 +219,9 @@ class Probe:
         if twin is None:
             return math.nan
         attack = dataclasses.replace(self.white, loss="margin", stop_early=False)  # far beyond the twin's boundary
-        model, inspect = logits_function(twin, self.images), predictions_of(self.logits_fn)
-        fooled = self.measured(attack, [epsilon], model, inspect).seen[0] != self.labels.numpy()
-        return float((fooled & ~gradients).mean())
+        model, samples = logits_function(twin, self.images), (self.images, self.labels)
+        outcome = measured(model, attack, [epsilon], samples, predictions_of(self.logits_fn))
+        return float(((outcome.seen[0] != self.labels.numpy()) & ~gradients).mean())
 
     def growing_epsilon(self) -> float:
         """Standing where ε is half of the range of the pixels, so that all images can become the same gray."""

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,20 +18,12 @@ from keras_fim.evaluation.report import Report, Row
 from keras_fim.evaluation.sources import Dataset, samples
 from keras_fim.logits import logits_function
 from keras_fim.pixels import PixelRange, find_range
+from keras_fim.records import read_json
 from keras_fim.typing import Bounds, Model
 from keras_fim.validation import check_images, check_labels
 
-_CHECKS = {  # by name the largest figure that raises no suspicion, and what the figure is
-    "one step": (0.02, "fooled by one step and not by many, at the worst ε: the gradient leads astray"),
-    "margin loss": (0.1, "difference in fooling to the cross-entropy: one of them is misled: never use it alone"),
-    "more steps": (0.05, "fooled by more steps and restarts only: the attack has not converged, its ratio is no bound"),
-    "probabilities": (0.05, "fooled through logits only: softmax saturates, and attacks on probabilities flatter"),
-    "random noise": (0.02, "fooled by random perturbations and not by gradients: they are worth less than chance"),
-    "black box": (0.02, "fooled by a search without gradients (Square) and not with them: they hide adversarials"),
-    "transfer": (0.02, "fooled by an undefended twin's adversarials and not by its own gradients, which hide them"),
-    "growing ε": (0.02, "standing where every image can become the same gray: the attack is stuck"),
-    "zero gradients": (0.01, "the gradient of the margin is zero or not finite: no attack by gradients can begin"),
-}
+# by name the largest figure that raises no suspicion, and what the figure is
+_CHECKS: dict[str, dict[str, Any]] = read_json(Path(__file__).with_suffix(".json"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,6 +192,5 @@ def _figures(
 
 
 def _check(name: str, figure: float) -> MaskingCheck:
-    threshold, meaning = _CHECKS[name]
-    verdict = "not run" if math.isnan(figure) else "suspect" if figure > threshold else "ok"
-    return MaskingCheck(name, figure, threshold, verdict, meaning)
+    verdict = "not run" if math.isnan(figure) else "suspect" if figure > _CHECKS[name]["threshold"] else "ok"
+    return MaskingCheck(name, figure, verdict=verdict, **_CHECKS[name])

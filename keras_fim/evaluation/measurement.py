@@ -96,8 +96,9 @@ def measure(
     stages = np.array([np.broadcast_to(result.details.get("stage", -1), distances.shape) for result in results])
     stages = np.where(fooled, stages, np.minimum(stages, -1)).astype(np.int64)
     figures = fooled, np.array(claimed) & ~fooled, distances, np.where(fooled, np.array(taken_for), -1), stages
-    seconds, counted = time.perf_counter() - begin, zip(results, confirmed, strict=True)
-    seen = [inspect(result._replace(success=success)) for result, success in counted] if inspect else []
+    seconds = time.perf_counter() - begin
+    pairs = zip(results, confirmed, strict=True)
+    seen = [inspect(result._replace(success=success)) for result, success in pairs] if inspect else []
     return Outcome(results[0].was_correct, *figures, seconds, seen)
 
 

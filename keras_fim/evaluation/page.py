@@ -130,18 +130,14 @@ def page(evaluation: Evaluation) -> str:
         "certified": _certified(certified) if certified else None,
         "histograms": [(summary, _histogram(summary)) for summary in evaluation.distances],
     }
-    return _rendered("report.html", result=evaluation, called=_named(evaluation), **values, **_by_class(evaluation))
+    return _rendered("report.html", result=evaluation, **values, **_by_class(evaluation))
 
 
 def comparison_page(results: SideBySide) -> str:
     """The report of several evaluations side by side, as `page`."""
-    models, budgets = results.results, results.budgets
-    values: dict[str, Any] = {
-        "charts": _charts((model.model, model.accuracy, model.strongest[key]) for key in budgets for model in models),
-        "scatters": [_scatter(results, *key) for key in budgets],
-        "called": {model.model: _named(model) for model in models},
-    }
-    return _rendered("side_by_side.html", comparison=results, classes=_classes_side_by_side(results), **values)
+    rows = [(model.model, model.accuracy, model.strongest[key]) for key in results.budgets for model in results.results]
+    classes = _classes_side_by_side(results)
+    return _rendered("side_by_side.html", comparison=results, charts=_charts(rows), rows=rows, classes=classes)
 
 
 def _rendered(template: str, **values: Any) -> str:
@@ -149,13 +145,8 @@ def _rendered(template: str, **values: Any) -> str:
 
     loader = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.globals |= {"shown": shown, "budget": budget, "columns": columns}
+    environment.globals |= {"shown": shown, "budget": budget, "columns": columns, "axis": axis}
     return str(environment.get_template(template).render(values))
-
-
-def _named(evaluation: Evaluation) -> Any:
-    names = evaluation.class_names
-    return lambda index: names[index] if index < len(names) else str(index)
 
 
 def _charts(rows: Iterable[tuple[str, Ratio, AttackRow]]) -> dict[str, dict[str, Any]]:
@@ -180,21 +171,7 @@ def _certified(certified: CertifiedAccuracy) -> dict[str, Any]:
     return {"norm": "l2", "largest": certified.radii[-1], "lines": {f"smoothed, σ = {certified.sigma:g}": points}}
 
 
-def _scatter(results: SideBySide, norm: str, epsilon: float) -> dict[str, Any]:
-    """Clean against robust accuracy: an axis each, a point for each model, and the Pareto front as a line, in %."""
-    points = {r.model: (r.accuracy, r.strongest[norm, epsilon].robust) for r in results.results}
-    across, up = (_axis([point[place] for point in points.values()]) for place in (0, 1))
-    front = sorted(results.front(norm, epsilon), key=lambda name: points[name][0].value)
-    corners, left = [], across["low"]
-    for right, height in ([100 * ratio.value for ratio in points[name]] for name in front):
-        corners += [(left, height), (right, height)]
-        left = right
-    corners.append((left, up["low"]))
-    drawn = {"points": points, "front": front, "corners": corners, "axes": (across, up)}
-    return {"norm": norm, "epsilon": epsilon, **drawn}
-
-
-def _axis(ratios: list[Ratio]) -> dict[str, Any]:
+def axis(ratios: list[Ratio]) -> dict[str, Any]:
     """Ends and ticks in % that leave room for the intervals."""
     low, high = 100 * min(ratio.low for ratio in ratios), 100 * max(ratio.high for ratio in ratios)
     step = next((step for step in _STEPS if high - low <= 6 * step), 25)

@@ -86,12 +86,11 @@ def planned(
     """
     several: Sequence[Attack | str] = default_attacks(epsilons, black_box=black_box) if attacks is None else attacks
     selected = [bounded(attack_by_name(attack), pixels.bounds if pixels else None) for attack in several]
-    if black_box and not all(isinstance(attack, Square) for attack in selected):
-        raise ValueError(
-            f"`attacks` should be Square alone with black_box=True. Received: {[a.name for a in selected]}"
-        )
-    if not selected or len({repr(attack) for attack in selected}) < len(selected):
-        raise ValueError(f"`attacks` should be different attacks, at least one. Received: {[a.name for a in selected]}")
+    names = str([attack.name for attack in selected])
+    allowed = not black_box or all(isinstance(attack, Square) for attack in selected)
+    expect(allowed, "attacks", "Square alone with black_box=True", received=names)
+    different = len(selected) > 0 and len({repr(attack) for attack in selected}) == len(selected)
+    expect(different, "attacks", "different attacks, at least one", received=names)
     return [Plan(*pair) for pair in zip(selected, resolve_epsilons(selected, epsilons), strict=True)]
 
 

@@ -167,7 +167,8 @@ def attack_rows(attack: Attack, epsilons: Sequence[float], outcome: Outcome) -> 
     shared: dict[str, Any] = {"attack": attack.name, "options": repr(attack), "norm": norm_name(attack.norm)}
     shared |= {"nearest": _nearest(attack, epsilons, outcome), "seconds": outcome.seconds / len(epsilons)}
     rows = []
-    for epsilon, mask, unconfirmed, stages in zip(epsilons, *outcome[1:3], outcome.stages, strict=True):
+    columns = outcome.fooled, outcome.unconfirmed, outcome.stages
+    for epsilon, mask, unconfirmed, stages in zip(epsilons, *columns, strict=True):
         fooled, once = int(mask.sum()), int((mask | (stages == -3)).sum())
         row: dict[str, Any] = {"fooling": wilson(fooled, total), "robust": wilson(total - fooled, num_samples)}
         row["stages"] = {name: float(np.mean(stages[correct] == number)) for number, name in enumerate(names)}

@@ -10,13 +10,11 @@ import numpy as np
 from keras_fim.arguments import checked, expect
 from keras_fim.attacks import Attack, attack_by_name, resolve_epsilons
 from keras_fim.attacks.lp import norm_name
-from keras_fim.evaluation.distances import searching
+from keras_fim.evaluation import distances, page, sources
 from keras_fim.evaluation.measurement import measured, predicted_classes, predictions_of
-from keras_fim.evaluation.page import comparison_page
 from keras_fim.evaluation.report import Ratio, Report, Row, share
 from keras_fim.evaluation.result import Evaluation, way
 from keras_fim.evaluation.rows import budget
-from keras_fim.evaluation.sources import chunks
 from keras_fim.logits import logits_function
 from keras_fim.records import write_text
 from keras_fim.typing import Images, Labels, Model
@@ -49,8 +47,8 @@ class SideBySide(Report):
 
     def __post_init__(self) -> None:
         names = [result.model for result in self.results]
-        if len(names) < 2 or len(set(names)) < len(names):
-            raise ValueError(f"`results` should be two or more with different names. Received: {names}")
+        different = len(set(names)) == len(names) > 1
+        expect(different, "results", "two or more with different names", received=str(names))
         if not self.budgets:
             measured = "; ".join(f"{result.model}: {list(result.strongest)}" for result in self.results)
             raise ValueError(f"`results` should share a norm and an ε. Received: {measured}")
@@ -116,7 +114,7 @@ class SideBySide(Report):
         """Write the results aside and rename the file: ``.html`` for a page to read, or as `Report.save`."""
         if Path(path).suffix != ".html":
             return super().save(path)
-        return write_text(path, comparison_page(self))
+        return write_text(path, page.comparison_page(self))
 
 
 def pareto_front(points: Mapping[str, Sequence[float]]) -> list[str]:
@@ -228,11 +226,11 @@ def transfer(
     selected = [attack_by_name(attack) for attack in attacks]
     budgets = resolve_epsilons(selected, epsilons or {}, defaults=False)
     models = [logits_function(model, check_images(images)) for model in (source, target)]
-    parts, rows = list(chunks((images, labels))), []
+    parts, rows = list(sources.chunks((images, labels))), []
     truth = np.concatenate([chunk.labels for chunk in parts])
     before = [np.concatenate([predicted_classes(model, chunk.images) for chunk in parts]) for model in models]
     for attack, given in zip(selected, budgets, strict=True):
-        asked, epsilon = (attack, given[0]) if given else (searching(attack), None)
+        asked, epsilon = (attack, given[0]) if given else (distances.searching(attack), None)
         described = asked.name, repr(asked), norm_name(asked.norm), epsilon
         for here, there in ((0, 1), (1, 0)):
             inspect = predictions_of(models[there])

@@ -179,8 +179,7 @@ def _numbered(elements: Iterable[Any]) -> Iterator[Chunk]:
 def _elements(dataset: Dataset) -> Iterable[Any]:
     """What a dataset yields, by its kind."""
     if isinstance(dataset, tuple):
-        if len(dataset) not in (2, 3):
-            raise ValueError(f"`dataset` should be a tuple (images, labels). Received: {len(dataset)} entries")
+        expect(len(dataset) in (2, 3), "dataset", "a tuple (images, labels)", received=f"{len(dataset)} entries")
         images, labels = (part if hasattr(part, "shape") else np.asarray(part) for part in dataset[:2])
         _check_lengths(images, labels)
         return ((images[i : i + _LARGEST], labels[i : i + _LARGEST]) for i in range(0, len(labels), _LARGEST))

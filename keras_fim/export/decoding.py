@@ -101,13 +101,8 @@ def _from_jpeg(file: tf.Tensor, channels: int) -> tf.Tensor:
 
 def _upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     image = tf.cond(orientation >= 5, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
-    for axis, flipped in ((1, (2, 3, 6, 7)), (0, (3, 4, 7, 8))):
-        image = _flipped(image, axis, tf.reduce_any(orientation == flipped))
-    return image
-
-
-def _flipped(image: tf.Tensor, axis: int, flip: tf.Tensor) -> tf.Tensor:
-    return tf.cond(flip, lambda: tf.reverse(image, [axis]), lambda: image)
+    vertically, horizontally = (tf.reduce_any(orientation == mirrored) for mirrored in ((3, 4, 7, 8), (2, 3, 6, 7)))
+    return tf.reverse(image, tf.boolean_mask([0, 1], [vertically, horizontally]))
 
 
 def _orientation(file: tf.Tensor) -> tf.Tensor:
