@@ -43,7 +43,7 @@ def aside(path: str | Path) -> Iterator[Path]:
 
 
 def publish(unfinished: Path, path: Path) -> None:
-    """Rename a file or a folder that is on the disk to the last byte, so that neither a reader nor a crash sees half.
+    """Flush a file or a folder to the disk and rename it, so that neither a reader nor a crash sees half of it.
 
     Raises:
         OSError: If that fails, or a folder that is not empty is there already.
@@ -98,7 +98,7 @@ def _sweep(folder: Path) -> None:
 def _ended(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except OSError as error:  # any other says that it belongs to somebody else
+    except OSError as error:  # a PermissionError means that it runs, as another user
         return isinstance(error, ProcessLookupError)
     return False
 

@@ -118,8 +118,8 @@ def evaluate(
     if progress and (line := plans.estimate(logits_fn, todo, first, total)):
         report(line)
     run.measure(BACKENDS[backend](logits_fn, cells), Cells(folder), itertools.chain([first], following, parts), chunk)
-    result = run.evaluation(name or str(getattr(logits_fn.model, "name", type(logits_fn.model).__name__)), file_names)
-    return dataclasses.replace(result, class_names=tuple(class_names))
+    name = name or str(getattr(logits_fn.model, "name", type(logits_fn.model).__name__))
+    return run.evaluation(name, class_names, file_names)
 
 
 def _check(chunk: Any, backend: str, certify_sigma: float | None, num_draws: int) -> None:
@@ -131,7 +131,7 @@ def _check(chunk: Any, backend: str, certify_sigma: float | None, num_draws: int
 
 @dataclasses.dataclass
 class Collected:
-    """What is known of a model so far: figures by chunk.
+    """The figures of a model so far, chunk by chunk, and the result that they make.
 
     Attributes:
         logits_fn: The classifier.
@@ -204,7 +204,7 @@ class Collected:
         scores = next((parts[-1][RADIUS] for parts in self.figures if RADIUS in parts[-1]), clean["confidence"])
         self.gallery.add(chunk, np.where(clean["prediction"] == clean["label"], scores, np.nan))
 
-    def evaluation(self, name: str, file_names: Sequence[str]) -> Evaluation:
+    def evaluation(self, name: str, class_names: Sequence[str], file_names: Sequence[str]) -> Evaluation:
         """The result; the names of files are in the order of the dataset."""
         clean, figures = measurement.joined(self.clean), [measurement.joined(parts) for parts in self.figures]
         correct = clean["prediction"] == clean["label"]
@@ -227,6 +227,7 @@ class Collected:
             digests={"model": self.model, "data": digest(*self.data)},
             versions=versions(),
             samples=PerSample.of(clean, pairs, figures, file_names),
+            class_names=tuple(class_names),
             certified=self._certified(by_name.get("certificates"), clean["label"]),
         )
         plan = next(plan for plan in self.todo if repr(plan.attack) == result.headline.options)

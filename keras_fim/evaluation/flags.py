@@ -116,7 +116,8 @@ def search_flags(rows: Sequence[AttackRow]) -> list[str]:
     Returns:
         A sentence for the largest such difference, if there is one above 2 %.
     """
-    worst, by_gradients = (_MOST, ""), [row for row in rows if not _searches(row) and not row.aimed]
+    worst = (_MOST, "")
+    by_gradients = [row for row in rows if not _searches(row) and not row.aimed]
     for row in filter(_searches, rows):
         others = [other for other in by_gradients if (other.norm, other.epsilon) == (row.norm, row.epsilon)]
         if others:
@@ -133,16 +134,16 @@ def _searches(row: AttackRow) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """What can be seen of a model; each figure is a share of the samples, the larger the worse.
+    """Measures the symptoms of masked gradients; a figure is a share of the samples, and the larger, the worse.
+
+    In the methods, bool arrays ``(n,)`` say which samples an attack fooled: ``white`` the white-box attack alone,
+    ``gradients`` any of the attacks that use gradients.
 
     Attributes:
-        logits_fn: the model.
-        white: the attack by gradients that is in question.
-        images: ``(n, ...)``, which the model has right.
+        logits_fn: The model.
+        white: The white-box attack that is in question.
+        images: ``(n, ...)``, which the model classifies correctly.
         labels: int64 ``(n,)``.
-
-    Arrays of bool are ``(n,)``: who was fooled; ``white`` among the arguments by that attack, ``gradients`` by that one
-    or another by gradients.
     """
 
     logits_fn: LogitsFunction
@@ -151,14 +152,14 @@ class Probe:
     labels: tf.Tensor
 
     def sweep(self, attack: FixedBudgetAttack, epsilons: Sequence[float], model: Any = None) -> list[np.ndarray]:
-        """Who is fooled at each ε by an attack on this model, or on another one."""
+        """For each ε, which samples an attack fools, on this model or on another one."""
         return list(measured(model or self.logits_fn, attack, epsilons, (self.images, self.labels)).fooled)
 
     def around_half(self, epsilons: Sequence[float], *, tries: int) -> dict[float, np.ndarray]:
-        """Who the white-box attack fools at each budget, in ascending order.
+        """Which samples the white-box attack fools at each budget, in ascending order.
 
-        Where everybody is fooled or hardly anybody there is nothing to compare: so many times a budget is added halfway
-        between the two, as long as none fools from a fifth to four fifths of the samples.
+        Where nearly all samples are fooled, or nearly none, there is nothing to compare. As long as no budget fools
+        between a fifth and four fifths of them, one halfway is added, up to ``tries`` times.
         """
         fooled = dict(zip(epsilons, self.sweep(self.white, epsilons), strict=True))
         for _ in range(tries):
@@ -177,11 +178,11 @@ class Probe:
         return max(float((one & ~many).mean()) for one, many in pairs)
 
     def margin(self, epsilon: float) -> np.ndarray:
-        """Who is fooled with the margin in place of the cross-entropy."""
+        """Which samples are fooled with the margin in place of the cross-entropy."""
         return self.sweep(dataclasses.replace(self.white, loss="margin"), [epsilon])[0]
 
     def more_steps(self, epsilon: float) -> np.ndarray:
-        """Who is fooled with 2.5 times the steps, finer ones, and one restart more."""
+        """Which samples are fooled with 2.5 times the steps, finer ones, and one more restart."""
         steps, size = 5 * self.white.steps // 2, 0.4 * self.white.step_size
         return self.sweep(dataclasses.replace(self.white, steps=steps, step_size=size, restarts=3), [epsilon])[0]
 

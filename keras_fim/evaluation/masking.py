@@ -175,7 +175,7 @@ def masking_report(
 def _figures(
     probe: Probe, white: dict[float, np.ndarray], epsilon: float, twin: Model | None, queries: int
 ) -> dict[str, float]:
-    """The figure of each check; ``white``: who the white-box attack fools at each ε; ``epsilon``: where to look."""
+    """The figure of each check at one ε; ``white`` says which samples the white-box attack fools at each ε."""
     fooled, margin, more = white[epsilon], probe.margin(epsilon), probe.more_steps(epsilon)
     gradients = fooled | margin | more  # what others have to beat
     return {

@@ -227,5 +227,5 @@ def _outputs(logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
 
 
 def softmax(logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
-    """Probabilities, as `LogitsFunction.in_batches` and a logits function of probabilities take them."""
+    """Probabilities of images, as a function that `LogitsFunction.in_batches` can compile."""
     return tf.nn.softmax(logits_fn(images))

@@ -20,7 +20,7 @@ from keras_fim.evaluation.distances import DistanceSummary
 from keras_fim.evaluation.measurement import measure, probabilities
 from keras_fim.evaluation.report import Ratio, columns, share, shown
 from keras_fim.evaluation.rows import AttackRow, budget, named
-from keras_fim.evaluation.sources import Chunk
+from keras_fim.evaluation.sources import Chunk, joined
 from keras_fim.logits import LogitsFunction
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Gallery:
         chunk, scores = chunk.take(np.isfinite(scores)), scores[np.isfinite(scores)]
         if chunk.images.ndim != 4 or chunk.images.shape[-1] not in (1, 3) or not len(scores):
             return
-        pool = chunk if self.kept is None else Chunk(*map(np.concatenate, zip(self.kept, chunk, strict=True)))
+        pool = joined([chunk] if self.kept is None else [self.kept, chunk])
         self.scores, ranks = np.append(self.scores, scores), np.append(self.kept_scores, scores)
         order = np.argsort(ranks, kind="stable")
         middle = np.argsort(np.abs(ranks[order] - np.median(self.scores)), kind="stable")[:_COUNT]

@@ -163,7 +163,8 @@ def attack_rows(attack: Attack, epsilons: Sequence[float], outcome: Outcome) -> 
         `AttackRow` by ε.
     """
     correct, num_samples = outcome.was_correct, int((~np.isnan(outcome.distances)).sum())
-    total, names = int(correct.sum()), getattr(attack, "stages", ()) if correct.any() else ()
+    total = int(correct.sum())
+    names = getattr(attack, "stages", ()) if total else ()
     shared: dict[str, Any] = {"attack": attack.name, "options": repr(attack), "norm": norm_name(attack.norm)}
     shared |= {"nearest": _nearest(attack, epsilons, outcome), "seconds": outcome.seconds / len(epsilons)}
     rows = []
@@ -225,7 +226,7 @@ def _nearest(attack: Attack, epsilons: Sequence[float], outcome: Outcome) -> dic
 
 
 def _crossing(share: float, shares: np.ndarray, budgets: np.ndarray) -> float:
-    """Where ascending shares reach one, between two budgets; inf if they do not."""
+    """The budget, interpolated between two of them, at which ascending shares reach ``share``; inf if they never do."""
     after = int(np.searchsorted(shares, share))
     between = slice(after - 1, after + 1)
     return np.inf if after == len(shares) else float(np.interp(share, shares[between], budgets[between]))

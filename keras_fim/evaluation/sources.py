@@ -85,9 +85,9 @@ def samples(dataset: Dataset, max_samples: int | None = None, *, seed: int = 0) 
         ValueError: As for `chunks`.
     """
     if max_samples is None:
-        return _joined(list(_read(dataset)))[1:]
+        return joined(list(_read(dataset)))[1:]
     order, parts = _selected(dataset, max_samples, seed, hold=True)
-    whole = _joined(list(parts))
+    whole = joined(list(parts))
     return whole.take(np.searchsorted(whole.indices, order))[1:]
 
 
@@ -217,16 +217,17 @@ def _grouped(parts: Iterable[Chunk]) -> Iterator[Chunk]:
         held.append(part)
         count += len(part.labels)
         if count >= size:
-            whole = _joined(held)
+            whole = joined(held)
             for start in range(0, count - size + 1, size):
                 yield whole.take(slice(start, start + size))
             held = [whole.take(slice(count - count % size, None))]
             count %= size
     if count:
-        yield _joined(held)
+        yield joined(held)
 
 
-def _joined(parts: list[Chunk]) -> Chunk:
+def joined(parts: list[Chunk]) -> Chunk:
+    """The samples of several chunks as one."""
     return parts[0] if len(parts) == 1 else Chunk(*map(np.concatenate, zip(*parts, strict=True)))
 
 

@@ -164,6 +164,7 @@ def trusted(steps: int, logits_fn: LogitsFunction, images: tf.Tensor) -> Outputs
 
 
 def _finite(tensor: tf.Tensor, name: str = "the model's logits are") -> tf.Tensor:
+    """The tensor, unless a value is NaN or infinite: an error of the request."""
     return tf.debugging.check_numerics(tensor, f"{name} not finite")
 
 

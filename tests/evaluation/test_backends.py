@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import keras
@@ -17,6 +18,7 @@ import pytest
 
 from keras_fim import attacks, evaluation, models
 from keras_fim.attacks.base import predict_logits
+from keras_fim.evaluation import cells
 from keras_fim.logits import logits_function
 
 OPTIONS = {"attacks": ["fgsm", attacks.PGD(steps=2)], "epsilons": [0.1, 0.2], "bounds": (0, 1), "progress": None}
@@ -163,3 +165,48 @@ def test_what_is_sent_to_other_processes(tmp_path):
         received = pickle.loads(pickle.dumps(fn))
         assert received.form == fn.form and not received._compiled
         np.testing.assert_array_equal(received(images), fn(images))
+
+
+def labels_of(logits_fn, chunk):
+    return {"labels": chunk.labels}
+
+
+class Slow(cells.Here):
+    """A backend of several processes: results are there only when they are waited for, or all at once."""
+
+    def __init__(self, cells, all_ready):
+        super().__init__(None, cells)
+        self.submitted, self.all_ready = [], all_ready
+
+    def submit(self, index, chunk):
+        self.submitted.append(int(chunk.indices[0]))
+        return super().submit(index, chunk)
+
+    def ready(self, task):
+        return self.all_ready
+
+
+@pytest.mark.parametrize("all_ready", [True, False])
+def test_chunks_come_in_order_and_are_let_go(tmp_path, all_ready):
+    """A chunk that is ready is handed on before the next is read, and none stays in memory."""
+    parts = [evaluation.Chunk(np.array([index]), np.zeros((1, 2)), np.array([index])) for index in range(4)]
+    references = []
+
+    def read():
+        for number, part in enumerate(parts):
+            assert not all_ready or len(seen) == number
+            images = part.images.copy()
+            references.append(weakref.ref(images))
+            yield part._replace(images=images), str(number)
+
+    cell = cells.Cell("labels", {}, ("labels",), labels_of, 1)
+    for run in ("measured", "kept"):
+        seen, references = [], []
+        backend = Slow([cell], all_ready or run == "kept")
+        for chunk, figures in cells.finished(backend, [cell], cells.Cells(tmp_path), "model", read()):
+            ((columns, took),) = figures
+            assert columns["labels"].tolist() == chunk.labels.tolist() and (took == "kept") == (run == "kept")
+            seen.append(int(chunk.labels[0]))
+        del chunk
+        assert seen == [0, 1, 2, 3] and backend.submitted == ([] if run == "kept" else seen)
+        assert all(reference() is None for reference in references)

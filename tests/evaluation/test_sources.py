@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from keras_fim.evaluation import chunks, samples
-from keras_fim.evaluation.sources import _joined
+from keras_fim.evaluation.sources import joined
 
 LABELS = np.random.default_rng(0).choice(5, size=400, p=[0.5, 0.2, 0.15, 0.1, 0.05])
 IMAGES = np.arange(400.0)[:, None] + np.zeros((1, 3))
@@ -46,7 +46,7 @@ KINDS = {
 def test_every_kind_gives_the_same_chunks_and_the_same_selection(kind):
     parts = list(chunks(KINDS[kind]()))
     assert [len(part.labels) for part in parts] == [256, 144]
-    for column, expected in zip(_joined(parts), (np.arange(400), IMAGES, LABELS), strict=True):
+    for column, expected in zip(joined(parts), (np.arange(400), IMAGES, LABELS), strict=True):
         np.testing.assert_array_equal(column, expected)
     (part,) = chunks(KINDS[kind](), 50)
     (expected,) = chunks((IMAGES, LABELS), 50)
