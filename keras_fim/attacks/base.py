@@ -1,8 +1,8 @@
 """The contract of attacks: options in the constructor, data in the call, one result type.
 
 An attack is a frozen dataclass. There are two kinds: with a budget ε, the lp norm of its perturbation on the scale of
-the images (`fixed_budget.py`), and those that look for the nearest adversarial and need no ε (`nearest.py`). Here is
-what both share: from what the user passes in to a `Task` in unit coordinates, and from points there to the result.
+the images, and those that look for the nearest adversarial and need no ε (`keras_fim.attacks.kinds`). Here is what both
+share: from what the user passes in to a `Task` in unit coordinates, and from points there to the result.
 """
 
 from __future__ import annotations

@@ -16,6 +16,11 @@ from keras_fim.geometry.boundary import DUAL
 from keras_fim.geometry.jacobian import gradient
 from keras_fim.logits import LogitsFunction
 
+# Added to DeepFool's gap, as the authors do, so that the last steps do not become ever smaller. Half of it is relative to
+# the logit, whose rounding would otherwise decide whether a point beyond the boundary is still beyond in another batch.
+_BEYOND = 1e-4
+_TINY = 1e-12  # added to the lengths of FAB's slopes, which may be 0
+
 
 class Boundaries(NamedTuple):
     """Linearized decision boundaries between the label y and some rivals t of each sample.
@@ -168,14 +173,6 @@ class DeepFool(kinds.SearchAttack):
         gradient, length, distance = (tf.gather(values, nearest, batch_dims=1) for values in parts)
         unit = tf.sign(gradient) if self.norm == np.inf else tf.math.divide_no_nan(gradient, by_image(length, gradient))
         return unit * by_image(tf.where(tf.math.is_finite(distance), distance, tf.zeros_like(distance)), gradient)
-
-
-# Added to the gap, as the authors do, so that the last steps do not become ever smaller. Half of it is relative to the
-# logit, whose rounding would otherwise decide whether a point beyond the boundary is still beyond in another batch.
-_BEYOND = 1e-4
-
-
-_TINY = 1e-12
 
 
 class _Nearest(NamedTuple):

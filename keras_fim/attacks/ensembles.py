@@ -75,7 +75,7 @@ class Strong(staged.StagedAttack):
             "pgd": PGD(restarts=5, stop_early=True, **pgd),
             "apgd_ce": APGD(**apgd),
             "apgd_dlr": APGD(loss="dlr", **apgd),
-            "fmn": FMN(steps=100 // part, **shared),
+            "fmn": FMN(steps=100 // part, gamma=0.05, **shared),  # not the default, so that revision 2 stays comparable
             "apgd_t": APGD(loss="dlr_targeted" if num_classes > 3 else "targeted_margin", **apgd),
             "square": Square(queries=1000 // part, **shared),
         }

@@ -169,7 +169,8 @@ class FMN(SearchAttack):
         steps: number of gradients.
         step_size: The l2 length of the first step, in units of the range of the pixels; the last is a hundredth of it.
             ``None`` for 1 (10 for l∞).
-        gamma: first share γ; the last is 1e-4.
+        gamma: The first share γ; the last is 1e-4. The authors take 0.05, whose l2 distances are longer by 0.2 to 3 %
+            after 100 steps.
 
     Example:
         >>> from keras_fim import models
@@ -182,11 +183,12 @@ class FMN(SearchAttack):
     """
 
     base_name = "fmn"
+    revision = 2
 
     norm: Norm = 2.0
     steps: Count = 100
     step_size: PositiveOrNone = None
-    gamma: InnerShare = 0.05
+    gamma: InnerShare = 0.1
 
     def search(self, logits_fn: LogitsFunction, task: Task) -> Found:
         """The steps, then a last look."""

@@ -65,6 +65,7 @@ class RobustnessCurve(MeasuringCallback):
         num_examples: The number of adversarial examples of each attack in its picture.
         bounds: The smallest and the largest pixel value, for all attacks, whose default budgets follow the range;
             ``None`` for the attacks' own, 0 and 1. A model that says otherwise ends the
+            measurement.
         log_dir: The folder of the TensorBoard logs; ``None`` for none.
         every: The number of epochs from one measurement to the next; the first and the last are always measured.
         seed: The seed of the selection of samples.

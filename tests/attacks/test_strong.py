@@ -129,6 +129,12 @@ def test_quick_is_a_quarter():
     assert full["pgd"].restarts == quick["pgd"].restarts == 5
 
 
+def test_the_default_of_a_stage_may_change_without_a_new_revision():
+    assert attacks.FMN().gamma == 0.1 and attacks.FMN.revision == 2
+    assert {attacks.Strong(norm=norm).attacks()["fmn"].gamma for norm in (1, 2, np.inf)} == {0.05}
+    assert attacks.Strong.revision == 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("attack", "epsilon"),
