@@ -86,9 +86,8 @@ def run_large() -> dict[str, Any]:
     import tensorflow as tf
 
     from keras_fim import attacks, callbacks, fisher_spectrum
-    from keras_fim.attacks.base import predict_logits
     from keras_fim.evaluation import evaluate
-    from keras_fim.logits import logits_function
+    from keras_fim.logits import logits_function, predict_logits
 
     keras.utils.set_random_seed(0)
     network = keras.applications.ResNet50V2(weights=None, classifier_activation="softmax")

@@ -1,10 +1,14 @@
-"""Checks of arguments against the annotations of public functions, so that a wrong type is named where it is passed."""
+"""Checks of arguments against the annotations of public functions, so that a wrong one is named where it is passed.
+
+An annotation says which type is expected and, with a `Valid` in it, which values of that type are.
+"""
 
 import builtins
 import collections.abc
 import dataclasses
 import functools
 import inspect
+import math
 import os
 import re
 import types
@@ -12,15 +16,47 @@ import typing
 from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Annotated, Any, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _PLAIN = (str, bytes, Real, list, Mapping, type(None))
 
 
+class Valid(NamedTuple):
+    """The values that an argument may have, as a note of its annotation.
+
+    Attributes:
+        test: Whether a value of the right type is valid.
+        expected: What a value should be, for the message of the error.
+    """
+
+    test: Callable[[Any], bool]
+    expected: str
+
+
+def one_of(*values: str) -> Valid:
+    """Some words."""
+    return Valid(values.__contains__, f"one of {', '.join(values)}")
+
+
+Norm: TypeAlias = Annotated[float, Valid(lambda p: p in (1, 2, math.inf), "one of 1, 2, np.inf")]
+GradientNorm: TypeAlias = Annotated[float, Valid(lambda p: p in (2, math.inf), "one of 2, np.inf")]
+Count: TypeAlias = Annotated[int, Valid(lambda count: count >= 1, "a positive integer")]
+AtLeastTwo: TypeAlias = Annotated[int, Valid(lambda count: count >= 2, "at least 2")]
+Positive: TypeAlias = Annotated[float, Valid(lambda value: 0 < value < math.inf, "a positive number")]
+PositiveOrNone: TypeAlias = Annotated[
+    float | None, Valid(lambda value: value is None or 0 < value < math.inf, "a positive number or None")
+]
+NotNegative: TypeAlias = Annotated[float, Valid(lambda value: 0 <= value < math.inf, "a finite number >= 0")]
+Share: TypeAlias = Annotated[float, Valid(lambda share: 0 <= share <= 1, "in [0, 1]")]
+PositiveShare: TypeAlias = Annotated[float, Valid(lambda share: 0 < share <= 1, "in (0, 1]")]
+ShareBelowOne: TypeAlias = Annotated[float, Valid(lambda share: 0 <= share < 1, "in [0, 1)")]
+InnerShare: TypeAlias = Annotated[float, Valid(lambda share: 0 < share < 1, "in (0, 1)")]
+
+
 def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """A function, or an ``__init__``, that checks the types of its arguments: a ValueError names one that is wrong.
+    """A function, or an ``__init__``, that checks its arguments by their annotations: a ValueError names a wrong one.
 
     Any real number will do where a ``float`` is asked for, any integer for an ``int``, any sequence for a ``tuple``.
     Arrays and models are left to the function.
@@ -37,7 +73,7 @@ def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 def check_fields(instance: Any) -> None:
-    """Check the types of the fields of a dataclass, as `checked` does."""
+    """Check the fields of a dataclass, as `checked` does."""
     _check({field.name: getattr(instance, field.name) for field in dataclasses.fields(instance)}, type(instance))
 
 
@@ -64,6 +100,9 @@ def _check(values: Mapping[str, Any], owner: Any) -> None:
     for name, value in values.items():
         if not _fits(value, hint := hints.get(name, Any)):
             raise ValueError(f"`{name}` should be of type {_text(hint)}. Received: {name}={value!r:.80}")
+        for note in getattr(hint, "__metadata__", ()):
+            if isinstance(note, Valid):
+                expect(note.test(value), name, note.expected, value)
 
 
 class _Scope(dict[str, Any]):

@@ -1,11 +1,13 @@
 """The Fisher spectrum of a model on images."""
 
+from typing import Annotated
+
 import tensorflow as tf
 
-from keras_fim.arguments import checked
-from keras_fim.geometry.krylov import MAX_STEPS, RTOL, check_method
+from keras_fim.arguments import Count, Positive, checked, one_of
+from keras_fim.geometry.krylov import MAX_STEPS, METHODS, RTOL
 from keras_fim.geometry.spectrum import spectrum_and_logits
-from keras_fim.logits import LogitsFunction, logits_function
+from keras_fim.logits import logits_function
 from keras_fim.pixels import images_in_range
 from keras_fim.typing import Bounds, Images, Model, Spectrum
 
@@ -16,10 +18,10 @@ def fisher_spectrum(
     images: Images,
     k: int = 1,
     *,
-    method: str = "auto",
-    rtol: float = RTOL,
-    max_steps: int = MAX_STEPS,
-    batch_size: int = 128,
+    method: Annotated[str, one_of(*METHODS)] = "auto",
+    rtol: Positive = RTOL,
+    max_steps: Count = MAX_STEPS,
+    batch_size: Count = 128,
     bounds: Bounds | None = None,
 ) -> Spectrum:
     r"""The k largest eigenpairs of the Fisher information matrix :math:`G_x` of a model, image by image.
@@ -53,13 +55,7 @@ def fisher_spectrum(
         (TensorShape([3, 2]), TensorShape([3, 2, 28, 28, 1]))
     """
     images = images_in_range(model, images, bounds)
-    check_method(method, rtol, max_steps)
-    how = k, method, rtol, max_steps
-    spectrum = logits_function(model, images).in_batches(_spectrum, images, *how, batch_size=batch_size)
+    spectrum, _ = logits_function(model, images).in_batches(
+        spectrum_and_logits, images, k=k, method=method, rtol=rtol, max_steps=max_steps, batch_size=batch_size
+    )
     return Spectrum(*map(tf.constant, spectrum))
-
-
-def _spectrum(
-    k: int, method: str, rtol: float, max_steps: int, logits_fn: LogitsFunction, images: tf.Tensor
-) -> Spectrum:
-    return spectrum_and_logits(logits_fn, images, k, method=method, rtol=rtol, max_steps=max_steps)[0]

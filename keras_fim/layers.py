@@ -7,9 +7,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_fim.arguments import checked, expect
+from keras_fim.arguments import AtLeastTwo, PositiveOrNone, checked
 from keras_fim.geometry.penalty import penalized_cross_entropy
-from keras_fim.losses import expect_positive_or_none, mu_value, mu_variable
+from keras_fim.losses import mu_value, mu_variable
 
 
 @keras.saving.register_keras_serializable("keras_fim")
@@ -36,9 +36,10 @@ class FisherTraceRegularization(keras.layers.Layer):
     """
 
     @checked
-    def __init__(self, mu: float | keras.Variable = 0.02, *, gradient_limit: float | None = 1.0, **kwargs: Any) -> None:
+    def __init__(
+        self, mu: float | keras.Variable = 0.02, *, gradient_limit: PositiveOrNone = 1.0, **kwargs: Any
+    ) -> None:
         super().__init__(**{"autocast": False, **kwargs})  # logits stay float32 under a mixed policy
-        expect_positive_or_none("gradient_limit", gradient_limit)
         self.mu = mu_variable(mu)
         self.gradient_limit = gradient_limit
         self.supports_masking = True
@@ -101,10 +102,8 @@ class ThermometerEncoding(keras.layers.Layer):
     """
 
     @checked
-    def __init__(self, levels: int = 16, *, temperature: float | None = None, **kwargs: Any) -> None:
+    def __init__(self, levels: AtLeastTwo = 16, *, temperature: PositiveOrNone = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        expect(levels >= 2, "levels", "an integer >= 2", levels)
-        expect_positive_or_none("temperature", temperature)
         self.levels, self.temperature = int(levels), temperature
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:

@@ -111,8 +111,8 @@ class LogitsFunction:
             double = images.dtype == tf.float64
         return tf.float64 if double else tf.float32
 
-    def compiled(self, function: Callable[..., Any], *static: Hashable) -> Callable[..., Any]:
-        """``function(*static, self, *tensors)`` as a compiled function of tensors.
+    def compiled(self, function: Callable[..., Any], *static: Hashable, **options: Hashable) -> Callable[..., Any]:
+        """``function(*static, self, *tensors, **options)`` as a compiled function of tensors.
 
         It is traced once for each image shape and dtype, whatever the batch size, and kept here, so that it goes when
         the model goes.
@@ -121,6 +121,7 @@ class LogitsFunction:
             function: what to compile; tensors of rank >= 1 come with a batch axis of unknown length. They may be
                 nested in tuples.
             *static: hashable arguments before this logits function.
+            **options: hashable arguments after the tensors.
 
         Returns:
             A function of the remaining, tensor arguments. It raises a ValueError if it needs gradients and the model
@@ -129,29 +130,32 @@ class LogitsFunction:
 
         def call(*tensors: Any) -> Any:
             specs = tf.nest.map_structure(_spec, tensors)
-            key = (function, static, specs)
+            key = (function, static, tuple(options.items()), specs)
             if key not in self._compiled:
-                bound = functools.partial(function, *static, self)
+                bound = functools.partial(function, *static, self, **options)
                 self._compiled[key] = tf.function(bound, input_signature=specs)
             with self.explained():
                 return self._compiled[key](*tensors)
 
         return call
 
-    def in_batches(self, function: Callable[..., Any], images: Any, *static: Hashable, batch_size: int = 256) -> Any:
-        """``function(*static, self, images)``, compiled, a batch at a time.
+    def in_batches(
+        self, function: Callable[..., Any], images: Any, *static: Hashable, batch_size: int = 256, **options: Hashable
+    ) -> Any:
+        """``function(*static, self, images, **options)``, compiled, a batch at a time.
 
         Args:
             function: Returns a tensor with a batch axis, or a structure of them.
             images: ``(n, ...)``, at least one.
             *static: The hashable arguments before this logits function.
             batch_size: The number of images worked on at a time.
+            **options: The hashable arguments after the images.
 
         Returns:
             The same structure of arrays with ``n`` entries.
         """
         expect(batch_size >= 1, "batch_size", "a positive integer", batch_size)
-        call, parts = self.compiled(function, *static), []
+        call, parts = self.compiled(function, *static, **options), []
         for start in range(0, len(images), batch_size):
             batch = self.cast(tf.convert_to_tensor(images[start : start + batch_size]))
             parts.append(tf.nest.map_structure(lambda tensor: tensor.numpy(), call(batch)))
@@ -240,6 +244,11 @@ def logits_function(
     if isinstance(model, keras.Model):
         object.__setattr__(model, _ATTRIBUTE, logits_fn)  # not tracked by Keras; goes with the model
     return logits_fn
+
+
+def predict_logits(logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
+    """The forward pass alone, to be compiled."""
+    return logits_fn(images)
 
 
 def _load(path: Path) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_fim.arguments import checked, expect
+from keras_fim.arguments import PositiveOrNone, ShareBelowOne, checked, expect
 from keras_fim.geometry.penalty import penalized_cross_entropy
 from keras_fim.geometry.simplex import two_classes
 from keras_fim.validation import refuse
@@ -59,11 +59,6 @@ def mu_value(mu: keras.Variable) -> float:
         return float(str(keras.ops.convert_to_numpy(mu)))
 
 
-def expect_positive_or_none(name: str, value: float | None) -> None:
-    """Raise a ValueError if an option is neither a positive number nor None."""
-    expect(value is None or 0 < value < math.inf, name, "a positive number or None", value)
-
-
 def _one_hot(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """One-hot targets in the shape of ``logits`` from class indices ``(batch, ...)`` or ``(batch, ..., 1)``."""
     if labels.shape.rank == logits.shape.rank and labels.shape[-1] == 1:
@@ -89,15 +84,13 @@ class _FisherLoss(keras.losses.Loss):
         self,
         mu: float | keras.Variable = 0.02,
         from_logits: bool = False,
-        label_smoothing: float = 0.0,
-        gradient_limit: float | None = 1.0,
+        label_smoothing: ShareBelowOne = 0.0,
+        gradient_limit: PositiveOrNone = 1.0,
         reduction: str | None = "sum_over_batch_size",
         name: str | None = None,
     ) -> None:
         dtype = "float64" if keras.config.floatx() == "float64" else "float32"
         super().__init__(name=name or f"fisher_{self._penalty}_loss", reduction=reduction, dtype=dtype)
-        expect(0.0 <= label_smoothing < 1.0, "label_smoothing", "in [0, 1)", label_smoothing)
-        expect_positive_or_none("gradient_limit", gradient_limit)
         self.mu = mu_variable(mu)
         self.from_logits = bool(from_logits)
         self.label_smoothing = float(label_smoothing)

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_fim.arguments import checked
 from keras_fim.inspection import single_input
-from keras_fim.logits import LogitsFunction, logits_function
+from keras_fim.logits import LogitsFunction, logits_function, predict_logits
 from keras_fim.typing import Bounds, Images, Labels, Model
 from keras_fim.validation import check_bounds, check_images, check_labels, clipped, inside_or_not
 
@@ -195,7 +195,8 @@ def _range_by_accuracy(model: Model, images: Images, labels: Labels) -> PixelRan
         )
     logits_fn = logits_function(model, images)
     units = (logits_fn.cast(images) - own[0]) / (own[1] - own[0])
-    logits = {usual: _logits(logits_fn, usual[0] + (usual[1] - usual[0]) * units) for usual in _USUAL}
+    scaled = {usual: usual[0] + (usual[1] - usual[0]) * units for usual in _USUAL}
+    logits = {usual: logits_fn.in_batches(predict_logits, points, batch_size=64) for usual, points in scaled.items()}
     classes = check_labels(np.asarray(labels)[: len(images)], len(images), logits[own].shape[-1])
     right = {usual: rows.argmax(axis=-1) == classes for usual, rows in logits.items()}
     best = max(right, key=lambda usual: int(right[usual].sum()))
@@ -210,10 +211,6 @@ def _range_by_accuracy(model: Model, images: Images, labels: Labels) -> PixelRan
             f"(chance: up to {100 * chance:.0f} %). Scale the images or pass bounds. Received: bounds=None"
         )
     return PixelRange(*own, f"found from the images: accuracy {shares[own]} there, {others}")
-
-
-def _logits(logits_fn: LogitsFunction, images: tf.Tensor) -> np.ndarray:
-    return np.concatenate([logits_fn(images[start : start + 64]) for start in range(0, len(images), 64)])
 
 
 def _chance(logits: np.ndarray, classes: np.ndarray) -> float:

@@ -8,10 +8,10 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import Count, Norm, Share, one_of
 from keras_fim.attacks import base, draws, kinds, lp
 from keras_fim.attacks.climbs import Climb, SparseClimb
 from keras_fim.attacks.losses import LOSSES, TARGETED_LOSSES, loss_gradient, loss_value, most_probable_others
-from keras_fim.attacks.options import Count, Norm, Share, one_of
 from keras_fim.attacks.samples import MOST_DRAWS, Best, Task, before_rounding, keep, random_start, repeat, while_active
 from keras_fim.logits import LogitsFunction
 

@@ -18,10 +18,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import Count, Valid, check_fields
 from keras_fim.attacks import draws, losses, lp, samples
-from keras_fim.attacks.options import Count, Valid, check_options
 from keras_fim.attacks.problem import Problem, Units, check_targets
-from keras_fim.logits import LogitsFunction, logits_function
+from keras_fim.logits import LogitsFunction, logits_function, predict_logits
 from keras_fim.typing import AttackResult, Bounds, Images, Labels, Model
 from keras_fim.validation import check_bounds, check_images, check_labels
 
@@ -57,7 +57,9 @@ class Attack(abc.ABC):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bounds", check_bounds(self.bounds))
-        check_options(self)
+        check_fields(self)
+        if any(field.name == "norm" for field in dataclasses.fields(self)):
+            object.__setattr__(self, "norm", float(self.norm))
 
     @property
     def name(self) -> str:
@@ -275,8 +277,3 @@ def check_epsilons(epsilons: Sequence[float | None], *, infinite: bool = False) 
         if not isinstance(epsilon, Real) or not (0 <= epsilon < np.inf or (infinite and epsilon == np.inf)):
             raise ValueError(f"`epsilon` should be a finite number >= 0. Received: epsilon={epsilon!r}")
     return [float(epsilon) for epsilon in epsilons]  # type: ignore[arg-type]
-
-
-def predict_logits(logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
-    """The forward pass alone, to be compiled."""
-    return logits_fn(images)

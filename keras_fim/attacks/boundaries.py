@@ -8,16 +8,17 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import Count, GradientNorm, Norm, NotNegative, PositiveShare, Share, Valid
 from keras_fim.attacks import kinds, losses
 from keras_fim.attacks.lp import by_image, grown, least_multiplier, norm_name, norms_of
-from keras_fim.attacks.options import Count, GradientNorm, Norm, NotNegative, PositiveShare, Share, Valid
 from keras_fim.attacks.samples import Task, choose, keep, put, repeat, take, while_active
 from keras_fim.geometry.boundary import DUAL
 from keras_fim.geometry.jacobian import gradient
 from keras_fim.logits import LogitsFunction
 
-# Added to DeepFool's gap, as the authors do, so that the last steps do not become ever smaller. Half of it is relative to
-# the logit, whose rounding would otherwise decide whether a point beyond the boundary is still beyond in another batch.
+# Added to the gap in DeepFool, as the authors do, so that the last steps do not become ever smaller. Half of it is
+# relative to the logit, whose rounding would otherwise decide whether a point beyond the boundary is still beyond in
+# another batch.
 _BEYOND = 1e-4
 _TINY = 1e-12  # added to the lengths of FAB's slopes, which may be 0
 

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from keras_fim.arguments import checked
+from keras_fim.arguments import checked, hints_of
 from keras_fim.attacks import apgd, boundaries, ensembles, iterative, kinds, lp, minimum_norm, problem
 from keras_fim.attacks.adapters.cleverhans import CleverHans, cleverhans_attacks
 from keras_fim.attacks.base import Attack, check_epsilons
@@ -27,34 +27,31 @@ DEFAULT_EPSILONS: dict[float, tuple[float, ...]] = {
 """Budgets by norm, for pixels in [0, 1]."""
 
 _NORMS = {"l0": 0.0, "l1": 1.0, "l2": 2.0, "linf": np.inf}
-_EVERY = (1, 2, np.inf)
-_NORMED: tuple[tuple[Callable[..., Attack], tuple[float, ...]], ...] = (
-    (iterative.BIM, _EVERY),
-    (iterative.PGD, _EVERY),
-    (iterative.MIM, _EVERY),
-    (apgd.APGD, _EVERY),
-    (functools.partial(apgd.APGD, loss="dlr"), _EVERY),
-    (functools.partial(apgd.APGD, loss="dlr_targeted"), _EVERY),
-    (ensembles.AutoAttack, _EVERY),
-    (functools.partial(ensembles.AutoAttack, version="rand"), _EVERY),
-    (Square, _EVERY),
-    (ensembles.Strong, _EVERY),
-    (boundaries.DeepFool, (2, np.inf)),
-    (minimum_norm.FMN, _EVERY),
-    (boundaries.FAB, _EVERY),
+_NORMED: tuple[Callable[..., Attack], ...] = (
+    *(iterative.BIM, iterative.PGD, iterative.MIM, apgd.APGD),
+    *(functools.partial(apgd.APGD, loss=loss) for loss in ("dlr", "dlr_targeted")),
+    *(ensembles.AutoAttack, functools.partial(ensembles.AutoAttack, version="rand"), Square, ensembles.Strong),
+    *(boundaries.DeepFool, minimum_norm.FMN, boundaries.FAB),
 )
 _SHORT: dict[str, str] = {
-    **{(full := make().name).rpartition("_")[0]: full for make, _ in _NORMED},
+    **{(full := make().name).rpartition("_")[0]: full for make in _NORMED},
     **{"apgd": "apgd_ce_linf", "carlini_wagner": "carlini_wagner_l2", "cw": "carlini_wagner_l2", "fab": "fab_t_l2"},
 }
 
 
 def _constructors() -> dict[str, Callable[..., Attack]]:
     by_name: dict[str, Callable[..., Attack]] = {"ossa": OSSA, "fgsm": FGSM, "fgm": FGM, "otcm": OTCM, "tssa": TSSA}
-    normed = [functools.partial(make, norm=norm) for make, norms in ((OTCM, (2,)), *_NORMED) for norm in norms]
+    normed = [functools.partial(make, norm=norm) for make in _NORMED for norm in _norms(make())]
     foreign = [functools.partial(CleverHans, attack, norm=norm) for attack, norm in cleverhans_attacks()]
-    makers: list[Callable[..., Attack]] = [*normed, *foreign, minimum_norm.CarliniWagner, JSMA, minimum_norm.SigmaZero]
+    others = (minimum_norm.CarliniWagner, JSMA, minimum_norm.SigmaZero)
+    makers: list[Callable[..., Attack]] = [functools.partial(OTCM, norm=2), *normed, *foreign, *others]
     return {**by_name, **{make().name: make for make in makers}}
+
+
+def _norms(attack: Attack) -> list[float]:
+    """The norms that an attack takes, as the annotation of its option says."""
+    (valid,) = hints_of(type(attack))["norm"].__metadata__
+    return [norm for norm in (1, 2, np.inf) if valid.test(norm)]
 
 
 _CONSTRUCTORS = _constructors()

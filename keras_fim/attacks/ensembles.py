@@ -7,16 +7,16 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import one_of
 from keras_fim.attacks import base, lp, staged
 from keras_fim.attacks.apgd import APGD
 from keras_fim.attacks.boundaries import FAB
 from keras_fim.attacks.iterative import PGD
 from keras_fim.attacks.minimum_norm import FMN
-from keras_fim.attacks.options import Valid
 from keras_fim.attacks.problem import Problem, Units
 from keras_fim.attacks.samples import MOST_DRAWS, Best, Task
 from keras_fim.attacks.square import Square
-from keras_fim.logits import LogitsFunction, logits_function
+from keras_fim.logits import LogitsFunction, logits_function, predict_logits
 from keras_fim.typing import AttackResult, Model
 
 
@@ -92,13 +92,13 @@ class Strong(staged.StagedAttack):
         twin = logits_function(self.twin, units.to_pixels(task.images))
         moved = task._replace(images=twin.cast(task.images))
         moved, twin = moved._replace(epsilon=tf.cast(task.epsilon, moved.images.dtype)), units.logits_fn(twin)
-        seen = twin.compiled(base.predict_logits)(moved.images)
+        seen = twin.compiled(predict_logits)(moved.images)
         if seen.shape[-1] != logits.shape[-1]:
             raise ValueError(
                 f"`twin` should have {logits.shape[-1]} classes like the model. Received: {seen.shape[-1]} classes"
             )
         points = tf.cast(super()._run(stage, attack, twin, moved, seen).points, task.images.dtype)
-        return Best.of(points, logits_fn.compiled(base.predict_logits)(points), task.labels, "margin")
+        return Best.of(points, logits_fn.compiled(predict_logits)(points), task.labels, "margin")
 
 
 _FEW = 64  # images on which two passes are compared
@@ -143,7 +143,7 @@ class AutoAttack(staged.StagedAttack):
         classifiers (ICML 2021).
     """
 
-    version: Annotated[str, Valid(("standard", "rand").__contains__, "'standard' or 'rand'")] = "standard"
+    version: Annotated[str, one_of("standard", "rand")] = "standard"
 
     stages: ClassVar[tuple[str, ...]] = ("apgd_ce", "apgd_dlr", "apgd_t", "fab_t", "square")
 

@@ -8,9 +8,8 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import expect
+from keras_fim.arguments import Count, Norm, NotNegative, Positive, Share, expect, one_of
 from keras_fim.attacks import base, kinds, losses, lp
-from keras_fim.attacks.options import Count, Norm, NotNegative, Positive, Share, one_of
 from keras_fim.attacks.samples import Best, Task, before_rounding, keep, put, random_start, while_active
 from keras_fim.logits import LogitsFunction
 

@@ -8,8 +8,8 @@ from typing import Annotated, NamedTuple, TypeAlias
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import PositiveShare, Valid, one_of
 from keras_fim.attacks import kinds, losses, problem, samples
-from keras_fim.attacks.options import PositiveShare, Valid, one_of
 from keras_fim.geometry.jacobian import gradient as gradient_of
 from keras_fim.logits import LogitsFunction
 from keras_fim.typing import LogitsCallable
@@ -85,9 +85,7 @@ class JSMA(kinds.SearchAttack):
     theta: Annotated[float, Valid(lambda theta: 0 < abs(theta) <= 1, "in [-1, 1] and not 0")] = 1.0
     gamma: PositiveShare = 1.0
     target: Annotated[str, one_of("none", *problem.TARGETS)] = "none"
-    saliency: Annotated[str, Valid(("logits", "probabilities").__contains__, "logits or probabilities")] = (
-        "probabilities"
-    )
+    saliency: Annotated[str, one_of("logits", "probabilities")] = "probabilities"
 
     def search(self, logits_fn: LogitsFunction, task: samples.Task) -> kinds.Found:
         """Moves until all samples have arrived or cannot move, and a look at the last one."""

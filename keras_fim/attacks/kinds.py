@@ -15,8 +15,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import Positive, PositiveOrNone, Valid
 from keras_fim.attacks import base, lp, samples
-from keras_fim.attacks.options import Positive, PositiveOrNone, Valid
 from keras_fim.attacks.problem import Problem
 from keras_fim.logits import LogitsFunction
 from keras_fim.typing import AttackResult

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import Count, InnerShare, Norm, NotNegative, Positive, PositiveOrNone, Share
 from keras_fim.attacks import base, losses, lp
 from keras_fim.attacks.kinds import Found, SearchAttack
-from keras_fim.attacks.options import Count, InnerShare, Norm, NotNegative, Positive, PositiveOrNone, Share
 from keras_fim.attacks.samples import Task, choose, keep, put, repeat, take, while_active
 from keras_fim.geometry.boundary import DUAL
 from keras_fim.geometry.jacobian import gradient as gradient_of

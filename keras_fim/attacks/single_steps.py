@@ -9,11 +9,11 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import Count, GradientNorm, InnerShare, Positive, one_of
 from keras_fim.attacks import base, kinds, losses, lp, problem
-from keras_fim.attacks.options import Count, GradientNorm, InnerShare, one_of
 from keras_fim.attacks.samples import Task, choose, repeat
 from keras_fim.geometry.jacobian import gradient as gradient_of
-from keras_fim.geometry.krylov import MAX_STEPS, RTOL, check_method
+from keras_fim.geometry.krylov import MAX_STEPS, METHODS, RTOL
 from keras_fim.geometry.spectrum import spectrum_and_logits
 from keras_fim.logits import LogitsFunction
 
@@ -21,10 +21,7 @@ from keras_fim.logits import LogitsFunction
 class OneStep(kinds.FixedBudgetAttack):
     """A step of length ε in a direction that does not depend on ε: a sweep costs one gradient in all."""
 
-    @property
-    def one_step(self) -> bool:
-        """True."""
-        return True
+    one_step = True
 
     def prepare(self, logits_fn: LogitsFunction, task: Task) -> tuple[tf.Tensor, ...]:
         """Logits of the images, and directions of norm 1: up the loss, or down that of the targets."""
@@ -160,13 +157,9 @@ class SpectralAttack(kinds.FixedBudgetAttack):
 
     norm = 2.0
 
-    method: str = "auto"
-    rtol: float = RTOL
-    max_steps: int = MAX_STEPS
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_method(self.method, self.rtol, self.max_steps)
+    method: Annotated[str, one_of(*METHODS)] = "auto"
+    rtol: Positive = RTOL
+    max_steps: Count = MAX_STEPS
 
     @property
     def whole_batch(self) -> bool:

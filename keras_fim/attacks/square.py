@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import Count, Norm, PositiveShare
 from keras_fim.attacks import draws, kinds, lp
-from keras_fim.attacks.options import Count, Norm, PositiveShare
 from keras_fim.attacks.samples import Best, Task, before_rounding, put, take
 from keras_fim.logits import LogitsFunction
 
@@ -114,15 +114,11 @@ class Square(kinds.FixedBudgetAttack):
     """
 
     base_name = "square"
+    whole_batch = False  # a sample leaves when it is fooled
 
     norm: Norm = np.inf
     queries: Count = 1000
     p_init: PositiveShare = 0.8
-
-    @property
-    def whole_batch(self) -> bool:
-        """False: a sample leaves when it is fooled."""
-        return False
 
     def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> kinds.Perturbed:
         """The queries."""

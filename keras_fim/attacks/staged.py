@@ -9,12 +9,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import Norm
 from keras_fim.attacks import base, draws, kinds, losses, lp
 from keras_fim.attacks.iterative import PGD
-from keras_fim.attacks.options import Norm
 from keras_fim.attacks.problem import Problem
 from keras_fim.attacks.samples import Best, Task, choose, put, take
-from keras_fim.logits import LogitsFunction
+from keras_fim.logits import LogitsFunction, predict_logits
 from keras_fim.typing import AttackResult
 
 _DIFFER = 1e-4  # l2-normalized logits of two passes
@@ -82,7 +82,7 @@ class StagedAttack(kinds.FixedBudgetAttack):
 
     def _logits(self, logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
         """The logits by which images were correct before."""
-        return logits_fn.compiled(base.predict_logits)(images)
+        return logits_fn.compiled(predict_logits)(images)
 
     def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> kinds.Perturbed:
         """Stage by stage, each on full batches of the samples that stand."""
@@ -133,7 +133,7 @@ class StagedAttack(kinds.FixedBudgetAttack):
         points = attack._function(type(attack).search, logits_fn)(task).adversarials
         near = lp.norms_of(points - task.images, self.norm) <= task.epsilon
         points = choose(near, points, task.images)
-        return Best.of(points, logits_fn.compiled(base.predict_logits)(points), task.labels, "margin")
+        return Best.of(points, logits_fn.compiled(predict_logits)(points), task.labels, "margin")
 
 
 def _slope(logits_fn: LogitsFunction, points: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import checked
-from keras_fim.callbacks.measuring import Board, MeasuringCallback, training_untouched
+from keras_fim.callbacks.measuring import Board, MeasuringCallback
 from keras_fim.evaluation.sources import Dataset
 from keras_fim.evaluation.spectrum import QUANTITIES, information
 from keras_fim.validation import check_images
@@ -63,18 +63,6 @@ class FisherSpectrum(MeasuringCallback):
         self._columns: dict[str, np.ndarray] = {}
         self._medians: list[tuple[float, float]] = []
         self._warned = False
-
-    def measure(self, model: keras.Model) -> dict[str, float]:
-        """Measure a model on the samples.
-
-        Args:
-            model: The model, with the same inputs.
-
-        Returns:
-            What a measurement adds to ``logs``; nothing is written.
-        """
-        with training_untouched(model):
-            return self._figures(model)
 
     def _figures(self, model: keras.Model, epoch: int | None = None) -> dict[str, float]:
         figures: dict[str, float] = {}

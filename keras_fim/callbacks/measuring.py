@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import context as eager_context
 
-from keras_fim.arguments import checked, expect
+from keras_fim.arguments import Count, checked
 from keras_fim.distribution import is_chief
 from keras_fim.evaluation.sources import Dataset, check_max_samples, samples
 from keras_fim.logits import LogitsFunction, logits_function
@@ -98,13 +98,12 @@ class MeasuringCallback(keras.callbacks.ProgbarLogger, abc.ABC):
         *,
         max_samples: int,
         log_dir: str | Path | None = None,
-        every: int = 1,
+        every: Count = 1,
         seed: int = 0,
         from_logits: bool | None = None,
         strict: bool = False,
     ) -> None:
         super().__init__()
-        expect(every >= 1, "every", "a positive integer", every)
         check_max_samples(max_samples)
         self.every, self.from_logits, self.strict = every, from_logits, strict
         with training_untouched():
@@ -138,6 +137,21 @@ class MeasuringCallback(keras.callbacks.ProgbarLogger, abc.ABC):
         if self._board:
             with self._tolerated(f"writing to {self._board.folder}"):
                 self._board.close()
+
+    def measure(self, model: keras.Model) -> dict[str, float]:
+        """Measure a model on the samples.
+
+        Args:
+            model: The model, with the same inputs and classes.
+
+        Returns:
+            What a measurement adds to ``logs``; nothing is written.
+
+        Raises:
+            ValueError: As what it measures with, whether strict or not.
+        """
+        with training_untouched(model):
+            return self._figures(model)
 
     @abc.abstractmethod
     def _figures(self, model: keras.Model, epoch: int | None = None) -> dict[str, float]:

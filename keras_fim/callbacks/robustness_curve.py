@@ -13,7 +13,7 @@ from keras_fim.attacks import FGSM, OSSA, Attack, CleverHans, attack_by_name, re
 from keras_fim.attacks.catalog import Epsilons
 from keras_fim.attacks.problem import Units
 from keras_fim.callbacks import measurement
-from keras_fim.callbacks.measuring import Board, MeasuringCallback, training_untouched
+from keras_fim.callbacks.measuring import Board, MeasuringCallback
 from keras_fim.evaluation import flags, plans, report, rows
 from keras_fim.evaluation.measurement import probabilities
 from keras_fim.evaluation.sources import Dataset, check_max_samples
@@ -112,21 +112,6 @@ class RobustnessCurve(MeasuringCallback):
         self.class_names, self.num_examples = class_names, num_examples
         self._history: list[tuple[int, list[rows.RobustnessCurve]]] = []
         self._measured: list[tuple[rows.RobustnessCurve, measurement.Examples]] = []
-
-    def measure(self, model: keras.Model) -> dict[str, float]:
-        """Attack a model on the samples.
-
-        Args:
-            model: The model, with the same inputs and classes.
-
-        Returns:
-            What a measurement adds to ``logs``; nothing is written.
-
-        Raises:
-            ValueError: As the attacks, whether strict or not.
-        """
-        with training_untouched(model):
-            return self._figures(model)
 
     def _figures(self, model: keras.Model, epoch: int | None = None) -> dict[str, float]:
         self._measured = []

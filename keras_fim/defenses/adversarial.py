@@ -1,21 +1,18 @@
 """Training on perturbed images: those of an attack, or noisy ones for a classifier that is to be smoothed."""
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from keras_fim import attacks
-from keras_fim.arguments import checked, expect
+from keras_fim.arguments import NotNegative, Positive, PositiveShare, checked, expect, one_of
 from keras_fim.attacks import draws
-from keras_fim.attacks.base import check_epsilons
 from keras_fim.attacks.problem import Units
 from keras_fim.attacks.samples import random_start
 from keras_fim.defenses.base import Defense
 from keras_fim.defenses.batch import Batch, SameState, attack_task
-from keras_fim.typing import Bounds
 
 
 @keras.saving.register_keras_serializable("keras_fim")
@@ -48,9 +45,8 @@ class AdversarialTraining(Defense):
         attack_mode: ``"training"``: the attack sees batch statistics, as the loss does. ``"inference"``: it sees the
             moving averages, as users do. This costs less, and attacks of several steps need it where a
             ``tf.distribute`` strategy synchronizes batch normalization, which TensorFlow cannot do inside a loop.
-        bounds: As in `Defense`; ``None`` for those of the attack, unless they are its default.
-        seed: The random seed of the noise and the attack.
-        name: The name of the Keras model.
+        **options: ``bounds``, ``seed``, of the noise and the attack, and ``name``, as in `Defense`. If the attack was
+            given bounds, these are the default.
 
     Raises:
         ValueError: If an argument is not valid.
@@ -73,23 +69,18 @@ class AdversarialTraining(Defense):
         model: keras.Model,
         attack: attacks.FixedBudgetAttack,
         *,
-        epsilon: float,
-        noise: float = 0.0,
-        mix: float = 1.0,
-        attack_mode: str = "training",
-        bounds: Bounds | None = None,
-        seed: int = 0,
-        name: str | None = None,
+        epsilon: NotNegative,
+        noise: NotNegative = 0.0,
+        mix: PositiveShare = 1.0,
+        attack_mode: Annotated[str, one_of("training", "inference")] = "training",
+        **options: Any,
     ) -> None:
         expect(attack.compiled, "attack", "a compiled attack with a budget", attack)
         if attack.aimed or getattr(attack, "target", None) == "given":
             raise ValueError(f"`attack` should choose its targets: none are given in training. Received: {attack!r}")
-        check_epsilons([epsilon])
-        expect(0 <= noise < np.inf, "noise", "a finite number >= 0", noise)
-        expect(0 < mix <= 1, "mix", "in (0, 1]", mix)
-        expect(attack_mode in ("training", "inference"), "attack_mode", "one of training, inference", attack_mode)
-        bounds = attack.bounds if bounds is None and attack.bounds != (0.0, 1.0) else bounds
-        super().__init__(model, bounds=bounds, seed=seed, name=name or "adversarial_training")
+        if options.get("bounds") is None and attack.bounds != (0.0, 1.0):
+            options["bounds"] = attack.bounds
+        super().__init__(model, **{"name": "adversarial_training", **options})
         normalizes = any(isinstance(layer, keras.layers.BatchNormalization) for layer in self.model._flatten_layers())
         if attack_mode == "training" and not attack.whole_batch and normalizes:
             raise ValueError(
@@ -146,16 +137,13 @@ class AdversarialTraining(Defense):
 
 
 @checked
-def n_fgsm(
-    model: keras.Model, epsilon: float, *, noise: float = 2.0, bounds: Bounds | None = None, **options: Any
-) -> AdversarialTraining:
+def n_fgsm(model: keras.Model, epsilon: float, *, noise: float = 2.0, **options: Any) -> AdversarialTraining:
     """N-FGSM: noise up to 2 ε in each pixel, then one sign step of ε in l∞.
 
     Args:
         model: A built Keras classifier, or another defense of one.
         epsilon: The budget ε >= 0 in l∞, on the scale of the images.
         noise: The largest change of a pixel by the noise, as a multiple of ε.
-        bounds: The smallest and the largest pixel value, as in `Defense`.
         **options: Further arguments of `AdversarialTraining`.
 
     Returns:
@@ -164,14 +152,11 @@ def n_fgsm(
     Source:
         de Jorge et al., Make some noise: reliable and efficient single-step adversarial training (NeurIPS 2022).
     """
-    options = {"name": "n_fgsm", "bounds": bounds, **options}
-    return AdversarialTraining(model, attacks.FGSM(), epsilon=epsilon, noise=noise, **options)
+    return AdversarialTraining(model, attacks.FGSM(), epsilon=epsilon, noise=noise, **{"name": "n_fgsm", **options})
 
 
 @checked
-def n_fgm(
-    model: keras.Model, epsilon: float, *, noise: float = 1.0, bounds: Bounds | None = None, **options: Any
-) -> AdversarialTraining:
+def n_fgm(model: keras.Model, epsilon: float, *, noise: float = 1.0, **options: Any) -> AdversarialTraining:
     """N-FGM: noise up to ε, then one step of ε along the gradient, both in l2.
 
     Args:
@@ -179,7 +164,6 @@ def n_fgm(
         epsilon: The budget ε >= 0 in l2, on the scale of the images.
         noise: The largest norm of the noise, as a multiple of ε. 2.0 is a little more robust than 1.0 and a little less
             accurate (``n-fgm-noisy`` and ``n-fgm`` in ``results/defenses``).
-        bounds: The smallest and the largest pixel value, as in `Defense`.
         **options: Further arguments of `AdversarialTraining`.
 
     Returns:
@@ -188,8 +172,7 @@ def n_fgm(
     Source:
         As `n_fgsm`, in l2.
     """
-    options = {"name": "n_fgm", "bounds": bounds, **options}
-    return AdversarialTraining(model, attacks.FGM(), epsilon=epsilon, noise=noise, **options)
+    return AdversarialTraining(model, attacks.FGM(), epsilon=epsilon, noise=noise, **{"name": "n_fgm", **options})
 
 
 @keras.saving.register_keras_serializable("keras_fim")
@@ -209,7 +192,7 @@ class GaussianAugmentation(Defense):
         **options: ``bounds``, ``seed``, of the noise, and ``name``, as in `Defense`.
 
     Raises:
-        ValueError: If ``sigma`` is not a finite number > 0, or as `Defense`.
+        ValueError: If ``sigma`` is not a positive number, or as `Defense`.
 
     Example:
         >>> from keras_fim import models
@@ -225,8 +208,7 @@ class GaussianAugmentation(Defense):
     _options = ("sigma",)
 
     @checked
-    def __init__(self, model: keras.Model, sigma: float, **options: Any) -> None:
-        expect(0 < sigma < np.inf, "sigma", "a finite number > 0", sigma)
+    def __init__(self, model: keras.Model, sigma: Positive, **options: Any) -> None:
         super().__init__(model, **{"name": "gaussian_augmentation", **options})
         self.sigma = float(sigma)
         self._noisy = keras.metrics.SparseCategoricalAccuracy(name="noisy_accuracy")

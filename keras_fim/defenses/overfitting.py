@@ -6,10 +6,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_fim.arguments import checked
+from keras_fim.arguments import GradientNorm, NotNegative, checked
 from keras_fim.attacks import FGM, FGSM, PGD, FixedBudgetAttack
-from keras_fim.attacks.base import check_epsilons
-from keras_fim.attacks.lp import check_norm
 from keras_fim.typing import Images, Labels
 from keras_fim.validation import check_bounds, check_images
 
@@ -44,15 +42,14 @@ class CatastrophicOverfitting(keras.callbacks.Callback):
         images: Images,
         labels: Labels,
         *,
-        epsilon: float,
-        norm: float = np.inf,
+        epsilon: NotNegative,
+        norm: GradientNorm = np.inf,
         one_step: FixedBudgetAttack | None = None,
         bounds: tuple[float, float] = (0.0, 1.0),
         lowest: float = np.inf,
     ) -> None:
         super().__init__()
-        check_epsilons([epsilon])
-        norm, bounds = check_norm(norm, (2, np.inf)), check_bounds(bounds)
+        bounds = check_bounds(bounds)
         self.images, self.labels, self.epsilon = check_images(images, bounds), np.asarray(labels), float(epsilon)
         one_step = one_step or (FGSM(bounds=bounds) if norm == np.inf else FGM(bounds=bounds))
         self.attacks = (one_step, PGD(norm=norm, steps=10, step_size=0.25, bounds=bounds, stop_early=True))

@@ -7,11 +7,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import checked, expect
+from keras_fim.arguments import Count, GradientNorm, NotNegative, PositiveOrNone, checked, expect
 from keras_fim.attacks import lp
-from keras_fim.attacks.base import check_epsilons
 from keras_fim.attacks.problem import Units
-from keras_fim.attacks.samples import random_start
+from keras_fim.attacks.samples import random_start, repeat
 from keras_fim.defenses.base import Defense
 from keras_fim.defenses.batch import Batch, attack_task
 from keras_fim.geometry import kl_divergence
@@ -89,7 +88,7 @@ class Penalized(Defense):
 
 
 @checked
-def mu_from_budget(epsilon: float) -> float:
+def mu_from_budget(epsilon: NotNegative) -> float:
     r"""The μ of eq. (2) that prices what an attack within ε does to the prediction, to second order.
 
     .. math:: \mu = \tfrac{1}{2} \varepsilon^2, \qquad
@@ -116,7 +115,6 @@ def mu_from_budget(epsilon: float) -> float:
     Source:
         Eq. (1) of the paper, at the worst δ.
     """
-    check_epsilons([epsilon])
     return 0.5 * float(epsilon) ** 2
 
 
@@ -197,19 +195,16 @@ class TRADES(Penalized):
         model: keras.Model,
         beta: float | keras.Variable = 6.0,
         *,
-        epsilon: float,
-        norm: float = np.inf,
-        attack_steps: int = 10,
-        step_size: float | None = None,
+        epsilon: NotNegative,
+        norm: GradientNorm = np.inf,
+        attack_steps: Count = 10,
+        step_size: PositiveOrNone = None,
         **options: Any,
     ) -> None:
-        check_epsilons([epsilon])
-        expect(attack_steps >= 1, "attack_steps", "a positive integer", attack_steps)
         step_size = min(1.0, 2.5 / attack_steps) if step_size is None else float(step_size)
-        expect(0 < step_size < np.inf, "step_size", "a positive number", step_size)
         expect(isinstance(beta, keras.Variable) or 0 <= beta < np.inf, "beta", "a finite number >= 0", beta)
         super().__init__(model, beta, measure="divergence", **{"name": "trades", **options})
-        self.epsilon, self.norm = float(epsilon), lp.check_norm(norm, (2, np.inf))
+        self.epsilon, self.norm = float(epsilon), float(norm)
         self.attack_steps, self.step_size = int(attack_steps), step_size
         self._adversarial = keras.metrics.SparseCategoricalAccuracy(name="adversarial_accuracy")
 
@@ -225,14 +220,14 @@ class TRADES(Penalized):
         task = attack_task(batch.images, batch.labels, self.epsilon, units, batch.seed)
         length, again = lp.by_image(self.step_size * task.epsilon, task.images), units.logits_fn(batch.again)
 
-        def body(points: tf.Tensor) -> tuple[tf.Tensor]:
+        def body(_: tf.Tensor | int, points: tf.Tensor) -> tf.Tensor:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(points)
                 divergence = kl_divergence(clean, again(points))
             points += length * lp.steepest(gradient(tape, divergence, points), self.norm)
-            return (lp.project_inside(points, task.images, task.epsilon, self.norm),)
+            return lp.project_inside(points, task.images, task.epsilon, self.norm)
 
-        (points,) = body(random_start(task, self.norm, 3))
+        points = body(0, random_start(task, self.norm, 3))
         if self.attack_steps > 1:
-            (points,) = tf.while_loop(lambda _: True, body, (points,), maximum_iterations=self.attack_steps - 1)
+            points = repeat(body, self.attack_steps - 1, points)
         return units.returned(points, task.images, batch.images)

@@ -1,12 +1,11 @@
 """Penalties on derivatives in the input, by a finite difference: eq. (2) made trainable, and the gradient's norm."""
 
-import math
-from typing import Any
+from typing import Annotated, Any
 
 import keras
 import tensorflow as tf
 
-from keras_fim.arguments import checked, expect
+from keras_fim.arguments import Count, Positive, PositiveShare, checked, one_of
 from keras_fim.attacks import draws, lp
 from keras_fim.attacks.losses import log_odds_against
 from keras_fim.attacks.problem import Units
@@ -75,20 +74,14 @@ class SpectralDefense(Penalized):
         mu: float | keras.Variable | None = None,
         *,
         budget: float | None = None,
-        penalty: str = "eigenvalue",
-        direction: str = "gradient",
-        krylov_steps: int = 1,
-        step: float = 0.1,
-        difference: str = "one_sided",
-        share: float = 1.0,
+        penalty: Annotated[str, one_of("eigenvalue", "trace")] = "eigenvalue",
+        direction: Annotated[str, one_of("gradient", "krylov")] = "gradient",
+        krylov_steps: Count = 1,
+        step: Positive = 0.1,
+        difference: Annotated[str, one_of("one_sided", "central")] = "one_sided",
+        share: PositiveShare = 1.0,
         **options: Any,
     ) -> None:
-        expect(penalty in ("eigenvalue", "trace"), "penalty", "one of eigenvalue, trace", penalty)
-        expect(direction in ("gradient", "krylov"), "direction", "one of gradient, krylov", direction)
-        expect(difference in ("one_sided", "central"), "difference", "one of one_sided, central", difference)
-        expect(0 < step < math.inf, "step", "a positive number", step)
-        expect(krylov_steps >= 1, "krylov_steps", "a positive integer", krylov_steps)
-        expect(0 < share <= 1, "share", "in (0, 1]", share)
         super().__init__(model, mu, measure=penalty, budget=budget, **{"name": "spectral_defense", **options})
         self.penalized, self.direction, self.krylov_steps = penalty, direction, int(krylov_steps)
         self.step, self.difference, self.share = float(step), difference, float(share)
@@ -163,12 +156,12 @@ class GradientPenalty(Penalized):
         mu: float | keras.Variable | None = None,
         *,
         budget: float | None = None,
-        step: float = 0.1,
+        step: Positive = 0.1,
         **options: Any,
     ) -> None:
-        expect(0 < step < math.inf, "step", "a positive number", step)
-        options = {"name": "gradient_penalty", **options}
-        super().__init__(model, mu, measure="squared_gradient", budget=budget, **options)
+        super().__init__(
+            model, mu, measure="squared_gradient", budget=budget, **{"name": "gradient_penalty", **options}
+        )
         self.step = float(step)
 
     def measure(self, batch: Batch) -> tf.Tensor:

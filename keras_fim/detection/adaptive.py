@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import expect
+from keras_fim.arguments import Count, Norm, Positive, expect
 from keras_fim.attacks.kinds import FixedBudgetAttack, Perturbed
 from keras_fim.attacks.losses import margin_against
 from keras_fim.attacks.lp import by_image, project_inside, step, unit
-from keras_fim.attacks.options import Count, Norm, Positive
 from keras_fim.attacks.problem import in_pixels
-from keras_fim.attacks.samples import Task, choose, random_start
+from keras_fim.attacks.samples import Task, choose, random_start, repeat
 from keras_fim.detection.detector import FisherDetector, features_of
 from keras_fim.geometry.boundary import rival_gradients
 from keras_fim.geometry.jacobian import gradient as gradient_of
@@ -82,31 +81,30 @@ class AdaptivePGD(FixedBudgetAttack):
     def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> Perturbed:
         """One climb for each weight."""
 
-        def body(index: tf.Tensor, best: _Best) -> tuple[tf.Tensor, _Best]:
+        def body(index: tf.Tensor, best: _Best) -> _Best:
             point = self._climb(logits_fn, task, random_start(task, self.norm, index), tf.gather(weights, index))
-            return index + 1, best.better(self._truly(logits_fn, point, task.labels))
+            return best.better(self._truly(logits_fn, point, task.labels))
 
         weights, logits = tf.constant(self.weights, task.images.dtype), state[0]
         best = self._truly(logits_fn, _Best(task.images, logits, logits[:, 0]), task.labels)
-        _, best = tf.while_loop(lambda index, _: index < len(self.weights), body, (tf.constant(0), best))
+        best = repeat(body, len(self.weights), best)
         return Perturbed(best.points, best.logits, {"score": self.detector.score(*in_pixels(logits_fn, best.points))})
 
     def _climb(self, logits_fn: LogitsFunction, task: Task, start: tf.Tensor, weight: tf.Tensor) -> _Best:
         """The best point of all steps with one weight."""
 
-        def body(index: tf.Tensor, point: tf.Tensor, along: tf.Tensor, best: _Best) -> tuple[Any, ...]:
+        def body(index: tf.Tensor, state: tuple[Any, ...]) -> tuple[Any, ...]:
+            point, along, best = state
             along = tf.cond(index % self.refresh == 0, lambda: self._directions(logits_fn, point), lambda: along)
             climb, here = self._look(logits_fn, point, along, task.labels, weight)
             moved = step(point, climb, self.step_size * task.epsilon, self.norm)
             moved = project_inside(moved, task.images, task.epsilon, self.norm)
-            return index + 1, moved, along, best.better(here)
+            return moved, along, best.better(here)
 
         along = self._directions(logits_fn, start)
         best = self._look(logits_fn, start, along, task.labels, weight)[1]
-        first = (tf.constant(0), start, along, best)
-        _, point, along, best = tf.while_loop(lambda index, *_: index < self.steps, body, first)
-        last = self._look(logits_fn, point, along, task.labels, weight)[1]
-        return _Best(*best).better(last)
+        point, along, best = repeat(body, self.steps, (start, along, best))
+        return best.better(self._look(logits_fn, point, along, task.labels, weight)[1])
 
     def _directions(self, logits_fn: LogitsFunction, points: tf.Tensor) -> tf.Tensor:
         """Eigenvectors and, if the radius counts, the way to the boundary: ``(batch, directions, ...)``, in pixels."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import check_fields, expect
+from keras_fim.arguments import Count, ShareBelowOne, check_fields, checked
 from keras_fim.geometry import boundary_distance, linearize
 from keras_fim.geometry.spectrum import spectrum_and_logits
 from keras_fim.logits import LogitsFunction, logits_function
@@ -55,7 +55,7 @@ class FisherDetector:
     weights: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 0.0)
     bias: float = 0.0
     threshold: float
-    false_positive_rate: float
+    false_positive_rate: ShareBelowOne
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -65,17 +65,17 @@ class FisherDetector:
             raise ValueError(f"`weights` should hold {len(FEATURES)} numbers. Received: weights={self.weights}")
         if not np.isfinite([*self.weights, self.bias, self.threshold]).all():
             raise ValueError(f"`weights`, `bias` and `threshold` should be finite. Received: {self!r}")
-        expect(0 <= self.false_positive_rate < 1, "false_positive_rate", "in [0, 1)", self.false_positive_rate)
 
     @classmethod
+    @checked
     def fit(
         cls,
         model: Model,
         benign: Images,
         attacked: Images | None = None,
         *,
-        false_positive_rate: float = 0.05,
-        batch_size: int = 128,
+        false_positive_rate: ShareBelowOne = 0.05,
+        batch_size: Count = 128,
         bounds: Bounds | None = None,
     ) -> FisherDetector:
         """Choose the weights, and the threshold that passes all but a share of the benign samples.
@@ -97,7 +97,6 @@ class FisherDetector:
                 given images of another scale.
             ImportError: if scikit-learn is needed and not installed.
         """
-        expect(0 <= false_positive_rate < 1, "false_positive_rate", "in [0, 1)", false_positive_rate)
         wanted = (1, False) if attacked is None else (2, True)
         features = _features(model, benign, *wanted, batch_size, bounds)
         zero = float(np.mean(features[:, 0] <= np.log(_TINY)))
@@ -204,16 +203,12 @@ def features_of(logits: tf.Tensor, eigenvalues: tf.Tensor, radius: tf.Tensor) ->
     return tf.concat([log_eigenvalues, tf.stack([*of_prediction, log_radius], axis=-1)], axis=-1)
 
 
-def _computed(pairs: int, radius: bool, logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
-    return spectral_features(logits_fn, images, pairs=pairs, radius=radius)
-
-
 def _features(
     model: Model, images: Images, pairs: int, radius: bool, batch_size: int, bounds: Bounds | None
 ) -> np.ndarray:
     images = images_in_range(model, images, bounds)
-    logits_fn = logits_function(model, images)
-    return np.asarray(logits_fn.in_batches(_computed, images, pairs, radius, batch_size=batch_size))
+    options = {"pairs": pairs, "radius": radius, "batch_size": batch_size}
+    return np.asarray(logits_function(model, images).in_batches(spectral_features, images, **options))
 
 
 def _regression(benign: np.ndarray, attacked: np.ndarray) -> tuple[tuple[float, ...], float]:

@@ -14,14 +14,13 @@ import tensorflow as tf
 
 from keras_fim.arguments import checked, expect
 from keras_fim.attacks import FAB, FGM, FGSM, Attack, AutoAttack, MinimalDistance, Square, Strong
-from keras_fim.attacks.base import predict_logits
 from keras_fim.attacks.catalog import Epsilons, attack_by_name, resolve_epsilons
 from keras_fim.attacks.losses import TARGETED_LOSSES, loss_gradient
 from keras_fim.attacks.lp import norm_name
 from keras_fim.attacks.staged import StagedAttack
 from keras_fim.evaluation.measurement import fits_memory
 from keras_fim.evaluation.sources import Chunk, digest
-from keras_fim.logits import LogitsFunction, logits_function
+from keras_fim.logits import LogitsFunction, logits_function, predict_logits
 from keras_fim.pixels import PixelRange, check_contradiction, find_range
 from keras_fim.typing import Bounds
 from keras_fim.validation import check_images

@@ -8,13 +8,12 @@ import tensorflow as tf
 
 from keras_fim.arguments import checked, expect
 from keras_fim.attacks import FMN, DeepFool
-from keras_fim.attacks.base import predict_logits
 from keras_fim.attacks.lp import by_image, norm_name
 from keras_fim.attacks.problem import Units
 from keras_fim.evaluation.report import Report, Row
 from keras_fim.geometry.boundary import RIVALS, boundary_distance, check_boundary
 from keras_fim.geometry.jacobian import linearize
-from keras_fim.logits import LogitsFunction, logits_function
+from keras_fim.logits import LogitsFunction, logits_function, predict_logits
 from keras_fim.pixels import PixelRange, find_range, images_in_range
 from keras_fim.typing import Bounds, Images, Model
 from keras_fim.validation import check_images

@@ -11,9 +11,8 @@ import tensorflow as tf
 
 from keras_fim.arguments import checked, expect
 from keras_fim.attacks import draws
-from keras_fim.attacks.base import predict_logits
 from keras_fim.evaluation.report import Ratio, Report, Row, wilson
-from keras_fim.logits import LogitsFunction, logits_function
+from keras_fim.logits import LogitsFunction, logits_function, predict_logits
 from keras_fim.pixels import PixelRange, images_in_range
 from keras_fim.typing import Bounds, Images, Labels, Model
 from keras_fim.validation import check_images, check_labels

@@ -9,7 +9,6 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import checked, expect
-from keras_fim.attacks.base import predict_logits
 from keras_fim.evaluation.measurement import fits_memory
 from keras_fim.evaluation.report import Report, Row
 from keras_fim.geometry import linearize, logit_fim_largest_eigenvalue, simplex_fim_largest_eigenvalue
@@ -17,7 +16,7 @@ from keras_fim.geometry.boundary import RIVALS, nearest_boundary, rival_gradient
 from keras_fim.geometry.jacobian import Linearization, class_slopes, factor_of
 from keras_fim.geometry.krylov import krylov_spectrum_from
 from keras_fim.geometry.spectrum import spectrum_of_factor
-from keras_fim.logits import LogitsFunction, logits_function
+from keras_fim.logits import LogitsFunction, logits_function, predict_logits
 from keras_fim.typing import Images, Model, Spectrum
 from keras_fim.validation import check_images
 

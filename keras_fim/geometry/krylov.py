@@ -62,7 +62,8 @@ def krylov_spectrum_from(
     Raises:
         ValueError: If ``k`` is not in 1..K, ``rtol <= 0`` or ``max_steps < 1``.
     """
-    check_method("krylov", rtol, max_steps)
+    expect(rtol > 0, "rtol", "a positive number", rtol)
+    expect(max_steps >= 1, "max_steps", "a positive integer", max_steps)
     classes = jacobian.logits.shape[-1]
     expect(1 <= k <= classes, "k", f"from 1 to the number of classes, {classes}", k)
     scaled = scaled_factor(jacobian)
@@ -94,17 +95,6 @@ def krylov_direction(jacobian: Linearization, images: tf.Tensor, steps: int) -> 
     direction = _ritz(scaled, space, 1, RTOL)[1][:, 0]
     gain = tf.reduce_sum(direction * space.basis[:, 0], axis=-1, keepdims=True)  # the start, towards that class
     return tf.reshape(tf.where(gain > 0, -direction, direction), tf.shape(images))
-
-
-def check_method(method: str, rtol: float, max_steps: int) -> None:
-    """Check how a spectrum is to be computed.
-
-    Raises:
-        ValueError: if ``method`` is not one of `METHODS`, ``rtol <= 0`` or ``max_steps < 1``.
-    """
-    expect(method in METHODS, "method", f"one of {', '.join(METHODS)}", method)
-    expect(rtol > 0, "rtol", "positive", rtol)
-    expect(max_steps >= 1, "max_steps", "a positive integer", max_steps)
 
 
 def largest_first(matrices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

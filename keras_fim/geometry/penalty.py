@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_fim.arguments import checked, expect
+from keras_fim.arguments import AtLeastTwo, NotNegative, ShareBelowOne, checked, expect
 
 INVERSE_PROBABILITY_CAP = 1e6
 """Largest ``1/p`` up to which the penalties are exact; see the module's docstring."""
@@ -88,7 +88,7 @@ def _value_and_slopes(
 
 
 @checked
-def mu_from_label_smoothing(alpha: float, num_classes: int) -> float:
+def mu_from_label_smoothing(alpha: ShareBelowOne, num_classes: AtLeastTwo) -> float:
     r"""The μ of eq. (4) whose optimum on one sample is that of label smoothing with strength α.
 
     .. math:: \mu = \frac{t q^2}{t^2 - q^2}, \quad q = \frac{\alpha}{K}, \quad t = 1 - (K-1) q
@@ -107,8 +107,6 @@ def mu_from_label_smoothing(alpha: float, num_classes: int) -> float:
         >>> round(mu_from_label_smoothing(0.765, 10), 4), round(mu_from_label_smoothing(0.765, 43), 5)
         (0.02, 0.00126)
     """
-    expect(num_classes >= 2, "num_classes", "at least 2", num_classes)
-    expect(0 <= alpha < 1, "alpha", "in [0, 1)", alpha)
     q = alpha / num_classes
     t = 1 - (num_classes - 1) * q
     # t - q = 1 - alpha exactly; the difference of squares would cancel
@@ -116,7 +114,7 @@ def mu_from_label_smoothing(alpha: float, num_classes: int) -> float:
 
 
 @checked
-def label_smoothing_from_mu(mu: float, num_classes: int) -> float:
+def label_smoothing_from_mu(mu: NotNegative, num_classes: AtLeastTwo) -> float:
     """The strength α of label smoothing that has the optimum of eq. (4) with μ; inverse of `mu_from_label_smoothing`.
 
     Args:
@@ -133,8 +131,6 @@ def label_smoothing_from_mu(mu: float, num_classes: int) -> float:
         >>> round(label_smoothing_from_mu(0.02, 10), 3)
         0.765
     """
-    expect(num_classes >= 2, "num_classes", "at least 2", num_classes)
-    expect(0 <= mu < math.inf, "mu", "a finite number >= 0", mu)
     if mu == 0:
         return 0.0
     low, high = 0.0, math.nextafter(1.0, 0.0)
@@ -144,7 +140,7 @@ def label_smoothing_from_mu(mu: float, num_classes: int) -> float:
 
 
 @checked
-def default_mu(num_classes: int) -> float:
+def default_mu(num_classes: AtLeastTwo) -> float:
     """A μ for eq. (4) that smooths K classes as strongly as the paper's μ = 0.02 smooths ten.
 
     It is `mu_from_label_smoothing` at α = 0.765: 0.02 at K = 10, 0.0013 at K = 43, where 0.02 itself would leave the

@@ -94,9 +94,8 @@ def spectrum_and_logits(
         `Spectrum`, and ``(batch, K)``.
 
     Raises:
-        ValueError: if an option is not valid, or ``k`` not in 1..K.
+        ValueError: if ``k`` is not in 1..K.
     """
-    krylov.check_method(method, rtol, max_steps)
     images = tf.convert_to_tensor(images)
     if method == "auto":  # only the shape is asked for: compiled, this pass is not executed
         method = "exact" if logits_fn(images[:1]).shape[-1] <= _CLASSES_PER_PAIR * k else "krylov"

@@ -10,14 +10,13 @@ import keras
 import tensorflow as tf
 from tensorflow.core.util import event_pb2
 
-from keras_fim.attacks.base import predict_logits
 from keras_fim.attacks.lp import norm_name
 from keras_fim.callbacks import FisherSpectrum, RobustnessCurve
 from keras_fim.callbacks.measuring import write_hparams
 from keras_fim.defenses import plain
 from keras_fim.evaluation import samples
 from keras_fim.evaluation.flags import one_class
-from keras_fim.logits import logits_function
+from keras_fim.logits import logits_function, predict_logits
 from keras_fim.records import written
 from keras_fim.training.config import TrainingConfig, recipe
 from keras_fim.training.hardening import default_epsilons

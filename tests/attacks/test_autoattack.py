@@ -140,7 +140,7 @@ def test_gradients_are_the_mean_over_the_draws():
 
 
 def test_bad_options():
-    with pytest.raises(ValueError, match="`version` should be 'standard' or 'rand'. Received: version='plus'"):
+    with pytest.raises(ValueError, match="`version` should be one of standard, rand. Received: version='plus'"):
         attacks.AutoAttack(version="plus")
     with pytest.raises(ValueError, match="`norm` should be one of 1, 2, np.inf"):
         attacks.AutoAttack(norm=0)

@@ -102,7 +102,7 @@ def test_no_forward_pass_is_paid_twice(attack, once, per_epsilon):
         ({"steps": 0}, "`steps` should be a positive integer"),
         ({"restarts": 0}, "`restarts` should be a positive integer"),
         ({"step_size": 0.0}, "`step_size` should be a positive number"),
-        ({"decay": -1.0}, "`decay` should be a number >= 0"),
+        ({"decay": -1.0}, "`decay` should be a finite number >= 0"),
         ({"loss": "hinge"}, "`loss` should be one of"),
         ({"sparsity": 2.0}, r"`sparsity` should be in \[0, 1\]"),
         ({"keep_best": False, "stop_early": True}, "`stop_early` should be False"),

@@ -209,7 +209,7 @@ CASES = {
     "gamma 0": (lambda call: call(gamma=0.0), r"`gamma` should be in \(0, 1\]. Received: gamma=0.0"),
     "gamma is NaN": (lambda call: call(gamma=float("nan")), "`gamma` should be in"),
     "unknown target": (lambda call: call(target="any"), "`target` should be one of none, least_likely, .*'any'"),
-    "unknown saliency": (lambda call: call(saliency="odds"), "`saliency` should be logits or probabilities"),
+    "unknown saliency": (lambda call: call(saliency="odds"), "`saliency` should be one of logits, probabilities"),
     "targets missing": (lambda call: call(target="given"), "`targets` should be passed with target='given' and only"),
     "targets superfluous": (lambda call: call([1, 1]), "`targets` should be passed with target='given' and only then"),
     "targets that are the labels": (lambda call: call([0, 1], target="given"), "`targets` should differ from the true"),

@@ -127,7 +127,7 @@ def test_carlini_wagner_confidence_wins_by_a_margin(digit_model, digits):
         (lambda: attacks.FMN(norm=0), "`norm` should be one of 1, 2, np.inf"),
         (lambda: attacks.FMN(gamma=1.0), r"`gamma` should be in \(0, 1\)"),
         (lambda: attacks.CarliniWagner(learning_rate=0.0), "`learning_rate` should be a positive number"),
-        (lambda: attacks.CarliniWagner(confidence=-1.0), "`confidence` should be a number >= 0"),
+        (lambda: attacks.CarliniWagner(confidence=-1.0), "`confidence` should be a finite number >= 0"),
         (lambda: attacks.OTCM(target="last"), "`target` should be one of"),
     ],
 )

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from keras_fim import attacks
-from keras_fim.arguments import hints_of
-from keras_fim.attacks.options import Valid
+from keras_fim.arguments import Count, PositiveShare, Valid, checked, hints_of
 
 LIMIT = 7  # a value that only this module knows
 
@@ -28,19 +27,19 @@ def make(kind, **options):
     "kind, option, value, expected",
     [
         (attacks.MinimalDistance, "growth", 1.0, "a number > 1"),
-        (attacks.MinimalDistance, "start", 0.0, "a positive number"),
+        (attacks.MinimalDistance, "start", 0.0, "a positive number or None"),
         (attacks.FAB, "eta", 0.5, "a number >= 1"),
         (attacks.FAB, "beta", 0.0, "in (0, 1]"),
-        (attacks.FMN, "step_size", -1.0, "a positive number"),
+        (attacks.FMN, "step_size", -1.0, "a positive number or None"),
         (attacks.FMN, "gamma", 1.0, "in (0, 1)"),
         (attacks.JSMA, "theta", 0.0, "in [-1, 1] and not 0"),
-        (attacks.JSMA, "saliency", "odds", "logits or probabilities"),
+        (attacks.JSMA, "saliency", "odds", "one of logits, probabilities"),
         (attacks.DeepFool, "norm", 1, "one of 2, np.inf"),
         (attacks.OTCM, "target", "first", "one of least_likely, second, random, given"),
         (attacks.PGD, "target", -1, "a class >= 0, 'given' or None"),
         (attacks.PGD, "seed", 2**63, "an integer of 64 bits"),
-        (attacks.CarliniWagner, "confidence", np.nan, "a number >= 0"),
-        (attacks.AutoAttack, "version", "plus", "'standard' or 'rand'"),
+        (attacks.CarliniWagner, "confidence", np.nan, "a finite number >= 0"),
+        (attacks.AutoAttack, "version", "plus", "one of standard, rand"),
         (Limited, "limit", LIMIT, "below the limit"),
     ],
 )
@@ -57,6 +56,23 @@ def test_the_type_of_an_option_is_checked_first_and_named_as_it_is_written():
         attacks.FMN(step_size="long")
 
 
+@checked
+def halved(share: PositiveShare, steps: Count = 1) -> float:
+    return share / 2**steps
+
+
+def test_functions_are_checked_by_the_same_annotations():
+    assert halved(1, steps=np.int64(2)) == 0.25
+    with pytest.raises(ValueError, match=r"^`share` should be in \(0, 1\]. Received: share=0.0$"):
+        halved(0.0)
+    with pytest.raises(ValueError, match="^`steps` should be a positive integer. Received: steps=0$"):
+        halved(0.5, steps=0)
+    with pytest.raises(ValueError, match="^`share` should be of type float. Received: share='half'$"):
+        halved("half")
+    with pytest.raises(ValueError, match=r"^`share` should be in \(0, 1\]. Received: share=nan$"):
+        halved(np.nan)
+
+
 @pytest.mark.parametrize(
     "kind", [attacks.APGD, attacks.DeepFool, attacks.FMN, attacks.OTCM, attacks.PGD, attacks.Square]
 )
@@ -68,5 +84,4 @@ def test_a_norm_is_a_float(kind):
 def test_every_numeric_option_says_which_values_are_valid():
     for kind in (value for name in attacks.__all__ if dataclasses.is_dataclass(value := getattr(attacks, name))):
         for name, hint in hints_of(kind).items():
-            if name not in ("rtol", "max_steps"):  # those of the spectrum are checked where it is computed
-                assert hint not in (int, float), f"{kind.__name__}.{name}"
+            assert hint not in (int, float), f"{kind.__name__}.{name}"

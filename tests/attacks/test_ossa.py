@@ -123,7 +123,7 @@ def test_two_steps_follow_the_eigenvectors_of_both_points(smooth):
     [
         ({"steps": 0}, "`steps` should be a positive integer. Received: steps=0"),
         ({"method": "lanczos"}, "`method` should be one of auto, exact, krylov. Received: method='lanczos'"),
-        ({"rtol": -1.0}, "`rtol` should be positive. Received: rtol=-1.0"),
+        ({"rtol": -1.0}, "`rtol` should be a positive number. Received: rtol=-1.0"),
     ],
     ids=str,
 )

@@ -45,5 +45,5 @@ def test_in_a_training_run_sigma_follows_the_range_of_the_pixels():
 
 @pytest.mark.parametrize("sigma", [0.0, -1.0, float("inf"), float("nan")])
 def test_bad_input(sigma):
-    with pytest.raises(ValueError, match="`sigma` should be a finite number > 0. Received: sigma="):
+    with pytest.raises(ValueError, match="`sigma` should be a positive number. Received: sigma="):
         defenses.GaussianAugmentation(classifier(), sigma)

@@ -17,9 +17,8 @@ import numpy as np
 import pytest
 
 from keras_fim import attacks, evaluation, models
-from keras_fim.attacks.base import predict_logits
 from keras_fim.evaluation import cells
-from keras_fim.logits import logits_function
+from keras_fim.logits import logits_function, predict_logits
 
 OPTIONS = {"attacks": ["fgsm", attacks.PGD(steps=2)], "epsilons": [0.1, 0.2], "bounds": (0, 1), "progress": None}
 

@@ -208,7 +208,7 @@ def test_products_of_the_linearization():
     ("options", "message"),
     [
         ({"method": "power"}, "`method` should be one of auto, exact, krylov. Received: method='power'"),
-        ({"rtol": 0.0}, "`rtol` should be positive. Received: rtol=0.0"),
+        ({"rtol": 0.0}, "`rtol` should be a positive number. Received: rtol=0.0"),
         ({"max_steps": 0}, "`max_steps` should be a positive integer. Received: max_steps=0"),
         ({"method": "krylov", "k": 8}, "`k` should be from 1 to the number of classes, 7. Received: k=8"),
     ],

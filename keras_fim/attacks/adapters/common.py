@@ -12,11 +12,11 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks import base, lp
+from keras_fim.attacks import lp
 from keras_fim.attacks.kinds import FixedBudgetAttack, Found, Perturbed, SearchAttack
 from keras_fim.attacks.samples import Task, choose, put, take
 from keras_fim.geometry.jacobian import gradient as gradient_of
-from keras_fim.logits import LogitsFunction
+from keras_fim.logits import LogitsFunction, predict_logits
 
 
 def library(module: str, adapter: str, install: str) -> Any:
@@ -117,7 +117,7 @@ class ForeignAttack(_Wrapped, FixedBudgetAttack):
 
     def prepare(self, logits_fn: LogitsFunction, task: Task) -> tuple[tf.Tensor, ...]:
         """Logits."""
-        return (logits_fn.compiled(base.predict_logits)(task.images),)
+        return (logits_fn.compiled(predict_logits)(task.images),)
 
     def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> Perturbed:
         """The method's answer for each ε that occurs, in the ball and the unit cube; an ε of 0 returns the image."""
@@ -128,7 +128,7 @@ class ForeignAttack(_Wrapped, FixedBudgetAttack):
         slack = 1e-6 * np.maximum(budgets, 1.0)
         outside = lp.norms(points.numpy().astype(np.float64) - task.images.numpy(), self.norm) > budgets + slack
         points = choose(tf.constant(outside), lp.project_inside(points, task.images, task.epsilon, self.norm), points)
-        return Perturbed(points, logits_fn.compiled(base.predict_logits)(points), {"projected": tf.constant(outside)})
+        return Perturbed(points, logits_fn.compiled(predict_logits)(points), {"projected": tf.constant(outside)})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
