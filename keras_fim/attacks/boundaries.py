@@ -9,9 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import Count, GradientNorm, Norm, NotNegative, PositiveShare, Share, Valid
-from keras_fim.attacks import kinds, losses
+from keras_fim.attacks import kinds, losses, samples
 from keras_fim.attacks.lp import by_image, grown, least_multiplier, norm_name, norms_of
-from keras_fim.attacks.samples import Task, choose, keep, put, repeat, take, while_active
 from keras_fim.geometry.boundary import DUAL
 from keras_fim.geometry.jacobian import gradient
 from keras_fim.logits import LogitsFunction
@@ -106,7 +105,7 @@ class _Walk(NamedTuple):
     """Samples that are not fooled yet, ``(active, ...)`` each."""
 
     index: tf.Tensor
-    task: Task
+    task: samples.Task
     rivals: tf.Tensor
     shift: tf.Tensor
 
@@ -145,7 +144,7 @@ class DeepFool(kinds.SearchAttack):
     num_rivals: Count = 4
     overshoot: NotNegative = 0.02
 
-    def search(self, logits_fn: LogitsFunction, task: Task) -> kinds.Found:
+    def search(self, logits_fn: LogitsFunction, task: samples.Task) -> kinds.Found:
         """The steps."""
         images = task.images
         rivals = losses.most_probable_others(logits_fn(images), task.labels, self.num_rivals)
@@ -154,11 +153,11 @@ class DeepFool(kinds.SearchAttack):
         def body(step: tf.Tensor, adversarials: tf.Tensor, walk: _Walk) -> tuple[tf.Tensor, tf.Tensor, _Walk]:
             walk = walk._replace(shift=walk.shift + self._step(logits_fn, walk))
             points = self._points(walk)
-            adversarials = put(adversarials, walk.index, points)
+            adversarials = samples.put(adversarials, walk.index, points)
             # a forward pass to see who is fooled costs far less than their gradients in the next step
-            return step + 1, adversarials, keep(walk, tf.argmax(logits_fn(points), axis=-1) == walk.task.labels)
+            return step + 1, adversarials, samples.keep(walk, tf.argmax(logits_fn(points), axis=-1) == walk.task.labels)
 
-        _, adversarials, _ = while_active(body, self.steps, images, walk)
+        _, adversarials, _ = samples.while_active(body, self.steps, images, walk)
         return kinds.Found(adversarials)
 
     def _points(self, walk: _Walk) -> tf.Tensor:
@@ -187,7 +186,7 @@ class _Run(NamedTuple):
     """Samples on their way, ``(active, ...)`` each: where they are among all, and the classes they may be pushed to."""
 
     index: tf.Tensor
-    task: Task
+    task: samples.Task
     point: tf.Tensor
     rivals: tf.Tensor
 
@@ -243,7 +242,7 @@ class FAB(kinds.SearchAttack):
         """The version and the norm, like ``fab_t_l2``."""
         return f"fab{'_t' if self.targeted else ''}_{norm_name(self.norm)}"
 
-    def search(self, logits_fn: LogitsFunction, task: Task) -> kinds.Found:
+    def search(self, logits_fn: LogitsFunction, task: samples.Task) -> kinds.Found:
         """A run for each target, or one."""
         images = task.images
         rivals = losses.most_probable_others(logits_fn(images), task.labels, self.num_targets)
@@ -252,9 +251,9 @@ class FAB(kinds.SearchAttack):
 
         def body(run: tf.Tensor, nearest: _Nearest) -> _Nearest:
             walk = _Run(tf.range(tf.shape(images)[0]), task, images, tf.gather(rivals, run + tf.range(width), axis=1))
-            return self._walk(logits_fn, nearest, keep(walk, nearest.distance > task.epsilon))
+            return self._walk(logits_fn, nearest, samples.keep(walk, nearest.distance > task.epsilon))
 
-        return kinds.Found(repeat(body, rivals.shape[1] // width, nearest).points)
+        return kinds.Found(samples.repeat(body, rivals.shape[1] // width, nearest).points)
 
     def _walk(self, logits_fn: LogitsFunction, nearest: _Nearest, walk: _Run) -> _Nearest:
         """All steps of a run."""
@@ -262,13 +261,13 @@ class FAB(kinds.SearchAttack):
         def body(step: tf.Tensor, nearest: _Nearest, walk: _Run) -> tuple[tf.Tensor, _Nearest, _Run]:
             images, point = walk.task.images, self._step(logits_fn, walk)
             fooled = tf.argmax(logits_fn(point), axis=-1) != walk.task.labels
-            old, new = take(nearest, walk.index), _Nearest(point, norms_of(point - images, self.norm))
-            better = choose(fooled & (new.distance < old.distance), new, old)
-            back = choose(fooled, images + self.beta * (point - images), point)
+            old, new = samples.take(nearest, walk.index), _Nearest(point, norms_of(point - images, self.norm))
+            better = samples.choose(fooled & (new.distance < old.distance), new, old)
+            back = samples.choose(fooled, images + self.beta * (point - images), point)
             stands = better.distance > walk.task.epsilon
-            return step + 1, put(nearest, walk.index, better), keep(walk._replace(point=back), stands)
+            return step + 1, samples.put(nearest, walk.index, better), samples.keep(walk._replace(point=back), stands)
 
-        _, nearest, _ = while_active(body, self.steps, nearest, walk)
+        _, nearest, _ = samples.while_active(body, self.steps, nearest, walk)
         return nearest
 
     def _step(self, logits_fn: LogitsFunction, walk: _Run) -> tf.Tensor:

@@ -8,12 +8,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from keras_fim.arguments import checked, hints_of
-from keras_fim.attacks import apgd, boundaries, ensembles, iterative, kinds, lp, minimum_norm, problem
+from keras_fim.attacks import apgd, boundaries, ensembles, iterative, jsma, kinds, lp, minimum_norm, problem, square
 from keras_fim.attacks.adapters.cleverhans import CleverHans, cleverhans_attacks
 from keras_fim.attacks.base import Attack, check_epsilons
-from keras_fim.attacks.jsma import JSMA
 from keras_fim.attacks.single_steps import FGM, FGSM, OSSA, OTCM, TSSA
-from keras_fim.attacks.square import Square
 
 Epsilons: TypeAlias = Sequence[float] | Mapping[Any, float | Sequence[float]] | None
 """Budgets: one list for attacks of one norm, or a mapping by norm or attack name, or None for the defaults."""
@@ -30,7 +28,7 @@ _NORMS = {"l0": 0.0, "l1": 1.0, "l2": 2.0, "linf": np.inf}
 _NORMED: tuple[Callable[..., Attack], ...] = (
     *(iterative.BIM, iterative.PGD, iterative.MIM, apgd.APGD),
     *(functools.partial(apgd.APGD, loss=loss) for loss in ("dlr", "dlr_targeted")),
-    *(ensembles.AutoAttack, functools.partial(ensembles.AutoAttack, version="rand"), Square, ensembles.Strong),
+    *(ensembles.AutoAttack, functools.partial(ensembles.AutoAttack, version="rand"), square.Square, ensembles.Strong),
     *(boundaries.DeepFool, minimum_norm.FMN, boundaries.FAB),
 )
 _SHORT: dict[str, str] = {
@@ -43,7 +41,7 @@ def _constructors() -> dict[str, Callable[..., Attack]]:
     by_name: dict[str, Callable[..., Attack]] = {"ossa": OSSA, "fgsm": FGSM, "fgm": FGM, "otcm": OTCM, "tssa": TSSA}
     normed = [functools.partial(make, norm=norm) for make in _NORMED for norm in _norms(make())]
     foreign = [functools.partial(CleverHans, attack, norm=norm) for attack, norm in cleverhans_attacks()]
-    others = (minimum_norm.CarliniWagner, JSMA, minimum_norm.SigmaZero)
+    others = (minimum_norm.CarliniWagner, jsma.JSMA, minimum_norm.SigmaZero)
     makers: list[Callable[..., Attack]] = [functools.partial(OTCM, norm=2), *normed, *foreign, *others]
     return {**by_name, **{make().name: make for make in makers}}
 

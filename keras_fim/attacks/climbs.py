@@ -8,8 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks.lp import by_image, norms_of, num_changed, project_inside, steepest
-from keras_fim.attacks.samples import Task, choose
+from keras_fim.attacks import lp, samples
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -50,7 +49,7 @@ class Climb(NamedTuple):
     """
 
     index: tf.Tensor
-    task: Task
+    task: samples.Task
     here: Place
     previous: tf.Tensor
     length: tf.Tensor
@@ -60,7 +59,7 @@ class Climb(NamedTuple):
     checked_loss: tf.Tensor
 
     @classmethod
-    def start(cls, index: tf.Tensor, task: Task, points: tf.Tensor) -> Climb:
+    def start(cls, index: tf.Tensor, task: samples.Task, points: tf.Tensor) -> Climb:
         """Before the first look, which is not a rise."""
         rises, peak = tf.zeros_like(task.labels), Place.start(points, -np.inf)
         here = Place.start(points, np.inf)
@@ -75,8 +74,8 @@ class Climb(NamedTuple):
 
     def moved(self, step: tf.Tensor, norm: float) -> Climb:
         """One step; the first has no momentum."""
-        point, length = self.here.point, by_image(self.length, self.previous)
-        aim = self._inside(point + length * steepest(self.here.gradient, norm), norm)
+        point, length = self.here.point, lp.by_image(self.length, self.previous)
+        aim = self._inside(point + length * lp.steepest(self.here.gradient, norm), norm)
         share = tf.where(step > 1, tf.cast(0.75, length.dtype), tf.cast(1, length.dtype))
         moved = point + share * (aim - point) + (1 - share) * (point - self.previous)
         return self._replace(here=self.here._replace(point=self._inside(moved, norm)), previous=point)
@@ -85,7 +84,7 @@ class Climb(NamedTuple):
         """With what is known at the present points."""
         here = Place(self.here.point, gradient, loss)
         rises = self.rises + tf.cast(loss > self.here.loss, self.rises.dtype)
-        return self._replace(here=here, rises=rises, peak=choose(loss > self.peak.loss, here, self.peak))
+        return self._replace(here=here, rises=rises, peak=samples.choose(loss > self.peak.loss, here, self.peak))
 
     def checked(self, enough: tf.Tensor) -> Climb:
         """Half as long steps from the best point, of those that rose too seldom or not at all at this length."""
@@ -94,13 +93,13 @@ class Climb(NamedTuple):
             length=tf.where(halve, self.length / 2, self.length),
             rises=tf.zeros_like(self.rises),
             halved=halve,
-            here=choose(halve, self.peak, self.here),
+            here=samples.choose(halve, self.peak, self.here),
             checked_loss=self.peak.loss,
         )
 
     def _inside(self, points: tf.Tensor, norm: float) -> tf.Tensor:
         """Clipped, then projected; the last clip, in `project_inside`, is for what rounding adds."""
-        return project_inside(tf.clip_by_value(points, 0, 1), self.task.images, self.task.epsilon, norm)
+        return lp.project_inside(tf.clip_by_value(points, 0, 1), self.task.images, self.task.epsilon, norm)
 
 
 class SparseClimb(NamedTuple):
@@ -111,7 +110,7 @@ class SparseClimb(NamedTuple):
     """
 
     index: tf.Tensor
-    task: Task
+    task: samples.Task
     here: Place
     length: tf.Tensor
     width: tf.Tensor
@@ -119,9 +118,9 @@ class SparseClimb(NamedTuple):
     changed: tf.Tensor
 
     @classmethod
-    def start(cls, index: tf.Tensor, task: Task, points: tf.Tensor) -> SparseClimb:
+    def start(cls, index: tf.Tensor, task: samples.Task, points: tf.Tensor) -> SparseClimb:
         """Before the first look."""
-        peak, changed = Place.start(points, -np.inf), num_changed(points, task.images)
+        peak, changed = Place.start(points, -np.inf), lp.num_changed(points, task.images)
         return cls(index, task, peak, task.epsilon, changed / 1.5, peak, changed)
 
     @staticmethod
@@ -137,23 +136,23 @@ class SparseClimb(NamedTuple):
         flat = tf.reshape(slopes, [-1, slopes.shape[1:].num_elements()])
         last = tf.cast(tf.clip_by_value(self.width, 1, flat.shape[-1]), tf.int32) - 1
         least = tf.gather(tf.sort(flat, direction="DESCENDING"), last, batch_dims=1)
-        steps = tf.where((slopes >= by_image(least, slopes)) & room, tf.sign(gradient), tf.zeros_like(gradient))
-        length = tf.math.divide_no_nan(self.length, norms_of(steps, 1))
-        point = project_inside(point + by_image(length, steps) * steps, self.task.images, self.task.epsilon, norm)
+        steps = tf.where((slopes >= lp.by_image(least, slopes)) & room, tf.sign(gradient), tf.zeros_like(gradient))
+        length = tf.math.divide_no_nan(self.length, lp.norms_of(steps, 1))
+        point = lp.project_inside(point + lp.by_image(length, steps) * steps, self.task.images, self.task.epsilon, norm)
         return self._replace(here=self.here._replace(point=point))
 
     def looked(self, gradient: tf.Tensor, loss: tf.Tensor) -> SparseClimb:
         """With what is known at the present points."""
         here = Place(self.here.point, gradient, loss)
-        return self._replace(here=here, peak=choose(loss > self.peak.loss, here, self.peak))
+        return self._replace(here=here, peak=samples.choose(loss > self.peak.loss, here, self.peak))
 
     def checked(self, enough: tf.Tensor) -> SparseClimb:
         """Where the best point has become sparser: from there, in long steps again; elsewhere in shorter ones."""
-        changed, longest = num_changed(self.peak.point, self.task.images), self.task.epsilon
+        changed, longest = lp.num_changed(self.peak.point, self.task.images), self.task.epsilon
         sparser = changed < 0.95 * self.changed
         return self._replace(
             length=tf.where(sparser, longest, tf.maximum(self.length / 1.5, longest / 10)),
             width=changed / 1.5,
-            here=choose(sparser, self.peak, self.here),
+            here=samples.choose(sparser, self.peak, self.here),
             changed=changed,
         )

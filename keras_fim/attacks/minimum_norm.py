@@ -11,9 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import Count, InnerShare, Norm, NotNegative, Positive, PositiveOrNone, Share
-from keras_fim.attacks import base, losses, lp
-from keras_fim.attacks.kinds import Found, SearchAttack
-from keras_fim.attacks.samples import Task, choose, keep, put, repeat, take, while_active
+from keras_fim.attacks import base, kinds, losses, lp, samples
 from keras_fim.geometry.boundary import DUAL
 from keras_fim.geometry.jacobian import gradient as gradient_of
 from keras_fim.logits import LogitsFunction
@@ -34,7 +32,7 @@ class _Descent(NamedTuple):
     """Samples whose loss still falls, ``(active, ...)`` each: Adam in tanh space."""
 
     index: tf.Tensor
-    task: Task
+    task: samples.Task
     weight: tf.Tensor
     variable: tf.Tensor
     mean: tf.Tensor
@@ -43,7 +41,7 @@ class _Descent(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CarliniWagner(SearchAttack, base.AimedAttack):
+class CarliniWagner(kinds.SearchAttack, base.AimedAttack):
     r"""Carlini-Wagner l2: :math:`\min_w \|x(w) - x\|_2^2 + c \max(z_y - \max_{j \ne y} z_j + \kappa, 0)`.
 
     x is in unit coordinates. ``x(w)`` is a tanh that stays inside the bounds; w is found by Adam, the weight c by a
@@ -80,7 +78,7 @@ class CarliniWagner(SearchAttack, base.AimedAttack):
     base_name = "carlini_wagner"
     norm = 2.0
 
-    def search(self, logits_fn: LogitsFunction, task: Task) -> Found:
+    def search(self, logits_fn: LogitsFunction, task: samples.Task) -> kinds.Found:
         """The search over the weight, with a descent for each."""
         images, infinite = task.images, tf.fill(tf.shape(task.labels), tf.cast(np.inf, task.images.dtype))
         nobody, weight = tf.zeros_like(task.labels, tf.bool), self.initial_weight * tf.ones_like(infinite)
@@ -95,9 +93,9 @@ class CarliniWagner(SearchAttack, base.AimedAttack):
             return nearest, low, weight, high
 
         start = (_Nearest(images, infinite, nobody), tf.zeros_like(weight), weight, infinite)
-        return Found(repeat(body, self.search_steps, start)[0].points)
+        return kinds.Found(samples.repeat(body, self.search_steps, start)[0].points)
 
-    def _descend(self, logits_fn: LogitsFunction, task: Task, weight: tf.Tensor, nearest: _Nearest) -> _Nearest:
+    def _descend(self, logits_fn: LogitsFunction, task: samples.Task, weight: tf.Tensor, nearest: _Nearest) -> _Nearest:
         """Adam at one weight per sample."""
         variable = tf.atanh(tf.clip_by_value(2 * task.images - 1, -_INSIDE, _INSIDE))
         zero, infinite = tf.zeros_like(variable), tf.fill(tf.shape(weight), tf.cast(np.inf, weight.dtype))
@@ -106,11 +104,11 @@ class CarliniWagner(SearchAttack, base.AimedAttack):
         def body(step: tf.Tensor, nearest: _Nearest, descent: _Descent) -> tuple[tf.Tensor, _Nearest, _Descent]:
             nearest, loss, descent = self._adam(logits_fn, step, nearest, descent)
             falling, checked = descent._replace(loss=loss), self.abort_early & (step % every == every - 1)
-            kept = tf.cond(checked, lambda: keep(falling, loss < 0.9999 * descent.loss), lambda: descent)
+            kept = tf.cond(checked, lambda: samples.keep(falling, loss < 0.9999 * descent.loss), lambda: descent)
             return step + 1, nearest, kept
 
         descent = _Descent(tf.range(tf.shape(variable)[0]), task, weight, variable, zero, zero, infinite)
-        _, nearest, _ = while_active(body, self.steps, nearest, descent)
+        _, nearest, _ = samples.while_active(body, self.steps, nearest, descent)
         return nearest
 
     def _adam(
@@ -129,9 +127,9 @@ class CarliniWagner(SearchAttack, base.AimedAttack):
         predicted = tf.argmax(logits, axis=-1)
         hit = predicted == task.target if self.aimed else predicted != task.labels
         fooled = hit & (margin >= self.confidence)
-        old = take(nearest, descent.index)
-        new = choose(fooled & (square < old.square), _Nearest(points, square, fooled), old)
-        nearest = put(nearest, descent.index, new._replace(fooled=old.fooled | fooled))
+        old = samples.take(nearest, descent.index)
+        new = samples.choose(fooled & (square < old.square), _Nearest(points, square, fooled), old)
+        nearest = samples.put(nearest, descent.index, new._replace(fooled=old.fooled | fooled))
         mean = _BETAS[0] * descent.mean + (1 - _BETAS[0]) * gradient
         variance = _BETAS[1] * descent.variance + (1 - _BETAS[1]) * gradient**2
         corrections = [1 - tf.cast(beta, mean.dtype) ** tf.cast(step + 1, mean.dtype) for beta in _BETAS]
@@ -151,12 +149,12 @@ class _State(NamedTuple):
         """With the present points where they are the nearest adversarials; of as near ones with the earlier."""
         distance = lp.norms_of(self.points - images, norm) if norm else lp.num_changed(self.points, images)
         old, new = (self.nearest, self.distance), (self.points, distance)
-        nearest, distance = choose(fooled & (distance < self.distance), new, old)
+        nearest, distance = samples.choose(fooled & (distance < self.distance), new, old)
         return self._replace(nearest=nearest, distance=distance)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FMN(SearchAttack):
+class FMN(kinds.SearchAttack):
     r"""Fast minimum-norm attack: a fixed number of gradients for a distance close to the smallest.
 
     A step goes along the normalized gradient of the margin, then back into the ball of radius ε. Until a sample is
@@ -190,15 +188,15 @@ class FMN(SearchAttack):
     step_size: PositiveOrNone = None
     gamma: InnerShare = 0.1
 
-    def search(self, logits_fn: LogitsFunction, task: Task) -> Found:
+    def search(self, logits_fn: LogitsFunction, task: samples.Task) -> kinds.Found:
         """The steps, then a last look."""
         infinite = tf.fill(tf.shape(task.labels), tf.cast(np.inf, task.images.dtype))
         start = _State(task.images, infinite, task.images, infinite)
-        state = repeat(functools.partial(self._step, logits_fn, task), self.steps, start)
+        state = samples.repeat(functools.partial(self._step, logits_fn, task), self.steps, start)
         fooled = losses.margin_against(logits_fn(state.points), task.labels) > 0
-        return Found(state.looked(task.images, fooled, self.norm).nearest)
+        return kinds.Found(state.looked(task.images, fooled, self.norm).nearest)
 
-    def _step(self, logits_fn: LogitsFunction, task: Task, step: tf.Tensor, state: _State) -> _State:
+    def _step(self, logits_fn: LogitsFunction, task: samples.Task, step: tf.Tensor, state: _State) -> _State:
         images = task.images
         gradient, logits = losses.loss_gradient(logits_fn, state.points, task.labels, loss="margin")
         margin = losses.margin_against(logits, task.labels)
@@ -217,7 +215,7 @@ class FMN(SearchAttack):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SigmaZero(SearchAttack):
+class SigmaZero(kinds.SearchAttack):
     r"""σ-zero: an adversarial in which as few values as possible differ, by gradients.
 
     .. math:: \min_δ \max\Big(z_y - \max_{j \ne y} z_j, 0\Big) + \frac 1 D \sum_i \frac{δ_i^2}{δ_i^2 + σ}
@@ -255,15 +253,15 @@ class SigmaZero(SearchAttack):
     threshold: Share = 0.3
     rate: Share = 0.01
 
-    def search(self, logits_fn: LogitsFunction, task: Task) -> Found:
+    def search(self, logits_fn: LogitsFunction, task: samples.Task) -> kinds.Found:
         """The steps, and a last look."""
         images, one = task.images, tf.ones_like(task.epsilon)
         start = _State(images, self.threshold * one, images, np.inf * one)
-        state = repeat(functools.partial(self._step, logits_fn, task), self.steps, start)
+        state = samples.repeat(functools.partial(self._step, logits_fn, task), self.steps, start)
         fooled = losses.margin_against(logits_fn(state.points), task.labels) > 0
-        return Found(state.looked(images, fooled, self.norm).nearest)
+        return kinds.Found(state.looked(images, fooled, self.norm).nearest)
 
-    def _step(self, logits_fn: LogitsFunction, task: Task, step: tf.Tensor, state: _State) -> _State:
+    def _step(self, logits_fn: LogitsFunction, task: samples.Task, step: tf.Tensor, state: _State) -> _State:
         images, axes = task.images, tuple(range(1, task.images.shape.rank))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(state.points)

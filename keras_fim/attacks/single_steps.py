@@ -10,10 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import Count, GradientNorm, InnerShare, Positive, one_of
-from keras_fim.attacks import base, kinds, losses, lp, problem
-from keras_fim.attacks.samples import Task, choose, repeat
-from keras_fim.geometry.jacobian import gradient as gradient_of
-from keras_fim.geometry.krylov import MAX_STEPS, METHODS, RTOL
+from keras_fim.attacks import base, kinds, losses, lp, problem, samples
+from keras_fim.geometry import jacobian, krylov
 from keras_fim.geometry.spectrum import spectrum_and_logits
 from keras_fim.logits import LogitsFunction
 
@@ -23,7 +21,7 @@ class OneStep(kinds.FixedBudgetAttack):
 
     one_step = True
 
-    def prepare(self, logits_fn: LogitsFunction, task: Task) -> tuple[tf.Tensor, ...]:
+    def prepare(self, logits_fn: LogitsFunction, task: samples.Task) -> tuple[tf.Tensor, ...]:
         """Logits of the images, and directions of norm 1: up the loss, or down that of the targets."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(task.images)
@@ -31,13 +29,13 @@ class OneStep(kinds.FixedBudgetAttack):
             with tape.stop_recording():
                 targets = self._targets(logits, task)
             loss = losses.loss_value(logits, task.labels, "cross_entropy", targets)
-        return logits, lp.steepest(gradient_of(tape, loss, task.images), self.norm)
+        return logits, lp.steepest(jacobian.gradient(tape, loss, task.images), self.norm)
 
-    def _targets(self, logits: tf.Tensor, task: Task) -> tf.Tensor | None:
+    def _targets(self, logits: tf.Tensor, task: samples.Task) -> tf.Tensor | None:
         """The classes to aim at, if there are any."""
         return None
 
-    def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> kinds.Perturbed:
+    def perturb(self, logits_fn: LogitsFunction, task: samples.Task, state: tuple[Any, ...]) -> kinds.Perturbed:
         """The step."""
         adversarials = tf.clip_by_value(task.images + lp.by_image(task.epsilon, task.images) * state[1], 0, 1)
         return kinds.Perturbed(adversarials, logits_fn(adversarials))
@@ -69,7 +67,7 @@ class FGSM(OneStep, base.AimedAttack):
         """``fgsm``, with the target if there is one, like ``fgsm_to_3``."""
         return f"fgsm{self._suffix}"
 
-    def _targets(self, logits: tf.Tensor, task: Task) -> tf.Tensor | None:
+    def _targets(self, logits: tf.Tensor, task: samples.Task) -> tf.Tensor | None:
         return self._aims(task)
 
 
@@ -122,7 +120,7 @@ class OTCM(OneStep):
         """``otcm``, with the norm if it is not the default."""
         return "otcm" if self.norm == np.inf else f"otcm_{lp.norm_name(self.norm)}"
 
-    def _targets(self, logits: tf.Tensor, task: Task) -> tf.Tensor:
+    def _targets(self, logits: tf.Tensor, task: samples.Task) -> tf.Tensor:
         return problem.choose_targets(self.target, task, logits)
 
 
@@ -157,16 +155,16 @@ class SpectralAttack(kinds.FixedBudgetAttack):
 
     norm = 2.0
 
-    method: Annotated[str, one_of(*METHODS)] = "auto"
-    rtol: Positive = RTOL
-    max_steps: Count = MAX_STEPS
+    method: Annotated[str, one_of(*krylov.METHODS)] = "auto"
+    rtol: Positive = krylov.RTOL
+    max_steps: Count = krylov.MAX_STEPS
 
     @property
     def whole_batch(self) -> bool:
         """Whether no image takes more Krylov steps than the others."""
         return self.method == "exact" or self.max_steps == 1
 
-    def prepare(self, logits_fn: LogitsFunction, task: Task) -> tuple[tf.Tensor, ...]:
+    def prepare(self, logits_fn: LogitsFunction, task: samples.Task) -> tuple[tf.Tensor, ...]:
         """Logits, unit directions, and the details."""
         spectrum, logits = spectrum_and_logits(
             logits_fn, task.images, method=self.method, rtol=self.rtol, max_steps=self.max_steps
@@ -177,18 +175,18 @@ class SpectralAttack(kinds.FixedBudgetAttack):
             lambda: lp.unit(losses.loss_gradient(logits_fn, task.images, task.labels, loss="margin")[0]),
             lambda: tf.zeros_like(task.images),
         )
-        directions = choose(saturated, margins, spectrum.directions[:, 0])
+        directions = samples.choose(saturated, margins, spectrum.directions[:, 0])
         return logits, directions, saturated, spectrum.converged, spectrum.num_steps
 
     def _better_side(
-        self, logits_fn: LogitsFunction, task: Task, directions: tf.Tensor, share: float
+        self, logits_fn: LogitsFunction, task: samples.Task, directions: tf.Tensor, share: float
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """A step of a share of ε along or against ``directions``, to where the loss is larger, and the logits there."""
         step = lp.by_image(share * task.epsilon, task.images) * directions
         forward, backward = (tf.clip_by_value(task.images + s * step, 0, 1) for s in (1, -1))
         attacked, other = logits_fn(forward), logits_fn(backward)
         better = losses.log_odds_against(attacked, task.labels) >= losses.log_odds_against(other, task.labels)
-        return choose(better, (forward, attacked), (backward, other))
+        return samples.choose(better, (forward, attacked), (backward, other))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -229,7 +227,7 @@ class OSSA(SpectralAttack):
         """Whether `steps` is 1."""
         return self.steps == 1
 
-    def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> kinds.Perturbed:
+    def perturb(self, logits_fn: LogitsFunction, task: samples.Task, state: tuple[Any, ...]) -> kinds.Perturbed:
         """The best point of all steps, each to the better side."""
 
         def body(_: tf.Tensor, state: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -238,11 +236,11 @@ class OSSA(SpectralAttack):
             _, directions, *new = self.prepare(logits_fn, moved)
             points, logits = self._better_side(logits_fn, moved, directions, 1 / self.steps)
             worse = losses.log_odds_against(logits, task.labels) < losses.log_odds_against(best[1], task.labels)
-            return points, choose(worse, best, (points, logits)), details.joined(new)
+            return points, samples.choose(worse, best, (points, logits)), details.joined(new)
 
         best, details = self._better_side(logits_fn, task, state[1], 1 / self.steps), _Details(*state[2:])
         if self.steps > 1:
-            _, best, details = repeat(body, self.steps - 1, (best[0], best, details))
+            _, best, details = samples.repeat(body, self.steps - 1, (best[0], best, details))
         return kinds.Perturbed(*best, details._asdict())
 
 
@@ -275,7 +273,7 @@ class TSSA(SpectralAttack):
 
     share: InnerShare = 0.6
 
-    def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> kinds.Perturbed:
+    def perturb(self, logits_fn: LogitsFunction, task: samples.Task, state: tuple[Any, ...]) -> kinds.Perturbed:
         """The two steps."""
         middle, _ = self._better_side(logits_fn, task, state[1], self.share)
         _, directions, *new = self.prepare(logits_fn, task._replace(images=middle))

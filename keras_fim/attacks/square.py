@@ -10,8 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import Count, Norm, PositiveShare
-from keras_fim.attacks import draws, kinds, lp
-from keras_fim.attacks.samples import Best, Task, before_rounding, put, take
+from keras_fim.attacks import draws, kinds, lp, samples
 from keras_fim.logits import LogitsFunction
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries, those after which p is halved
@@ -120,26 +119,26 @@ class Square(kinds.FixedBudgetAttack):
     queries: Count = 1000
     p_init: PositiveShare = 0.8
 
-    def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> kinds.Perturbed:
+    def perturb(self, logits_fn: LogitsFunction, task: samples.Task, state: tuple[Any, ...]) -> kinds.Perturbed:
         """The queries."""
         shape = grid_shape(tuple(task.images.shape[1:]))
-        image = Best.of(tf.reshape(task.images, [-1, *shape]), state[0], task.labels, "margin")
+        image = samples.Best.of(tf.reshape(task.images, [-1, *shape]), state[0], task.labels, "margin")
         unknown = tf.fill(tf.shape(image.loss), tf.cast(-np.inf, image.loss.dtype))  # the first query always counts
         (standing,) = tf.unstack(tf.where(~image.fooled & (task.epsilon > 0)), axis=-1)
         options = {"smallest": 3} if self.norm != np.inf else {}
-        task = before_rounding(task, self.norm)
+        task = samples.before_rounding(task, self.norm)
         schedule = sides(self.queries, self.p_init, *shape[:2], **options)
 
-        def going(query: tf.Tensor, index: tf.Tensor, best: Best) -> tf.Tensor:
+        def going(query: tf.Tensor, index: tf.Tensor, best: samples.Best) -> tf.Tensor:
             return (query < self.queries) & (tf.size(index) > 0)  # no model is called on an empty batch
 
-        def body(query: tf.Tensor, index: tf.Tensor, best: Best) -> tuple[tf.Tensor, tf.Tensor, Best]:
-            old, origin, here = take(best, index), tf.gather(image.points, index), take(task, index)
+        def body(query: tf.Tensor, index: tf.Tensor, best: samples.Best) -> tuple[tf.Tensor, tf.Tensor, samples.Best]:
+            old, origin, here = samples.take(best, index), tf.gather(image.points, index), samples.take(task, index)
             search = _Query(draws.fold(here.keys, query), lp.by_image(here.epsilon, origin), query, schedule, self.norm)
             points = search.propose(origin, old.points)
             logits = logits_fn(tf.reshape(points, [-1, *task.images.shape[1:]]))
-            new = Best.of(points, logits, here.labels, "margin").unless_worse_than(old)
-            return query + 1, tf.boolean_mask(index, ~new.fooled), put(best, index, new)
+            new = samples.Best.of(points, logits, here.labels, "margin").unless_worse_than(old)
+            return query + 1, tf.boolean_mask(index, ~new.fooled), samples.put(best, index, new)
 
         start = (tf.constant(0), standing, image._replace(loss=unknown))
         best = tf.while_loop(going, body, start)[2].unless_worse_than(image)

@@ -10,8 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import Norm
-from keras_fim.attacks import base, draws, kinds, losses, lp
-from keras_fim.attacks.iterative import PGD
+from keras_fim.attacks import base, draws, iterative, kinds, losses, lp
 from keras_fim.attacks.problem import Problem
 from keras_fim.attacks.samples import Best, Task, choose, put, take
 from keras_fim.logits import LogitsFunction, predict_logits
@@ -119,7 +118,7 @@ class StagedAttack(kinds.FixedBudgetAttack):
         rounds: list[tuple[int, base.Attack]] = []
         for name, attack in self.attacks(num_classes).items():
             number, runs = self.stages.index(name), 1
-            if isinstance(attack, PGD):
+            if isinstance(attack, iterative.PGD):
                 attack, runs = dataclasses.replace(attack, restarts=1), attack.restarts
             rounds += [(number, attack)] * runs
         return rounds

@@ -11,8 +11,7 @@ import tensorflow as tf
 
 from keras_fim.arguments import checked
 from keras_fim.callbacks.measuring import Board, MeasuringCallback
-from keras_fim.evaluation.sources import Dataset
-from keras_fim.evaluation.spectrum import QUANTITIES, information
+from keras_fim.evaluation import sources, spectrum
 from keras_fim.validation import check_images
 
 _RUN = "spectrum"  # behind "robustness", so that TensorBoard shows that one first
@@ -57,7 +56,7 @@ class FisherSpectrum(MeasuringCallback):
     """
 
     @checked
-    def __init__(self, dataset: Dataset, *, max_samples: int = 500, **options: Any) -> None:
+    def __init__(self, dataset: sources.Dataset, *, max_samples: int = 500, **options: Any) -> None:
         super().__init__(dataset, max_samples=max_samples, **options)
         check_images(self.images)
         self._columns: dict[str, np.ndarray] = {}
@@ -68,10 +67,10 @@ class FisherSpectrum(MeasuringCallback):
         figures: dict[str, float] = {}
         with self._attempt("measuring", epoch):
             begin = time.perf_counter()
-            measured = information(self._logits(model), self.images, max_steps=_KRYLOV_STEPS)
+            measured = spectrum.information(self._logits(model), self.images, max_steps=_KRYLOV_STEPS)
             measured["boundary radius"] = measured["boundary radius"][~np.isnan(measured["boundary radius"])]
             with np.errstate(over="ignore"):  # TensorBoard knows float32 only
-                pairs = zip(_COLUMNS, QUANTITIES, strict=True)
+                pairs = zip(_COLUMNS, spectrum.QUANTITIES, strict=True)
                 self._columns = {key: measured[name].astype(np.float32) for key, name in pairs if len(measured[name])}
             figures = {
                 f"fisher/{key}/q{100 * share:g}": float(np.quantile(values, share, method="lower"))

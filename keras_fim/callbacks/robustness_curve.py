@@ -9,14 +9,10 @@ import keras
 import tensorflow as tf
 
 from keras_fim.arguments import checked
-from keras_fim.attacks import FGSM, OSSA, Attack, CleverHans, attack_by_name, resolve_epsilons
-from keras_fim.attacks.catalog import Epsilons
-from keras_fim.attacks.problem import Units
-from keras_fim.callbacks import measurement
-from keras_fim.callbacks.measuring import Board, MeasuringCallback
-from keras_fim.evaluation import flags, plans, report, rows
+from keras_fim.attacks import FGSM, OSSA, Attack, CleverHans, attack_by_name, catalog, problem, resolve_epsilons
+from keras_fim.callbacks import measurement, measuring
+from keras_fim.evaluation import flags, plans, report, rows, sources
 from keras_fim.evaluation.measurement import probabilities
-from keras_fim.evaluation.sources import Dataset, check_max_samples
 from keras_fim.pixels import check_contradiction
 from keras_fim.typing import Bounds
 from keras_fim.validation import check_bounds, check_images
@@ -34,7 +30,7 @@ _RUN = "robustness"
 _RATIOS = ("val_fooling/", "val_distance/")  # of samples that are classified correctly
 
 
-class RobustnessCurve(MeasuringCallback):
+class RobustnessCurve(measuring.MeasuringCallback):
     """Attacks the model after each epoch; fooling ratios go to ``logs`` and TensorBoard.
 
     ``logs`` gets, for each attack and ε, ``val_fooling/ossa/eps_0p5`` (of the originally correct samples, the paper's
@@ -87,9 +83,9 @@ class RobustnessCurve(MeasuringCallback):
     @checked
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: sources.Dataset,
         attacks: Attack | str | Sequence[Attack | str] | Mapping[str, Attack | str] | None = None,
-        epsilons: Epsilons = None,
+        epsilons: catalog.Epsilons = None,
         *,
         max_samples: int | Mapping[str, int] = _NUM_SAMPLES,
         class_names: Sequence[str] | None = None,
@@ -133,7 +129,7 @@ class RobustnessCurve(MeasuringCallback):
             figures = {key: v for key, v in figures.items() if not (math.isnan(v) or key.startswith(undefined))}
         return figures
 
-    def _write(self, epoch: int, figures: Mapping[str, float], board: Board) -> None:
+    def _write(self, epoch: int, figures: Mapping[str, float], board: measuring.Board) -> None:
         if not self._history:
             board.layout(_RUN, _charts(self.epsilons))
         with board.at(_RUN, epoch + 1):
@@ -176,7 +172,7 @@ def _named(attacks: Attack | str | Sequence[Attack | str] | Mapping[str, Attack 
     return dict(pairs)
 
 
-def _budgets(attacks: Mapping[str, Attack], epsilons: Epsilons) -> dict[str, tuple[float, ...]]:
+def _budgets(attacks: Mapping[str, Attack], epsilons: catalog.Epsilons) -> dict[str, tuple[float, ...]]:
     """Ascending ε for each attack, by the names that `named` gives.
 
     Raises:
@@ -204,13 +200,13 @@ def _sample_counts(
     else:
         counts = {name: min(max_samples, usual.get(name, max_samples)) for name in attacks}
     for count in counts.values():
-        check_max_samples(count)
+        sources.check_max_samples(count)
     return counts
 
 
 def _default_epsilons(bounds: Bounds | None) -> dict[str, tuple[float, ...]]:
     """The default budgets, on the scale of the range of the pixels."""
-    scale = 1.0 if bounds is None else Units(check_bounds(bounds)).scale
+    scale = 1.0 if bounds is None else problem.Units(check_bounds(bounds)).scale
     return {key: tuple(scale * epsilon for epsilon in row) for key, row in _DEFAULT_EPSILONS.items()}
 
 

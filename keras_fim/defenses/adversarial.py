@@ -8,9 +8,7 @@ import tensorflow as tf
 
 from keras_fim import attacks
 from keras_fim.arguments import NotNegative, Positive, PositiveShare, checked, expect, one_of
-from keras_fim.attacks import draws
-from keras_fim.attacks.problem import Units
-from keras_fim.attacks.samples import random_start
+from keras_fim.attacks import draws, problem, samples
 from keras_fim.defenses.base import Defense
 from keras_fim.defenses.batch import Batch, SameState, attack_task
 
@@ -93,12 +91,12 @@ class AdversarialTraining(Defense):
 
     def adversarials(self, images: tf.Tensor, labels: tf.Tensor, again: SameState, seed: tf.Tensor) -> tf.Tensor:
         """Perturbed images, inside the attack's bounds."""
-        units = Units(self.bounds)
+        units = problem.Units(self.bounds)
         task = attack_task(images, labels, self.epsilon, units, seed)
         start = task.images
         if self.noise:
             ball = task._replace(epsilon=self.noise * task.epsilon)
-            task = task._replace(images=random_start(ball, self.attack.norm, 2))
+            task = task._replace(images=samples.random_start(ball, self.attack.norm, 2))
         attacked = units.logits_fn(again if self.attack_mode == "training" else self._logits_fn)
         result = self.attack.perturb(attacked, task, self.attack.prepare(attacked, task))
         return units.returned(result.adversarials, start, images)

@@ -8,8 +8,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from keras_fim.attacks import draws
-from keras_fim.attacks.problem import Units
+from keras_fim.attacks import draws, problem
 from keras_fim.attacks.samples import Task
 from keras_fim.logits import LogitsFunction
 
@@ -86,7 +85,7 @@ class Batch:
         return tf.math.divide_no_nan(tf.reduce_sum(values), tf.cast(tf.size(values), values.dtype))
 
 
-def attack_task(images: tf.Tensor, labels: tf.Tensor, epsilon: float, units: Units, seed: tf.Tensor) -> Task:
+def attack_task(images: tf.Tensor, labels: tf.Tensor, epsilon: float, units: problem.Units, seed: tf.Tensor) -> Task:
     """What an attack is asked in a training step: in unit coordinates, with one ε on the scale of the images."""
     count = tf.shape(images)[0]
     budget = tf.fill([count], tf.cast(epsilon / units.scale, images.dtype))

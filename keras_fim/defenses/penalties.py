@@ -8,13 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import Count, GradientNorm, NotNegative, PositiveOrNone, checked, expect
-from keras_fim.attacks import lp
-from keras_fim.attacks.problem import Units
-from keras_fim.attacks.samples import random_start, repeat
+from keras_fim.attacks import lp, problem, samples
 from keras_fim.defenses.base import Defense
 from keras_fim.defenses.batch import Batch, attack_task
-from keras_fim.geometry import kl_divergence
-from keras_fim.geometry.jacobian import gradient
+from keras_fim.geometry import jacobian, kl_divergence
 from keras_fim.losses import mu_value, mu_variable
 
 
@@ -48,7 +45,7 @@ class Penalized(Defense):
         super().__init__(model, **options)
         self.mu = variable
         if budget is not None:
-            variable.assign(mu_from_budget(budget / Units(self.bounds).scale))
+            variable.assign(mu_from_budget(budget / problem.Units(self.bounds).scale))
         taken = [tracker.name for part in (self.inner._parts() if self.inner else []) for tracker in part.trackers()]
         self._penalty = keras.metrics.Mean(name=f"{measure}_penalty" if "penalty" in taken else "penalty")
         self._measure = keras.metrics.Mean(name=measure)
@@ -216,7 +213,7 @@ class TRADES(Penalized):
         return batch.mean(kl_divergence(batch.logits, logits))
 
     def _neighbors(self, batch: Batch, clean: tf.Tensor) -> tf.Tensor:
-        units = Units(self.bounds)
+        units = problem.Units(self.bounds)
         task = attack_task(batch.images, batch.labels, self.epsilon, units, batch.seed)
         length, again = lp.by_image(self.step_size * task.epsilon, task.images), units.logits_fn(batch.again)
 
@@ -224,10 +221,10 @@ class TRADES(Penalized):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(points)
                 divergence = kl_divergence(clean, again(points))
-            points += length * lp.steepest(gradient(tape, divergence, points), self.norm)
+            points += length * lp.steepest(jacobian.gradient(tape, divergence, points), self.norm)
             return lp.project_inside(points, task.images, task.epsilon, self.norm)
 
-        points = body(0, random_start(task, self.norm, 3))
+        points = body(0, samples.random_start(task, self.norm, 3))
         if self.attack_steps > 1:
-            points = repeat(body, self.attack_steps - 1, points)
+            points = samples.repeat(body, self.attack_steps - 1, points)
         return units.returned(points, task.images, batch.images)

@@ -6,9 +6,7 @@ import keras
 import tensorflow as tf
 
 from keras_fim.arguments import Count, Positive, PositiveShare, checked, one_of
-from keras_fim.attacks import draws, lp
-from keras_fim.attacks.losses import log_odds_against
-from keras_fim.attacks.problem import Units
+from keras_fim.attacks import draws, losses, lp, problem
 from keras_fim.defenses.batch import Batch
 from keras_fim.defenses.penalties import Penalized
 from keras_fim.geometry import Linearization, krylov_direction, linearized, logit_fim_form
@@ -102,13 +100,13 @@ class SpectralDefense(Penalized):
             keys = draws.keys_of(batch.seed, tf.range(tf.shape(images)[0]))
             return lp.unit(draws.normal(draws.fold(keys, 1), images.shape[1:], images.dtype))
         steps = self.krylov_steps if self.direction == "krylov" else 0
-        jacobian, span = linearized(batch.tape, images, batch.logits), Units(self.bounds).span(images.dtype)
+        jacobian, span = linearized(batch.tape, images, batch.logits), problem.Units(self.bounds).span(images.dtype)
         in_units = Linearization(jacobian.logits, lambda v: jacobian.push(span * v), lambda w: span * jacobian.pull(w))
         return krylov_direction(in_units, images, steps)
 
     def _slopes(self, batch: Batch, direction: tf.Tensor) -> tf.Tensor:
         """The derivative of the logits along a direction, ``(batch, K)``."""
-        shift = self.step * Units(self.bounds).span(batch.images.dtype) * direction
+        shift = self.step * problem.Units(self.bounds).span(batch.images.dtype) * direction
         ahead = batch.again(batch.images + shift)
         if self.difference == "one_sided":
             return (ahead - batch.logits) / self.step
@@ -168,8 +166,8 @@ class GradientPenalty(Penalized):
         """Mean squared norm."""
         images, labels = batch.images, batch.labels
         with batch.tape:
-            odds = log_odds_against(batch.logits, labels)  # the cross-entropy's direction, and never 0
-        span = Units(self.bounds).span(images.dtype)
+            odds = losses.log_odds_against(batch.logits, labels)  # the cross-entropy's direction, and never 0
+        span = problem.Units(self.bounds).span(images.dtype)
         direction = tf.stop_gradient(lp.unit(span * gradient(batch.tape, odds, images)))
         ahead = _cross_entropy(batch.again(images + self.step * span * direction), labels)
         return batch.mean(((ahead - _cross_entropy(batch.logits, labels)) / self.step) ** 2)

@@ -15,10 +15,7 @@ from keras_fim.attacks.lp import by_image, project_inside, step, unit
 from keras_fim.attacks.problem import in_pixels
 from keras_fim.attacks.samples import Task, choose, random_start, repeat
 from keras_fim.detection.detector import FisherDetector, features_of
-from keras_fim.geometry.boundary import rival_gradients
-from keras_fim.geometry.jacobian import gradient as gradient_of
-from keras_fim.geometry.jacobian import linearize
-from keras_fim.geometry.spectrum import spectrum_and_logits
+from keras_fim.geometry import boundary, jacobian, spectrum
 from keras_fim.logits import LogitsFunction
 
 _PROBE = 0.05  # length of the finite difference that stands for a derivative along an eigenvector
@@ -109,10 +106,10 @@ class AdaptivePGD(FixedBudgetAttack):
     def _directions(self, logits_fn: LogitsFunction, points: tf.Tensor) -> tf.Tensor:
         """Eigenvectors and, if the radius counts, the way to the boundary: ``(batch, directions, ...)``, in pixels."""
         logits_fn, points = in_pixels(logits_fn, points)
-        directions = spectrum_and_logits(logits_fn, points, self.detector.pairs, max_steps=2)[0].directions
+        directions = spectrum.spectrum_and_logits(logits_fn, points, self.detector.pairs, max_steps=2)[0].directions
         if not self.detector.radius:
             return directions
-        away = tf.reshape(rival_gradients(linearize(logits_fn, points), 1), tf.shape(points))
+        away = tf.reshape(boundary.rival_gradients(jacobian.linearize(logits_fn, points), 1), tf.shape(points))
         return tf.concat([directions, unit(away)[:, None]], axis=1)
 
     def _look(
@@ -123,7 +120,7 @@ class AdaptivePGD(FixedBudgetAttack):
             tape.watch(points)
             logits, score = self._score_along(logits_fn, points, along)
             margin = margin_against(logits, labels)
-        up, away = (unit(gradient_of(tape, value, points)) for value in (margin, score))
+        up, away = (unit(jacobian.gradient(tape, value, points)) for value in (margin, score))
         fooled = tf.argmax(logits, axis=-1) != labels
         selective = tf.where(by_image(fooled, points), -away, up)
         finite = tf.where(tf.math.is_inf(weight), tf.zeros_like(weight), weight)

@@ -12,8 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks import lp
-from keras_fim.attacks.kinds import FixedBudgetAttack, Found, Perturbed, SearchAttack
+from keras_fim.attacks import kinds, lp
 from keras_fim.attacks.samples import Task, choose, put, take
 from keras_fim.geometry.jacobian import gradient as gradient_of
 from keras_fim.logits import LogitsFunction, predict_logits
@@ -108,7 +107,7 @@ class _Wrapped:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class ForeignAttack(_Wrapped, FixedBudgetAttack):
+class ForeignAttack(_Wrapped, kinds.FixedBudgetAttack):
     """A fixed-budget attack of another library, which knows one ε at a time.
 
     The detail ``projected`` of a result marks samples for which the library left the ball by more than rounding, so
@@ -119,7 +118,7 @@ class ForeignAttack(_Wrapped, FixedBudgetAttack):
         """Logits."""
         return (logits_fn.compiled(predict_logits)(task.images),)
 
-    def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> Perturbed:
+    def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> kinds.Perturbed:
         """The method's answer for each ε that occurs, in the ball and the unit cube; an ε of 0 returns the image."""
         points, budgets = tf.identity(task.images), task.epsilon.numpy()
         for budget in np.unique(budgets[budgets > 0]):
@@ -128,16 +127,16 @@ class ForeignAttack(_Wrapped, FixedBudgetAttack):
         slack = 1e-6 * np.maximum(budgets, 1.0)
         outside = lp.norms(points.numpy().astype(np.float64) - task.images.numpy(), self.norm) > budgets + slack
         points = choose(tf.constant(outside), lp.project_inside(points, task.images, task.epsilon, self.norm), points)
-        return Perturbed(points, logits_fn.compiled(predict_logits)(points), {"projected": tf.constant(outside)})
+        return kinds.Perturbed(points, logits_fn.compiled(predict_logits)(points), {"projected": tf.constant(outside)})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class ForeignSearch(_Wrapped, SearchAttack):
+class ForeignSearch(_Wrapped, kinds.SearchAttack):
     """A minimal-distance attack of another library."""
 
-    def search(self, logits_fn: LogitsFunction, task: Task) -> Found:
+    def search(self, logits_fn: LogitsFunction, task: Task) -> kinds.Found:
         """The method's answer."""
-        return Found(self.method.points(logits_fn, task, None))
+        return kinds.Found(self.method.points(logits_fn, task, None))
 
 
 def wrapped(method: Method, minimal: bool, **options: Any) -> ForeignAttack | ForeignSearch:
