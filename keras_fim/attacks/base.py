@@ -12,7 +12,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral, Real
-from typing import Annotated, Any, ClassVar, TypeVar, overload
+from typing import Annotated, Any, ClassVar, overload
 
 import keras
 import numpy as np
@@ -24,8 +24,6 @@ from keras_fim.attacks.problem import Problem, Units, check_targets
 from keras_fim.logits import LogitsFunction, logits_function, predict_logits
 from keras_fim.typing import AttackResult, Bounds, Images, Labels, Model
 from keras_fim.validation import check_bounds, check_images, check_labels
-
-_A = TypeVar("_A", bound="Attack")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -186,7 +184,7 @@ class Attack(abc.ABC):
             return functools.partial(method, self, logits_fn)
         return logits_fn.compiled(method, self._essence())
 
-    def _essence(self: _A) -> _A:
+    def _essence(self) -> Any:
         """The attack without what its compiled functions do not depend on."""
         plain: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Attack)}
         return dataclasses.replace(self, **plain)
@@ -261,7 +259,7 @@ class AimedAttack(Attack):
         """The task's targets, if there is a target, or if a loss that is raised has one; ``None`` otherwise."""
         return task.target if self.aimed or loss in losses.TARGETED_LOSSES else None
 
-    def _essence(self) -> AimedAttack:
+    def _essence(self) -> Any:
         """The class is an argument of the compiled functions, not part of them."""
         plain = super()._essence()
         return plain if self.target is None else dataclasses.replace(plain, target="given")

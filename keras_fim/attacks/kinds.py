@@ -205,19 +205,13 @@ class MinimalDistance(MinimalDistanceAttack):
         return self.attack.norm
 
     @property
-    def target(self) -> int | str | None:
-        """That of the attack, if it has one."""
-        return getattr(self.attack, "target", "")
-
-    @property
     def aimed(self) -> bool:
         """Whether the attack is."""
         return self.attack.aimed
 
-    @property
-    def least_classes(self) -> int:
-        """That of the attack."""
-        return self.attack.least_classes
+    def _problem(self, *data: Any) -> Problem:
+        """That of the attack, which has its own targets and the same pixels and seed."""
+        return self.attack._problem(*data)
 
     def nearest(self, problem: Problem, correct: np.ndarray) -> Found:
         """The smallest ε by growth and halvings."""

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_fim.attacks.base import Attack
 from keras_fim.attacks.kinds import FixedBudgetAttack, MinimalDistanceAttack
 from keras_fim.evaluation.measurement import Outcome, measure, probabilities
+from keras_fim.evaluation.plans import Plan
 from keras_fim.evaluation.rows import RobustnessCurve, attack_rows
 from keras_fim.evaluation.sources import Chunk, chunks
 from keras_fim.logits import LogitsFunction
@@ -61,21 +61,14 @@ def epsilon_key(epsilon: float) -> str:
 
 
 def measure_attack(
-    logits_fn: LogitsFunction,
-    samples: tuple[np.ndarray, np.ndarray],
-    attack: Attack,
-    epsilons: Sequence[float],
-    *,
-    name: str,
-    num_examples: int = 4,
+    logits_fn: LogitsFunction, samples: tuple[np.ndarray, np.ndarray], plan: Plan, *, name: str, num_examples: int = 4
 ) -> tuple[RobustnessCurve, Examples]:
     """Attack the samples at each ε.
 
     Args:
         logits_fn: The classifier.
         samples: ``(images, labels)``.
-        attack: An attack of either kind.
-        epsilons: The budgets in the attack's norm, ascending.
+        plan: An attack of either kind, and its budgets, ascending.
         name: The name of the attack in the curve.
         num_examples: The largest number of examples.
 
@@ -85,30 +78,30 @@ def measure_attack(
     Raises:
         ValueError: As the attack.
     """
+    attack, epsilons = plan
     asked = attack.fooling_only() if isinstance(attack, FixedBudgetAttack) else attack
     first, *others = chunks(samples)
     shown = measure(logits_fn, asked, epsilons, first, inspect=lambda result: result.adversarials[:_CANDIDATES].copy())
     rest = [measure(logits_fn, asked, epsilons, chunk) for chunk in others]
-    examples = _examples(logits_fn, first, shown, epsilons, attack, num_examples)
+    examples = _examples(logits_fn, first, shown, plan, num_examples)
     outcome = Outcome.joined([part._replace(seen=()) for part in (shown, *rest)])
     rows = attack_rows(attack, epsilons, outcome)
     return RobustnessCurve(tuple(dataclasses.replace(row, attack=name) for row in rows)), examples
 
 
-def _examples(
-    logits_fn: LogitsFunction, chunk: Chunk, outcome: Outcome, epsilons: Sequence[float], attack: Attack, count: int
-) -> Examples:
+def _examples(logits_fn: LogitsFunction, chunk: Chunk, outcome: Outcome, plan: Plan, count: int) -> Examples:
     correct, fooled = np.flatnonzero(outcome.was_correct[:_CANDIDATES]), np.asarray(outcome.fooled.any(axis=0))
     rows = np.sort(correct[np.argsort(~fooled[correct], kind="stable")][:count])
-    which = np.where(fooled[rows], outcome.fooled[:, rows].argmax(axis=0), len(epsilons) - 1)
+    which = np.where(fooled[rows], outcome.fooled[:, rows].argmax(axis=0), len(plan.epsilons) - 1)
     images = chunk.images[rows]
     adversarials = np.array([outcome.seen_at(index)[row] for row, index in zip(rows, which, strict=True)])
     adversarials = adversarials.reshape(images.shape)
-    if isinstance(attack, MinimalDistanceAttack):  # beyond the largest ε it does not count
+    if isinstance(plan.attack, MinimalDistanceAttack):  # beyond the largest ε it does not count
         adversarials[~fooled[rows]] = images[~fooled[rows]]
     empty = np.zeros((0, 1))
     before, after = (probabilities(logits_fn, batch) if len(rows) else empty for batch in (images, adversarials))
-    return Examples(images, adversarials, np.asarray(epsilons)[which], chunk.labels[rows], before, after, attack.bounds)
+    budgets = np.asarray(plan.epsilons)[which]
+    return Examples(images, adversarials, budgets, chunk.labels[rows], before, after, plan.attack.bounds)
 
 
 def curves_picture(epochs: Sequence[tuple[int, Sequence[RobustnessCurve]]]) -> np.ndarray | None:

@@ -121,7 +121,7 @@ class RobustnessCurve(measuring.MeasuringCallback):
             figures["val_clean/confidence"] = float(p.max(axis=-1).mean())
             for name, attack in self.attacks.items():
                 with self._attempt(f"attack {name}", epoch):
-                    part, count = (self.samples[name], attack, self.epsilons[name]), self.num_examples
+                    part, count = (self.samples[name], plans.Plan(attack, self.epsilons[name])), self.num_examples
                     curve, examples = measurement.measure_attack(logits_fn, *part, name=name, num_examples=count)
                     self._measured.append((curve, examples))
                     figures.update(measurement.logs(curve))

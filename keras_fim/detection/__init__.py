@@ -1,7 +1,6 @@
 """The Fisher spectrum as a detector of adversarial input, and an attacker who knows it."""
 
 from keras_fim.detection.adaptive import AdaptivePGD
-from keras_fim.detection.curves import DetectionCurves, detection_curves
-from keras_fim.detection.detector import FEATURES, FisherDetector, spectral_features
+from keras_fim.detection.detector import FEATURES, DetectionCurves, FisherDetector, detection_curves, spectral_features
 
 __all__ = ["FEATURES", "AdaptivePGD", "DetectionCurves", "FisherDetector", "detection_curves", "spectral_features"]

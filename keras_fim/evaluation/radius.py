@@ -6,12 +6,12 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import checked, expect
+from keras_fim.arguments import Count, Norm, checked, expect
 from keras_fim.attacks import FMN, DeepFool
 from keras_fim.attacks.lp import by_image, norm_name
 from keras_fim.attacks.problem import Units
 from keras_fim.evaluation.report import Report, Row
-from keras_fim.geometry.boundary import RIVALS, boundary_distance, check_boundary
+from keras_fim.geometry.boundary import RIVALS, boundary_distance
 from keras_fim.geometry.jacobian import linearize
 from keras_fim.logits import LogitsFunction, logits_function, predict_logits
 from keras_fim.pixels import PixelRange, find_range, images_in_range
@@ -40,8 +40,8 @@ class BoundaryRadius(NamedTuple):
 def boundary_radius(
     model: Model,
     images: Images,
-    norm: float = 2,
-    rivals: int = RIVALS,
+    norm: Norm = 2,
+    rivals: Count = RIVALS,
     *,
     refine: bool = False,
     batch_size: int = 128,
@@ -79,7 +79,6 @@ def boundary_radius(
         >>> boundary_radius(model, [[1.0, 0.5], [0.3, 0.4]]).radius
         array([1. , 0.5], dtype=float32)
     """
-    check_boundary(norm, rivals)
     expect(not refine or norm != 1, "norm", "2 or inf with refine=True", norm)
     images = images_in_range(model, images, bounds)
     logits_fn = logits_function(model, images)
@@ -117,7 +116,7 @@ class Calibration(Report):
 
 @checked
 def calibrate(
-    model: Model, images: Images, *, norm: float = 2, share: float = 0.9, bounds: Bounds | PixelRange | None = None
+    model: Model, images: Images, *, norm: Norm = 2, share: float = 0.9, bounds: Bounds | PixelRange | None = None
 ) -> Calibration:
     r"""Fit the factor that makes the boundary radius hold for a share of images like these.
 
@@ -175,7 +174,6 @@ def radius_and_distance(
     Raises:
         ValueError: As `calibrate` for the images.
     """
-    check_boundary(norm, 1)
     logits_fn = logits_function(model, check_images(images))
     pixels = find_range(logits_fn, images, bounds=bounds)
     units, inside = Units(pixels.bounds), logits_fn.cast(pixels.clip(images)[0])

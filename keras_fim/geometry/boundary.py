@@ -44,7 +44,8 @@ def boundary_distance(jacobian: Linearization, norm: float = 2.0, rivals: int = 
         Moosavi-Dezfooli, Fawzi, Frossard, DeepFool: a simple and accurate method to fool deep neural networks
         (CVPR 2016), whose first step has this length.
     """
-    check_boundary(norm, rivals)
+    expect(norm in DUAL, "norm", "one of 1, 2, np.inf", norm)
+    expect(rivals >= 1, "rivals", "a positive integer", rivals)
     return nearest_boundary(jacobian.logits, rival_gradients(jacobian, rivals), norm)
 
 
@@ -85,16 +86,6 @@ def nearest_boundary(logits: tf.Tensor, gradients: tf.Tensor, norm: float = 2.0)
     smallest = tf.gather(distances, nearest, batch_dims=1)
     distance = tf.where(smallest < infinite, smallest, tf.cast(np.nan, distances.dtype))
     return tf.cast(distance, logits.dtype), tf.gather(order[:, 1:], nearest, batch_dims=1)
-
-
-def check_boundary(norm: float, rivals: int) -> None:
-    """Check the options of `boundary_distance`.
-
-    Raises:
-        ValueError: If the norm is not 1, 2 or inf, or ``rivals < 1``.
-    """
-    expect(norm in DUAL, "norm", "one of 1, 2, np.inf", norm)
-    expect(rivals >= 1, "rivals", "a positive integer", rivals)
 
 
 def _length(vectors: tf.Tensor, order: float) -> tf.Tensor:

@@ -4,6 +4,8 @@ r"""Eigenpairs of the Fisher information matrix in the input, by the method that
 :math:`G_x \eta = \lambda \eta` with :math:`\eta = B^\top u / \|B^\top u\|` (the paper's reduction in section 3.2).
 """
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -72,13 +74,7 @@ def krylov_spectrum(
 
 
 def spectrum_and_logits(
-    logits_fn: LogitsCallable,
-    images: tf.Tensor,
-    k: int = 1,
-    *,
-    method: str = "auto",
-    rtol: float = RTOL,
-    max_steps: int = MAX_STEPS,
+    logits_fn: LogitsCallable, images: tf.Tensor, k: int = 1, *, method: str = "auto", **krylov_options: Any
 ) -> tuple[Spectrum, tf.Tensor]:
     """The k largest eigenpairs of ``G_x`` and the logits.
 
@@ -87,8 +83,7 @@ def spectrum_and_logits(
         images: ``(batch, ...)``, floating.
         k: number of eigenpairs, from 1 to K.
         method: ``"exact"``, ``"krylov"``, or ``"auto"``: exact up to four classes for each eigenpair, else Krylov.
-        rtol: of `krylov_spectrum`.
-        max_steps: of `krylov_spectrum`.
+        **krylov_options: ``rtol`` and ``max_steps`` of `krylov_spectrum`.
 
     Returns:
         `Spectrum`, and ``(batch, K)``.
@@ -101,8 +96,7 @@ def spectrum_and_logits(
         method = "exact" if logits_fn(images[:1]).shape[-1] <= _CLASSES_PER_PAIR * k else "krylov"
     if method == "krylov":
         jacobian = linearize(logits_fn, images)
-        spectrum = krylov.krylov_spectrum_from(logits_fn, jacobian, images, k=k, rtol=rtol, max_steps=max_steps)
-        return spectrum, jacobian.logits
+        return krylov.krylov_spectrum_from(logits_fn, jacobian, images, k=k, **krylov_options), jacobian.logits
     matrix, logits = factor(logits_fn, images)
     eigenvalues, directions = spectrum_of_factor(matrix, k)
     batch = tf.shape(images)[0]

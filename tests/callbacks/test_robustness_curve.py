@@ -15,6 +15,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from keras_fim import attacks, evaluation
 from keras_fim.callbacks import FisherSpectrum, RobustnessCurve
 from keras_fim.callbacks.measurement import measure_attack
+from keras_fim.evaluation.plans import Plan
 from keras_fim.evaluation.rows import QUANTILES
 from keras_fim.logits import logits_function
 
@@ -82,7 +83,10 @@ def test_distances_beyond_the_largest_epsilon_are_infinite(small_model, patterns
     fit(small_model, patterns, epochs=4)
     curve = RobustnessCurve(patterns, attacks.FGM(), [1e-6, 2e-6], max_samples=8)
     actual, _ = measure_attack(
-        logits_function(small_model), (curve.images, curve.labels), attacks.FGM(), curve.epsilons["fgm"], name="fgm"
+        logits_function(small_model),
+        (curve.images, curve.labels),
+        Plan(attacks.FGM(), curve.epsilons["fgm"]),
+        name="fgm",
     )
     assert actual.fooling_ratios == (0, 0) and set(actual.rows[0].nearest.values()) == {np.inf}
 
@@ -150,7 +154,7 @@ def test_examples_are_of_samples_that_were_right_before(small_model, patterns):
     wrong = np.where(np.arange(80) % 2, labels, (labels + 1) % 4)
     logits_fn = logits_function(small_model)
     for attack, epsilons in ((attacks.FGM(), (0.2, 0.5, 1.0)), (attacks.DeepFool(), (0.3, 0.9))):
-        _, examples = measure_attack(logits_fn, (images, wrong), attack, epsilons, name="a", num_examples=3)
+        _, examples = measure_attack(logits_fn, (images, wrong), Plan(attack, epsilons), name="a", num_examples=3)
         assert len(examples.labels) == 3 and (examples.before.argmax(axis=-1) == examples.labels).all()
         for image, label, epsilon, after in zip(
             *examples[:1], *examples[3:4], examples.epsilons, examples.after, strict=True
@@ -158,7 +162,7 @@ def test_examples_are_of_samples_that_were_right_before(small_model, patterns):
             ratios = [attack(small_model, image[None], label[None], epsilon=e).success[0] for e in epsilons]
             smallest = epsilons[ratios.index(True)] if any(ratios) else epsilons[-1]
             assert epsilon == smallest and (after.argmax() != label) == any(ratios)
-    _, nothing = measure_attack(logits_fn, (images, (labels + 1) % 4), attacks.FGM(), (0.5,), name="a")
+    _, nothing = measure_attack(logits_fn, (images, (labels + 1) % 4), Plan(attacks.FGM(), (0.5,)), name="a")
     assert (nothing.before.argmax(axis=-1) == nothing.labels).all()
 
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -11,43 +13,12 @@ from keras_fim.attacks.adapters import repairs
 from keras_fim.attacks.adapters.common import Classifier, ForeignAttack, ForeignSearch, Method, wrapped
 from keras_fim.attacks.lp import check_norm, norm_name
 
+_METHODS = json.loads(Path(__file__).with_suffix(".json").read_text())
+"""What each attack takes: its norms, of which the first is the default, and its parameters with their defaults here.
 
-class _Known(NamedTuple):
-    """What an attack of CleverHans takes: norms (the first is the default), and parameters with the defaults here.
-
-    A default of None leaves the choice to CleverHans or, for the length of a step, to `_step`.
-    """
-
-    norms: tuple[float, ...]
-    parameters: dict[str, Any]
-    travel: float = 0.0
-    """Length of all steps together, as a multiple of ε, if nothing is said about a step's."""
-
-
-_STEPS = {"eps_iter": None, "step_size": None}
-_METHODS = {
-    "fast_gradient_method": _Known((np.inf, 1, 2), {"loss_fn": None}),
-    "projected_gradient_descent": _Known(
-        (np.inf, 2), {"nb_iter": 40, **_STEPS, "loss_fn": None, "rand_init": False, "rand_minmax": None}, 2.5
-    ),
-    "basic_iterative_method": _Known((np.inf, 2), {"nb_iter": 10, **_STEPS}, 2.0),
-    "momentum_iterative_method": _Known((np.inf, 2), {"nb_iter": 10, **_STEPS, "decay_factor": 1.0}, 1.0),
-    "madry_et_al": _Known((np.inf, 2), {"nb_iter": 40, **_STEPS, "rand_minmax": None}, 2.5),
-    "carlini_wagner_l2": _Known(
-        (2,),
-        {
-            **{"binary_search_steps": 5, "max_iterations": 1000, "abort_early": True, "confidence": 0.0},
-            **{"initial_const": 1e-2, "learning_rate": 5e-3},
-        },
-    ),
-    "spsa": _Known(
-        (np.inf,),
-        {
-            **{"nb_iter": 40, "learning_rate": 0.01, "delta": 0.01, "spsa_samples": 128, "spsa_iters": 1},
-            "early_stop_loss_threshold": None,
-        },
-    ),
-}
+``null`` leaves the choice to CleverHans or, for the length of a step, to ``travel``, which is the length of all steps
+together as a multiple of ε.
+"""
 _COUNTS = ("nb_iter", "binary_search_steps", "max_iterations", "spsa_samples", "spsa_iters")
 _POSITIVE = ("eps_iter", "step_size", "initial_const", "learning_rate", "delta", "rand_minmax")
 
@@ -98,19 +69,24 @@ def CleverHans(  # noqa: N802 - reads as the classes beside it
     """
     if attack not in _METHODS:
         raise ValueError(f"`attack` should be one of {', '.join(_METHODS)}. Received: attack={attack!r}")
-    norm = check_norm(_METHODS[attack].norms[0] if norm is None else norm, _METHODS[attack].norms)
+    norms = tuple(map(float, _METHODS[attack]["norms"]))
+    norm = check_norm(norms[0] if norm is None else norm, norms)
     _check_parameters(attack, parameters)
+    given = {"norm": norm, **dict(sorted(parameters.items()))}
     options = {"bounds": bounds, "batch_size": batch_size, "seed": seed, "progress": progress}
-    return wrapped(_Named(attack, norm, tuple(sorted(parameters.items()))), attack == "carlini_wagner_l2", **options)
+    name = f"cleverhans_{attack}" if attack.endswith(norm_name(norm)) else f"cleverhans_{attack}_{norm_name(norm)}"
+    call = f"CleverHans({attack!r}, {', '.join(f'{key}={value!r}' for key, value in given.items())}"
+    method = _Named(name, norm, call, attack, tuple(sorted(parameters.items())))
+    return wrapped(method, attack == "carlini_wagner_l2", **options)
 
 
 def cleverhans_attacks() -> list[tuple[str, float]]:
     """Each attack that `CleverHans` makes, with each norm that it takes."""
-    return [(attack, norm) for attack, method in _METHODS.items() for norm in method.norms]
+    return [(attack, norm) for attack, method in _METHODS.items() for norm in map(float, method["norms"])]
 
 
 def _check_parameters(attack: str, given: dict[str, Any]) -> None:
-    parameters = _METHODS[attack].parameters
+    parameters = _METHODS[attack]["parameters"]
     for name, value in given.items():
         if name not in parameters:
             raise ValueError(f"`{attack}` takes the parameters {', '.join(parameters)}. Received: {name}={value!r}")
@@ -129,26 +105,13 @@ class _Named(Method):
     """An attack of CleverHans by its name there."""
 
     attack: str
-    norm: float
     parameters: tuple[tuple[str, Any], ...]
-
-    @property
-    def name(self) -> str:
-        """``cleverhans_``, the name there and the norm."""
-        norm = norm_name(self.norm)
-        return f"cleverhans_{self.attack}" if self.attack.endswith(norm) else f"cleverhans_{self.attack}_{norm}"
-
-    @property
-    def call(self) -> str:
-        """The arguments of `CleverHans`."""
-        options = {"norm": self.norm, **dict(self.parameters)}
-        return f"CleverHans({self.attack!r}, {', '.join(f'{key}={value!r}' for key, value in options.items())}"
 
     def generate(
         self, classifier: Classifier, images: tf.Tensor, labels: tf.Tensor, epsilon: float | None, seed: int
     ) -> tf.Tensor:
         """CleverHans' answer."""
-        options = {"clip_min": 0.0, "clip_max": 1.0, **_METHODS[self.attack].parameters, **dict(self.parameters)}
+        options = {"clip_min": 0.0, "clip_max": 1.0, **_METHODS[self.attack]["parameters"], **dict(self.parameters)}
         if epsilon is None:
             return repairs.carlini_wagner(classifier, images, labels, **options)
         options["eps"] = epsilon
@@ -158,7 +121,7 @@ class _Named(Method):
             return tf.concat([attack(image, label) for image, label in ones], axis=0)
         loss_fn = options.pop("loss_fn", None) or repairs.cross_entropy
         if self.attack != "fast_gradient_method":
-            share = options.pop("step_size") or _METHODS[self.attack].travel / options["nb_iter"]
+            share = options.pop("step_size") or _METHODS[self.attack]["travel"] / options["nb_iter"]
             options["eps_iter"] = min(options["eps_iter"] or share * epsilon, epsilon)
         method = repairs.gradient_method(self.attack, classifier, loss_fn, seed)
         return method(classifier, images, y=labels, norm=self.norm, sanity_checks=False, **options)

@@ -58,15 +58,19 @@ class Classifier(NamedTuple):
         return self.logits_fn.compiled(_gradient, self.dtype, loss_fn)(images, labels)
 
 
+@dataclasses.dataclass(frozen=True)
 class Method(abc.ABC):
-    """An attack of another library, on images in [0, 1]: the lengths among its own options are in these units, too."""
+    """An attack of another library, on images in [0, 1]: the lengths among its own options are in these units, too.
 
-    name: Any
-    """The library, the attack and the norm."""
-    norm: Any
-    """The p of the lp norm that ε and the distances are in."""
-    call: Any
-    """The call that makes it, without the options of every attack and the last bracket."""
+    Attributes:
+        name: The library, the attack and the norm.
+        norm: The p of the lp norm that ε and the distances are in.
+        call: The call that makes it, without the options of every attack and the last bracket.
+    """
+
+    name: str
+    norm: float
+    call: str
 
     @abc.abstractmethod
     def generate(
@@ -94,12 +98,12 @@ class _Wrapped:
     @property
     def name(self) -> str:
         """That of the method."""
-        return str(self.method.name)
+        return self.method.name
 
     @property
     def norm(self) -> float:
         """That of the method."""
-        return float(self.method.norm)
+        return self.method.norm
 
     def __repr__(self) -> str:
         options = ", ".join(f"{option}={getattr(self, option)!r}" for option in ("bounds", "batch_size", "seed"))

@@ -38,8 +38,11 @@ def Foolbox(attack: Any, **options: Any) -> ForeignAttack | ForeignSearch:  # no
     base = library("foolbox.attacks.base", "Foolbox", "keras_fim[peers]")
     if not isinstance(_innermost(attack), (base.FixedEpsilonAttack, base.MinimizationAttack)):
         raise ValueError(f"`attack` should be an attack object of Foolbox. Received: attack={attack!r}")
-    check_norm(getattr(attack.distance, "p", None), (0, 1, 2, np.inf))  # type: ignore[arg-type]
-    return wrapped(_Object(attack), isinstance(_innermost(attack), base.MinimizationAttack), **options)
+    norm = check_norm(getattr(attack.distance, "p", None), (0, 1, 2, np.inf))  # type: ignore[arg-type]
+    words = re.sub(r"^L(0|1|2|[Ii]nf(inity)?)(?=[A-Z])|Attack$", "", type(_innermost(attack)).__name__)
+    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", words).lower()
+    method = _Object(f"foolbox_{snake}_{norm_name(norm)}", norm, f"Foolbox({attack!r}", attack)
+    return wrapped(method, isinstance(_innermost(attack), base.MinimizationAttack), **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,23 +50,6 @@ class _Object(Method):
     """An attack object."""
 
     attack: Any
-
-    @property
-    def norm(self) -> float:
-        """That of the attack's distance."""
-        return float(self.attack.distance.p)
-
-    @property
-    def name(self) -> str:
-        """``foolbox_``, the class without its norm and ``Attack``, and the norm."""
-        words = re.sub(r"^L(0|1|2|[Ii]nf(inity)?)(?=[A-Z])|Attack$", "", type(_innermost(self.attack)).__name__)
-        snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", words).lower()
-        return f"foolbox_{snake}_{norm_name(self.norm)}"
-
-    @property
-    def call(self) -> str:
-        """The argument of `Foolbox`."""
-        return f"Foolbox({self.attack!r}"
 
     def generate(
         self, classifier: Classifier, images: tf.Tensor, labels: tf.Tensor, epsilon: float | None, seed: int
@@ -121,7 +107,11 @@ def ART(  # noqa: N802 - reads as the classes beside it
     if not callable(attack_factory):
         expected = "a function of a classifier that makes an attack of ART"
         raise ValueError(f"`attack_factory` should be {expected}. Received: {attack_factory!r}")
-    return wrapped(_Made(attack_factory, norm, minimal, label), minimal, **options)
+    factory = getattr(attack_factory, "func", attack_factory)  # that of a functools.partial
+    middle = str(label or getattr(factory, "__name__", type(factory).__name__))
+    name = f"art_{re.sub('[^a-z0-9]+', '_', middle.lower()).strip('_')}_{norm_name(norm)}"
+    call = f"ART({attack_factory!r}, norm={norm}{', minimal=True' if minimal else ''}, label={label!r}"
+    return wrapped(_Made(name, norm, call, attack_factory), minimal, **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,22 +119,6 @@ class _Made(Method):
     """What a factory makes."""
 
     attack_factory: Callable[..., Any]
-    norm: float
-    minimal: bool
-    label: str | None
-
-    @property
-    def name(self) -> str:
-        """``art_``, the label and the norm."""
-        factory = getattr(self.attack_factory, "func", self.attack_factory)  # that of a functools.partial
-        label = str(self.label or getattr(factory, "__name__", type(factory).__name__))
-        return f"art_{re.sub('[^a-z0-9]+', '_', label.lower()).strip('_')}_{norm_name(self.norm)}"
-
-    @property
-    def call(self) -> str:
-        """The arguments of `ART`."""
-        minimal = ", minimal=True" if self.minimal else ""
-        return f"ART({self.attack_factory!r}, norm={self.norm}{minimal}, label={self.label!r}"
 
     def generate(
         self, classifier: Classifier, images: tf.Tensor, labels: tf.Tensor, epsilon: float | None, seed: int
