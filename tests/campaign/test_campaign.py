@@ -23,7 +23,7 @@ def test_damaged_files_are_named(tmp_path):
     assert failures(damages.damages(24, 1, tmp_path)) == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_new_models_leave_nothing_behind():
     assert failures(models.models(26, 1)) == []
 

@@ -72,6 +72,7 @@ def test_training_exports_and_verifies(tmp_path, capsys):
     assert "m/1: verified" in capsys.readouterr().out
 
 
+@pytest.mark.nightly
 def test_detect_command(stored, tmp_path, capsys):
     pytest.importorskip("sklearn")
     command = ["detect", str(stored), "--max-samples", "120", "--max-adaptive", "10"]
@@ -92,6 +93,7 @@ def saved_model_cli(*arguments):
     return subprocess.run([str(command), *arguments], capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.nightly
 def test_tensorflows_own_command_shows_and_runs_it(exported, tmp_path):
     shown = saved_model_cli("show", "--dir", str(exported.path), "--all")
     assert shown.returncode == 0, shown.stderr
