@@ -111,7 +111,7 @@ class APGD(kinds.FixedBudgetAttack, base.AimedAttack):
 
     def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> kinds.Perturbed:
         """The steps, run by run: for each class aimed at, its restarts."""
-        best, targets = self._look(task.images, state[0], task), self._targets(state[0], task)
+        best, targets = self._seen(task.images, state[0], task, self.loss), self._targets(state[0], task)
         count, index = self.restarts * targets.shape[1], tf.range(tf.shape(task.images)[0])
         task = before_rounding(task, self.norm)
 
@@ -166,7 +166,7 @@ class APGD(kinds.FixedBudgetAttack, base.AimedAttack):
             if self.eot_draws > 1:
                 return best.improved_at(climb.index, self._ascent(logits_fn, end)[2])
             point = end.here.point
-            return best.improved_at(climb.index, self._look(point, logits_fn(point), climb.task))
+            return best.improved_at(climb.index, self._seen(point, logits_fn(point), climb.task, self.loss))
 
         step, best, climb = while_active(body, steps, best, climb)
         if counts:
@@ -180,7 +180,7 @@ class APGD(kinds.FixedBudgetAttack, base.AimedAttack):
 
         def draw() -> _Draw:
             gradient, logits = loss_gradient(logits_fn, points, task.labels, loss=self.loss, targets=targets)
-            look = self._look(points, logits, task)
+            look = self._seen(points, logits, task, self.loss)
             fooled = tf.cast(look.fooled, points.dtype)
             return _Draw(gradient, loss_value(logits, task.labels, self.loss, targets), logits, look.loss, fooled)
 
@@ -194,8 +194,3 @@ class APGD(kinds.FixedBudgetAttack, base.AimedAttack):
             mean = tf.nest.map_structure(lambda values: values / self.eot_draws, total)
         best = Best(points, mean.logits, mean.score, mean.fooled >= MOST_DRAWS, first.fooled > 0)
         return mean.gradient, mean.loss, best
-
-    def _look(self, points: tf.Tensor, logits: tf.Tensor, task: Task) -> Best:
-        """Points by the loss that tells which of them is the best, whatever class they were to be."""
-        loss = "margin" if self.loss in TARGETED_LOSSES else self.loss
-        return Best.of(points, logits, task.labels, loss, self._aims(task))

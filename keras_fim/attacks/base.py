@@ -5,8 +5,6 @@ the images, and those that look for the nearest adversarial and need no ε (`ker
 share: from what the user passes in to a `Task` in unit coordinates, and from points there to the result.
 """
 
-from __future__ import annotations
-
 import abc
 import dataclasses
 import functools
@@ -258,6 +256,11 @@ class AimedAttack(Attack):
     def _aims(self, task: samples.Task, loss: str = "") -> tf.Tensor | None:
         """The task's targets, if there is a target, or if a loss that is raised has one; ``None`` otherwise."""
         return task.target if self.aimed or loss in losses.TARGETED_LOSSES else None
+
+    def _seen(self, points: tf.Tensor, logits: tf.Tensor, task: samples.Task, loss: str) -> samples.Best:
+        """Points by the loss that tells which of them is the best, whatever class they were to be."""
+        compared = "margin" if loss in losses.TARGETED_LOSSES else loss
+        return samples.Best.of(points, logits, task.labels, compared, self._aims(task))
 
     def _essence(self) -> Any:
         """The class is an argument of the compiled functions, not part of them."""

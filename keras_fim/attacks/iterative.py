@@ -86,7 +86,7 @@ class IterativeAttack(kinds.FixedBudgetAttack, base.AimedAttack):
         """The steps, restart by restart."""
         images, (logits, *gradient) = task.images, state
         # any other point replaces the image after a random start
-        best = Best.of(images, logits, task.labels, self._scored, self._aims(task))
+        best = self._seen(images, logits, task, self.loss)
         task = before_rounding(task, self.norm)
         for restart in range(self.restarts):
             aimed, zero = task._replace(target=self._target(logits, task, restart)), tf.zeros_like(images)
@@ -105,13 +105,13 @@ class IterativeAttack(kinds.FixedBudgetAttack, base.AimedAttack):
             climb = tf.cond(index > 0, lambda: self._move(climb, index), lambda: climb)
             labels, targets = climb.task.labels, self._aims(climb.task, self.loss)
             gradient, logits = losses.loss_gradient(logits_fn, climb.point, labels, loss=self.loss, targets=targets)
-            best, fooled = self._look(best, climb, logits)
+            best, fooled = self._kept(best, climb, logits)
             climb = climb._replace(gradient=gradient)
             return index + 1, best, keep(climb, ~fooled) if self.stop_early else climb
 
         def last() -> Best:  # the end of the last step needs no gradient
             end = self._move(climb, index)
-            return self._look(best, end, logits_fn(end.point))[0]
+            return self._kept(best, end, logits_fn(end.point))[0]
 
         index, best, climb = while_active(body, self.steps, best, climb, first=int(with_gradient))
         best = tf.cond(tf.size(climb.index) > 0, last, lambda: best)
@@ -133,16 +133,11 @@ class IterativeAttack(kinds.FixedBudgetAttack, base.AimedAttack):
             point = tf.clip_by_value(point, 0, 1)
         return climb._replace(point=lp.project_inside(point, task.images, task.epsilon, self.norm))
 
-    def _look(self, best: Best, climb: _Climb, logits: tf.Tensor) -> tuple[Best, tf.Tensor]:
+    def _kept(self, best: Best, climb: _Climb, logits: tf.Tensor) -> tuple[Best, tf.Tensor]:
         """The best points with those reached, and which of these fool."""
-        new = Best.of(climb.point, logits, climb.task.labels, self._scored, self._aims(climb.task))
+        new = self._seen(climb.point, logits, climb.task, self.loss)
         best = best.improved_at(climb.index, new) if self.keep_best else put(best, climb.index, new)
         return best, new.fooled
-
-    @property
-    def _scored(self) -> str:
-        """The loss by which points are compared."""
-        return "margin" if self.loss == "targeted_margin" else self.loss
 
     def _target(self, logits: tf.Tensor, task: Task, restart: int) -> tf.Tensor:
         """The class that a restart aims at with ``"targeted_margin"``; that of the task for the other losses."""

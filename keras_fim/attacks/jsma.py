@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_fim.arguments import PositiveShare, Valid, one_of
 from keras_fim.attacks import kinds, losses, problem, samples
-from keras_fim.geometry.jacobian import gradient as gradient_of
+from keras_fim.geometry import jacobian
 from keras_fim.logits import LogitsFunction
 from keras_fim.typing import LogitsCallable
 
@@ -124,7 +124,7 @@ class JSMA(kinds.SearchAttack):
             tape.watch(walk.point)
             logits = logits_fn(walk.point)
             values = self._rise_and_fall(logits, walk.classes)
-        slopes = [gradient_of(tape, value, walk.point) for value in values]
+        slopes = [jacobian.gradient(tape, value, walk.point) for value in values]
         if self.theta < 0:
             slopes = [-slope for slope in slopes]
         return slopes[0], slopes[-1], logits
@@ -190,7 +190,9 @@ def best_pairs(first: tf.Tensor, second: tf.Tensor, free: tf.Tensor) -> tuple[tf
         >>> pairs.numpy(), exists.numpy()
         (array([[2, 1]], dtype=int32), array([ True]))
     """
-    a, b = (tf.where(free, _scaled(values), tf.cast(-np.inf, values.dtype)) for values in (first, second))
+    a, b = (
+        tf.where(free, jacobian.scaled_to_one(values), tf.cast(-np.inf, values.dtype)) for values in (first, second)
+    )
     order = tf.argsort(a, axis=-1, direction="DESCENDING", stable=True)
     a, b = (tf.gather(values, order, batch_dims=1) for values in (a, b))
     candidate = tf.cast(b > _second_largest_before(b), tf.int32)
@@ -199,11 +201,6 @@ def best_pairs(first: tf.Tensor, second: tf.Tensor, free: tf.Tensor) -> tuple[tf
     a, b, order = (tf.gather(values, kept, batch_dims=1) for values in (a, b, order))
     pairs, score = _among(a, b)
     return tf.gather(order, pairs, batch_dims=1), score > 0
-
-
-def _scaled(values: tf.Tensor) -> tf.Tensor:
-    """With largest absolute value 1, so that products do not underflow."""
-    return tf.math.divide_no_nan(values, tf.reduce_max(tf.abs(values), axis=-1, keepdims=True))
 
 
 def _second_largest_before(values: tf.Tensor) -> tf.Tensor:

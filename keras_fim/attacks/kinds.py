@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import Positive, PositiveOrNone, Valid
+from keras_fim.arguments import Positive, PositiveOrNone, Valid, expect
 from keras_fim.attacks import base, lp, samples
 from keras_fim.attacks.problem import Problem
 from keras_fim.logits import LogitsFunction
@@ -188,8 +188,7 @@ class MinimalDistance(MinimalDistanceAttack):
     rtol: Positive = 0.01
 
     def __post_init__(self) -> None:
-        if not isinstance(self.attack, FixedBudgetAttack):
-            raise ValueError(f"`attack` should be a fixed-budget attack. Received: attack={self.attack!r}")
+        expect(isinstance(self.attack, FixedBudgetAttack), "attack", "a fixed-budget attack", self.attack)
         for shared in ("bounds", "batch_size", "seed"):
             object.__setattr__(self, shared, getattr(self.attack, shared))
         super().__post_init__()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import expect
 from keras_fim.attacks import draws
 
 
@@ -49,9 +50,8 @@ def check_norm(p: float, allowed: tuple[float, ...] = (1, 2, np.inf)) -> float:
     Raises:
         ValueError: if it is not one of ``allowed``.
     """
-    if p not in allowed:
-        names = ", ".join("np.inf" if norm == np.inf else f"{norm:g}" for norm in allowed)
-        raise ValueError(f"`norm` should be one of {names}. Received: norm={p!r}")
+    names = ", ".join("np.inf" if norm == np.inf else f"{norm:g}" for norm in allowed)
+    expect(p in allowed, "norm", f"one of {names}", p)
     return float(p)
 
 

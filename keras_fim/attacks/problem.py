@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import expect
 from keras_fim.attacks import draws, losses, lp, samples
 from keras_fim.logits import LogitsFunction
 from keras_fim.typing import Bounds, Labels
@@ -127,8 +128,7 @@ def check_targets(
     if (targets is not None) != (target == "given"):
         raise ValueError(f"`targets` should be passed with target='given' and only then. Received: {targets!r}")
     if isinstance(target, Integral):
-        if int(target) >= num_classes:
-            raise ValueError(f"`target` should be a class from 0 to {num_classes - 1}. Received: target={target}")
+        expect(int(target) < num_classes, "target", f"a class from 0 to {num_classes - 1}", target)
         return np.full_like(labels, int(target))
     if targets is None:
         return labels

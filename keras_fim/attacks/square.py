@@ -1,7 +1,5 @@
 """Square: a random search that only asks for scores."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Any, NamedTuple

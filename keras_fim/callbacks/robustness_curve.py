@@ -97,7 +97,9 @@ class RobustnessCurve(measuring.MeasuringCallback):
         if attacks is None:
             attacks = _DEFAULT_ATTACKS
             if epsilons is None or isinstance(epsilons, Mapping):
-                epsilons = {**_default_epsilons(bounds), **(epsilons or {})}
+                scale = 1.0 if bounds is None else problem.Units(check_bounds(bounds)).scale
+                scaled = {key: tuple(scale * epsilon for epsilon in row) for key, row in _DEFAULT_EPSILONS.items()}
+                epsilons = {**scaled, **(epsilons or {})}
         self.attacks = {name: plans.bounded(attack, bounds) for name, attack in _named(attacks).items()}
         self.epsilons = _budgets(self.attacks, epsilons)
         counts = _sample_counts(self.attacks, max_samples, usual)
@@ -202,12 +204,6 @@ def _sample_counts(
     for count in counts.values():
         sources.check_max_samples(count)
     return counts
-
-
-def _default_epsilons(bounds: Bounds | None) -> dict[str, tuple[float, ...]]:
-    """The default budgets, on the scale of the range of the pixels."""
-    scale = 1.0 if bounds is None else problem.Units(check_bounds(bounds)).scale
-    return {key: tuple(scale * epsilon for epsilon in row) for key, row in _DEFAULT_EPSILONS.items()}
 
 
 def _charts(epsilons: Mapping[str, Sequence[float]]) -> dict[str, list[tuple[str, str]]]:

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_fim.arguments import checked
+from keras_fim.arguments import checked, expect
 from keras_fim.defenses.batch import Batch, SameState, class_indices
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.pixels import range_of_model
@@ -73,8 +73,7 @@ class Defense(keras.Model):
         inner = model if isinstance(model, Defense) else None
         given: Any = inner._logits_fn if inner else model
         classifier = given.model if isinstance(given, LogitsFunction) else given
-        if not isinstance(classifier, keras.Model) or not classifier.built:
-            raise ValueError(f"`model` should be a built Keras model. Received: model={model!r}")
+        expect(isinstance(classifier, keras.Model) and classifier.built, "model", "a built Keras model", model)
         logits_fn = logits_function(given)
         if logits_fn.form == "method":
             received = f"{type(classifier).__name__}, which has a method `logits`"

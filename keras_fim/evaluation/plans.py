@@ -288,4 +288,4 @@ class Progress:
 
 
 def _timed(scores: bool, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    return logits_fn(images) if scores else loss_gradient(logits_fn, images, labels)[0]
+    return logits_fn(images) if scores else loss_gradient(logits_fn, images, labels, loss="cross_entropy")[0]

@@ -133,12 +133,9 @@ def _refined(
 
     size, classes = space.basis.shape[-1], space.products.shape[-1]
     shapes = _Space(tf.TensorShape([None]), tf.TensorShape([None, None, size]), tf.TensorShape([None, None, classes]))
+    start, invariants = (spectrum, _only(space, ~spectrum.converged)), (Spectrum(*(v.shape for v in spectrum)), shapes)
     refined, _ = tf.while_loop(
-        lambda spectrum, space: tf.size(space.images) > 0,
-        body,
-        (spectrum, _only(space, ~spectrum.converged)),
-        shape_invariants=(Spectrum(*(value.shape for value in spectrum)), shapes),
-        maximum_iterations=max_steps - 1,
+        lambda _, space: tf.size(space.images) > 0, body, start, invariants, maximum_iterations=max_steps - 1
     )
     return Spectrum(*refined)
 

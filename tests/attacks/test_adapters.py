@@ -267,17 +267,17 @@ def test_a_missing_library_says_how_to_install_it(monkeypatch):
 class _Outside(common.Method):
     """A library that goes twice as far as it may, and has no answer for the first image."""
 
-    name, norm, call = "outside", 2.0, "Outside("
-
-    def generate(self, classifier, images, labels, epsilon, seed):
-        points = images.numpy() + 2 * epsilon / np.sqrt(images[0].shape.num_elements())
+    def generate(self, classifier, task, epsilon, seed):
+        points = task.images.numpy() + 2 * epsilon / np.sqrt(task.images[0].shape.num_elements())
         points[0] = np.nan
         return points
 
 
 def test_what_leaves_the_ball_is_projected_and_marked(digit_model, digits):
     images = np.full((3, 28, 28, 1), 0.2, "float32")
-    result = common.wrapped(_Outside(), minimal=False)(digit_model, images, digits[3][:3], epsilon=1.0)
+    result = common.wrapped(_Outside("outside", 2.0, "Outside("), minimal=False)(
+        digit_model, images, digits[3][:3], epsilon=1.0
+    )
     np.testing.assert_allclose(result.distances, [0, 1, 1], rtol=1e-5)
     np.testing.assert_array_equal(result.details["projected"], [False, True, True])
 

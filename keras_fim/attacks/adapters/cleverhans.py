@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import expect
 from keras_fim.attacks.adapters import repairs
 from keras_fim.attacks.adapters.common import Classifier, ForeignAttack, ForeignSearch, Method, wrapped
 from keras_fim.attacks.lp import check_norm, norm_name
+from keras_fim.attacks.samples import Task, take
 
 _METHODS = json.loads(Path(__file__).with_suffix(".json").read_text())
 """What each attack takes: its norms, of which the first is the default, and its parameters with their defaults here.
@@ -67,8 +69,7 @@ def CleverHans(  # noqa: N802 - reads as the classes beside it
     Source:
         Papernot et al., Technical report on the CleverHans v2.1.0 adversarial examples library (arXiv 1610.00768).
     """
-    if attack not in _METHODS:
-        raise ValueError(f"`attack` should be one of {', '.join(_METHODS)}. Received: attack={attack!r}")
+    expect(attack in _METHODS, "attack", f"one of {', '.join(_METHODS)}", attack)
     norms = tuple(map(float, _METHODS[attack]["norms"]))
     norm = check_norm(norms[0] if norm is None else norm, norms)
     _check_parameters(attack, parameters)
@@ -90,14 +91,11 @@ def _check_parameters(attack: str, given: dict[str, Any]) -> None:
     for name, value in given.items():
         if name not in parameters:
             raise ValueError(f"`{attack}` takes the parameters {', '.join(parameters)}. Received: {name}={value!r}")
-        if name in _COUNTS and not (isinstance(value, int) and value >= 1):
-            raise ValueError(f"`{name}` should be a positive integer. Received: {name}={value!r}")
-        if name in _POSITIVE and not (value is None or 0 < value < np.inf):
-            raise ValueError(f"`{name}` should be a positive number. Received: {name}={value!r}")
+        expect(name not in _COUNTS or isinstance(value, int) and value >= 1, name, "a positive integer", value)
+        expect(name not in _POSITIVE or value is None or 0 < value < np.inf, name, "a positive number", value)
+        expect(name != "spsa_samples" or value % 2 == 0, name, "even", value)
     if given.get("eps_iter") is not None and given.get("step_size") is not None:
         raise ValueError("`eps_iter` and `step_size` exclude each other. Received: both")
-    if given.get("spsa_samples", 2) % 2:
-        raise ValueError(f"`spsa_samples` should be even. Received: spsa_samples={given['spsa_samples']}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,21 +105,19 @@ class _Named(Method):
     attack: str
     parameters: tuple[tuple[str, Any], ...]
 
-    def generate(
-        self, classifier: Classifier, images: tf.Tensor, labels: tf.Tensor, epsilon: float | None, seed: int
-    ) -> tf.Tensor:
+    def generate(self, classifier: Classifier, task: Task, epsilon: float | None, seed: int) -> tf.Tensor:
         """CleverHans' answer."""
         options = {"clip_min": 0.0, "clip_max": 1.0, **_METHODS[self.attack]["parameters"], **dict(self.parameters)}
         if epsilon is None:
-            return repairs.carlini_wagner(classifier, images, labels, **options)
+            return repairs.carlini_wagner(classifier, task.images, task.labels, **options)
         options["eps"] = epsilon
         if self.attack == "spsa":
             attack = functools.partial(repairs.spsa(seed), classifier, **options)
-            ones = [(images[i : i + 1], labels[i : i + 1]) for i in range(len(images))]
-            return tf.concat([attack(image, label) for image, label in ones], axis=0)
+            ones = [take(task, slice(i, i + 1)) for i in range(len(task.images))]
+            return tf.concat([attack(one.images, one.labels) for one in ones], axis=0)
         loss_fn = options.pop("loss_fn", None) or repairs.cross_entropy
         if self.attack != "fast_gradient_method":
             share = options.pop("step_size") or _METHODS[self.attack]["travel"] / options["nb_iter"]
             options["eps_iter"] = min(options["eps_iter"] or share * epsilon, epsilon)
         method = repairs.gradient_method(self.attack, classifier, loss_fn, seed)
-        return method(classifier, images, y=labels, norm=self.norm, sanity_checks=False, **options)
+        return method(classifier, task.images, y=task.labels, norm=self.norm, sanity_checks=False, **options)

@@ -73,15 +73,13 @@ class Method(abc.ABC):
     call: str
 
     @abc.abstractmethod
-    def generate(
-        self, classifier: Classifier, images: tf.Tensor, labels: tf.Tensor, epsilon: float | None, seed: int
-    ) -> Any:
+    def generate(self, classifier: Classifier, task: Task, epsilon: float | None, seed: int) -> Any:
         """The library's answer for float32 images: points ``(batch, ...)``; ε is None for the smallest distance."""
 
     def points(self, logits_fn: LogitsFunction, task: Task, epsilon: float | None) -> tf.Tensor:
         """What it generates, in the dtype and the range of the images, which stay where it has no finite answer."""
         classifier, seed = Classifier(logits_fn, task.images.dtype), int(task.keys[0]) % 2**31
-        answer = self.generate(classifier, tf.cast(task.images, tf.float32), task.labels, epsilon, seed)
+        answer = self.generate(classifier, task._replace(images=tf.cast(task.images, tf.float32)), epsilon, seed)
         points = tf.cast(tf.convert_to_tensor(np.asarray(answer)), task.images.dtype)
         finite = tf.reduce_all(tf.math.is_finite(points), axis=tuple(range(1, points.shape.rank)))
         return tf.clip_by_value(choose(finite, points, task.images), 0, 1)

@@ -9,8 +9,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import expect
 from keras_fim.attacks.adapters.common import Classifier, ForeignAttack, ForeignSearch, Method, library, wrapped
 from keras_fim.attacks.lp import check_norm, norm_name
+from keras_fim.attacks.samples import Task
 
 
 def Foolbox(attack: Any, **options: Any) -> ForeignAttack | ForeignSearch:  # noqa: N802 - reads as the classes
@@ -51,13 +53,11 @@ class _Object(Method):
 
     attack: Any
 
-    def generate(
-        self, classifier: Classifier, images: tf.Tensor, labels: tf.Tensor, epsilon: float | None, seed: int
-    ) -> tf.Tensor:
+    def generate(self, classifier: Classifier, task: Task, epsilon: float | None, seed: int) -> tf.Tensor:
         """Foolbox' answer."""
         foolbox = library("foolbox", "Foolbox", "keras_fim[peers]")
         model = foolbox.TensorFlowModel(classifier, (0.0, 1.0), device="/CPU:0")  # of an empty tensor; the model stays
-        return self.attack(model, images, foolbox.Misclassification(labels), epsilons=epsilon)[1]
+        return self.attack(model, task.images, foolbox.Misclassification(task.labels), epsilons=epsilon)[1]
 
 
 def _innermost(attack: Any) -> Any:
@@ -104,9 +104,8 @@ def ART(  # noqa: N802 - reads as the classes beside it
         Nicolae et al., Adversarial Robustness Toolbox v1.0.0 (arXiv 1807.01069).
     """
     norm = check_norm(norm, (0, 1, 2, np.inf) if minimal else (1, 2, np.inf))
-    if not callable(attack_factory):
-        expected = "a function of a classifier that makes an attack of ART"
-        raise ValueError(f"`attack_factory` should be {expected}. Received: {attack_factory!r}")
+    expected = "a function of a classifier that makes an attack of ART"
+    expect(callable(attack_factory), "attack_factory", expected, attack_factory)
     factory = getattr(attack_factory, "func", attack_factory)  # that of a functools.partial
     middle = str(label or getattr(factory, "__name__", type(factory).__name__))
     name = f"art_{re.sub('[^a-z0-9]+', '_', middle.lower()).strip('_')}_{norm_name(norm)}"
@@ -120,15 +119,13 @@ class _Made(Method):
 
     attack_factory: Callable[..., Any]
 
-    def generate(
-        self, classifier: Classifier, images: tf.Tensor, labels: tf.Tensor, epsilon: float | None, seed: int
-    ) -> np.ndarray:
+    def generate(self, classifier: Classifier, task: Task, epsilon: float | None, seed: int) -> np.ndarray:
         """ART's answer."""
-        num_classes = classifier(images[:1]).shape[-1]
+        images, num_classes = task.images.numpy(), classifier(task.images[:1]).shape[-1]
         estimator = _art("art.estimators.classification").TensorFlowV2Classifier(
             model=lambda points, training=False: classifier(tf.cast(points, tf.float32)),
             nb_classes=num_classes,
-            input_shape=tuple(images.shape[1:]),
+            input_shape=images.shape[1:],
             # of the mean over the batch, gradients would fall under ART's tolerance sooner
             loss_object=keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum"),
             clip_values=(0.0, 1.0),
@@ -139,8 +136,8 @@ class _Made(Method):
         if "verbose" in getattr(attack, "attack_params", ()):
             attack.set_params(verbose=False)
         if isinstance(attack, _art("art.attacks.evasion").SaliencyMapMethod):
-            return np.asarray(attack.generate(images.numpy()))
-        return np.asarray(attack.generate(images.numpy(), y=np.eye(num_classes, dtype=np.float32)[labels.numpy()]))
+            return np.asarray(attack.generate(images))
+        return np.asarray(attack.generate(images, y=np.eye(num_classes, dtype=np.float32)[task.labels.numpy()]))
 
 
 def _art(module: str) -> Any:
