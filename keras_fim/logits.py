@@ -130,7 +130,7 @@ class LogitsFunction:
 
         def call(*tensors: Any) -> Any:
             specs = tf.nest.map_structure(_spec, tensors)
-            key = (function, static, tuple(options.items()), specs)
+            key = (function, (*static, *options.items()), specs)
             if key not in self._compiled:
                 bound = functools.partial(function, *static, self, **options)
                 self._compiled[key] = tf.function(bound, input_signature=specs)
