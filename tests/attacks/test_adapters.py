@@ -249,7 +249,7 @@ def test_attacks_are_values():
         (lambda: CleverHans("spsa", spsa_samples=3), "`spsa_samples` should be even. Received: spsa_samples=3"),
         (lambda: CleverHans("madry_et_al", eps_iter=-1.0), "`eps_iter` should be a positive number. Rec.*=-1.0"),
         (lambda: CleverHans("madry_et_al", eps_iter=0.1, step_size=0.1), "`eps_iter` and `step_size` exclude"),
-        (lambda: attacks.ART(7, norm=2), "`attack_factory` should be a function .* Received: 7"),
+        (lambda: attacks.ART(7, norm=2), "`attack_factory` should be a function .* Received: attack_factory=7"),
         (lambda: attacks.ART(len, norm=0), "`norm` should be one of 1, 2, np.inf. Received: norm=0"),
     ],
 )
