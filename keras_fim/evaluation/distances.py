@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_fim.arguments import checked, expect
-from keras_fim.attacks import Attack, FixedBudgetAttack, MinimalDistance, MinimalDistanceAttack, attack_by_name
+from keras_fim.attacks import Attack, MinimalDistance, MinimalDistanceAttack, attack_by_name
 from keras_fim.attacks.lp import norm_name
 from keras_fim.evaluation.measurement import Outcome, measured
 from keras_fim.evaluation.report import Interval, Ratio, Report, Row, bootstrap, share
@@ -151,13 +151,9 @@ def minimal_distances(model: Model, images: Images, labels: Labels, attack: Atta
     return distance_summary(attack, outcome, tuple(given.shape[1:]))
 
 
-def searching(attack: Attack) -> MinimalDistanceAttack:
-    """``attack`` if it looks for the nearest adversarial, else a search over its ε."""
-    if isinstance(attack, MinimalDistanceAttack):
-        return attack
-    if isinstance(attack, FixedBudgetAttack):
-        return MinimalDistance(attack)
-    raise ValueError(f"`attack` should be an attack of keras_fim. Received: attack={attack!r}")
+def searching(attack: Any) -> MinimalDistanceAttack:
+    """``attack`` if it looks for the nearest adversarial, else a search over its ε, which has to be an option."""
+    return attack if isinstance(attack, MinimalDistanceAttack) else MinimalDistance(attack)
 
 
 def distance_summary(attack: Attack, outcome: Outcome, shape: Sequence[int]) -> DistanceSummary:

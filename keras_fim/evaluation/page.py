@@ -19,7 +19,7 @@ from keras_fim.attacks.lp import norm_name
 from keras_fim.evaluation.distances import DistanceSummary
 from keras_fim.evaluation.measurement import measure, probabilities
 from keras_fim.evaluation.report import Ratio, columns, share, shown
-from keras_fim.evaluation.rows import AttackRow, budget, named
+from keras_fim.evaluation.rows import budget, named
 from keras_fim.evaluation.sources import Chunk, joined
 from keras_fim.logits import LogitsFunction
 
@@ -126,18 +126,21 @@ def page(evaluation: Evaluation) -> str:
     several = len({row.options for row in rows}) > len({row.attack for row in rows})
     ascending = sorted(rows, key=lambda row: row.epsilon)
     values: dict[str, Any] = {
-        "charts": _charts((row.options if several else row.attack, accuracy, row) for row in ascending),
+        "rows": [(row.options if several else row.attack, accuracy, row) for row in ascending],
         "certified": _certified(certified) if certified else None,
         "histograms": [(summary, _histogram(summary)) for summary in evaluation.distances],
+        "classes": _by_class(evaluation, evaluation.strongest),
+        "confusions": _confusions(evaluation),
     }
-    return _rendered("report.html", result=evaluation, **values, **_by_class(evaluation))
+    return _rendered("report.html", result=evaluation, **values)
 
 
 def comparison_page(results: SideBySide) -> str:
     """The report of several evaluations side by side, as `page`."""
     rows = [(model.model, model.accuracy, model.strongest[key]) for key in results.budgets for model in results.results]
-    classes = _classes_side_by_side(results)
-    return _rendered("side_by_side.html", comparison=results, charts=_charts(rows), rows=rows, classes=classes)
+    same = len({model.digests["data"] for model in results.results}) == 1  # only then can classes be compared
+    classes = list(zip(*(_by_class(model, [results.headline]) for model in results.results if same), strict=False))
+    return _rendered("side_by_side.html", comparison=results, rows=rows, classes=classes)
 
 
 def _rendered(template: str, **values: Any) -> str:
@@ -149,26 +152,10 @@ def _rendered(template: str, **values: Any) -> str:
     return str(environment.get_template(template).render(values))
 
 
-def _charts(rows: Iterable[tuple[str, Ratio, AttackRow]]) -> dict[str, dict[str, Any]]:
-    """By norm the largest ε, and by name the points of each line: ε, share of correct images, and what to say of it.
-
-    Args:
-        rows: For each point the name of its line, the accuracy without an attack, and what the attack does.
-    """
-    charts: dict[str, dict[str, Any]] = {}
-    for name, accuracy, row in sorted(rows, key=lambda point: point[2].norm):
-        chart = charts.setdefault(row.norm, {"norm": row.norm, "largest": 0.0, "lines": {}})
-        chart["largest"] = max(chart["largest"], row.epsilon)
-        points = chart["lines"].setdefault(name, [(0.0, accuracy, "no attack")])
-        points.append((row.epsilon, row.robust, f"{row.attack}, ε = {budget(row.epsilon)}"))
-    return charts
-
-
-def _certified(certified: CertifiedAccuracy) -> dict[str, Any]:
-    """As one of `_charts`."""
-    pairs = zip(certified.radii, certified.accuracy, strict=True)
-    points = [(radius, ratio, f"radius {radius:.3g}") for radius, ratio in pairs]
-    return {"norm": "l2", "largest": certified.radii[-1], "lines": {f"smoothed, σ = {certified.sigma:g}": points}}
+def _certified(certified: CertifiedAccuracy) -> list[tuple[str, Ratio, dict[str, Any]]]:
+    """The points of the chart of certified accuracy, as those of attacks."""
+    name, pairs = f"smoothed, σ = {certified.sigma:g}", zip(certified.radii, certified.accuracy, strict=True)
+    return [(name, certified.accuracy[0], {"epsilon": radius, "robust": ratio}) for radius, ratio in pairs]
 
 
 def axis(ratios: list[Ratio]) -> dict[str, Any]:
@@ -179,30 +166,23 @@ def axis(ratios: list[Ratio]) -> dict[str, Any]:
     return {"low": first * step, "high": last * step, "ticks": [step * tick for tick in range(first, last + 1)]}
 
 
-def _by_class(evaluation: Evaluation) -> dict[str, Any]:
-    """Accuracy by class without and with the strongest attacks, and the confusions under the attack of the headline."""
-    samples = evaluation.samples
-    if samples is None:
-        return {"classes": [], "confusions": []}
-    labels, right = np.array(samples.label), np.array(samples.label) == np.array(samples.prediction)
-    standing = [right & (samples.wrong_classes(row) < 0) for row in evaluation.strongest.values()]
-    wrong = samples.wrong_classes(evaluation.headline)
-    pairs = collections.Counter(zip(labels[wrong >= 0].tolist(), wrong[wrong >= 0].tolist(), strict=True))
-    classes = [
-        (label, [share(rows, labels == label) for rows in (right, *standing)]) for label in np.unique(labels).tolist()
-    ]
-    return {"classes": classes, "confusions": pairs.most_common(_CONFUSIONS)}
-
-
-def _classes_side_by_side(results: SideBySide) -> list[tuple[int, list[tuple[Ratio, Ratio]]]]:
-    """For each class and model the accuracy without an attack and at the headline's budget; only of the same images."""
-    if len({result.digests["data"] for result in results.results}) > 1:
+def _by_class(evaluation: Evaluation, budgets: Iterable[tuple[str, float]]) -> list[tuple[int, list[Ratio]]]:
+    """For each class the accuracy without an attack, and under the strongest one at each norm and ε."""
+    if (samples := evaluation.samples) is None:
         return []
-    columns = []
-    for result in results.results:
-        place = 1 + list(result.strongest).index(results.headline)
-        columns.append({label: (ratios[0], ratios[place]) for label, ratios in _by_class(result)["classes"]})
-    return [(label, [column[label] for column in columns]) for label in columns[0]] if all(columns) else []
+    labels, right = np.array(samples.label), np.array(samples.label) == np.array(samples.prediction)
+    standing = [right & (samples.wrong_classes(evaluation.strongest[key]) < 0) for key in budgets]
+    classes = np.unique(labels).tolist()
+    return [(label, [share(mask, labels == label) for mask in (right, *standing)]) for label in classes]
+
+
+def _confusions(evaluation: Evaluation) -> list[tuple[tuple[int, int], int]]:
+    """The true and the wrong class that the attack of the headline most often turns it into, and how often."""
+    if (samples := evaluation.samples) is None:
+        return []
+    labels, wrong = np.array(samples.label), samples.wrong_classes(evaluation.headline)
+    pairs = zip(labels[wrong >= 0].tolist(), wrong[wrong >= 0].tolist(), strict=True)
+    return collections.Counter(pairs).most_common(_CONFUSIONS)
 
 
 def _histogram(summary: DistanceSummary) -> list[tuple[float, float, int]]:
