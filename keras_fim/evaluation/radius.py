@@ -8,10 +8,10 @@ import tensorflow as tf
 
 from keras_fim.arguments import Count, Norm, checked, expect
 from keras_fim.attacks import FMN, DeepFool
-from keras_fim.attacks.lp import by_image, norm_name
+from keras_fim.attacks.lp import norm_name, norms_of, step
 from keras_fim.attacks.problem import Units
 from keras_fim.evaluation.report import Report, Row
-from keras_fim.geometry.boundary import RIVALS, boundary_distance
+from keras_fim.geometry.boundary import DUAL, RIVALS, boundary_distance
 from keras_fim.geometry.jacobian import linearize
 from keras_fim.logits import LogitsFunction, logits_function, predict_logits
 from keras_fim.pixels import PixelRange, find_range, images_in_range
@@ -198,10 +198,7 @@ def _second_step(norm: float, rivals: int, logits_fn: LogitsFunction, images: tf
     for _ in range(2):
         slope = jacobian.pull(against)
         margin = tf.reduce_sum(against * jacobian.logits, axis=-1)
-        flat = tf.reshape(slope, [tf.shape(images)[0], -1])
-        length = tf.norm(flat, ord=1 if norm == np.inf else 2, axis=-1)
-        direction = tf.sign(slope) if norm == np.inf else slope / by_image(length, slope)
-        moved -= direction * by_image(margin / length, slope)
+        moved = step(moved, slope, -margin / norms_of(slope, DUAL[norm]), norm)
         jacobian = linearize(logits_fn, images + moved)
-    total = tf.norm(tf.reshape(moved, [tf.shape(images)[0], -1]), ord=norm, axis=-1)
+    total = norms_of(moved, norm)
     return tf.where(tf.math.is_finite(radius) & tf.math.is_finite(total), total, radius), rival
