@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import check_fields
+from keras_fim.arguments import check_fields, expect
 from keras_fim.typing import Bounds
 
 BACKGROUND = 255  # the gray value behind transparent pixels of a PNG: white
@@ -43,10 +43,9 @@ class Limits:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for field in dataclasses.fields(self):
-            if not _FEWEST <= getattr(self, field.name) < 1 << 31:
-                expected = f"from {_FEWEST}, the number of the reference inputs, to {(1 << 31) - 1}"
-                raise ValueError(f"`{field.name}` should be {expected}. Received: {getattr(self, field.name)}")
+        expected = f"from {_FEWEST}, the number of the reference inputs, to {(1 << 31) - 1}"
+        for name, value in dataclasses.asdict(self).items():
+            expect(_FEWEST <= value < 1 << 31, name, expected, value)
 
     def checked(self, values: tf.Tensor, name: str) -> tf.Tensor:
         """The inputs of a signature, if there are not too many of them."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -50,3 +52,21 @@ def test_bootstrap_is_seeded_paired_and_knows_infinity():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixed(evaluation.Report):
+    """Rows of different columns, such as those of attacks with different stages."""
+
+    def tables(self):
+        return {"": [{"attack": "one", "figure": 0.5}, {"attack": "two", "stages": 3, "strongest": True}]}
+
+
+def test_a_table_has_the_columns_of_all_its_rows(tmp_path):
+    assert str(Mixed()).splitlines() == [
+        "attack  figure  stages  strongest",
+        "one        0.5",
+        "two                  3  yes",
+    ]
+    assert Mixed().markdown().splitlines()[-1] == "| two    |        |      3 | yes       |"
+    assert Mixed().save(tmp_path / "mixed.csv").read_text().splitlines()[1:] == ["one,0.5,,", "two,,3,True"]
