@@ -111,7 +111,8 @@ def evaluate(
     size = first.images.shape[1:], len(local_devices(devices_of(logits_fn.model)))
     todo = [plans.fitted(plan, *size) for plan in plans.planned(attacks, epsilons, pixels, black_box=black_box)]
     cells = _cells(todo, pixels, first, spectrum and not black_box, certify_sigma, num_draws)
-    report, total = progress or (lambda line: None), max_samples if following else len(first.labels)
+    report = progress or (lambda line: None)
+    total = max_samples if following else len(first.labels)
     left = plans.Progress(report, [(cell.name, cell.gradients) for cell in cells], total)
     run = Collected(logits_fn, pixels, todo, cells, left)
     run.look(first, black_box)
@@ -160,7 +161,8 @@ class Collected:
             self.progress.report(str(self.pixels))
         if black_box and "Embedding" in (gradient_stop(self.logits_fn.model) or ""):
             raise ValueError("`model` should take continuous values with black_box=True. Received: token ids")
-        images, bounds = plans.within(self.pixels, chunk)[0], None if self.pixels is None else self.pixels.bounds
+        images, _ = plans.within(self.pixels, chunk)
+        bounds = None if self.pixels is None else self.pixels.bounds
         self.flags += flags.outputs_flags(self.logits_fn, images, chunk.labels, gradients=not black_box, bounds=bounds)
         self.flags += [flags.BLACK_BOX] if black_box else []
 
