@@ -201,6 +201,7 @@ def nearest() -> list[Row]:
             2,
             {
                 "ours": keras_fim_attack(attacks.FMN()),
+                "ours, gamma=0.05": keras_fim_attack(attacks.FMN(gamma=0.05)),
                 "ours, PGD by budgets": keras_fim_attack(attacks.MinimalDistance(attacks.PGD(norm=2))),
                 "Foolbox": foolbox("L2FMNAttack", steps=100),
                 "Foolbox, DDN": foolbox("DDNAttack", steps=100),
