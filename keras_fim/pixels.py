@@ -111,9 +111,9 @@ def find_range(
     if images is None or labels is None:
         raise ValueError(
             "`bounds` should be (lowest, highest) pixel value: the model does not begin with a rescaling that tells "
-            "it, and images without labels do not. Received: bounds=None"
+            "it, and images without labels do not; pass them (--bounds LOW HIGH). Received: bounds=None"
         )
-    return _range_by_accuracy(model, images, labels)
+    return range_by_accuracy(model, images, labels)
 
 
 def range_of_model(model: Any, images: Images | None = None) -> PixelRange | None:
@@ -184,7 +184,22 @@ def images_in_range(model: Model, images: Images, bounds: Bounds | PixelRange | 
     return checked
 
 
-def _range_by_accuracy(model: Model, images: Images, labels: Labels) -> PixelRange:
+def range_by_accuracy(model: Model, images: Images, labels: Labels, *, scale: bool = False) -> PixelRange:
+    """The usual range in which a model classifies images well.
+
+    Args:
+        model: As in `find_range`.
+        images: ``(batch, ...)``; the first 512 are looked at.
+        labels: Their classes.
+        scale: Whether the images, which are in [0, 1], may be scaled to the range in which the model classifies them
+            best; otherwise the range is that of the images, which no other one may beat by more than chance.
+
+    Returns:
+        `PixelRange`.
+
+    Raises:
+        ValueError: If the range cannot be told.
+    """
     images = check_images(images[:_MAX_CHECKED])
     low, high = float(tf.reduce_min(images)), float(tf.reduce_max(images))
     own = next((usual for usual in _USUAL if bool(tf.reduce_all(inside_or_not(images, usual)[1]))), None)
@@ -200,6 +215,7 @@ def _range_by_accuracy(model: Model, images: Images, labels: Labels) -> PixelRan
     classes = check_labels(np.asarray(labels)[: len(images)], len(images), logits[own].shape[-1])
     right = {usual: rows.argmax(axis=-1) == classes for usual, rows in logits.items()}
     best = max(right, key=lambda usual: int(right[usual].sum()))
+    own = best if scale else own
     beaten = right[best].sum() - right[own].sum() > 2 * np.sqrt(np.count_nonzero(right[best] != right[own]))
     shares = {usual: f"{100 * mask.mean():.0f} %" for usual, mask in right.items()}
     others = ", ".join(f"{share} at {_text(u[0])}..{_text(u[1])}" for u, share in shares.items() if u != own)

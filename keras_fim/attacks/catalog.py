@@ -1,5 +1,6 @@
 """Attacks by name, and the budgets that each gets."""
 
+import difflib
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -90,9 +91,11 @@ def attack_by_name(name: str | Attack, **options: Any) -> Attack:
     inner = str(name).removeprefix(_MINIMAL)
     constructor = _CONSTRUCTORS.get(full_name(inner))
     if constructor is None:
+        near = difflib.get_close_matches(inner, attack_names(), 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
         raise ValueError(
             f"`attack` should be an attack or one of {', '.join(attack_names())}, "
-            f"or {_MINIMAL} and one with a budget. Received: attack={name!r}"
+            f"or {_MINIMAL} and one with a budget. Received: attack={name!r}{hint}"
         )
     attack = constructor(**options)
     if inner == name:

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ from keras_fim import evaluation as measuring
 from keras_fim.attacks.base import AimedAttack
 from keras_fim.attacks.lp import norm_name
 from keras_fim.cli.options import SMOKE_TEST, data_options, given, number
-from keras_fim.data import DatasetInfo, short_name
+from keras_fim.data import short_name
 from keras_fim.distribution import local_strategy
 from keras_fim.evaluation.cells import connect
 from keras_fim.evaluation.plans import planned
 from keras_fim.evaluation.report import encode
 from keras_fim.logits import LogitsFunction, logits_function
-from keras_fim.pixels import PixelRange
+from keras_fim.records import read_json
 from keras_fim.strangers import check_operations
 from keras_fim.training import hardening, inputs
 
@@ -34,6 +35,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     budgets = _epsilons(arguments.epsilons)
     attacks = _attacks(arguments, budgets, twin)
     _check_threshold(arguments, attacks, budgets)
+    _check_norms(attacks, budgets)
     images = inputs.evaluated_images(arguments.model, model, data, arguments.max_samples, only=arguments.only)
     if images.part:
         print(images.part, file=sys.stderr)
@@ -41,13 +43,14 @@ def evaluate(arguments: argparse.Namespace) -> None:
         attacks = _aimed(attacks, images.facts.label(arguments.target))
     name = _name(arguments.model)
     folder = arguments.out or Path("results/evaluations") / f"{name}-{short_name(arguments.data)}"
+    _check_folder(folder, name)
     if arguments.ray:
         connect(arguments.ray)
     result = measuring.evaluate(
         model,
         images.dataset,
         attacks=attacks,
-        epsilons=budgets or _usual_epsilons(attacks, images.facts, images.pixels),
+        epsilons=budgets if isinstance(budgets, list) else _with_usual(budgets, attacks, images),
         bounds=images.pixels,
         name=name,
         class_names=images.facts.class_names,
@@ -61,6 +64,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     if (arguments.chunk or (1, 1)) != (1, 1):
         print(f"{result.accuracy.total} images in {folder / 'cells'}; gather them without --chunk")
         return
+    result = dataclasses.replace(result, flags=(*images.flags, *result.flags))
     masking = _masking(model, twin, images, {attack.norm for attack in attacks}, folder) if arguments.masking else []
     _finish(result, masking, folder, arguments)
 
@@ -96,6 +100,25 @@ def _check_threshold(arguments: argparse.Namespace, attacks: list[library.Attack
         )
 
 
+def _check_norms(attacks: list[library.Attack], budgets: _Budgets) -> None:
+    """Refuse budgets in a norm that no attack has."""
+    norms = {norm_name(attack.norm) for attack in attacks}
+    if unused := [key for key in budgets or () if key in ("l0", "l1", "l2", "linf") and key not in norms]:
+        names = ", ".join(attack.name for attack in attacks)
+        raise ValueError(
+            f"`--epsilons` should be for norms of the attacks, which are {names}. Received: {unused}; a name such as "
+            "pgd_l2 chooses the norm of an attack"
+        )
+
+
+def _check_folder(folder: Path, name: str) -> None:
+    """Refuse to write over the report of another model."""
+    path = folder / "evaluation.json"
+    other = read_json(path).get("model", name) if path.is_file() else name
+    if other != name:
+        raise ValueError(f"`--out` should be a folder of its own for {name}. Received: {folder}, a report of {other}")
+
+
 def _masking(
     model: LogitsFunction, twin: LogitsFunction | None, images: inputs.EvaluatedImages, norms: set[float], folder: Path
 ) -> list[str]:
@@ -126,14 +149,16 @@ def _name(source: str) -> str:
     return path.parent.name if path.name == "model.keras" else path.name.removesuffix(".keras")
 
 
-def _usual_epsilons(
-    attacks: list[library.Attack], facts: DatasetInfo, pixels: PixelRange
-) -> dict[str, tuple[float, ...]] | None:
-    """Budgets that suit color images, for the norms of the attacks; None for the library's own."""
-    if len(facts.image_shape) != 3 or facts.image_shape[-1] != 3 or isinstance(pixels.low, tuple):
-        return None
-    budgets = hardening.default_epsilons(facts.image_shape, pixels.bounds)
-    return {norm_name(norm): values for norm, values in budgets.items() if norm in {a.norm for a in attacks}} or None
+def _with_usual(
+    budgets: dict[str, list[float]] | None, attacks: list[library.Attack], images: inputs.EvaluatedImages
+) -> dict[str, Sequence[float]] | None:
+    """Budgets with those that suit color images for the other norms of the attacks; None for the library's own."""
+    shape, pixels = images.facts.image_shape, images.pixels
+    if len(shape) != 3 or shape[-1] != 3 or isinstance(pixels.low, tuple):
+        return {**budgets} if budgets else None
+    usual = hardening.default_epsilons(shape, pixels.bounds)
+    suited = {norm_name(norm): values for norm, values in usual.items() if norm in {a.norm for a in attacks}}
+    return {**suited, **(budgets or {})} or None
 
 
 def _attacks(arguments: argparse.Namespace, budgets: _Budgets, twin: LogitsFunction | None) -> list[library.Attack]:

@@ -99,4 +99,7 @@ def serve_client(arguments: argparse.Namespace) -> None:
 def _ask(arguments: argparse.Namespace, images: np.ndarray, signature: str) -> dict[str, Any]:
     ask, port, scheme = (predict_grpc, 8500, "") if arguments.protocol == "grpc" else (predict_rest, 8501, "http://")
     address = f"{scheme}{arguments.host}:{arguments.port or port}"
-    return ask(address, arguments.model, {"images": images}, signature=signature, version=arguments.version)
+    try:
+        return ask(address, arguments.model, {"images": images}, signature=signature, version=arguments.version)
+    except OSError as error:
+        raise OSError(f"No server answers at {address}: start one, or give --host and --port") from error

@@ -214,7 +214,9 @@ class Collected:
         by_name = dict(zip((cell.name for cell in self.cells), figures, strict=True))
         spectrum = SpectrumSummary.of(by_name["spectrum"]) if "spectrum" in by_name else None
         attacked = rows.marked([row for plan, outcome in pairs for row in rows.attack_rows(*plan, outcome)])
-        on_the_way = [flag for plan, outcome in pairs for flag in flags.path_flags(plan.attack, outcome)]
+        budgets = [(plan.attack.norm, epsilon) for plan in self.todo for epsilon in plan.epsilons]
+        on_the_way = flags.budget_flags(budgets, None if self.pixels is None else self.pixels.bounds)
+        on_the_way += [flag for plan, outcome in pairs for flag in flags.path_flags(plan.attack, outcome)]
         on_the_way += [*flags.search_flags(attacked), *(spectrum.flags if spectrum else ())]
         searches = [pair for pair in pairs if isinstance(pair[0].attack, MinimalDistanceAttack)]
         result = Evaluation(

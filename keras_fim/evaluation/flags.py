@@ -86,6 +86,29 @@ def one_class(predictions: np.ndarray, labels: np.ndarray) -> list[str]:
     return [f"one class: the model predicts class {predictions[0]} for every image, so its robustness means nothing"]
 
 
+def budget_flags(epsilons: Sequence[tuple[float, float]], bounds: Bounds | None) -> list[str]:
+    """Flags of budgets that look as if they were meant on another scale than that of the pixels.
+
+    Args:
+        epsilons: Norms and budgets; those of l∞ are looked at.
+        bounds: The smallest and the largest pixel value; ``None`` if they are not the same for all attacks.
+
+    Returns:
+        A sentence for each budget above the whole range, or below a tenth of a gray level of pixels up to 255 or so.
+    """
+    if bounds is None:
+        return []
+    extent = float(np.max(bounds[1])) - float(np.min(bounds[0]))
+    flags = []
+    for _, epsilon in dict.fromkeys(pair for pair in epsilons if pair[0] == np.inf):
+        if epsilon > extent:
+            flags.append(f"budget: linf {epsilon:g} is more than the whole range of the pixels, {extent:g}")
+        elif extent > 100 and 0 < epsilon < 0.1:
+            text = f"of pixels whose range is {extent:g}; 8/255 of that range is {8 * extent / 255:g}"
+            flags.append(f"budget: linf {epsilon:g} is less than a tenth of a gray level {text}")
+    return flags
+
+
 def path_flags(attack: Attack, outcome: Outcome) -> list[str]:
     """Flags of what an attack of several stages met on its way.
 

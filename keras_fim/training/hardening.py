@@ -66,7 +66,8 @@ def before_and_after(
     """
     norm, epsilon = _budget(config)
     pixels = PixelRange(*config.pixels)
-    limits: dict[str, Any] = {"test_limit": _QUICK_SAMPLES if quick else _SAMPLES, "image_shape": config.image_shape}
+    count = min(_QUICK_SAMPLES if quick else _SAMPLES, config.test_limit or _SAMPLES)
+    limits: dict[str, Any] = {"test_limit": count, "image_shape": config.image_shape}
     test = data.load(config.data, 64, data_dir=data_dir, **limits)[1]
     images = inputs.in_range(test, pixels.bounds)
     models: dict[str, keras.Model] = {"after": trained.load_model(folder)}

@@ -15,12 +15,12 @@ from keras_fim.data import DatasetInfo, Source, evaluated, load, names, open_sou
 from keras_fim.data.splits import Files
 from keras_fim.evaluation import samples
 from keras_fim.logits import LogitsFunction
-from keras_fim.pixels import PixelRange, find_range, range_of_model
+from keras_fim.pixels import PixelRange, find_range, range_by_accuracy, range_of_model
 from keras_fim.training.config import TrainingConfig, recipe
 from keras_fim.training.trained import builds, load_model, record_of, warn_of_seen
 from keras_fim.typing import Bounds
 
-_USUAL = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
+_PROBED = 512  # images that tell the range of the pixels
 
 
 class DataOptions(NamedTuple):
@@ -154,6 +154,7 @@ class EvaluatedImages(NamedTuple):
         facts: What the dataset is.
         part: Which of the images these are, in words; "" where there is a test part.
         file_names: The names of the images' files in the folder; empty where they come from elsewhere.
+        flags: For `keras_fim.evaluation.Evaluation.flags`: that the model was trained on some of the images.
     """
 
     dataset: tf.data.Dataset
@@ -161,6 +162,7 @@ class EvaluatedImages(NamedTuple):
     facts: DatasetInfo
     part: str
     file_names: tuple[str, ...]
+    flags: tuple[str, ...]
 
 
 def evaluated_images(
@@ -188,14 +190,18 @@ def evaluated_images(
     own = record is not None and record["config"]["data"] == data
     label = None if only is None else opened.info.label(only)
     dataset, split = evaluated(opened, max_samples, unseen=own, only=label)
-    warn_of_seen(source, dataset, max_samples)
-    which = "the 20 % that the model was not trained on" if own else "all images are taken"
+    flags = warn_of_seen(source, dataset, max_samples)
+    which = "the 20 % that the run of the model did not train on" if own else "all images are taken"
     part = "" if opened.whole is None else f"{data} has no test part: {which}, {len(split.labels)} images"
-    dataset = in_range(dataset, (0.0, 1.0), _written(keras_model, opened.info.image_shape))
-    pixels = model_range(model, dataset, options.bounds, record)
+    part += "; if the model was trained on some of them, its figures are too good" if part and not own else ""
+    shape = _written(keras_model, opened.info.image_shape)
+    enough = only is None and max_samples >= _PROBED
+    probed = dataset if enough or options.bounds else evaluated(opened, _PROBED, unseen=own)[0]
+    pixels = model_range(model, in_range(probed, (0.0, 1.0), shape), options.bounds, record)
+    dataset = in_range(dataset, (0.0, 1.0), shape)
     paths = split.paths.tolist() if isinstance(split, Files) else []
     names = tuple(os.path.relpath(path, Path(data).expanduser()) for path in paths)
-    return EvaluatedImages(in_range(dataset, pixels.bounds), pixels, opened.info, part, names)
+    return EvaluatedImages(in_range(dataset, pixels.bounds), pixels, opened.info, part, names, flags)
 
 
 def _written(model: Any, shape: Sequence[int]) -> tuple[int, ...] | None:
@@ -246,13 +252,7 @@ def model_range(
     if record is not None:
         return recorded_range(record)
     images, labels = samples(dataset, 512)
-    reasons = []
-    for low, high in _USUAL:
-        try:
-            return find_range(model, (low + (high - low) * images).astype(np.float32), labels)
-        except ValueError as error:
-            reasons.append(error)
-    raise reasons[0]
+    return range_by_accuracy(model, images, labels, scale=True)
 
 
 def recorded_range(record: dict[str, Any]) -> PixelRange:

@@ -139,9 +139,10 @@ def _stored(name: Path) -> Path:
         if (folder / "weights.npz").is_file():
             return folder
     stored, new = ", ".join(stored_names()), ", ".join(models.MODELS)
+    missing = ", where no file or folder is" if "." in str(name) or "/" in str(name) else ""
     raise ValueError(
         "The model should be a .keras file, a run folder, MODULE:FUNCTION, keras.applications:NAME, one of "
-        f"{new}, or one of the stored weights: {stored}. Received: {str(name)!r}"
+        f"{new}, or one of the stored weights: {stored}. Received: {str(name)!r}{missing}"
     )
 
 
@@ -195,17 +196,21 @@ def was_seen(images: np.ndarray, hashes: np.ndarray) -> np.ndarray:
     return np.asarray(hashes[np.minimum(places, len(hashes) - 1)] == own)
 
 
-def warn_of_seen(source: str | Path, dataset: tf.data.Dataset, max_samples: int) -> None:
-    """Warn if some of the images in [0, 1] that are selected are among those that a model was trained on."""
+def warn_of_seen(source: str | Path, dataset: tf.data.Dataset, max_samples: int) -> tuple[str, ...]:
+    """Warn if some of the images in [0, 1] that are selected are among those that a model was trained on.
+
+    Returns:
+        A flag for `keras_fim.evaluation.Evaluation.flags` in that case.
+    """
     if (hashes := seen_images(source)) is None:
-        return
+        return ()
     masks = [was_seen(chunk.images, hashes) for chunk in chunks(dataset, max_samples)]
     seen, total = sum(int(mask.sum()) for mask in masks), sum(len(mask) for mask in masks)
-    if seen:
-        warnings.warn(
-            f"The model was trained on {seen} of these {total} images: its figures here say little about new images.",
-            stacklevel=2,
-        )
+    if not seen:
+        return ()
+    text = f"model was trained on {seen} of these {total} images: its figures here say little about new images"
+    warnings.warn(f"The {text}.", stacklevel=2)
+    return (f"training images: the {text}",)
 
 
 def seen_images(source: str | Path) -> np.ndarray | None:

@@ -134,6 +134,8 @@ def test_strong_and_masking(saved, tmp_path, capsys):
     ("more", "message"),
     [
         (("--attacks", "fgsm,deepfol"), "one of ossa, fgsm,"),
+        (("--attacks", "squar"), "Received: attack='squar' (did you mean square?)"),
+        (("--attacks", "pgd", "--epsilons", "l2=0.5"), "norms of the attacks, which are pgd_linf. Received: ['l2']"),
         (("--attacks", "fgsm,ossa", "--epsilons", "0.1"), "different norms (l2, linf)"),
         (("--attacks", "fgsm", "--epsilons", "linf=x"), "such as l2=0.5,1,2 or linf=8/255. Received: 'linf=x'"),
         (("--attacks", "fgsm", "--epsilons", "linf=0.1", "0.2"), "or be one list"),
@@ -150,6 +152,13 @@ def test_bad_input_is_one_line(more, message, saved, tmp_path, capsys):
     assert cli.main(command(saved / "softmax.keras", tmp_path, *more)) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
+
+
+def test_a_report_of_another_model_is_not_written_over(saved, tmp_path, capsys):
+    (tmp_path / "evaluation.json").write_text('{"model": "theirs"}')
+    assert cli.main(command(saved / "softmax.keras", tmp_path, "--attacks", "fgsm")) == 2
+    assert f"Received: {tmp_path}, a report of theirs" in capsys.readouterr().err
+    assert (tmp_path / "evaluation.json").read_text() == '{"model": "theirs"}'
 
 
 def test_models_that_do_not_fit(tmp_path, capsys):

@@ -173,6 +173,22 @@ def test_the_same_model_behind_a_rescaling_has_the_same_figures():
     np.testing.assert_allclose(scaled.distances[0].median, 255 * plain.distances[0].median, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("epsilon", "flag"),
+    [
+        (300.0, "budget: linf 300 is more than the whole range of the pixels, 255"),
+        (8 / 255, "budget: linf 0.0313725 is less than a tenth of a gray level of pixels whose range is 255; 8/255"),
+        (8.0, ""),
+    ],
+)
+def test_a_budget_on_another_scale_is_flagged(epsilon, flag):
+    model = linear(before=lambda images: images / 255)
+    options = {"attacks": ["fgsm"], "epsilons": [epsilon], "bounds": (0, 255), "spectrum": False, "progress": None}
+    flags = evaluate(model, (255 * IMAGES, LABELS), **options).flags
+    assert [one for one in flags if one.startswith("budget")] == [one for one in flags if flag and flag in one]
+    assert any(flag in one for one in flags) or not flag
+
+
 def test_images_of_another_range_are_refused():
     with pytest.raises(ValueError, match="found from Rescaling"):
         evaluate(scaled_model(1 / 255), (IMAGES, LABELS), attacks=["fgsm"], progress=None)
