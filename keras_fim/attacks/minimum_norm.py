@@ -167,8 +167,7 @@ class FMN(kinds.SearchAttack):
         steps: number of gradients.
         step_size: The l2 length of the first step, in units of the range of the pixels; the last is a hundredth of it.
             ``None`` for 1 (10 for l∞).
-        gamma: The first share γ; the last is 1e-4. The authors take 0.05, whose l2 distances are longer by 0.2 to 3 %
-            after 100 steps.
+        gamma: The first share γ; the last is 1e-4. The authors take 0.05, which finds slightly longer l2 distances.
 
     Example:
         >>> from keras_fim import models
