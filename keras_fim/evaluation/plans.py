@@ -277,8 +277,8 @@ class Progress:
 
     def _time_left(self) -> str:
         units = sum(timed * weight for timed, (_, weight) in zip(self.timed, self.work, strict=True))
-        known = sum(weight for timed, (_, weight) in zip(self.timed, self.work, strict=True) if timed)
-        if self.total is None or known < sum(weight for _, weight in self.work) / 2:
+        measured = sum(weight for timed, (_, weight) in zip(self.timed, self.work, strict=True) if timed)
+        if self.total is None or measured < sum(weight for _, weight in self.work) / 2:
             return ""  # compiling the quick ones says little about the slow ones
         rates = [
             seconds / timed if timed else weight * sum(self.seconds) / units
