@@ -27,7 +27,7 @@ ATTACKS = [
     lambda **o: attacks.APGD(norm=2, loss="dlr_targeted", **o),
     *[lambda norm=norm, **o: attacks.Square(norm=norm, queries=100, **o) for norm in (2, np.inf)],
     *[lambda norm=norm, **o: attacks.DeepFool(norm=norm, **o) for norm in (2, np.inf)],
-    *[lambda norm=norm, **o: attacks.FMN(norm=norm, **o) for norm in (1, 2, np.inf)],
+    *[lambda norm=norm, **o: attacks.FMN(norm=norm, gamma=0.05, **o) for norm in (1, 2, np.inf)],
     *[lambda norm=norm, **o: attacks.FAB(norm=norm, **o) for norm in (1, 2, np.inf)],
     attacks.CarliniWagner,
     attacks.JSMA,

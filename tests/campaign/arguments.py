@@ -46,6 +46,7 @@ INTERNAL = {
     "mu_value",
     "mu_variable",
     "plain",
+    "predict_logits",
     "two_classes",
     "evaluated",
     "defenses_figure",
