@@ -75,7 +75,8 @@ def test_warns_once_when_one_falls_and_the_other_rises(monkeypatch, medians, war
     def information(logits_fn, images, max_steps):
         largest_s, largest_x = next(told)
         values = (largest_x, largest_x, largest_s, 0.1, 1.0, 0.5)
-        return {name: np.array([value]) for name, value in zip(fisher_spectrum.spectrum.QUANTITIES, values, strict=True)}
+        names = fisher_spectrum.spectrum.QUANTITIES
+        return {name: np.array([value]) for name, value in zip(names, values, strict=True)}
 
     monkeypatch.setattr(fisher_spectrum.spectrum, "information", information)
     callback = FisherSpectrum((np.zeros((2, 3)), [0, 1]))
