@@ -114,7 +114,7 @@ def test_attacks_that_stop_at_the_boundary_are_detected(digit_model, attacked_di
 
 @pytest.mark.slow
 def test_an_attacker_who_knows_the_detector_evades_it(digit_model, attacked_digits):
-    images, labels, detector = (each[:24] if hasattr(each, "shape") else each for each in attacked_digits)
+    (images, labels), detector = (part[:24] for part in attacked_digits[:2]), attacked_digits[2]
     adaptive = AdaptivePGD(detector=detector, steps=10, step_size=0.3, weights=(1.0, np.inf))
     result = adaptive(digit_model, images, labels, epsilon=0.25)
     assert (result.distances <= 0.25 + 1e-6).all()
