@@ -102,4 +102,4 @@ def _ask(arguments: argparse.Namespace, images: np.ndarray, signature: str) -> d
     try:
         return ask(address, arguments.model, {"images": images}, signature=signature, version=arguments.version)
     except OSError as error:
-        raise OSError(f"No server answers at {address}: start one, or give --host and --port") from error
+        raise OSError(f"{address} cannot be reached: start a server there, or give --host and --port") from error
