@@ -84,7 +84,7 @@ def test_harden_with_robustness_before_and_after(photos, stranger, tmp_path, cap
     run("evaluate", "--model", tmp_path / "run", "--data", npz, "--attacks", "fgsm", "--out", tmp_path / "leak")
     hashes = np.load(tmp_path / "run" / "training_images.npy")
     assert f"trained on {len(hashes)} of these 180 images" in capsys.readouterr().err
-    leak = f"training images: the model was trained on {len(hashes)} of these 180 images"
+    leak = f"the model was trained on {len(hashes)} of these 180 images"
     assert leak in (tmp_path / "leak" / "report.html").read_text()
 
 
