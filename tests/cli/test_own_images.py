@@ -62,6 +62,7 @@ def test_evaluate(photos, stranger, tmp_path, capsys):
     assert strongest < weakest
 
 
+@pytest.mark.slow
 def test_harden_with_robustness_before_and_after(photos, stranger, tmp_path, capsys):
     arguments = ["--model", stranger, "--data", photos, "--defense", "n-fgm", "--epochs", "1", "--quick"]
     run("train", *arguments, "--out", tmp_path / "run")

@@ -11,6 +11,8 @@ from keras_fim import attacks
 from keras_fim.evaluation import evaluate, masking_report
 from keras_fim.logits import logits_function
 
+pytestmark = pytest.mark.slow  # each traces the strong attack on a model of its own
+
 RNG = np.random.default_rng(0)
 IMAGES = RNG.uniform(size=(40, 6, 6, 1)).astype("float32")
 LABELS = (IMAGES.mean(axis=(1, 2, 3)) > 0.5).astype(int)
