@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import io
 import warnings
@@ -41,7 +42,7 @@ _Own = TypeVar("_Own", bound="Split")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Split:
+class Split(abc.ABC):
     """A part of a dataset, whose images are elsewhere: see the classes below.
 
     Attributes:
@@ -61,9 +62,9 @@ class Split:
         """The samples that can be read."""
         return self
 
+    @abc.abstractmethod
     def elements(self, image_shape: Sequence[int], seed: int | PassSeed | None = None) -> tf.data.Dataset:
         """Single samples ``(uint8 image of image_shape, label)``, shuffled anew each time unless ``seed`` is None."""
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

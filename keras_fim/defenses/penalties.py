@@ -1,5 +1,6 @@
 """Defenses that add a penalty to the loss: what they share, adversarial label smoothing, and TRADES."""
 
+import abc
 import warnings
 from typing import Any
 
@@ -15,7 +16,7 @@ from keras_fim.geometry import jacobian, kl_divergence
 from keras_fim.losses import mu_value, mu_variable
 
 
-class Penalized(Defense):
+class Penalized(Defense, abc.ABC):
     """A defense whose penalty is μ times a mean over the batch, as Keras' losses take it unless told otherwise.
 
     With another ``reduction`` of the loss, μ is relative to that. Logs ``penalty`` and the mean; around another such
@@ -50,9 +51,9 @@ class Penalized(Defense):
         self._penalty = keras.metrics.Mean(name=f"{measure}_penalty" if "penalty" in taken else "penalty")
         self._measure = keras.metrics.Mean(name=measure)
 
+    @abc.abstractmethod
     def measure(self, batch: Batch) -> tf.Tensor:
         """What is penalized, a scalar."""
-        raise NotImplementedError
 
     def penalty(self, batch: Batch) -> tf.Tensor:
         """μ times `measure`."""

@@ -1,5 +1,6 @@
 """Results as frozen dataclasses that print as tables and are saved as files, and the intervals of their figures."""
 
+import abc
 import csv
 import dataclasses
 import io
@@ -58,12 +59,12 @@ class Ratio(Interval):
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class Report(abc.ABC):
     """A result; a subclass has fields and says what its tables are."""
 
+    @abc.abstractmethod
     def tables(self) -> dict[str, list[Row]]:
         """Rows for people, by title."""
-        raise NotImplementedError
 
     def records(self) -> list[dict[str, Any]]:
         """Rows for programs: plain numbers at full precision; by default those of the tables."""
