@@ -34,11 +34,13 @@ class PixelRange:
         low: A number, or one for each channel.
         high: As ``low``.
         origin: How it is known, in words; ``"as given"`` for what the caller said.
+        doubt: A flag for `keras_fim.evaluation.Evaluation.flags` where another range is about as likely; or nothing.
     """
 
     low: float | tuple[float, ...]
     high: float | tuple[float, ...]
     origin: str = "as given"
+    doubt: str = ""
 
     @property
     def bounds(self) -> Bounds:
@@ -216,17 +218,23 @@ def range_by_accuracy(model: Model, images: Images, labels: Labels, *, scale: bo
     right = {usual: rows.argmax(axis=-1) == classes for usual, rows in logits.items()}
     best = max(right, key=lambda usual: int(right[usual].sum()))
     own = best if scale else own
-    beaten = right[best].sum() - right[own].sum() > 2 * np.sqrt(np.count_nonzero(right[best] != right[own]))
+    beaten = {
+        usual: right[best].sum() - mask.sum() > 2 * np.sqrt(np.count_nonzero(right[best] != mask))
+        for usual, mask in right.items()
+    }
     shares = {usual: f"{100 * mask.mean():.0f} %" for usual, mask in right.items()}
     others = ", ".join(f"{share} at {_text(u[0])}..{_text(u[1])}" for u, share in shares.items() if u != own)
     chance = _chance(logits[own], classes)
-    if beaten or right[own].mean() <= chance:
+    if beaten[own] or right[own].mean() <= chance:
         raise ValueError(
             f"`bounds` should be (lowest, highest) pixel value, because the accuracy does not confirm that the model "
             f"takes these images: it is {shares[own]} on them, at {_text(own[0])}..{_text(own[1])}, and {others} "
             f"(chance: up to {100 * chance:.0f} %). Scale the images or pass bounds. Received: bounds=None"
         )
-    return PixelRange(*own, f"found from the images: accuracy {shares[own]} there, {others}")
+    likely = [f"{_text(low)}..{_text(high)}" for low, high in right if scale and not beaten[low, high]]
+    doubt = f"range of the pixels: accuracy does not tell {' from '.join(likely)}; give bounds (--bounds LOW HIGH)"
+    origin = f"found from the images: accuracy {shares[own]} there, {others}"
+    return PixelRange(*own, origin, doubt if len(likely) > 1 else "")
 
 
 def _chance(logits: np.ndarray, classes: np.ndarray) -> float:

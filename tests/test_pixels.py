@@ -5,10 +5,12 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_fim
 from keras_fim.detection import FisherDetector
-from keras_fim.pixels import PixelRange, find_range, images_in_range
+from keras_fim.logits import logits_function
+from keras_fim.pixels import PixelRange, find_range, images_in_range, range_by_accuracy
 
 LAYERS = keras.layers
 SHAPE = (4, 4, 3)
@@ -179,3 +181,20 @@ def test_preprocessing_that_only_shifts_asks_for_the_range(inside, tmp_path):
     assert find_range(shifted, pixels, bounds=(0, 255)).bounds == (0, 255)
     classes = np.argmax(shifted(pixels), axis=-1)
     assert find_range(shifted, pixels, classes).bounds == (0, 255)  # by the accuracy
+
+
+@pytest.mark.parametrize(("center", "doubtful"), [(0.5, False), (0.0, True)])
+def test_a_range_that_the_accuracy_does_not_tell_is_in_doubt(center, doubtful):
+    """Two classes on either side of a threshold; about 0 all images of 0..1 and of 0..255 are of one side alike."""
+    images = np.linspace(0.02, 0.98, 50, dtype="float32")[:, None] * np.ones((1, 4), "float32")
+    labels = (images[:, 0] > center).astype(int)
+    if doubtful:  # the sign of a difference of pixels is the same at any scale
+        images[::2, 0] += 0.01
+        labels = np.arange(50) % 2 == 0
+
+    def logits(x):
+        score = 1e3 * (x[:, 0] - x[:, 1] - 1e-4) if doubtful else x[:, 0] - center
+        return tf.stack([-score, score], axis=-1)
+
+    pixels = range_by_accuracy(logits_function(logits, from_logits=True), images, labels.astype(int), scale=True)
+    assert bool(pixels.doubt) == doubtful and (not doubtful or "0..1 from 0..255" in pixels.doubt)

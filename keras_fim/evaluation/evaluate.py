@@ -159,6 +159,7 @@ class Collected:
         self.model, self.shape = plans.model_digest(self.logits_fn, chunk.images), chunk.images.shape[1:]
         if self.pixels is not None:
             self.progress.report(str(self.pixels))
+            self.flags += [self.pixels.doubt] if self.pixels.doubt else []
         if black_box and "Embedding" in (gradient_stop(self.logits_fn.model) or ""):
             raise ValueError("`model` should take continuous values with black_box=True. Received: token ids")
         images, _ = plans.within(self.pixels, chunk)
