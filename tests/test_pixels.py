@@ -11,6 +11,7 @@ import keras_fim
 from keras_fim.detection import FisherDetector
 from keras_fim.logits import logits_function
 from keras_fim.pixels import PixelRange, find_range, images_in_range, range_by_accuracy
+from keras_fim.training.inputs import model_range
 
 LAYERS = keras.layers
 SHAPE = (4, 4, 3)
@@ -183,18 +184,17 @@ def test_preprocessing_that_only_shifts_asks_for_the_range(inside, tmp_path):
     assert find_range(shifted, pixels, classes).bounds == (0, 255)  # by the accuracy
 
 
-@pytest.mark.parametrize(("center", "doubtful"), [(0.5, False), (0.0, True)])
-def test_a_range_that_the_accuracy_does_not_tell_is_in_doubt(center, doubtful):
-    """Two classes on either side of a threshold; about 0 all images of 0..1 and of 0..255 are of one side alike."""
+def test_a_range_that_the_accuracy_does_not_tell_is_in_doubt():
+    """One model compares pixels with a threshold, the other one with each other, which is the same at any scale."""
     images = np.linspace(0.02, 0.98, 50, dtype="float32")[:, None] * np.ones((1, 4), "float32")
-    labels = (images[:, 0] > center).astype(int)
-    if doubtful:  # the sign of a difference of pixels is the same at any scale
-        images[::2, 0] += 0.01
-        labels = np.arange(50) % 2 == 0
-
-    def logits(x):
-        score = 1e3 * (x[:, 0] - x[:, 1] - 1e-4) if doubtful else x[:, 0] - center
-        return tf.stack([-score, score], axis=-1)
-
-    pixels = range_by_accuracy(logits_function(logits, from_logits=True), images, labels.astype(int), scale=True)
-    assert bool(pixels.doubt) == doubtful and (not doubtful or "0..1 from 0..255" in pixels.doubt)
+    images[::2, 0] += 0.01
+    classes = {"threshold": images[:, 1] > 0.5, "difference": images[:, 0] > images[:, 1]}
+    scores = {"threshold": lambda x: x[:, 1] - 0.5, "difference": lambda x: x[:, 0] - x[:, 1] - 1e-3}
+    doubts = {}
+    for name, score in scores.items():
+        model = logits_function(lambda x, score=score: tf.stack([-score(x), score(x)], axis=-1), from_logits=True)
+        doubts[name] = range_by_accuracy(model, images, classes[name].astype(int), scale=True).doubt
+    assert doubts["threshold"] == "" and "does not tell 0..1 from 0..255" in doubts["difference"]
+    dataset = tf.data.Dataset.from_tensor_slices((images, classes["difference"].astype(int))).batch(10)
+    with pytest.warns(UserWarning, match=r"pixels 0..1, found .* give bounds \(--bounds LOW HIGH\)"):
+        model_range(model, dataset)

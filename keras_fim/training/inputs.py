@@ -2,6 +2,7 @@
 
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -240,7 +241,8 @@ def model_range(
         record: The record of the model's run, if there is one.
 
     Returns:
-        What is given, what the model begins with, what is on record, or the usual range in which it classifies best.
+        What is given, what the model begins with, what is on record, or the usual range in which it classifies best; a
+        warning says if another one is about as likely.
 
     Raises:
         ValueError: If none can be told.
@@ -252,7 +254,10 @@ def model_range(
     if record is not None:
         return recorded_range(record)
     images, labels = samples(dataset, 512)
-    return range_by_accuracy(model, images, labels, scale=True)
+    pixels = range_by_accuracy(model, images, labels, scale=True)
+    if pixels.doubt:
+        warnings.warn(f"{pixels}; {pixels.doubt}", stacklevel=2)
+    return pixels
 
 
 def recorded_range(record: dict[str, Any]) -> PixelRange:
