@@ -14,7 +14,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile
 
 run: $(VENV)/.demo ## train, attack and export a small defended model: keras-fim demo
-	$(BIN)/keras-fim demo
+	@$(BIN)/keras-fim demo
 
 test: $(VENV)/.dev ## all tests and docstring examples but the nightly ones
 	$(PYTEST) -m "not nightly"
@@ -42,22 +42,25 @@ clean: ## remove the environment, builds and caches
 # A stamp says that an install went through; when pyproject.toml is newer, pip is called again.
 $(VENV)/.demo: pyproject.toml setup.py constraints.txt
 	$(call install,demo)
-	touch $@
+	@touch $@
 
 $(VENV)/.dev: pyproject.toml setup.py constraints.txt
 	$(call install,demo$(comma)detection$(comma)ray$(comma)serving$(comma)dev$(comma)peers)
-	touch $(VENV)/.demo $@
+	@touch $(VENV)/.demo $@
 
 $(VENV)/.docs: pyproject.toml setup.py
 	$(call install,demo$(comma)docs)
-	touch $@
+	@touch $@
 
 comma := ,
 
+# What the installer says is shown if it fails.
 define install
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { $(check_python) && $(PYTHON) -m venv $(VENV); }
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(1)]'
+	@echo "installing into $(VENV), which takes a few minutes the first time"
+	@log=$$(mktemp); { $(BIN)/python -m pip install --quiet --upgrade pip && \
+	  $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(1)]'; } >"$$log" 2>&1 || \
+	  { cat "$$log" >&2; rm -f "$$log"; exit 1; }; rm -f "$$log"
 endef
 
 define check_python
