@@ -2,26 +2,24 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
-import keras
 import numpy as np
 
 from keras_fim import attacks
 from keras_fim.detection import AdaptivePGD, FisherDetector, detection_curves
 from keras_fim.evaluation import chunks, clean_performance, samples
-from keras_fim.evaluation.measurement import Outcome, measure
+from keras_fim.evaluation.measurement import measured
 from keras_fim.evaluation.plans import Plan, bounded, estimate
 from keras_fim.evaluation.report import Report, Row
-from keras_fim.logits import logits_function
+from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.records import versions, write_json, write_text
 from keras_fim.training import hardening, inputs, trained
 from keras_fim.typing import AttackResult, Bounds
 
 _CURVES = ("false_positive_rates", "true_positive_rates", "precisions", "recalls")
-_Detectors: TypeAlias = Mapping[str, FisherDetector]
 _FEWEST = 10  # the AUC of fewer adversarials is meaningless
 
 
@@ -100,42 +98,31 @@ def evaluate_detection(
     model = inputs.model_for(name, data)
     tested = inputs.evaluated_images(name, model, data, max_samples)
     images, labels = samples(tested.dataset, max_samples)
-    own = _Classifier(model, tested.pixels.bounds)
-    usual = hardening.default_epsilons(images.shape[1:], own.bounds)
+    usual = hardening.default_epsilons(images.shape[1:], tested.pixels.bounds)
     budgets = {norm: epsilons[1:] for norm, epsilons in usual.items()}
     fit, test = (images[::2], labels[::2]), (images[1::2], labels[1::2])
-    plans = _plans(budgets)
-    on_progress(estimate(logits_function(model), plans, next(iter(chunks(test))), len(test[1])))
-    detectors = _fitted(own, *fit, budgets, false_positive_rate)
-    scores = {kind: own.scores(detector, test[0]) for kind, detector in detectors.items()}
-    alarms = {kind: float((scores[kind] > detector.threshold).mean()) for kind, detector in detectors.items()}
-    rows = [row for plan in plans for row in _rows(own, plan, test, detectors, scores)]
+    measurement, plans = _Measurement(logits_function(model), tested.pixels.bounds), _plans(budgets)
+    on_progress(estimate(measurement.logits_fn, plans, next(iter(chunks(test))), len(test[1])))
+    detectors = measurement.fit(*fit, budgets[np.inf], false_positive_rate)
+    measurement.look(test[0])
+    for plan in plans:
+        measurement.attack(plan, test, detectors)
     few = test[0][:max_adaptive], test[1][:max_adaptive]
-    for kind, detector in ((kind, detectors[kind]) for kind in ("lambda", "fgsm") if kind in detectors):
-        plan = Plan(_adaptive_attack(detector), budgets[np.inf][1:])
-        adaptive = _rows(own, plan, few, {kind: detector}, scores)
-        rows += [{**row, "attack": f"{row['attack']} on {kind}"} for row in adaptive]  # it knows the detector
+    for kind in ("lambda", "fgsm"):
+        if kind in detectors:
+            measurement.attack(Plan(_adaptive_attack(detectors[kind]), budgets[np.inf][1:]), few, [kind], f" on {kind}")
     config: dict[str, Any] = {"num_fitted": len(fit[0]), "num_evaluated": len(test[0]), "num_adaptive": max_adaptive}
     config |= {"false_positive_rate": false_positive_rate, "adaptive": repr(_adaptive_attack(detectors["lambda"]))}
     config |= {"fitted_on": {"fgsm": budgets[np.inf][1], "pgd": budgets[np.inf][0]}}
-    benign = {"num": len(test[0]), "accuracy": clean_performance(model, *test).accuracy, "detected": alarms}
+    benign = {"num": len(test[0]), "accuracy": clean_performance(model, *test).accuracy, "detected": measurement.alarms}
     fitted = {kind: detector.as_dict() for kind, detector in detectors.items()}
-    report = DetectionReport(Path(name).name.removesuffix(".keras"), config, benign, rows, fitted)
-    _write(report, folder)
+    report = DetectionReport(Path(name).name.removesuffix(".keras"), config, benign, measurement.rows, fitted)
+    for suffix in ("json", "md"):
+        report.save(folder / f"{report.model}.{suffix}")
+    write_text(folder / f"{report.model}.curves.jsonl", "".join(f"{json.dumps(c)}\n" for c in measurement.curves))
+    for kind, detector in report.detectors.items():
+        write_json(folder / f"{report.model}.{kind}.json", detector)
     return report
-
-
-class _Classifier(NamedTuple):
-    """A model and the range of its pixels."""
-
-    model: keras.Model
-    bounds: Bounds
-
-    def scores(self, detector: FisherDetector, images: np.ndarray) -> np.ndarray:
-        return detector.scores(self.model, images, bounds=self.bounds)
-
-    def fit(self, *images: np.ndarray, rate: float) -> FisherDetector:
-        return FisherDetector.fit(self.model, *images, false_positive_rate=rate, bounds=self.bounds)
 
 
 def _trained_on(name: str) -> str:
@@ -144,36 +131,6 @@ def _trained_on(name: str) -> str:
     if record is None:
         raise ValueError(f"`data_name` should be given for a model without the record of its run. Received: {name!r}")
     return str(record["config"]["data"])
-
-
-def _write(report: DetectionReport, folder: Path) -> None:
-    """Write the figures as JSON and as a table, the detectors, and the curves in a file of their own, a line each."""
-    curves, rows = [], []
-    for row in report.rows:
-        kept = {}
-        for kind, figures in row["detectors"].items():
-            points = {key: figures[key] for key in _CURVES}
-            curves.append(json.dumps({"attack": row["attack"], "epsilon": row["epsilon"], "detector": kind, **points}))
-            kept[kind] = {key: value for key, value in figures.items() if key not in _CURVES}
-        rows.append({**row, "detectors": kept})
-    dataclasses.replace(report, rows=rows).save(folder / f"{report.model}.json")
-    report.save(folder / f"{report.model}.md")
-    write_text(folder / f"{report.model}.curves.jsonl", "\n".join(curves) + "\n")
-    for kind, detector in report.detectors.items():
-        write_json(folder / f"{report.model}.{kind}.json", detector)
-
-
-def _fitted(
-    own: _Classifier, images: np.ndarray, labels: np.ndarray, budgets: dict[float, Any], rate: float
-) -> dict[str, FisherDetector]:
-    plans = {"fgsm": (attacks.FGSM(), budgets[np.inf][1]), "pgd": (attacks.PGD(steps=20), budgets[np.inf][0])}
-    detectors = {"lambda": own.fit(images, rate=rate)}
-    for kind, (attack, epsilon) in plans.items():
-        result = bounded(attack, own.bounds)(own.model, images, labels, epsilon=epsilon)
-        attacked = result.adversarials[result.success]
-        if len(attacked) >= _FEWEST:
-            detectors[kind] = own.fit(images, attacked, rate=rate)
-    return detectors
 
 
 def _plans(budgets: Mapping[float, tuple[float, ...]]) -> list[Plan]:
@@ -191,37 +148,66 @@ def _adaptive_attack(detector: FisherDetector) -> AdaptivePGD:
     return AdaptivePGD(detector=detector, steps=20, step_size=0.15, weights=(1.0, 3.0, np.inf))
 
 
-def _rows(
-    own: _Classifier, plan: Plan, test: tuple[np.ndarray, np.ndarray], detectors: _Detectors, benign: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """For each ε, how many images one attack fooled, and the figures of the detectors on those."""
+class _Measurement:
+    """What attacks do to a model and to the detectors that are fitted to it.
 
-    def scored(result: AttackResult) -> np.ndarray:
-        scores = np.full((len(result.success), len(detectors)), np.nan)
-        for column, detector in enumerate(detectors.values() if result.success.any() else ()):
-            scores[result.success, column] = own.scores(detector, result.adversarials[result.success])
-        return scores
+    Attributes:
+        detectors: The detectors by name.
+        alarms: The share of untouched images that each detector calls adversarial.
+        rows: As of `DetectionReport`.
+        curves: For each attack, ε and detector the points of its curves.
+    """
 
-    inside = logits_function(own.model), bounded(plan.attack, own.bounds), plan.epsilons
-    outcome = Outcome.joined(measure(*inside, chunk, inspect=scored) for chunk in chunks(test))
-    rows, num = [], int(outcome.was_correct.sum())
-    for position, epsilon in enumerate(plan.epsilons):
-        scores = outcome.seen_at(position)[outcome.fooled[position]]
-        by_kind = dict(zip(detectors, scores.T, strict=True)) if len(scores) >= _FEWEST else {}
-        row = {"attack": plan.attack.name, "epsilon": None if np.isinf(epsilon) else epsilon, "num": num}
-        figures = {kind: _figures(detectors[kind], benign[kind], values, num) for kind, values in by_kind.items()}
-        rows.append({**row, "fooled": len(scores), "detectors": figures})
-    return rows
+    def __init__(self, logits_fn: LogitsFunction, bounds: Bounds) -> None:
+        self.logits_fn, self.bounds = logits_fn, bounds
+        self.detectors: dict[str, FisherDetector] = {}
+        self.rows, self.curves = list[dict[str, Any]](), list[dict[str, Any]]()
 
+    def fit(
+        self, images: np.ndarray, labels: np.ndarray, budgets: Sequence[float], rate: float
+    ) -> dict[str, FisherDetector]:
+        """Fit the detectors to images, and to those that two attacks fooled the model with."""
+        options: dict[str, Any] = {"false_positive_rate": rate, "bounds": self.bounds}
+        self.detectors["lambda"] = FisherDetector.fit(self.logits_fn, images, **options)
+        plans = {"fgsm": (attacks.FGSM(), budgets[1]), "pgd": (attacks.PGD(steps=20), budgets[0])}
+        for kind, (attack, epsilon) in plans.items():
+            result = bounded(attack, self.bounds)(self.logits_fn, images, labels, epsilon=epsilon)
+            attacked = result.adversarials[result.success]
+            if len(attacked) >= _FEWEST:
+                self.detectors[kind] = FisherDetector.fit(self.logits_fn, images, attacked, **options)
+        return self.detectors
 
-def _figures(detector: FisherDetector, benign: np.ndarray, scores: np.ndarray, num: int) -> dict[str, Any]:
-    """The figures of a detector on adversarials of ``num`` originally correct images."""
-    curves = detection_curves(benign, scores).as_dict()
-    return {
-        "detected": float((scores > detector.threshold).mean()),
-        "undetected_of_correct": float((scores <= detector.threshold).sum() / num),
-        **{
-            key: [round(number, 4) for number in value] if isinstance(value, tuple) else value
-            for key, value in curves.items()
-        },
-    }
+    def look(self, images: np.ndarray) -> None:
+        """Score images that nobody tampered with."""
+        self.benign = {kind: self._scores(kind, images) for kind in self.detectors}
+        self.alarms = {kind: float((s > self.detectors[kind].threshold).mean()) for kind, s in self.benign.items()}
+
+    def _scores(self, kind: str, images: np.ndarray) -> np.ndarray:
+        return self.detectors[kind].scores(self.logits_fn, images, bounds=self.bounds)
+
+    def attack(self, plan: Plan, test: tuple[np.ndarray, np.ndarray], kinds: Collection[str], what: str = "") -> None:
+        """For each ε, how many images one attack fooled, and the figures of some detectors on those."""
+
+        def scored(result: AttackResult) -> np.ndarray:
+            scores = np.full((len(kinds), len(result.success)), np.nan)
+            for row, kind in enumerate(kinds if result.success.any() else ()):
+                scores[row, result.success] = self._scores(kind, result.adversarials[result.success])
+            return scores
+
+        outcome = measured(self.logits_fn, bounded(plan.attack, self.bounds), plan.epsilons, test, scored)
+        num = int(outcome.was_correct.sum())
+        for position, epsilon in enumerate(plan.epsilons):
+            fooled, figures = outcome.fooled[position], {}
+            budget = {"attack": plan.attack.name + what, "epsilon": None if np.isinf(epsilon) else epsilon}
+            if fooled.sum() >= _FEWEST:
+                for kind, scores in zip(kinds, outcome.seen_at(position), strict=True):
+                    figures[kind], points = self._figures(kind, scores[fooled], num)
+                    self.curves.append({**budget, "detector": kind, **points})
+            self.rows.append({**budget, "num": num, "fooled": int(fooled.sum()), "detectors": figures})
+
+    def _figures(self, kind: str, scores: np.ndarray, num: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The figures of a detector on adversarials of ``num`` originally correct images, and its curves."""
+        threshold, curves = self.detectors[kind].threshold, detection_curves(self.benign[kind], scores).as_dict()
+        points = {key: [round(number, 4) for number in curves.pop(key)] for key in _CURVES}
+        detected, missed = float((scores > threshold).mean()), float((scores <= threshold).sum() / num)
+        return {"detected": detected, "undetected_of_correct": missed, **curves}, points
