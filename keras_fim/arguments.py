@@ -43,6 +43,7 @@ def one_of(*values: str) -> Valid:
 Norm: TypeAlias = Annotated[float, Valid(lambda p: p in (1, 2, math.inf), "one of 1, 2, np.inf")]
 GradientNorm: TypeAlias = Annotated[float, Valid(lambda p: p in (2, math.inf), "one of 2, np.inf")]
 Count: TypeAlias = Annotated[int, Valid(lambda count: count >= 1, "a positive integer")]
+CountOrNone: TypeAlias = Annotated[int | None, Valid(lambda n: n is None or n >= 1, "a positive integer")]
 AtLeastTwo: TypeAlias = Annotated[int, Valid(lambda count: count >= 2, "at least 2")]
 Positive: TypeAlias = Annotated[float, Valid(lambda value: 0 < value < math.inf, "a positive number")]
 PositiveOrNone: TypeAlias = Annotated[

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from keras_fim.arguments import checked, expect
+from keras_fim.arguments import AtLeastTwo, ShareBelowOne, checked, expect
 
 _MOMENTUM = 0.9
 
@@ -19,7 +19,7 @@ _MOMENTUM = 0.9
 @checked
 def convnet(
     input_shape: Sequence[int] = (28, 28, 1),
-    num_classes: int = 10,
+    num_classes: AtLeastTwo = 10,
     *,
     filters: Sequence[int] = (24, 48),
     name: str = "convnet",
@@ -43,7 +43,7 @@ def convnet(
         >>> convnet().count_params()
         53218
     """
-    inputs, x = _scaled_images(input_shape, num_classes)
+    inputs, x = _scaled_images(input_shape)
     if len(filters) != 2:
         raise ValueError(f"`filters` should hold 2 positive integers. Received: filters={filters}")
     for index, width in enumerate(filters, start=1):
@@ -55,10 +55,10 @@ def convnet(
 @checked
 def vgg11(
     input_shape: Sequence[int] = (32, 32, 3),
-    num_classes: int = 10,
+    num_classes: AtLeastTwo = 10,
     *,
     width: float = 1.0,
-    dropout: float = 0.0,
+    dropout: ShareBelowOne = 0.0,
     name: str = "vgg11",
 ) -> keras.Model:
     """VGG-11 (Simonyan & Zisserman, configuration A) with batch normalization: 8 convolutions, 3 dense layers.
@@ -79,10 +79,9 @@ def vgg11(
         ValueError: if ``input_shape`` is not of three positive integers or under 32x32, ``num_classes < 2``,
             ``width <= 0`` or ``dropout`` is outside [0, 1).
     """
-    inputs, x = _scaled_images(input_shape, num_classes)
+    inputs, x = _scaled_images(input_shape)
     expect(min(input_shape[:2]) >= 32, "input_shape", "at least (32, 32, channels)", input_shape)
     expect(width > 0, "width", "positive", width)
-    expect(0 <= dropout < 1, "dropout", "in [0, 1)", dropout)
     stages = ((64,), (128,), (256, 256), (512, 512), (512, 512))
     for stage, channels in enumerate(stages, start=1):
         for index, base in enumerate(channels, start=1):
@@ -101,7 +100,7 @@ def vgg11(
 @checked
 def resnet14(
     input_shape: Sequence[int] = (32, 32, 3),
-    num_classes: int = 43,
+    num_classes: AtLeastTwo = 43,
     *,
     filters: Sequence[int] = (16, 32, 64),
     name: str = "resnet14",
@@ -121,7 +120,7 @@ def resnet14(
         ValueError: if ``input_shape`` is not of three positive integers, ``num_classes < 2`` or ``filters`` does not
             hold three numbers.
     """
-    inputs, x = _scaled_images(input_shape, num_classes)
+    inputs, x = _scaled_images(input_shape)
     if len(filters) != 3:
         raise ValueError(f"`filters` should hold 3 positive integers. Received: filters={filters}")
     x = _convolution(x, filters[0], name="conv1")
@@ -135,11 +134,10 @@ def resnet14(
 MODELS: dict[str, Callable[..., keras.Model]] = {"convnet": convnet, "vgg11": vgg11, "resnet14": resnet14}
 
 
-def _scaled_images(input_shape: Sequence[int], num_classes: int) -> tuple[Any, Any]:
+def _scaled_images(input_shape: Sequence[int]) -> tuple[Any, Any]:
     """The input of images in [0, 1], and the images in [-1, 1]."""
     valid = len(input_shape) == 3 and all(n >= 1 for n in input_shape)
     expect(valid, "input_shape", "(height, width, channels)", input_shape)
-    expect(num_classes >= 2, "num_classes", "at least 2", num_classes)
     inputs = keras.Input(tuple(input_shape), name="images")
     return inputs, layers.Rescaling(2.0, offset=-1.0, name="scale")(inputs)
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import checked, expect
+from keras_fim.arguments import Count, CountOrNone, InnerShare, checked
 from keras_fim.data.catalog import Augmentation
 from keras_fim.data.sources import Source, open_source
 from keras_fim.data.splits import Arrays, PassSeed, Split, held_out, rank_in_class
@@ -31,13 +31,13 @@ class Splits(NamedTuple):
 @checked
 def load(
     name: str,
-    batch_size: int = 128,
+    batch_size: Count = 128,
     *,
     data_dir: str | Path | None = None,
     seed: int = 0,
     augment: bool = False,
-    limit: int | None = None,
-    test_limit: int | None = None,
+    limit: CountOrNone = None,
+    test_limit: CountOrNone = None,
     image_shape: Sequence[int] | None = None,
 ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
     """Training and test data.
@@ -70,7 +70,6 @@ def load(
         >>> len(train), len(test)
         (40, 10)
     """
-    _check_positive(batch_size=batch_size, limit=limit, test_limit=test_limit)
     source = open_source(name, data_dir, image_shape=image_shape)
     how = source.info.augmentation if augment else None
     train = _batches(source, _train_part(source), batch_size, limit, shuffle_seed=seed, augmentation=how)
@@ -80,14 +79,14 @@ def load(
 @checked
 def load_splits(
     name: str,
-    batch_size: int = 128,
+    batch_size: Count = 128,
     *,
-    validation: float = 0.1,
+    validation: InnerShare = 0.1,
     data_dir: str | Path | None = None,
     seed: int | PassSeed = 0,
     augment: bool = False,
-    limit: int | None = None,
-    test_limit: int | None = None,
+    limit: CountOrNone = None,
+    test_limit: CountOrNone = None,
     image_shape: Sequence[int] | None = None,
 ) -> Splits:
     """Training, validation and test data.
@@ -117,8 +116,6 @@ def load_splits(
         >>> [len(part) for part in load_splits("mnist5k", batch_size=100)]
         [36, 4, 10]
     """
-    _check_positive(batch_size=batch_size, limit=limit, test_limit=test_limit)
-    expect(0 < validation < 1, "validation", "in (0, 1)", validation)
     source = open_source(name, data_dir, image_shape=image_shape)
     train, rest = _train_part(source), source.validation
     if rest is None:
@@ -201,11 +198,6 @@ def _limited(split: Split, limit: int | None) -> Split:
     order = np.random.default_rng(0).permutation(len(split.labels))
     rank = rank_in_class(split.labels[order])
     return split.take(order[np.argsort(rank, kind="stable")[:limit]])
-
-
-def _check_positive(**numbers: int | None) -> None:
-    for name, number in numbers.items():
-        expect(number is None or number >= 1, name, "a positive integer", number)
 
 
 def augmenter(

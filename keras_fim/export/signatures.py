@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import expect
+from keras_fim.arguments import Count, Positive, check_fields
 from keras_fim.detection import FisherDetector
 from keras_fim.evaluation.radius import Calibration
 from keras_fim.evaluation.spectrum import spectrum_and_radius
@@ -47,9 +47,9 @@ class Serving:
     logits_fn: LogitsFunction
     image_shape: tuple[int, ...]
     pixels: PixelRange
-    kl: float
+    kl: Positive
     direction: bool
-    fisher_steps: int
+    fisher_steps: Count
     detector: FisherDetector | None
     calibration: Calibration | None = None
     differentiable: bool = True
@@ -57,10 +57,9 @@ class Serving:
     labels: list[str] | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.calibration is not None and self.calibration.norm != "l2":
             raise ValueError(f"`calibration` should be one in l2. Received: {self.calibration!r}")
-        expect(0 < self.kl < math.inf, "kl", "a positive number", self.kl)
-        expect(self.fisher_steps >= 1, "fisher_steps", "a positive integer", self.fisher_steps)
 
     @property
     def decodes(self) -> bool:

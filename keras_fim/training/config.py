@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from keras_fim.arguments import check_fields, checked, expect
+from keras_fim import arguments
+from keras_fim.arguments import Valid, checked, expect
 from keras_fim.training.defending import check_defense, default_options, default_weights, takes_mu
 
 if TYPE_CHECKING:
     from keras_fim.data import DatasetInfo
 
-KEEP = ("accuracy", "robustness", "last")
+_POLICIES = (None, "mixed_float16", "mixed_bfloat16")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,51 +55,37 @@ class TrainingConfig:
     """
 
     data: str
-    model: str
+    model: Annotated[str, Valid(bool, "the name of a model")]
     model_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     defense: str = "fisher-trace"
     defense_options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    mu: float = 0.0
-    mu_warmup_epochs: float = 0.0
-    label_smoothing: float = 0.0
+    mu: arguments.NotNegative = 0.0
+    mu_warmup_epochs: arguments.NotNegative = 0.0
+    label_smoothing: arguments.ShareBelowOne = 0.0
     gradient_limit: float | None = 1.0
-    epochs: int = 10
-    batch_size: int = 128
-    optimizer: str = "adam"
-    learning_rate: float = 2e-3
-    warmup_epochs: float = 0.0
-    weight_decay: float = 0.0
+    epochs: arguments.Count = 10
+    batch_size: arguments.Count = 128
+    optimizer: Annotated[str, Valid(("adam", "sgd").__contains__, "adam or sgd")] = "adam"
+    learning_rate: arguments.Positive = 2e-3
+    warmup_epochs: arguments.NotNegative = 0.0
+    weight_decay: arguments.NotNegative = 0.0
     augment: bool = False
-    validation: float = 0.05
-    limit: int | None = None
-    test_limit: int | None = None
+    validation: arguments.InnerShare = 0.05
+    limit: arguments.CountOrNone = None
+    test_limit: arguments.CountOrNone = None
     seed: int = 0
-    mixed_precision: str | None = None
+    mixed_precision: Annotated[str | None, Valid(_POLICIES.__contains__, f"one of {_POLICIES}")] = None
     init_from: str | None = None
     image_shape: Sequence[int] | None = None
     class_names: Sequence[str] | None = None
     bounds: Sequence[float] | None = None
-    keep: str = "accuracy"
+    keep: Annotated[str, arguments.one_of("accuracy", "robustness", "last")] = "accuracy"
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        arguments.check_fields(self)
         self.facts  # noqa: B018 - raises if the dataset is unknown
-        expect(bool(self.model), "model", "the name of a model", self.model)
-        expect(self.optimizer in ("adam", "sgd"), "optimizer", "adam or sgd", self.optimizer)
-        expect(self.keep in KEEP, "keep", f"one of {', '.join(KEEP)}", self.keep)
-        policies = (None, "mixed_float16", "mixed_bfloat16")
-        expect(self.mixed_precision in policies, "mixed_precision", f"one of {policies}", self.mixed_precision)
-        expect(0 < self.validation < 1, "validation", "in (0, 1)", self.validation)
-        expect(0 <= self.label_smoothing < 1, "label_smoothing", "in [0, 1)", self.label_smoothing)
-        for name in ("epochs", "batch_size", "limit", "test_limit"):
-            value = getattr(self, name)
-            expect(value is None or value >= 1, name, "a positive integer", value)
-        for name in ("mu", "mu_warmup_epochs", "warmup_epochs", "weight_decay"):
-            value = getattr(self, name)
-            expect(0 <= value < math.inf, name, "a finite number >= 0", value)
         check_defense(self.defense, self.defense_options)
         expect(not self.mu or takes_mu(self.defense), "mu", f"0 with the defense {self.defense}", self.mu)
-        expect(0 < self.learning_rate < math.inf, "learning_rate", "a positive number", self.learning_rate)
 
     @property
     def facts(self) -> DatasetInfo:
