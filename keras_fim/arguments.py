@@ -96,6 +96,12 @@ def expect(valid: bool, name: str, expected: str, value: Any = None, *, received
         raise ValueError(f"`{name}` should be {expected}. Received: {received or f'{name}={text}'}")
 
 
+def require(valid: Any, message: str) -> None:
+    """Raise a ValueError with a message of its own unless something is valid, as `expect` does with one of its form."""
+    if not valid:
+        raise ValueError(message)
+
+
 def _check(values: Mapping[str, Any], owner: Any) -> None:
     hints = hints_of(owner)
     for name, value in values.items():

@@ -16,9 +16,9 @@ __all__ = ["main", "train_script"]
 
 _Formatter = argparse.RawDescriptionHelpFormatter
 _GROUPS = {  # the module of each command, in which a function has its name
-    "Use": {"evaluate": "evaluate", "train": "train", "compare": "compare", "board": "board"},
+    "Use": {"evaluate": "evaluate", "train": "train", "compare": "train", "board": "train"},
     "Ship": {"export": "serving", "verify": "serving", "serve-client": "serving"},
-    "More": {"detect": "compare", "demo": "compare", "completion": ""},
+    "More": {"detect": "train", "demo": "train", "completion": ""},
 }
 _COMMANDS = {name: module for group in _GROUPS.values() for name, module in group.items()}
 

@@ -1,12 +1,16 @@
-"""The command ``train``."""
+"""The commands ``train``, ``compare``, ``board``, ``detect`` and ``demo``: they train models or show what came out."""
 
 import argparse
+import contextlib
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
 from keras_fim import distribution
+from keras_fim.arguments import require
 from keras_fim.cli.options import SMOKE_TEST, data_options, given, training_options
 from keras_fim.cli.serving import export_and_verify
 from keras_fim.data import short_name
@@ -14,7 +18,8 @@ from keras_fim.evaluation.plans import say
 from keras_fim.evaluation.report import table
 from keras_fim.geometry.penalty import label_smoothing_from_mu
 from keras_fim.records import read_json
-from keras_fim.training import TrainingConfig, defending, hardening, inputs, run, trained
+from keras_fim.training import TrainingConfig, comparison, defending, detecting, hardening, inputs, run, trained
+from keras_fim.training.demo import run_demo
 
 _PAPER = ("convnet", "vgg11", "resnet14")
 
@@ -26,8 +31,7 @@ def train(arguments: argparse.Namespace) -> None:
     configs = [_config(arguments, mu) for mu in arguments.mu or [None]]
     folder = arguments.out or _default_folder(configs[0], quick=arguments.quick, sweep=several)
     folders = [folder / f"mu{config.mu:g}" if several else folder for config in configs]
-    if len(set(folders)) < len(folders):
-        raise ValueError(f"`--mu` should hold different values. Received: {arguments.mu}")
+    require(len(set(folders)) == len(folders), f"`--mu` should hold different values. Received: {arguments.mu}")
     for config, own in zip(configs, folders, strict=True):
         _train(config, own, arguments, devices)
     if not distribution.is_chief(devices):
@@ -96,19 +100,13 @@ def _config(arguments: argparse.Namespace, mu: float | None) -> TrainingConfig:
 
 
 def _default_folder(config: TrainingConfig, *, quick: bool, sweep: bool) -> Path:
+    own = "" if config.model in _PAPER else Path(config.model).name.removesuffix(".keras").replace(":", "-")
     usual = config.defense == TrainingConfig.defense
-    own = [] if config.model in _PAPER else [Path(config.model).name.removesuffix(".keras").replace(":", "-")]
-    parts = [*own, short_name(config.data), *([] if usual else [config.defense])]
-    if sweep:
-        parts.append("sweep")
-    elif config.mu:
-        parts.append(f"mu{config.mu:g}")
-    elif usual:
-        parts.append("plain")
-    parts.extend(_named(config))
-    if config.label_smoothing:
-        parts.append(f"smoothing{config.label_smoothing:g}")
-    return Path("results/runs") / "-".join([*parts, f"seed{config.seed}", *(["quick"] if quick else [])])
+    weight = f"mu{config.mu:g}" if config.mu else "plain" if usual else ""
+    parts = [own, short_name(config.data), "" if usual else config.defense, "sweep" if sweep else weight]
+    parts += [*_named(config), f"smoothing{config.label_smoothing:g}" if config.label_smoothing else ""]
+    parts += [f"seed{config.seed}", "quick" if quick else ""]
+    return Path("results/runs") / "-".join(filter(None, parts))
 
 
 def _named(config: TrainingConfig) -> list[str]:
@@ -130,7 +128,56 @@ def _why(config: TrainingConfig, *, by_default: bool) -> str:
         return "plain cross-entropy (mu = 0)"
     num_classes = config.facts.num_classes
     alpha = label_smoothing_from_mu(config.mu, num_classes)
-    effect = f"mu = {config.mu:g} has the optimum of label smoothing {alpha:.3f} at {num_classes} classes"
-    return (
-        f"{effect}, as the paper's 0.02 has at 10; change it with --mu (0 for plain training)" if by_default else effect
+    why = ", as the paper's 0.02 has at 10; change it with --mu (0 for plain training)" if by_default else ""
+    return f"mu = {config.mu:g} has the optimum of label smoothing {alpha:.3f} at {num_classes} classes{why}"
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Compare defenses, and print the table."""
+    folder = arguments.out or Path("results/runs") / f"compare-{short_name(arguments.data)}"
+    compared = comparison.compare(
+        arguments.data,
+        folder,
+        [name for text in arguments.defenses or defending.COMPARED for name in text.split(",") if name],
+        changes=training_options(arguments, skip=("data", "bounds")),
+        on_progress=say,
+        **given(arguments, "seeds", "max_samples", "quick", "data_dir", "image_size", "bounds"),
     )
+    print(f"\n{compared}\n\nwritten to {folder}: comparison.md, .csv, .json and .png\nreport: {folder / 'report.html'}")
+    if arguments.quick:
+        print(SMOKE_TEST)
+
+
+def detect(arguments: argparse.Namespace) -> None:
+    """Measure the detectors on each model and print its table."""
+    options = given(arguments, "max_samples", "max_adaptive", "false_positive_rate")
+    options["on_progress"] = lambda line: print(line, file=sys.stderr, flush=True)
+    data = data_options(arguments, arguments.data)
+    for name in arguments.models:
+        print(f"{detecting.evaluate_detection(name, arguments.out, data, **options)}\n", flush=True)
+
+
+def demo(arguments: argparse.Namespace) -> None:
+    """Run the demo and print its table."""
+    print(run_demo(arguments.out, arguments.export, **given(arguments, "mu", "epochs", "seed")))
+
+
+def board(arguments: argparse.Namespace) -> None:
+    """Serve TensorBoard until Ctrl-C."""
+    folder: Path = arguments.folder
+    name, logs = repr(str(folder)), next(folder.rglob("events.out.tfevents.*"), None)
+    require(folder.is_dir(), f"`folder` should be a folder of runs. Received: {name}, which does not exist")
+    require(logs, f"`folder` should hold TensorBoard logs, in it or below. Received: {name}")
+    port = [] if arguments.port is None else ["--port", str(arguments.port)]
+    require(not port or 0 <= arguments.port < 65536, f"`--port` should be from 0 to 65535. Received: {arguments.port}")
+    from tensorboard import program
+
+    server = program.TensorBoard()
+    server.configure([None, "--logdir", str(folder), "--host", arguments.host, *port])
+    try:
+        url = server.launch()
+    except program.TensorBoardServerException as error:
+        raise ValueError(f"TensorBoard did not start: {error}") from error
+    print(f"TensorBoard of {folder} at {url} (Ctrl-C ends it)", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()

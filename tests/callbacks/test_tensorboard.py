@@ -38,7 +38,7 @@ def logs(tmp_path_factory, patterns):
 @contextlib.contextmanager
 def served(folder):
     """The address at which `keras-fim board` shows a folder."""
-    command = [sys.executable, "-m", "keras_fim.cli", "board", str(folder), "--port", "0"]
+    command = [sys.executable, "-m", "keras_fim", "board", str(folder), "--port", "0"]
     before = signal.signal(
         signal.SIGINT, signal.default_int_handler
     )  # a job in the background ignores it, and so do its own

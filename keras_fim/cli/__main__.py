@@ -1,8 +1,0 @@
-"""``python -m keras_fim.cli``."""
-
-import sys
-
-from keras_fim.cli import main
-
-if __name__ == "__main__":
-    sys.exit(main())
