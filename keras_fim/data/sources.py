@@ -2,21 +2,25 @@
 
 import difflib
 import functools
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_fim.arguments import checked
+from keras_fim.arguments import checked, require
 from keras_fim.data import catalog
 from keras_fim.data.catalog import Augmentation, DatasetInfo
-from keras_fim.data.folders import TEST_SHARE, held_out_files, read_folder
 from keras_fim.data.splits import Arrays, Files, Records, Split, held_out
 from keras_fim.records import read_arrays
 
 KINDS = "mnist, cifar10, gtsrb, mnist5k (no download), a folder of images by class, an .npz file, or tfds:NAME"
 _TFDS = "tfds:"
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+_PARTS = {"train": ("train", "training"), "validation": ("val", "valid", "validation"), "test": ("test", "testing")}
+_ARRAYS = {"train": ("x_train", "y_train"), "test": ("x_test", "y_test"), "": ("images", "labels")}
+_TEST_SHARE = 0.2  # of a dataset that comes in one part
 
 
 class Source(NamedTuple):
@@ -116,19 +120,96 @@ def described(name: str, image_shape: Sequence[int], class_names: Sequence[str])
 
 
 def _from_folder(name: str, image_shape: Sequence[int] | None, class_names: Sequence[str] | None) -> Source:
-    names, files = read_folder(Path(name).expanduser(), class_names)
+    names, files = _read_folder(Path(name).expanduser(), class_names)
     parts = _divided(files)
     return Source(described(name, image_shape or _shape_of_files(name, parts["test"]), names), **parts)
 
 
-def _divided(parts: dict[str, Split]) -> dict[str, Any]:
+def _read_folder(path: Path, class_names: Sequence[str] | None = None) -> tuple[tuple[str, ...], dict[str, Files]]:
+    """List the image files of a folder; none is opened.
+
+    Args:
+        path: The folder.
+        class_names: The classes in the order of a model's outputs, if that is on record; the folder may have fewer.
+
+    Returns:
+        The names of the class folders, sorted, and the files by the name of their part, ``train``, ``validation`` or
+        ``test``; or all of them by ``""``.
+
+    Raises:
+        ValueError: If it holds no images, one class only, an empty class, or a class that is not in ``class_names``.
+    """
+    roots = _roots(path)
+    present = sorted({entry.name for root in roots.values() for entry in _folders(root)})
+    if len(present) < 2:
+        held = f"the folder {present[0]}" if present else "no folder"
+        raise ValueError(f"{path} should hold a folder of images for each class, at least two. Received: {held}")
+    names = tuple(present if class_names is None else class_names)
+    if unknown := sorted(set(present) - set(names)):
+        expected = f"named as the model's classes: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
+        raise ValueError(f"The folders in {path} should be {expected}. Received: {', '.join(unknown[:10])}")
+    parts = {part: _files(root, names) for part, root in roots.items()}
+    for part, files in parts.items():
+        counts = np.bincount(files.labels, minlength=len(names))
+        if empty := [name for name in present if (roots[part] / name).is_dir() and not counts[names.index(name)]]:
+            raise ValueError(f"{roots[part]} should hold images of each class. Received: none in {', '.join(empty)}")
+    return names, parts
+
+
+def _roots(path: Path) -> dict[str, Path]:
+    """The folders that hold class folders, by their part."""
+    inside = {entry.name.lower(): entry for entry in _folders(path) if _folders(entry)}  # a class may be named train
+    nested = {part: inside[name] for part, names in _PARTS.items() for name in names if name in inside}
+    return nested if "train" in nested or "test" in nested else {"": path}
+
+
+def _folders(path: Path) -> list[Path]:
+    return [entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+
+
+def _files(root: Path, names: Sequence[str]) -> Files:
+    paths: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(names):
+        own = _listed(root / name, (root / name).stat().st_mtime_ns) if (root / name).is_dir() else ()
+        paths += own
+        labels += [label] * len(own)
+    return Files(np.array(labels, np.int64), np.arange(len(paths)), np.array(paths, dtype=str))
+
+
+@functools.lru_cache(maxsize=4096)
+def _listed(folder: Path, changed: int) -> tuple[str, ...]:
+    """The image files of a class, also in folders inside; ``changed`` is the folder's time of modification."""
+    files = (file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES)
+    return tuple(sorted(str(file) for file in files if not file.name.startswith(".")))
+
+
+def _held_out_files(files: Files) -> np.ndarray:
+    """Mask of the test part: of each class, the files whose hash is low, but neither none nor all of two or more."""
+    shares = np.array([_hashed(path) for path in files.paths])
+    mask = shares < _TEST_SHARE
+    for label in np.unique(files.labels):
+        members = np.flatnonzero(files.labels == label)
+        if len(members) > 1:
+            mask[members[shares[members].argmin()]] = True
+            mask[members[shares[members].argmax()]] = False
+    return mask
+
+
+def _hashed(path: str) -> float:
+    """A number in [0, 1) that stays with a file's name and class when its folder moves."""
+    name = "/".join(Path(path).parts[-2:])
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest(), "big") / 2**56
+
+
+def _divided(named: Mapping[str, Split]) -> dict[str, Any]:
     """The splits of a `Source`, from parts by name, of which ``""`` is everything that nobody has divided."""
-    parts, whole = dict(parts), parts.get("")
+    parts, whole = dict(named), named.get("")
     if "test" not in parts and "validation" in parts:
         parts["test"] = parts.pop("validation")
     if "test" not in parts:
         split = parts["train"] if whole is None else whole
-        mask = held_out_files(split) if isinstance(split, Files) else held_out(split, TEST_SHARE)
+        mask = _held_out_files(split) if isinstance(split, Files) else held_out(split, _TEST_SHARE)
         parts |= {"train": split.take(np.flatnonzero(~mask)), "test": split.take(np.flatnonzero(mask))}
     return {**{part: parts.get(part) for part in ("train", "validation", "test")}, "whole": whole}
 
@@ -156,29 +237,25 @@ def _shape_of_files(name: str, files: Files) -> tuple[int, int, int]:
 
 @functools.lru_cache(maxsize=2)
 def _arrays_of(path: str, changed: int) -> dict[str, np.ndarray]:
-    return read_arrays(path, _KEYS)
-
-
-_KEYS = ("x_train", "y_train", "x_test", "y_test", "images", "labels")
-_PARTS = {"y_train": "train", "y_test": "test", "labels": ""}
+    return read_arrays(path, [key for keys in _ARRAYS.values() for key in keys])
 
 
 def _from_archive(name: str) -> Source:
     path = Path(name).expanduser()
     arrays = _arrays_of(str(path), path.stat().st_mtime_ns)
-    pairs = [pair for pair in (_KEYS[:2], _KEYS[2:4], _KEYS[4:]) if set(pair) <= set(arrays)]
-    if not pairs or (pairs == [_KEYS[:2]]):
+    pairs = {part: [arrays[key] for key in keys] for part, keys in _ARRAYS.items() if set(keys) <= set(arrays)}
+    if set(pairs) <= {"train"}:
         expected = "x_test and y_test, with x_train and y_train to train on, or images and labels"
         raise ValueError(f"{name} should hold the arrays {expected}. Received: {', '.join(arrays) or 'none of them'}")
-    labels = np.concatenate([np.asarray(arrays[key]).reshape(-1) for _, key in pairs])
+    labels = np.concatenate([np.asarray(y).reshape(-1) for _, y in pairs.values()])
     classes = np.unique(labels)
     if labels.dtype.kind in "iu":
-        if classes[0] < 0:
-            raise ValueError(f"The labels in {name} should be at least 0. Received: {classes[0]}")
-        classes = np.arange(classes[-1] + 1)
+        lowest, highest = labels.min(initial=0), labels.max(initial=0)
+        require(lowest >= 0, f"The labels in {name} should be at least 0. Received: {lowest}")
+        classes = np.arange(highest + 1)
     elif labels.dtype.kind not in "US":
         raise ValueError(f"The labels in {name} should be integers or strings. Received: {labels.dtype}")
-    splits = {_PARTS[pair[1]]: _split_of(name, arrays[pair[0]], arrays[pair[1]], classes) for pair in pairs}
+    splits = {part: _split_of(name, x, y, classes) for part, (x, y) in pairs.items()}
     facts = described(name, next(iter(splits.values())).images.shape[1:], [str(name) for name in classes])
     return Source(facts, **_divided({part: splits[part] for part in splits if part or "test" not in splits}))
 
@@ -208,9 +285,7 @@ def _from_tfds(name: str, data_dir: str | Path | None) -> Source:
     if not ("image" in features and isinstance(features.get("label"), tfds.features.ClassLabel)):
         raise ValueError(f"{name} should have the features image and label. Received: {', '.join(features)}")
     shape = tuple(features["image"].shape)
-    splits: dict[str, Split] = {
-        key: Records.of(builder, key) for key in builder.info.splits if key in ("train", "validation", "test")
-    }
+    splits = {part: Records.of(builder, part) for part in _PARTS if part in builder.info.splits}
     if None in shape:
         shape = (224, 224, shape[-1])  # resized to the usual size of photographs, unless another one is asked for
     if not splits:

@@ -177,6 +177,7 @@ def test_archives(tmp_path, labels, scale):
         ({"images": np.zeros((2, 3, 3, 1), np.uint8)}, "Received: images"),
         ({"images": np.zeros((2, 3, 3, 2), np.uint8), "labels": np.arange(2)}, r"Received: \(2, 3, 3, 2\)"),
         ({"images": np.zeros((2, 3, 3, 1), np.uint8), "labels": np.arange(3)}, "3 labels"),
+        ({"images": np.zeros((0, 3, 3, 1), np.uint8), "labels": np.zeros(0, np.uint8)}, "at least one. Received"),
         ({"images": np.full((2, 3, 3, 1), -1.0), "labels": np.arange(2)}, "0..255 or 0..1. Received: -1..-1"),
         ({"images": np.zeros((2, 3, 3, 1), np.uint8), "labels": np.array([-1, 1])}, "at least 0. Received: -1"),
         ({"images": np.zeros((2, 3, 3, 1), np.uint8), "labels": np.array([0.5, 1])}, "integers or strings"),
