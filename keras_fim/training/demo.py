@@ -9,7 +9,7 @@ from keras_fim.arguments import expect
 from keras_fim.evaluation import Evaluation, SideBySide, evaluate
 from keras_fim.evaluation.report import Row, table
 from keras_fim.export import saved_model
-from keras_fim.records import read_json, write_json, write_text
+from keras_fim.records import read_run, write_json, write_text
 from keras_fim.training.config import TrainingConfig, differences, recipe
 from keras_fim.training.run import train
 from keras_fim.training.trained import load_model
@@ -45,14 +45,17 @@ def run_demo(folder: Path, export_folder: Path, *, mu: float = 0.02, epochs: int
         "N-FGM": recipe("mnist5k", defense="n-fgm", epochs=epochs, seed=seed),
     }
     runs = dict(zip(configs, [folder / name for name in ("plain", "fisher-trace", "n-fgm")], strict=True))
-    if not _interrupted(folder, list(zip(runs.values(), configs.values(), strict=True))):
-        _clear(folder, list(runs.values()))
+    _begin(folder, list(zip(runs.values(), configs.values(), strict=True)))
     results: dict[str, Evaluation] = {}
+    options: dict[str, Any] = {"epsilons": _EPSILONS, "max_samples": _SAMPLES, "progress": None}
+    options["class_names"] = data.info("mnist5k").class_names
     for name, config in configs.items():
         print(f"training on 3,800 digits, {epochs} epochs: {name}", flush=True)
         train(config, runs[name], resume=True, verbose=0)
         print(f"attacking on {_SAMPLES} test digits: {name}", flush=True)
-        results[name] = _attacked(name, runs)
+        strong = attacks.Strong(norm=2, twin=load_model(runs["plain"]) if results else None, quick=True)
+        options |= {"attacks": [attacks.FGSM(), attacks.OSSA(), strong], "name": name, "folder": runs[name] / "cells"}
+        results[name] = evaluate(load_model(runs[name]), data.load("mnist5k", 500)[1], **options)
         results[name].save(runs[name] / "report.html")
     files = {
         "report": SideBySide(tuple(results.values())).save(folder / "report.html"),
@@ -79,34 +82,14 @@ def _rows(results: dict[str, Evaluation]) -> list[Row]:
     return rows
 
 
-def _attacked(name: str, runs: dict[str, Path]) -> Evaluation:
-    twin: Any = None if name == "plain" else load_model(runs["plain"])
-    strong = attacks.Strong(norm=2, twin=twin, quick=True)
-    return evaluate(
-        load_model(runs[name]),
-        data.load("mnist5k", 500)[1],
-        attacks=[attacks.FGSM(), attacks.OSSA(), strong],
-        epsilons=_EPSILONS,
-        max_samples=_SAMPLES,
-        name=name,
-        class_names=data.info("mnist5k").class_names,
-        folder=runs[name] / "cells",
-        progress=None,
-    )
-
-
-def _clear(folder: Path, runs: list[Path]) -> None:
-    """Remove an earlier demo's runs and results, and nothing else."""
-    for run in runs:
+def _begin(folder: Path, runs: list[tuple[Path, TrainingConfig]]) -> None:
+    """Remove an earlier demo's runs and results, and nothing else, unless it is an unfinished demo of these runs."""
+    begun = [(path / "run.json", config) for path, config in runs if (path / "run.json").is_file()]
+    unfinished = bool(begun) and not (folder / "results.json").exists()
+    if unfinished and not any(differences(read_run(path)["config"], config) for path, config in begun):
+        return
+    for run, _ in runs:
         if run.exists() and not (run / "run.json").is_file() and any(run.iterdir()):
             raise ValueError(f"{run} should be a run of the demo or not exist. Received: a folder without run.json")
         shutil.rmtree(run, ignore_errors=True)
     (folder / "results.json").unlink(missing_ok=True)
-
-
-def _interrupted(folder: Path, runs: list[tuple[Path, TrainingConfig]]) -> bool:
-    """Whether ``folder`` holds an unfinished demo of these very runs."""
-    if (folder / "results.json").exists():
-        return False
-    begun = [(path / "run.json", config) for path, config in runs if (path / "run.json").is_file()]
-    return bool(begun) and not any(differences(read_json(path)["config"], config) for path, config in begun)

@@ -101,7 +101,8 @@ def evaluate_detection(
     usual = hardening.default_epsilons(images.shape[1:], tested.pixels.bounds)
     budgets = {norm: epsilons[1:] for norm, epsilons in usual.items()}
     fit, test = (images[::2], labels[::2]), (images[1::2], labels[1::2])
-    measurement, plans = _Measurement(logits_function(model), tested.pixels.bounds), _plans(budgets)
+    measurement = _Measurement(logits_function(model), tested.pixels.bounds)
+    plans = _plans(budgets)
     on_progress(estimate(measurement.logits_fn, plans, next(iter(chunks(test))), len(test[1])))
     detectors = measurement.fit(*fit, budgets[np.inf], false_positive_rate)
     measurement.look(test[0])
@@ -197,7 +198,8 @@ class _Measurement:
         outcome = measured(self.logits_fn, bounded(plan.attack, self.bounds), plan.epsilons, test, scored)
         num = int(outcome.was_correct.sum())
         for position, epsilon in enumerate(plan.epsilons):
-            fooled, figures = outcome.fooled[position], {}
+            fooled = outcome.fooled[position]
+            figures = {}
             budget = {"attack": plan.attack.name + what, "epsilon": None if np.isinf(epsilon) else epsilon}
             if fooled.sum() >= _FEWEST:
                 for kind, scores in zip(kinds, outcome.seen_at(position), strict=True):
@@ -207,7 +209,8 @@ class _Measurement:
 
     def _figures(self, kind: str, scores: np.ndarray, num: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """The figures of a detector on adversarials of ``num`` originally correct images, and its curves."""
-        threshold, curves = self.detectors[kind].threshold, detection_curves(self.benign[kind], scores).as_dict()
+        threshold = self.detectors[kind].threshold
+        curves = detection_curves(self.benign[kind], scores).as_dict()
         points = {key: [round(number, 4) for number in curves.pop(key)] for key in _CURVES}
         detected, missed = float((scores > threshold).mean()), float((scores <= threshold).sum() / num)
         return {"detected": detected, "undetected_of_correct": missed, **curves}, points

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_fim import data
@@ -67,30 +66,19 @@ def before_and_after(
     norm, epsilon = _budget(config)
     pixels = PixelRange(*config.pixels)
     count = min(_QUICK_SAMPLES if quick else _SAMPLES, config.test_limit or _SAMPLES)
-    limits: dict[str, Any] = {"test_limit": count, "image_shape": config.image_shape}
-    test = data.load(config.data, 64, data_dir=data_dir, **limits)[1]
+    test = data.load(config.data, 64, data_dir=data_dir, test_limit=count, image_shape=config.image_shape)[1]
     images = inputs.in_range(test, pixels.bounds)
-    models: dict[str, keras.Model] = {"after": trained.load_model(folder)}
-    if not trained.builds(config.model):
-        models = {"before": trained.load_model(config.model), **models}
+    options: dict[str, Any] = {"attacks": [Strong(norm=norm, quick=quick)], "epsilons": [epsilon], "bounds": pixels}
+    options |= {"max_samples": None, "class_names": config.facts.class_names, "progress": progress}
+    models: dict[str, str | Path] = {} if trained.builds(config.model) else {"before": config.model}
+    kept = folder / "robustness"
     results = {}
-    for name, model in models.items():
-        results[name] = evaluate(
-            model,
-            images,
-            attacks=[Strong(norm=norm, quick=quick)],
-            epsilons=[epsilon],
-            max_samples=None,
-            bounds=pixels,
-            name=name,
-            class_names=config.facts.class_names,
-            folder=folder / "robustness" / name,
-            progress=progress,
-        )
+    for name, source in {**models, "after": folder}.items():
+        results[name] = evaluate(trained.load_model(source), images, name=name, folder=kept / name, **options)
         for suffix in ("json", "html"):
-            results[name].save(folder / "robustness" / f"{name}.{suffix}")
+            results[name].save(kept / f"{name}.{suffix}")
     if len(results) > 1:
-        SideBySide(tuple(results.values())).save(folder / "robustness" / "report.html")
+        SideBySide(tuple(results.values())).save(kept / "report.html")
     return results
 
 
@@ -111,6 +99,5 @@ def comparison_rows(results: dict[str, Evaluation]) -> list[Row]:
 
 def _budget(config: TrainingConfig) -> tuple[float, float]:
     """Norm and ε at which the model is attacked."""
-    if own := defending.budget(config.defense, config.all_options):
-        return own
-    return math.inf, default_epsilons(config.facts.image_shape, config.pixels)[math.inf][1]
+    usual = math.inf, default_epsilons(config.facts.image_shape, config.pixels)[math.inf][1]
+    return defending.budget(config.defense, config.all_options) or usual

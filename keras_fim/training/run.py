@@ -18,7 +18,7 @@ from keras_fim.defenses import plain
 from keras_fim.logits import logits_function
 from keras_fim.losses import FisherEigenvalueLoss, FisherTraceLoss
 from keras_fim.records import locked, read_run, versions, write_json, written
-from keras_fim.training import checkpoint, defending, inputs, trained, watching
+from keras_fim.training import defending, inputs, trained, watching
 from keras_fim.training.config import TrainingConfig, differences
 
 
@@ -137,13 +137,13 @@ class _Run:
             compile_model(model, config, steps_per_epoch=len(splits.train))
         monitor = "val_accuracy" if config.keep == "accuracy" else "score"
         seconds = self._fit(model, splits, seed, monitor)
-        checkpoint.load_weights(plain(model), folder / "best.weights.h5")
+        trained.load_weights(plain(model), folder / "best.weights.h5")
         measured = model.evaluate(splits.test, return_dict=True, verbose=0)
         if not self.chief:
             return {}
-        with written(folder / "model.keras", checkpoint.size_of(model)) as unfinished:
+        with written(folder / "model.keras", watching.size_of(model)) as unfinished:
             plain(model).save(unfinished)
-        results = _results(measured, checkpoint.read_history(folder), seconds, monitor)
+        results = _results(measured, watching.read_history(folder), seconds, monitor)
         if self.robustness:
             figures = watching.robustness_curve(config, splits.test).measure(plain(model))
             finite = {key: value if math.isfinite(value) else None for key, value in figures.items()}
@@ -158,8 +158,8 @@ class _Run:
 
     def _fit(self, model: keras.Model, splits: data.Splits, seed: data.PassSeed, monitor: str) -> float:
         config, folder = self.config, self.folder
-        history = checkpoint.resume(model, folder, monitor=monitor)
-        keeper = checkpoint.RunCheckpoint(folder, history=history, monitor=monitor)
+        history = watching.resume(model, folder, monitor=monitor)
+        keeper = watching.RunCheckpoint(folder, history=history, monitor=monitor)
         distribution.fit(
             model,
             splits.train,

@@ -20,7 +20,6 @@ from keras_fim import data, defenses, layers, losses, metrics, models  # noqa: F
 from keras_fim.arguments import checked
 from keras_fim.evaluation import chunks
 from keras_fim.records import read_arrays, read_run, written
-from keras_fim.training.checkpoint import load_weights
 
 _STORED = Path(__file__).parent / "weights"
 HASHES = "training_images.npy"
@@ -92,6 +91,20 @@ def _loaded(path: Path, **options: Any) -> keras.Model:
 def builds(name: str | Path) -> bool:
     """Whether a source of `load_model` builds a new model, with weights of its own making."""
     return str(name) in models.MODELS or (":" in str(name) and not Path(name).exists())
+
+
+def load_weights(model: keras.Model, path: Path) -> None:
+    """Load a file of weights.
+
+    Raises:
+        ValueError: If it is damaged, or of another model.
+    """
+    try:
+        model.load_weights(path)
+    except Exception as error:  # Keras, zipfile and h5py have each their own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        advice = "If it is damaged, delete it and train into another folder (--out)"
+        raise ValueError(f"{path} should hold the weights of this run ({reason}). {advice}") from error
 
 
 def load_into(model: keras.Model, source: str | Path) -> None:

@@ -19,7 +19,7 @@ from tensorflow.core.util import event_pb2
 
 from keras_fim import records
 from keras_fim.export import saved
-from keras_fim.training import checkpoint
+from keras_fim.training import watching
 from keras_fim.training.trained import record_of
 from tests.campaign.victims import VICTIMS
 
@@ -121,7 +121,7 @@ def damage(name: str, run: Path) -> str:
         if name == "train" and (run / "run.json").is_file():
             record_of(run) if (run / "model.keras").is_file() else json.loads((run / "run.json").read_text())
             if (run / "history.csv").is_file():
-                checkpoint.read_history(run)
+                watching.read_history(run)
         for version in (run / "model").glob("*") if name == "export" else ():
             whole = version.name.isdecimal() and (version / "model_card.json").is_file()
             if not whole or not tf.saved_model.load(str(version)).signatures["trust"]:

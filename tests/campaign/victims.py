@@ -23,13 +23,13 @@ DIGITS = {"limit": 80, "test_limit": 40, "model_options": {"filters": (2, 4)}, "
 
 def train(folder: Path) -> dict[str, Any]:
     """Three epochs of an adversarial training; its weights and metrics."""
-    from keras_fim.training import checkpoint, load_model, recipe
+    from keras_fim.training import load_model, recipe, watching
     from keras_fim.training import train as trained
 
     config = recipe("mnist5k", epochs=3, defense="n-fgm", **DIGITS)
     run = trained(config, folder, resume=True, verbose=0)
     weights = [float(np.abs(values).sum(dtype=np.float64)) for values in load_model(run).get_weights()]
-    rows = [{key: value for key, value in row.items() if key != "seconds"} for row in checkpoint.read_history(run)]
+    rows = [{key: value for key, value in row.items() if key != "seconds"} for row in watching.read_history(run)]
     return {"weights": weights, "history": rows}
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from keras_fim import cli, defenses, losses
 from keras_fim.data import info
-from keras_fim.training import TrainingConfig, checkpoint, load_model, recipe, run, train
+from keras_fim.training import TrainingConfig, load_model, recipe, run, train, watching
 from keras_fim.training.defending import NAMES, default_options, defended, overfitting_watch
 
 IMAGES = np.random.default_rng(0).uniform(size=(12, 5)).astype("float32")
@@ -119,7 +119,7 @@ def test_interrupted_run_of_a_defense_goes_on_with_its_optimizer(tmp_path, monke
     def note(model):
         states.append([variable.numpy() for variable in (*model.variables, *model.optimizer.variables)])
 
-    class Interrupted(checkpoint.RunCheckpoint):
+    class Interrupted(watching.RunCheckpoint):
         def on_epoch_end(self, epoch, logs=None):
             super().on_epoch_end(epoch, logs)
             note(self.model)
@@ -134,18 +134,18 @@ def test_interrupted_run_of_a_defense_goes_on_with_its_optimizer(tmp_path, monke
         watches.extend(overfitting_watch(*arguments))
         return watches[-1:]
 
-    states, watches, going_on = [], [], checkpoint.resume
+    states, watches, going_on = [], [], watching.resume
     monkeypatch.setattr(run.defending, "overfitting_watch", watch)
     config = recipe("mnist5k", **SMALL, defense="spectral+n-fgm", mu=0.3, mu_warmup_epochs=1.0)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(checkpoint, "RunCheckpoint", Interrupted)
+        patched.setattr(watching, "RunCheckpoint", Interrupted)
         train(config, tmp_path)
     (tmp_path / "best.weights.h5").unlink()  # as if killed before these were kept
-    monkeypatch.setattr(checkpoint, "resume", resume)
+    monkeypatch.setattr(watching, "resume", resume)
     record = json.loads((train(config, tmp_path, resume=True) / "run.json").read_text())
     for before, after in zip(*states, strict=True):
         np.testing.assert_array_equal(after, before)
-    rows = checkpoint.read_history(tmp_path)
+    rows = watching.read_history(tmp_path)
     assert [row["epoch"] for row in rows] == [1, 2] and rows[1]["mu"] == pytest.approx(0.3)
     assert all(row["penalty"] > 0 and row["eigenvalue"] > 0 and row["fooled_iterative"] > 0 for row in rows)
     assert [watch.lowest for watch in watches] == [np.inf, rows[0]["fooled_iterative"]]  # a collapse is still seen

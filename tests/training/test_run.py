@@ -18,7 +18,7 @@ from tensorflow.core.util import event_pb2
 
 from keras_fim import cli, data, records
 from keras_fim.evaluation import samples
-from keras_fim.training import checkpoint, load_model, recipe, train, trained, watching
+from keras_fim.training import load_model, recipe, train, trained, watching
 from keras_fim.training import run as running
 from keras_fim.training.run import build_model, compile_model
 from reproduction.storing import store_run
@@ -47,7 +47,7 @@ def test_run_folder_holds_everything(run):
     files = {"run.json", "model.keras", "best.weights.h5", "history.csv", "training_images.npy", ".lock"}
     assert names == files | {"checkpoints", "tensorboard"}
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["epoch-0002.weights.h5"]
-    assert [row["epoch"] for row in checkpoint.read_history(run)] == [1, 2]
+    assert [row["epoch"] for row in watching.read_history(run)] == [1, 2]
 
 
 def test_quoted_accuracy_is_that_of_the_saved_model(run):
@@ -101,12 +101,12 @@ def test_resumed_model_has_the_weights_the_optimizer_and_the_metrics_of_the_inte
         return model
 
     first, second = compiled(), compiled()
-    keeper = checkpoint.RunCheckpoint(tmp_path)
+    keeper = watching.RunCheckpoint(tmp_path)
     first.fit(images, labels, 4, validation_data=(images, labels), epochs=2, callbacks=[keeper], verbose=0)
     (tmp_path / "best.weights.h5").unlink(missing_ok=True)
     if keeper.history[-1]["val_accuracy"] < keeper.history[0]["val_accuracy"]:
         (tmp_path / "best.weights.h5").touch()  # nothing to mend
-    rows = checkpoint.resume(second, tmp_path)
+    rows = watching.resume(second, tmp_path)
     assert (tmp_path / "best.weights.h5").exists()
     assert rows == keeper.history and [row["epoch"] for row in rows] == [1, 2]
     assert int(second.optimizer.iterations.numpy()) == 10 and len(second.optimizer.variables) > 10
@@ -134,19 +134,19 @@ def test_interrupted_run_ends_as_an_uninterrupted_one_and_repeats_no_step(fatal,
     config = small(epochs=3, limit=128, augment=True, defense="n-fgm")
     whole = train(config, tmp_path / "whole")
 
-    class Interrupted(checkpoint.RunCheckpoint):
+    class Interrupted(watching.RunCheckpoint):
         def on_epoch_end(self, epoch, logs=None):
             if epoch == fatal:  # after TensorBoard's writing
                 raise KeyboardInterrupt
             super().on_epoch_end(epoch, logs)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(checkpoint, "RunCheckpoint", Interrupted)
+        patched.setattr(watching, "RunCheckpoint", Interrupted)
         train(config, tmp_path / "run")
     written = next((tmp_path / "run" / "tensorboard" / "train").iterdir())
     written.write_bytes(written.read_bytes()[:-5])  # nor what was half written
     run = train(config, tmp_path / "run", resume=True)
-    rows = [[{**row, "seconds": 0} for row in checkpoint.read_history(folder)] for folder in (whole, run)]
+    rows = [[{**row, "seconds": 0} for row in watching.read_history(folder)] for folder in (whole, run)]
     assert rows[0] == rows[1]
     for values, expected in zip(load_model(run).get_weights(), load_model(whole).get_weights(), strict=True):
         np.testing.assert_array_equal(values, expected)
@@ -199,7 +199,7 @@ def test_interrupted_run_in_float16_goes_on_with_its_loss_scale(tmp_path, monkey
         states.append([variable.numpy() for variable in (*model.variables, *model.optimizer.variables)])
         scales.append((float(model.optimizer.dynamic_scale.numpy()), int(model.optimizer.step_counter.numpy())))
 
-    class Interrupted(checkpoint.RunCheckpoint):
+    class Interrupted(watching.RunCheckpoint):
         def on_epoch_end(self, epoch, logs=None):
             self.model.optimizer.dynamic_scale.assign(512.0)  # not what a new one starts from
             self.model.optimizer.step_counter.assign(3)
@@ -212,17 +212,17 @@ def test_interrupted_run_in_float16_goes_on_with_its_loss_scale(tmp_path, monkey
         note(model)
         return rows
 
-    states, scales, going_on = [], [], checkpoint.resume
+    states, scales, going_on = [], [], watching.resume
     config = small(mixed_precision="mixed_float16", mu_warmup_epochs=1.0)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(checkpoint, "RunCheckpoint", Interrupted)
+        patched.setattr(watching, "RunCheckpoint", Interrupted)
         train(config, tmp_path)
-    monkeypatch.setattr(checkpoint, "resume", resume)
+    monkeypatch.setattr(watching, "resume", resume)
     record = json.loads((train(config, tmp_path, resume=True) / "run.json").read_text())
     assert scales == [(512, 3), (512, 3)] and record["results"]["epochs"] == 2
     for before, after in zip(*states, strict=True):
         np.testing.assert_array_equal(after, before)
-    assert [row["epoch"] for row in checkpoint.read_history(tmp_path)] == [1, 2]
+    assert [row["epoch"] for row in watching.read_history(tmp_path)] == [1, 2]
 
 
 @pytest.mark.nightly
@@ -237,11 +237,11 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed(tmp_path):
     time.sleep(0.3)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    finished = len(checkpoint.read_history(tmp_path / "run"))
+    finished = len(watching.read_history(tmp_path / "run"))
     assert 2 <= finished < 4
     output = subprocess.run([*command, "--resume"], env=environment, capture_output=True, text=True, check=True).stdout
     assert f"Epoch {finished + 1}/4" in output and f"Epoch {finished}/4" not in output
-    assert [row["epoch"] for row in checkpoint.read_history(tmp_path / "run")] == [1, 2, 3, 4]
+    assert [row["epoch"] for row in watching.read_history(tmp_path / "run")] == [1, 2, 3, 4]
     assert "test accuracy" in output
 
 
@@ -347,7 +347,7 @@ def test_the_most_robust_epoch_is_kept(defense, tmp_path):
     """Without an epsilon there is nothing to tell, and the last epoch is kept."""
     config = small(defense=defense, keep="robustness", epochs=3, learning_rate=0.02)
     results = json.loads((train(config, tmp_path) / "run.json").read_text())["results"]
-    rows = checkpoint.read_history(tmp_path)
+    rows = watching.read_history(tmp_path)
     if defense == "n-fgm":
         scores = [row["val_accuracy"] * (1 - row["fooled_iterative"]) for row in rows]
         assert [row["score"] for row in rows] == pytest.approx(scores)

@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from keras_fim import cli
-from keras_fim.training import checkpoint, recipe, run, watching
+from keras_fim.training import recipe, run, watching
 from keras_fim.training.config import TrainingConfig
 
 TINY = ["--data", "mnist5k", "--limit", "100", "--test-limit", "60", "--epochs", "2"]
@@ -49,7 +49,7 @@ def test_several_mu_in_one_command_end_in_one_table(tmp_path, capsys, monkeypatc
         assert start.hparams["seed"].number_value == 0 and start.hparams["data"].string_value == "mnist5k"
         for key, value in (("test_accuracy", results["test_accuracy"]), ("test_fooling/ossa/eps_1", fooled)):
             assert float(tf.make_ndarray(row.Tensors(key)[0].tensor_proto)) == pytest.approx(value)
-        history = checkpoint.read_history(folder)
+        history = watching.read_history(folder)
         assert "val_fooling/ossa/eps_1" in history[-1] and "fisher/largest_x/q50" in history[-1]
         board = events(folder / "tensorboard" / "validation").Tags()["tensors"]
         assert "epoch_loss" in board and not any("fooling" in tag for tag in board)  # not written twice
@@ -60,7 +60,7 @@ def test_training_can_go_unwatched(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "build_model", build_small)
     assert cli.main(["train", *TINY, "--mu", "0", "--no-robustness", "--out", str(tmp_path)]) == 0
     assert {path.name for path in (tmp_path / "tensorboard").iterdir()} == {"train", "validation", "hparams"}
-    assert not any("/" in key for key in checkpoint.read_history(tmp_path)[-1])
+    assert not any("/" in key for key in watching.read_history(tmp_path)[-1])
 
 
 def test_one_mu_twice(tmp_path, capsys):
@@ -90,5 +90,5 @@ def test_small_data_sets_are_not_measured_each_epoch(batches, every):
 
 def test_history_of_rows_with_different_keys(tmp_path):
     rows = [{"epoch": 1.0, "a": 0.5, "b": 1.0}, {"epoch": 2.0, "a": 0.25}, {"epoch": 3.0, "a": 0.1, "c": 4.0}]
-    checkpoint._write_rows(tmp_path / "history.csv", rows)
-    assert checkpoint.read_history(tmp_path) == rows
+    watching._write_rows(tmp_path / "history.csv", rows)
+    assert watching.read_history(tmp_path) == rows
