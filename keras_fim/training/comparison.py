@@ -1,7 +1,6 @@
 """Defenses side by side: trained alike, attacked alike, with their cost."""
 
 import dataclasses
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim import attacks, data
-from keras_fim.arguments import checked, expect
+from keras_fim.arguments import Count, checked, require
 from keras_fim.evaluation import Evaluation, SideBySide, evaluate, masking_report, samples
 from keras_fim.fisher import fisher_spectrum
 from keras_fim.pixels import PixelRange
@@ -32,7 +31,7 @@ def compare(
     defenses: Sequence[str] = defending.COMPARED,
     *,
     seeds: Sequence[int] = (0,),
-    max_samples: int = 500,
+    max_samples: Count = 500,
     quick: bool = False,
     changes: Mapping[str, Any] | None = None,
     data_dir: str | None = None,
@@ -66,9 +65,7 @@ def compare(
     Raises:
         ValueError: If the dataset or a name is unknown, or there are no seeds or images.
     """
-    if not seeds:
-        raise ValueError("`seeds` should not be empty. Received: no seed")
-    expect(max_samples >= 1, "max_samples", "a positive integer", max_samples)
+    require(seeds, "`seeds` should not be empty. Received: no seed")
     dataset = inputs.DataOptions(data_name, data_dir, image_size, bounds)
     own = inputs.described_recipe(dataset, **(changes or {}))
     configs = {
@@ -159,19 +156,11 @@ class _Work:
     def _evaluated(self, config: TrainingConfig, model: keras.Model, twin: keras.Model | None) -> Evaluation:
         strong = [attacks.Strong(norm=norm, twin=twin, quick=self.quick) for norm in self.epsilons]
         name = f"{config.defense}-seed{config.seed}"
-        result = evaluate(
-            model,
-            self.images,
-            attacks=[attacks.OSSA(), attacks.FGSM(), *strong],
-            epsilons=self.epsilons,
-            bounds=self.pixels,
-            spectrum=False,
-            name=name,
-            class_names=config.facts.class_names,
-            folder=self.folder / "cells" / name,
-            max_samples=None,
-            progress=lambda line: self.say(line and f"{config.defense}, seed {config.seed}: {line}"),
-        )
+        options: dict[str, Any] = {"attacks": [attacks.OSSA(), attacks.FGSM(), *strong], "epsilons": self.epsilons}
+        options |= {"bounds": self.pixels, "spectrum": False, "max_samples": None, "name": name}
+        options |= {"class_names": config.facts.class_names, "folder": self.folder / "cells" / name}
+        options["progress"] = lambda line: self.say(line and f"{config.defense}, seed {config.seed}: {line}")
+        result = evaluate(model, self.images, **options)
         result.save(self.folder / "evaluations" / f"{name}.json")
         return result
 
@@ -184,15 +173,14 @@ def _finished(
         earlier = Comparison.load(folder / "comparison.json")
     except (OSError, ValueError, KeyError, TypeError):  # none, or the file of another version
         return {}
-    rows = {row.defense: row for row in earlier.rows if row.defense in configs}
-    unchanged = dataclasses.replace(earlier, rows=(), versions=comparison.versions) == comparison
-    return {
-        name: row
-        for name, row in rows.items()
-        if unchanged
-        and not differences(row.config, configs[name][0])
-        and row.seeds == tuple(config.seed for config in configs[name])
-    }
+    rows: dict[str, DefenseRow] = {}
+    if dataclasses.replace(earlier, rows=(), versions=comparison.versions) != comparison:
+        return rows
+    for row in earlier.rows:
+        group = configs.get(row.defense, ())
+        if row.seeds == tuple(config.seed for config in group) and not differences(row.config, group[0]):
+            rows[row.defense] = row
+    return rows
 
 
 def step_costs(configs: Mapping[str, TrainingConfig], *, rounds: int = 12) -> dict[str, dict[str, float]]:
@@ -211,7 +199,7 @@ def step_costs(configs: Mapping[str, TrainingConfig], *, rounds: int = 12) -> di
     """
     first = next(iter(configs.values()))
     facts, rng = first.facts, np.random.default_rng(0)
-    images = rng.uniform(size=(first.batch_size, *facts.image_shape)).astype("float32")
+    images = rng.uniform(*first.pixels, size=(first.batch_size, *facts.image_shape)).astype("float32")
     batch = tf.constant(images), tf.constant(rng.integers(0, facts.num_classes, first.batch_size))
     steps = {name: _step(config, batch) for name, config in configs.items()}
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in configs}
@@ -223,20 +211,16 @@ def step_costs(configs: Mapping[str, TrainingConfig], *, rounds: int = 12) -> di
             if index:  # the first round compiles
                 taken[name].append((time.process_time() - begin[0], time.perf_counter() - begin[1]))
     base = next(iter(taken.values()))
-    return {
-        name: {
-            "cpu": statistics.median(time[0] / plain[0] for time, plain in zip(times, base, strict=True)),
-            "wall": statistics.median(time[1] / plain[1] for time, plain in zip(times, base, strict=True)),
-            "seconds": statistics.median(wall for _, wall in times) / _STEPS,
-        }
-        for name, times in taken.items()
-    }
+    costs = {}
+    for name, times in taken.items():
+        cpu, wall = np.median(np.divide(times, base), axis=0).tolist()
+        costs[name] = {"cpu": cpu, "wall": wall, "seconds": float(np.median(times, axis=0)[1]) / _STEPS}
+    return costs
 
 
 def _step(config: TrainingConfig, batch: tuple[tf.Tensor, tf.Tensor]) -> Callable[[], object]:
     keras.utils.set_random_seed(0)
-    model = run.build_model(config, fresh=True)
-    model = defending.defended(model, config.defense, mu=config.mu, seed=0, options=config.all_options)
+    model = run.defended(config, run.build_model(config, fresh=True))
     run.compile_model(model, config, steps_per_epoch=100)
     iterator = iter(tf.data.Dataset.from_tensors(batch).repeat())
     function = model.make_train_function() or model.train_function

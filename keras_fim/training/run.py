@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import math
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from keras_fim import data, distribution, models
-from keras_fim.arguments import checked
+from keras_fim.arguments import checked, require
 from keras_fim.callbacks import MuSchedule
 from keras_fim.defenses import plain
 from keras_fim.logits import logits_function
@@ -61,18 +60,22 @@ def train(
     """
     devices = devices or tf.distribute.get_strategy()
     run = _Run(config, Path(folder), data_dir, robustness, verbose, devices, distribution.is_chief(devices))
-    with _dtype_policy(config.mixed_precision or "float32"), distribution.explained():
+    with contextlib.ExitStack() as stack:
+        stack.callback(keras.config.set_dtype_policy, keras.config.dtype_policy())
+        keras.config.set_dtype_policy(config.mixed_precision or "float32")
+        stack.enter_context(distribution.explained())
         begins = run.chief and not (run.folder / "run.json").exists()
         new = _new_record(config) if begins else None  # raises before there is a folder
-        with locked(run.folder) if run.chief else contextlib.nullcontext():
-            record = _open_run(config, run.folder, resume, new) if run.chief else {}
-            if not distribution.from_chief(bool(record.get("results")), devices):
-                keras.utils.set_random_seed(config.seed)
-                results = run.train()
-                if run.chief:
-                    watching.write_row(config, run.folder, results)
-                    write_json(run.folder / "run.json", {**record, "results": results})
-                distribution.from_chief(None, devices)  # the others wait until everything is written
+        if run.chief:
+            stack.enter_context(locked(run.folder))
+        record = _open_run(config, run.folder, resume, new) if run.chief else {}
+        if not distribution.from_chief(bool(record.get("results")), devices):
+            keras.utils.set_random_seed(config.seed)
+            results = run.train()
+            if run.chief:
+                watching.write_row(config, run.folder, results)
+                write_json(run.folder / "run.json", {**record, "results": results})
+            distribution.from_chief(None, devices)  # the others wait until everything is written
     return run.folder
 
 
@@ -133,7 +136,7 @@ class _Run:
         if self.chief and not (folder / trained.HASHES).is_file():
             trained.write_hashes(folder / trained.HASHES, trained.image_hashes(self._split().train))
         with self.devices.scope():
-            model = _defended(config, build_model(config))
+            model = defended(config, build_model(config))
             compile_model(model, config, steps_per_epoch=len(splits.train))
         monitor = "val_accuracy" if config.keep == "accuracy" else "score"
         seconds = self._fit(model, splits, seed, monitor)
@@ -195,25 +198,15 @@ class _Run:
         return callbacks
 
 
-def _defended(config: TrainingConfig, model: keras.Model) -> keras.Model:
+def defended(config: TrainingConfig, model: keras.Model) -> keras.Model:
+    """The classifier of a run inside its defense."""
     bounds, options = None if config.bounds is None else config.pixels, config.all_options
     return defending.defended(model, config.defense, mu=config.mu, seed=config.seed, options=options, bounds=bounds)
 
 
-@contextlib.contextmanager
-def _dtype_policy(name: str) -> Iterator[None]:
-    """Set Keras' global dtype policy, and the previous one again at the end, whatever happened."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
 def _new_record(config: TrainingConfig) -> dict[str, Any]:
     """What is known of a run before it begins; raises a ValueError if an option is not valid."""
-    _defended(config, build_model(config, fresh=True))
+    defended(config, build_model(config, fresh=True))
     record: dict[str, Any] = {"config": config.as_dict(), "versions": versions()}
     if config.init_from:  # whose record may hold one itself: the whole history of the weights
         record["init_from_record"] = trained.record_of(config.init_from)
@@ -226,8 +219,7 @@ def _open_run(config: TrainingConfig, folder: Path, resume: bool, new: dict[str,
     if new and not path.exists():
         write_json(path, new)
         return new
-    if not resume:
-        raise ValueError(f"{folder} already holds a run: resume it (--resume) or choose another folder (--out)")
+    require(resume, f"{folder} already holds a run: resume it (--resume) or choose another folder (--out)")
     record = read_run(path)
     if changed := differences(record["config"], config):
         raise ValueError(f"The run in {folder} was set up otherwise; (its value, yours): {changed}")
