@@ -12,6 +12,7 @@ from keras_fim import export as exporting
 from keras_fim.cli.options import data_options, given
 from keras_fim.detection import FisherDetector
 from keras_fim.evaluation import samples
+from keras_fim.evaluation.report import table
 from keras_fim.export.client import predict_grpc, predict_rest
 from keras_fim.records import read_json, read_text
 from keras_fim.training.exporting import export_model
@@ -84,14 +85,13 @@ def serve_client(arguments: argparse.Namespace) -> None:
     images, labels = samples(in_range(test, tuple(arguments.bounds or (0.0, 1.0))), arguments.count)
     predictions, trust = (_ask(arguments, images, signature) for signature in ("serving_default", "trust"))
     called = dict(enumerate(source.info.class_names))  # the model may have more classes
-    print(f"{'image':>5}  {'label':24} {'predicted':24} {'p':>6} {'lambda':>10} {'radius':>8}")
-    confidences = predictions["probabilities"].max(axis=-1)
+    rows = []
     for index, (label, predicted) in enumerate(zip(labels, predictions["classes"], strict=True)):
         answer = called.get(int(predicted), str(predicted))
-        print(
-            f"{index:5}  {called[label]:24.24} {answer:24.24} {confidences[index]:6.3f} "
-            f"{trust['lambda_max'][index]:10.3g} {trust['boundary_radius'][index]:8.3f}"
-        )
+        figures = predictions["probabilities"][index].max(), trust["lambda_max"][index], trust["boundary_radius"][index]
+        row = {"image": index, "label": f"{called[label]:.24}", "predicted": f"{answer:.24}"}
+        rows.append({**row, **dict(zip(("p", "lambda", "radius"), map(float, figures), strict=True))})
+    print(table(rows))
     right = int((predictions["classes"] == labels).sum())
     print(f"{right} of {len(labels)} as labeled; {arguments.protocol} from {arguments.host}")
 

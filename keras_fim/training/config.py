@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from keras_fim import arguments
-from keras_fim.arguments import Valid, checked, expect
-from keras_fim.training.defending import check_defense, default_options, default_weights, takes_mu
+from keras_fim.arguments import Valid, checked
+from keras_fim.training.defending import check_defense, default_options, default_weights
 
 if TYPE_CHECKING:
     from keras_fim.data import DatasetInfo
@@ -84,8 +84,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         arguments.check_fields(self)
         self.facts  # noqa: B018 - raises if the dataset is unknown
-        check_defense(self.defense, self.defense_options)
-        expect(not self.mu or takes_mu(self.defense), "mu", f"0 with the defense {self.defense}", self.mu)
+        check_defense(self.defense, self.defense_options, self.mu)
 
     @property
     def facts(self) -> DatasetInfo:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from keras_fim.arguments import expect
+from keras_fim.records import read_json
 
 if TYPE_CHECKING:
     import keras
@@ -42,10 +42,8 @@ class _Part(NamedTuple):
     loss_only: bool = False
 
 
-_PARTS = {
-    name: _Part(**part)
-    for name, part in json.loads(Path(__file__).with_name("defenses.json").read_text(encoding="utf-8")).items()
-}
+_TABLE = read_json(Path(__file__).with_name("defenses.json"))
+_PARTS = {name: _Part(**part) for name, part in _TABLE.items()}
 NAMES = tuple(_PARTS)
 COMPARED = ("fisher-trace", "label-smoothing", "n-fgm", "spectral", "pgd")
 """The defenses that are compared with plain training by default."""
@@ -87,16 +85,11 @@ def _parts(defense: str) -> list[_Part]:
     return [_PARTS[name] for name in defense.split("+") if name in _PARTS]
 
 
-def takes_mu(defense: str) -> bool:
-    """Whether one of its parts has a weight μ."""
-    return any(part.mu for part in _parts(defense))
-
-
-def check_defense(defense: str, options: dict[str, Any]) -> None:
-    """Check a name and its options.
+def check_defense(defense: str, options: dict[str, Any], mu: float = 0.0) -> None:
+    """Check a name, its options and the weight μ.
 
     Raises:
-        ValueError: If a part or an option is unknown, or the parts do not go together.
+        ValueError: If a part or an option is unknown, the parts do not go together, or none of them has a weight.
     """
     names = defense.split("+")
     if any(name not in NAMES for name in names):
@@ -117,6 +110,7 @@ def check_defense(defense: str, options: dict[str, Any]) -> None:
         undecided = value is None and usual[key] is None
         expect(undecided or (isinstance(value, types) and not isinstance(value, bool)), key, expected, value)
     expect(options.get("norm", "l2") in _NORMS, "norm", "l2 or linf", options.get("norm"))
+    expect(not mu or bool(with_mu), "mu", f"0 with the defense {defense}", mu)
 
 
 def default_weights(defense: str, facts: DatasetInfo) -> dict[str, float]:

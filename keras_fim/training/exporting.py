@@ -57,13 +57,11 @@ def export_model(
             calibration.
     """
     model, record = inputs.model_for(source, reference), trained.record_of(source)
-    options["bounds"], size = reference.bounds, reference.image_size
-    if size is not None:
+    config, report = (record["config"], _card(record)) if record else ({}, {})
+    options["bounds"] = reference.bounds or (inputs.recorded_range(record) if record else None)
+    if (size := reference.image_size) is not None:
         options["input_shape"] = (size, size, getattr(model, "input_shape", (None,))[-1] or 3)
-    config, report = (record["config"], _card(record)) if record else (None, {})
-    if record and reference.bounds is None:
-        options["bounds"] = inputs.recorded_range(record)
-    data_name = reference.name or (config and config["data"])
+    data_name = reference.name or config.get("data")
     at_hand = data_name is not None and _prepared(data_name, reference.data_dir)
     if calibrated and not (at_hand and max_samples):
         raise ValueError("`calibrated` should be True with images of a dataset on this machine. Received: no images")
@@ -78,7 +76,7 @@ def export_model(
         options |= {"images": images, "bounds": tested.pixels}
         options["calibration"] = calibrate(model, images, bounds=tested.pixels) if calibrated else None
         labels = labels or tested.facts.class_names
-    names = labels or (config or {}).get("class_names") or data.info(data_name, reference.data_dir).class_names
+    names = labels or config.get("class_names") or data.info(data_name, reference.data_dir).class_names
     return saved_model(model, folder, labels=names, report=report, **options)
 
 
@@ -106,9 +104,5 @@ def _robustness(model: keras.Model, images: np.ndarray, labels: np.ndarray, boun
     plans = [(bounded(attack, bounds), epsilons[attack.norm][1:]) for attack in _METHODS]
     curves = [robustness_curve(model, images, labels, *plan) for plan in plans]
     clean = clean_performance(model, images, labels)
-    return {
-        "num_images": clean.num_samples,
-        "accuracy": clean.accuracy,
-        "mean_confidence": clean.mean_confidence,
-        "curves": [curve.as_dict() for curve in curves],
-    }
+    shown = {"accuracy": clean.accuracy, "mean_confidence": clean.mean_confidence}
+    return {"num_images": clean.num_samples, **shown, "curves": [curve.as_dict() for curve in curves]}

@@ -55,10 +55,9 @@ def image_shape(model: Any, size: int | None = None, dataset: Sequence[int] | No
     Raises:
         ValueError: If ``size`` contradicts the model.
     """
-    taken = getattr(model, "input_shape", None)
-    if not (isinstance(taken, tuple) and len(taken) == 4 and taken[3] in (None, 1, 3)):
-        taken = (None, None, None, None) if not isinstance(taken, tuple) else None
-    if taken is None:
+    stated = getattr(model, "input_shape", None)
+    taken = stated if isinstance(stated, tuple) else (None, None, None, None)
+    if len(taken) != 4 or taken[3] not in (None, 1, 3):
         return None
     given = (size, size, None) if size else (None, None, None)
     if any(own is not None and other is not None and own != other for own, other in zip(taken[1:], given, strict=True)):

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim import data, defenses, layers, losses, metrics, models  # noqa: F401 - registers what a file may hold
-from keras_fim.arguments import checked
+from keras_fim.arguments import checked, require
 from keras_fim.evaluation import chunks
 from keras_fim.records import read_arrays, read_run, written
 
@@ -174,8 +174,7 @@ def _built(name: str, image_shape: Sequence[int] | None, num_classes: int | None
             raise ValueError(f"The module of the model {name!r} cannot be imported: {error}") from error
         finally:
             sys.path.pop(0)
-    if not callable(build):
-        raise ValueError(f"The model should be a function MODULE:FUNCTION. Received: {name!r}, which is {build!r}")
+    require(callable(build), f"The model should be a function MODULE:FUNCTION. Received: {name!r}, which is {build!r}")
     given = _arguments(build, module, image_shape, num_classes)
     try:
         model = build(**given)
@@ -198,13 +197,12 @@ def _arguments(build: Any, module: str, image_shape: Sequence[int] | None, num_c
 
 def image_hashes(dataset: tf.data.Dataset) -> np.ndarray:
     """Sorted hashes, uint64 ``(n,)``, of images in [0, 1] as pixels of 8 bits."""
-    hashes = [_hashed(image) for images, _ in dataset.as_numpy_iterator() for image in _pixels(images)]
-    return np.sort(np.array(hashes, np.uint64))
+    return np.sort(np.concatenate([_hashed(images) for images, _ in dataset.as_numpy_iterator()]))
 
 
 def was_seen(images: np.ndarray, hashes: np.ndarray) -> np.ndarray:
     """Which images in [0, 1] have one of the sorted hashes; bool ``(n,)``."""
-    own = np.array([_hashed(image) for image in _pixels(images)], np.uint64)
+    own = _hashed(images)
     places = np.searchsorted(hashes, own)
     return np.asarray(hashes[np.minimum(places, len(hashes) - 1)] == own)
 
@@ -262,9 +260,7 @@ def _read(path: Path) -> np.ndarray:
     return np.asarray(hashes)
 
 
-def _pixels(images: Any) -> np.ndarray:
-    return np.round(255 * np.asarray(images)).astype(np.uint8)
-
-
-def _hashed(image: np.ndarray) -> int:
-    return int.from_bytes(hashlib.blake2b(image.tobytes(), digest_size=8).digest(), "big")
+def _hashed(images: Any) -> np.ndarray:
+    pixels = np.round(255 * np.asarray(images)).astype(np.uint8)
+    digests = [hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in pixels]
+    return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
