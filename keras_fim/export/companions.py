@@ -1,8 +1,11 @@
-"""What lies beside an exported model: reference inputs and outputs, warm-up requests, a card."""
+"""What lies beside an exported model: references, by which it is verified, warm-up requests and a card."""
 
 import dataclasses
 import datetime
 import json
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -11,12 +14,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import checked
+from keras_fim.export import runner
 from keras_fim.export.decoding import PREPROCESSING
-from keras_fim.export.runner import EXTRA, REFERENCES
 from keras_fim.export.signatures import Serving, trusted
 from keras_fim.fisher import fisher_spectrum
 from keras_fim.logits import LogitsFunction
 from keras_fim.records import versions
+from keras_fim.strangers import check_operations
 from keras_fim.typing import Images
 
 NUM_REFERENCES = 16
@@ -58,8 +63,12 @@ def write_references(serving: Serving, path: Path, images: Images | None) -> Non
         arrays["image_bytes"] = np.array([tf.io.encode_png(image).numpy() for image in pixels])
         arrays |= _predictions("image_bytes", logits_fn, inputs)  # of the images themselves, not of decoded ones
     arrays |= {f"{name.split('/')[0]}/in_bounds": np.ones(NUM_REFERENCES, bool) for name in arrays if "/" in name}
-    (path / EXTRA).mkdir(exist_ok=True)
-    np.savez_compressed(path / EXTRA / REFERENCES, **arrays)
+    _references(path).parent.mkdir(exist_ok=True)
+    np.savez_compressed(_references(path), **arrays)
+
+
+def _references(path: Path) -> Path:
+    return path / runner.EXTRA / runner.REFERENCES
 
 
 def write_warm_up(signatures: Collection[str], path: Path, name: str) -> int:
@@ -79,10 +88,10 @@ def write_warm_up(signatures: Collection[str], path: Path, name: str) -> int:
         needed = "they need tensorflow-serving-api (pip install 'keras_fim[serving]')"
         warnings.warn(f"no warm-up requests were written: {needed}", stacklevel=3)
         return 0
-    with np.load(path / EXTRA / REFERENCES) as stored:
+    with np.load(_references(path)) as stored:
         arrays = {k: v.astype(object) if v.dtype.kind == "S" else v for k, v in stored.items()}
     requests = [(signature, count) for count in (1, NUM_REFERENCES) for signature in signatures]
-    with tf.io.TFRecordWriter(str(path / EXTRA / _WARM_UP)) as writer:
+    with tf.io.TFRecordWriter(str(_references(path).with_name(_WARM_UP))) as writer:
         for signature, count in requests:
             argument = "image_bytes" if signature == "image_bytes" else "images"
             request = predict_pb2.PredictRequest()
@@ -169,3 +178,97 @@ def _interface(function: Any) -> dict[str, dict[str, Any]]:
         return {k: {"dtype": spec.dtype.name, "shape": spec.shape.as_list()} for k, spec in sorted(specs.items())}
 
     return {"inputs": described(inputs), "outputs": described(function.structured_outputs)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One comparison.
+
+    Attributes:
+        signature: its name.
+        output: its name.
+        inputs: the batches: ``"16"`` is the whole, ``"1+2+5+8"`` split, ``"0"`` no image.
+        deviation: the largest deviation.
+        tolerance: the largest deviation allowed.
+        passed: whether the deviation is allowed.
+    """
+
+    signature: str
+    output: str
+    inputs: str
+    deviation: float
+    tolerance: float
+    passed: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Verification:
+    """All comparisons of an exported model; prints as a table.
+
+    Attributes:
+        path: of the SavedModel.
+        checks: what was compared.
+        error: why it could not be loaded or run; empty if it could.
+    """
+
+    path: str
+    checks: tuple[Check, ...]
+    error: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether it could be run and no deviation was too large."""
+        return not self.error and bool(self.checks) and all(check.passed for check in self.checks)
+
+    @property
+    def summary(self) -> str:
+        """The verdict in one line."""
+        if not self.passed:
+            return f"{self.path}: NOT as the trained model"
+        signatures = len({check.signature for check in self.checks})
+        return f"{self.path}: verified ({signatures} signatures, {len(self.checks)} comparisons)"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {**dataclasses.asdict(self), "passed": self.passed}
+
+    def __str__(self) -> str:
+        lines = [f"{'signature':16} {'output':15} {'images':>12}  {'deviation':>9}  {'allowed':>7}"]
+        for check in self.checks:
+            compared = f"{check.signature:16} {check.output:15} {check.inputs:>12}  {check.deviation:9.1e}"
+            lines.append(f"{compared}  {check.tolerance:7.0e}  {'ok' if check.passed else 'MISMATCH'}")
+        lines += [self.error] * bool(self.error)
+        return "\n".join([*lines, self.summary])
+
+
+@checked
+def verify(path: str | Path, *, strict: bool = False) -> Verification:
+    """Run an exported model in a fresh process that cannot import Keras or this package, and compare.
+
+    Every signature is given the 16 reference inputs that `keras_fim.export.saved_model` stored: as one batch, split in
+    batches of 1, 2, 5 and 8, and none at all. The results are compared with what the trained model returned when it was
+    exported: probabilities to 1e-5; logits (relative to the largest of the image), λ_max, the radius to 1e-4;
+    directions by ``|cos| >= 0.999``; classes and verdicts where they were clear.
+
+    Args:
+        path: of the SavedModel: the folder with the version.
+        strict: Whether to refuse a model whose graph reaches files, Python or a network, of which there is a warning
+            otherwise: a SavedModel is a program.
+
+    Returns:
+        `Verification`; ``passed`` says whether all is well.
+
+    Raises:
+        ValueError: if there is no SavedModel with references, or it is refused.
+    """
+    path = Path(path)
+    if not (path / "saved_model.pb").is_file() or not _references(path).is_file():
+        raise ValueError(f"`path` should be a version that export.saved_model wrote. Received: {str(path)!r}")
+    check_operations(path, strict=strict)
+    command = [sys.executable, runner.__file__, str(path.resolve())]
+    environment = {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return Verification(str(path), (), f"the process ended with code {done.returncode}: {last}")
+    return Verification(str(path), tuple(Check(**check) for check in json.loads(done.stdout.splitlines()[-1])))
