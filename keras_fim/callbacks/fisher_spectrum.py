@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -10,11 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import checked
-from keras_fim.callbacks.measuring import Board, MeasuringCallback
+from keras_fim.callbacks.measuring import MeasuringCallback
 from keras_fim.evaluation import sources, spectrum
 from keras_fim.validation import check_images
 
-_RUN = "spectrum"  # behind "robustness", so that TensorBoard shows that one first
 _QUANTILES = (0.1, 0.5, 0.9)
 _COLUMNS = ("largest_x", "trace_x", "largest_s", "largest_z", "boundary_radius", "confidence")  # of `QUANTITIES`
 _KRYLOV_STEPS = 5  # of more than 64 classes; an image takes two products in each
@@ -55,6 +54,8 @@ class FisherSpectrum(MeasuringCallback):
         True
     """
 
+    run = "spectrum"  # behind "robustness", so that TensorBoard shows that one first
+
     @checked
     def __init__(self, dataset: sources.Dataset, *, max_samples: int = 500, **options: Any) -> None:
         super().__init__(dataset, max_samples=max_samples, **options)
@@ -64,7 +65,7 @@ class FisherSpectrum(MeasuringCallback):
         self._warned = False
 
     def _figures(self, model: keras.Model, epoch: int | None = None) -> dict[str, float]:
-        figures: dict[str, float] = {}
+        figures, self._columns = dict[str, float](), {}
         with self._attempt("measuring", epoch):
             begin = time.perf_counter()
             measured = spectrum.information(self._logits(model), self.images, max_steps=_KRYLOV_STEPS)
@@ -97,15 +98,11 @@ class FisherSpectrum(MeasuringCallback):
                 )
         self._medians.append((largest_s, largest_x))
 
-    def _write(self, epoch: int, figures: Mapping[str, float], board: Board) -> None:
-        if not figures:
-            return
-        if len(self._medians) == 1:
-            board.layout(_RUN, {"Fisher information": [(key, f"^fisher/{key}/") for key in self._columns]})
-        with board.at(_RUN, epoch + 1):
-            for key, value in figures.items():
-                tf.summary.scalar(key, value)
-            for key, values in self._columns.items():
-                linear = key == "confidence"
-                shown = values if linear else np.log10(np.clip(values, _SMALLEST, np.finfo(np.float32).max))
-                tf.summary.histogram(f"fisher/{key}" if linear else f"fisher/log10_{key}", shown)
+    def _charts(self) -> dict[str, list[tuple[str, str]]]:
+        return {"Fisher information": [(key, f"^fisher/{key}/") for key in self._columns or _COLUMNS]}
+
+    def _write(self, epoch: int, folder: Path) -> None:
+        for key, values in self._columns.items():
+            linear = key == "confidence"
+            shown = values if linear else np.log10(np.clip(values, _SMALLEST, np.finfo(np.float32).max))
+            tf.summary.histogram(f"fisher/{key}" if linear else f"fisher/log10_{key}", shown)

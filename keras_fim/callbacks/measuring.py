@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -16,59 +16,10 @@ from tensorflow.python.eager import context as eager_context
 
 from keras_fim.arguments import Count, checked
 from keras_fim.distribution import is_chief
-from keras_fim.evaluation.sources import Dataset, check_max_samples, samples
+from keras_fim.evaluation.sources import Dataset, samples
 from keras_fim.logits import LogitsFunction, logits_function
 
 _DRAWN = "keras_fim_progress_bar"  # in the parameters that `fit` shares among its callbacks
-
-
-class Board:
-    """TensorBoard logs in a folder; each sub-folder is a run.
-
-    Args:
-        folder: The folder, which is created when something is written.
-    """
-
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self._writers: dict[str, Any] = {}
-
-    def at(self, run: str, step: int | None = None) -> contextlib.AbstractContextManager[Any]:
-        """A context in which ``tf.summary`` writes to a run, at a step."""
-        if run not in self._writers:
-            self._writers[run] = tf.summary.create_file_writer(str(self.folder / run))
-        return self._writers[run].as_default(step)  # type: ignore[no-any-return]
-
-    def layout(self, run: str, charts: Mapping[str, Sequence[tuple[str, str]]]) -> None:
-        """The charts of the custom-scalars page.
-
-        Args:
-            run: The name of the run. TensorBoard shows the pages of several runs in the order of their names.
-            charts: The charts of each category: a title, and a regular expression for the keys of its lines.
-        """
-        from tensorboard.plugins.custom_scalar import layout_pb2, summary
-
-        layout = layout_pb2.Layout()
-        for title, members in charts.items():
-            category = layout.category.add(title=title)
-            for chart, pattern in members:
-                category.chart.add(title=chart).multiline.tag.append(pattern)
-        with self.at(run, 0):
-            tf.summary.experimental.write_raw_pb(summary.pb(layout).SerializeToString())
-
-    def finish(self, run: str) -> None:
-        """Close a run."""
-        self._writers.pop(run).close()
-
-    def flush(self) -> None:
-        """Let readers see all that was written."""
-        for writer in self._writers.values():
-            writer.flush()
-
-    def close(self) -> None:
-        """Close all runs; what is written later opens a new file of the same run."""
-        while self._writers:
-            self._writers.popitem()[1].close()
 
 
 class MeasuringCallback(keras.callbacks.ProgbarLogger, abc.ABC):
@@ -91,12 +42,15 @@ class MeasuringCallback(keras.callbacks.ProgbarLogger, abc.ABC):
         ValueError: If an option is out of range or the dataset is empty.
     """
 
+    run: ClassVar[str]
+    """The TensorBoard run of the figures, a folder in ``log_dir``."""
+
     @checked
     def __init__(
         self,
         dataset: Dataset,
         *,
-        max_samples: int,
+        max_samples: Count,
         log_dir: str | Path | None = None,
         every: Count = 1,
         seed: int = 0,
@@ -104,11 +58,11 @@ class MeasuringCallback(keras.callbacks.ProgbarLogger, abc.ABC):
         strict: bool = False,
     ) -> None:
         super().__init__()
-        check_max_samples(max_samples)
         self.every, self.from_logits, self.strict = every, from_logits, strict
         with training_untouched():
             self.images, self.labels = samples(dataset, max_samples, seed=seed)
-        self._board = Board(log_dir) if log_dir is not None else None
+        self._log_dir = None if log_dir is None else Path(log_dir)
+        self._writer: Any = None
         self._logits_fn: LogitsFunction | None = None
 
     def set_params(self, params: dict[str, Any]) -> None:
@@ -127,16 +81,16 @@ class MeasuringCallback(keras.callbacks.ProgbarLogger, abc.ABC):
             figures = self._figures(self.model, epoch)
             if logs is not None:
                 logs.update(figures)
-            if self._board and is_chief(self.model.distribute_strategy):
-                with self._attempt(f"writing to {self._board.folder}", epoch):
-                    self._write(epoch, figures, self._board)
-                    self._board.flush()
+            if self._log_dir and is_chief(self.model.distribute_strategy):
+                with self._attempt(f"writing to {self._log_dir}", epoch):
+                    self._write_figures(epoch, figures, self._log_dir)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Close the files."""
-        if self._board:
-            with self._tolerated(f"writing to {self._board.folder}"):
-                self._board.close()
+        """Close the file; what is written later opens a new one of the same run."""
+        if self._writer is not None:
+            with self._tolerated(f"writing to {self._log_dir}"):
+                self._writer.close()
+            self._writer = None
 
     def measure(self, model: keras.Model) -> dict[str, float]:
         """Measure a model on the samples.
@@ -158,8 +112,23 @@ class MeasuringCallback(keras.callbacks.ProgbarLogger, abc.ABC):
         """What to log of a model; after an epoch an error is a warning, and what was measured is remembered."""
 
     @abc.abstractmethod
-    def _write(self, epoch: int, figures: Mapping[str, float], board: Board) -> None:
-        """Write what was measured."""
+    def _charts(self) -> dict[str, list[tuple[str, str]]]:
+        """The charts of the custom-scalars page, as `write_layout` takes them."""
+
+    @abc.abstractmethod
+    def _write(self, epoch: int, folder: Path) -> None:
+        """Write what was measured besides the figures."""
+
+    def _write_figures(self, epoch: int, figures: Mapping[str, float], folder: Path) -> None:
+        if self._writer is None:
+            self._writer = tf.summary.create_file_writer(str(folder / self.run))
+            with self._writer.as_default(0):
+                write_layout(self._charts())
+        with self._writer.as_default(epoch + 1):
+            for key, value in figures.items():
+                tf.summary.scalar(key, value)
+            self._write(epoch, folder)
+        self._writer.flush()
 
     def _logits(self, model: keras.Model) -> LogitsFunction:
         """Always the same for the same model, so that nothing is compiled twice."""
@@ -209,6 +178,22 @@ def training_untouched(model: keras.Model | None = None) -> Iterator[None]:
         for variable, value in zip(variables, values, strict=True):
             if not np.array_equal(variable.numpy(), value):
                 variable.assign(value)
+
+
+def write_layout(charts: Mapping[str, Sequence[tuple[str, str]]]) -> None:
+    """Write the charts of TensorBoard's custom-scalars page to the current run.
+
+    Args:
+        charts: The charts of each category: a title, and a regular expression for the keys of its lines.
+    """
+    from tensorboard.plugins.custom_scalar import layout_pb2, summary
+
+    layout = layout_pb2.Layout()
+    for title, members in charts.items():
+        category = layout.category.add(title=title)
+        for chart, pattern in members:
+            category.chart.add(title=chart).multiline.tag.append(pattern)
+    tf.summary.experimental.write_raw_pb(summary.pb(layout).SerializeToString())
 
 
 def write_hparams(

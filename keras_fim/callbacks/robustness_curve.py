@@ -1,20 +1,26 @@
 """How easily the model is fooled, after each epoch."""
 
+import contextlib
+import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
+from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import checked
-from keras_fim.attacks import FGSM, OSSA, Attack, CleverHans, attack_by_name, catalog, problem, resolve_epsilons
-from keras_fim.callbacks import measurement, measuring
-from keras_fim.evaluation import flags, plans, report, rows, sources
-from keras_fim.evaluation.measurement import probabilities
+from keras_fim import plots
+from keras_fim.arguments import checked, expect
+from keras_fim.attacks import FGSM, OSSA, Attack, CleverHans, attack_by_name, catalog, kinds, problem, resolve_epsilons
+from keras_fim.callbacks.measuring import MeasuringCallback
+from keras_fim.evaluation import flags, measurement, page, plans, report, rows, sources
+from keras_fim.logits import LogitsFunction
 from keras_fim.pixels import check_contradiction
-from keras_fim.typing import Bounds
+from keras_fim.typing import AttackResult, Bounds
 from keras_fim.validation import check_bounds, check_images
 
 _ITERATIVE = CleverHans("projected_gradient_descent", nb_iter=10)
@@ -26,11 +32,11 @@ _DEFAULT_EPSILONS = {
 }
 _DEFAULT_SAMPLES = {_ITERATIVE.name: 25}  # ten gradients an image: 150 would cost more than the other two attacks
 _NUM_SAMPLES = 400
-_RUN = "robustness"
+_CANDIDATES = 24  # samples among which the examples are chosen
 _RATIOS = ("val_fooling/", "val_distance/")  # of samples that are classified correctly
 
 
-class RobustnessCurve(measuring.MeasuringCallback):
+class RobustnessCurve(MeasuringCallback):
     """Attacks the model after each epoch; fooling ratios go to ``logs`` and TensorBoard.
 
     ``logs`` gets, for each attack and ε, ``val_fooling/ossa/eps_0p5`` (of the originally correct samples, the paper's
@@ -80,6 +86,8 @@ class RobustnessCurve(measuring.MeasuringCallback):
         ['robustness_seconds/ossa', 'val_clean/accuracy']
     """
 
+    run = "robustness"
+
     @checked
     def __init__(
         self,
@@ -109,7 +117,7 @@ class RobustnessCurve(measuring.MeasuringCallback):
         self.samples = {name: (self.images[:count], self.labels[:count]) for name, count in counts.items()}
         self.class_names, self.num_examples = class_names, num_examples
         self._history: list[tuple[int, list[rows.RobustnessCurve]]] = []
-        self._measured: list[tuple[rows.RobustnessCurve, measurement.Examples]] = []
+        self._measured: list[tuple[rows.RobustnessCurve, page.Attacked]] = []
 
     def _figures(self, model: keras.Model, epoch: int | None = None) -> dict[str, float]:
         self._measured = []
@@ -118,42 +126,100 @@ class RobustnessCurve(measuring.MeasuringCallback):
             logits_fn = self._logits(model)
             for attack in self.attacks.values():
                 check_contradiction(logits_fn, self.images, attack.bounds)
-            p = probabilities(logits_fn, self.images)
+            p = measurement.probabilities(logits_fn, self.images)
             figures["val_clean/accuracy"] = float((p.argmax(axis=-1) == self.labels).mean())
             figures["val_clean/confidence"] = float(p.max(axis=-1).mean())
             for name, attack in self.attacks.items():
                 with self._attempt(f"attack {name}", epoch):
                     part, count = (self.samples[name], plans.Plan(attack, self.epsilons[name])), self.num_examples
-                    curve, examples = measurement.measure_attack(logits_fn, *part, name=name, num_examples=count)
+                    curve, examples = measure_attack(logits_fn, *part, name=name, num_examples=count)
                     self._measured.append((curve, examples))
-                    figures.update(measurement.logs(curve))
+                    figures.update(logs(curve))
             undefined = _RATIOS if flags.one_class(p.argmax(axis=-1), self.labels) else ()
             figures = {key: v for key, v in figures.items() if not (math.isnan(v) or key.startswith(undefined))}
         return figures
 
-    def _write(self, epoch: int, figures: Mapping[str, float], board: measuring.Board) -> None:
-        if not self._history:
-            board.layout(_RUN, _charts(self.epsilons))
-        with board.at(_RUN, epoch + 1):
-            for key, value in figures.items():
-                tf.summary.scalar(key, value)
-            if not self._measured:
-                return
-            self._history.append((epoch, [curve for curve, _ in self._measured]))
-            tf.summary.text("robustness/table", _table(self._history[-1][1]))
-            pictures = {"robustness/curves": measurement.curves_picture(self._history)}
-            for curve, examples in self._measured:
-                pictures[f"adversarials/{curve.attack}"] = measurement.examples_picture(examples, self.class_names)
-            for key, pixels in pictures.items():
-                if pixels is not None:
-                    tf.summary.image(key, pixels[None])
-        run = f"curve/epoch_{epoch + 1:04d}"
-        with board.at(run):
-            for curve, _ in self._measured:
-                for row in curve.rows:
-                    key = f"fooling_by_1000_eps/{curve.attack}"
-                    tf.summary.scalar(key, row.fooling.value, step=round(1000 * row.epsilon))
-        board.finish(run)
+    def _charts(self) -> dict[str, list[tuple[str, str]]]:
+        """A chart for each figure and attack, without those that a single ε leaves empty."""
+        figures = {"Robust accuracy": "val_robust_accuracy", "Fooling ratio": "val_fooling"}
+        charts = {title: [(name, f"^{key}/{name}/") for name in self.epsilons] for title, key in figures.items()}
+        several = [(name, f"^val_distance/{name}/") for name, own in self.epsilons.items() if len(own) > 1]
+        charts |= {"Smallest ε": several} if several else {}
+        return {**charts, "Without attack": [("accuracy and confidence", "^val_clean/")]}
+
+    def _write(self, epoch: int, folder: Path) -> None:
+        if not self._measured:
+            return
+        self._history.append((epoch, [curve for curve, _ in self._measured]))
+        tf.summary.text("robustness/table", _table(self._history[-1][1]))
+        pictures = {"robustness/curves": plots.curves_picture(self._history)}
+        for curve, examples in self._measured:
+            pictures[f"adversarials/{curve.attack}"] = plots.examples_picture(examples, self.class_names)
+        for key, pixels in pictures.items():
+            if pixels is not None:
+                tf.summary.image(key, pixels[None])
+        writer = tf.summary.create_file_writer(str(folder / f"curve/epoch_{epoch + 1:04d}"))
+        with contextlib.closing(writer), writer.as_default():
+            for row in (row for curve, _ in self._measured for row in curve.rows):
+                step = round(1000 * row.epsilon)
+                tf.summary.scalar(f"fooling_by_1000_eps/{row.attack}", row.fooling.value, step=step)
+
+
+def logs(curve: rows.RobustnessCurve) -> dict[str, float]:
+    """The figures of an attack by the keys that they have in Keras' logs and TensorBoard."""
+    name, figures = curve.attack, {}
+    for row in curve.rows:
+        figures[f"val_fooling/{name}/eps_{epsilon_key(row.epsilon)}"] = row.fooling.value
+        figures[f"val_robust_accuracy/{name}/eps_{epsilon_key(row.epsilon)}"] = row.robust.value
+    for share, distance in curve.rows[0].nearest.items():  # a single ε has none
+        figures[f"val_distance/{name}/q{100 * float(share):g}"] = distance
+    return {**figures, f"robustness_seconds/{name}": sum(row.seconds for row in curve.rows)}
+
+
+def epsilon_key(epsilon: float) -> str:
+    """ε in a key, without the dot that Keras' file-name templates stumble over.
+
+    Example:
+        >>> epsilon_key(0.1), epsilon_key(2.0)
+        ('0p1', '2')
+    """
+    return f"{epsilon:g}".replace(".", "p")
+
+
+def measure_attack(
+    logits_fn: LogitsFunction, samples: sources.Dataset, plan: plans.Plan, *, name: str, num_examples: int = 4
+) -> tuple[rows.RobustnessCurve, page.Attacked]:
+    """Attack the samples at each ε.
+
+    Args:
+        logits_fn: The classifier.
+        samples: ``(images, labels)``.
+        plan: An attack of either kind, and its budgets, ascending.
+        name: The name of the attack in the curve.
+        num_examples: The largest number of examples.
+
+    Returns:
+        `RobustnessCurve` and `Attacked`, of correctly classified samples: those that are fooled go first.
+
+    Raises:
+        ValueError: As the attack.
+    """
+    attack, epsilons = plan
+    asked = attack.fooling_only() if isinstance(attack, kinds.FixedBudgetAttack) else attack
+    first, *others = sources.chunks(samples)
+    shown = measurement.measure(logits_fn, asked, epsilons, first, inspect=_candidates)
+    rest = [measurement.measure(logits_fn, asked, epsilons, chunk) for chunk in others]
+    correct, fooled = np.flatnonzero(shown.was_correct[:_CANDIDATES]), np.asarray(shown.fooled.any(axis=0))
+    best = np.sort(correct[np.argsort(~fooled[correct], kind="stable")][:num_examples])
+    restored = isinstance(attack, kinds.MinimalDistanceAttack)  # beyond the largest ε it does not count
+    examples = page.Attacked.of(logits_fn, plan, first, shown, best, restored=restored)
+    outcome = measurement.Outcome.joined([part._replace(seen=()) for part in (shown, *rest)])
+    named = (dataclasses.replace(row, attack=name) for row in rows.attack_rows(attack, epsilons, outcome))
+    return rows.RobustnessCurve(tuple(named)), examples
+
+
+def _candidates(result: AttackResult) -> np.ndarray:
+    return np.array(result.adversarials[:_CANDIDATES])
 
 
 def _named(attacks: Attack | str | Sequence[Attack | str] | Mapping[str, Attack | str]) -> dict[str, Attack]:
@@ -182,7 +248,7 @@ def _budgets(attacks: Mapping[str, Attack], epsilons: catalog.Epsilons) -> dict[
     """
     resolved = resolve_epsilons(list(attacks.values()), epsilons, names=list(attacks))
     for budgets in resolved:
-        if len(set(map(measurement.epsilon_key, budgets))) < len(set(budgets)):
+        if len(set(map(epsilon_key, budgets))) < len(set(budgets)):
             raise ValueError(f"`epsilons` should hold budgets that differ in six digits. Received: {budgets}")
     return {name: tuple(sorted(set(budgets))) for name, budgets in zip(attacks, resolved, strict=True)}
 
@@ -201,20 +267,9 @@ def _sample_counts(
         counts = {name: max_samples.get(name, usual.get(name, _NUM_SAMPLES)) for name in attacks}
     else:
         counts = {name: min(max_samples, usual.get(name, max_samples)) for name in attacks}
-    for count in counts.values():
-        sources.check_max_samples(count)
+    whole = all(isinstance(count, Integral) and count >= 1 for count in counts.values())
+    expect(whole, "max_samples", "a positive integer", max_samples)
     return counts
-
-
-def _charts(epsilons: Mapping[str, Sequence[float]]) -> dict[str, list[tuple[str, str]]]:
-    """The custom-scalars page: a chart for each figure and attack, without those that a single ε leaves empty."""
-    figures = {"Robust accuracy": "val_robust_accuracy", "Fooling ratio": "val_fooling", "Smallest ε": "val_distance"}
-    charts = {
-        title: [(name, f"^{key}/{name}/") for name, own in epsilons.items() if key != "val_distance" or len(own) > 1]
-        for title, key in figures.items()
-    }
-    charts["Without attack"] = [("accuracy and confidence", "^val_clean/")]
-    return {title: members for title, members in charts.items() if members}
 
 
 def _table(curves: Sequence[rows.RobustnessCurve]) -> str:

@@ -3,7 +3,6 @@
 import collections
 import functools
 import importlib
-import importlib.util
 import json
 import operator
 import time
@@ -14,7 +13,6 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import expect
 from keras_fim.evaluation.sources import Chunk, digest
 from keras_fim.logits import LogitsFunction
 from keras_fim.records import read_json, versions, write_text
@@ -88,7 +86,7 @@ class OnRay(Here):
     """
 
     def __init__(self, logits_fn: LogitsFunction, cells: Sequence[Cell]) -> None:
-        ray = importlib.import_module("ray")
+        ray = _ray()
         if not ray.is_initialized():
             ray.init(log_to_driver=False, logging_level="ERROR")
         free = ray.available_resources()
@@ -128,7 +126,7 @@ class _Worker:
         if single:  # before the first operation, and so before the model is there
             tf.config.threading.set_intra_op_parallelism_threads(1)
             tf.config.threading.set_inter_op_parallelism_threads(1)
-        self.logits_fn, self.measures = importlib.import_module("ray").get(shipped[0])
+        self.logits_fn, self.measures = _ray().get(shipped[0])
 
     def measure(self, index: int, chunk: Chunk) -> Any:
         """The figures of a cell."""
@@ -152,20 +150,21 @@ def connect(address: str) -> str:
         ValueError: If there is no such cluster.
         ImportError: If Ray is not installed.
     """
-    check_backend("ray")
+    ray = _ray()
     try:
-        importlib.import_module("ray").init(address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address, log_to_driver=False, logging_level="ERROR")
     except ConnectionError as error:
         text = "`--ray` should be auto, local or the address of a cluster"
         raise ValueError(f"{text}. Received: {address!r} ({error})") from error
     return "ray"
 
 
-def check_backend(name: str) -> None:
-    """Raise a ValueError unless there is a backend of this name, or an ImportError if its package is missing."""
-    expect(name in BACKENDS, "backend", f"one of {tuple(BACKENDS)}", name)
-    if name == "ray" and importlib.util.find_spec("ray") is None:
-        raise ImportError('backend="ray" needs Ray: pip install "keras_fim[ray]"')
+def _ray() -> Any:
+    """The module ``ray``."""
+    try:
+        return importlib.import_module("ray")
+    except ImportError as error:
+        raise ImportError('backend="ray" needs Ray: pip install "keras_fim[ray]"') from error
 
 
 class Cells:

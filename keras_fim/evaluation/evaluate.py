@@ -3,21 +3,23 @@
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 
-from keras_fim.arguments import checked
+from keras_fim.arguments import Count, Valid, checked
 from keras_fim.attacks import Attack, MinimalDistanceAttack
 from keras_fim.attacks.catalog import Epsilons
+from keras_fim.attacks.lp import norm_name
 from keras_fim.distribution import devices_of, local_devices
 from keras_fim.evaluation import distances, flags, measurement, page, plans, rows, smoothing
-from keras_fim.evaluation.cells import BACKENDS, Cell, Cells, Here, check_backend, finished
+from keras_fim.evaluation.cells import BACKENDS, Cell, Cells, Here, finished
 from keras_fim.evaluation.report import wilson
 from keras_fim.evaluation.result import Evaluation, PerSample
-from keras_fim.evaluation.sources import Chunk, Dataset, chunks, digest
+from keras_fim.evaluation.sources import Chunk, Dataset, MaxSamples, chunks, digest
 from keras_fim.evaluation.spectrum import QUANTITIES, RADIUS, SpectrumSummary, information
 from keras_fim.inspection import gradient_stop
 from keras_fim.logits import LogitsFunction, logits_function
@@ -26,6 +28,17 @@ from keras_fim.records import versions
 from keras_fim.typing import Bounds, Model
 from keras_fim.validation import check_images, check_labels
 
+
+def _is_part(chunk: Any) -> bool:
+    whole = isinstance(chunk, tuple) and len(chunk) == 2 and all(isinstance(number, int) for number in chunk)
+    return whole and bool(1 <= chunk[0] <= chunk[1])
+
+
+_Part: TypeAlias = Annotated[tuple[int, int], Valid(_is_part, "two integers, such as (3, 16) for 3/16")]
+_Backend: TypeAlias = Annotated[str, Valid(BACKENDS.__contains__, f"one of {tuple(BACKENDS)}")]
+_Sigma: TypeAlias = Annotated[
+    float | None, Valid(lambda sigma: sigma is None or 0 < sigma < math.inf, "a finite number > 0")
+]
 _FIGURES = measurement.Outcome._fields[:-1]  # without what was seen
 
 
@@ -36,18 +49,18 @@ def evaluate(
     *,
     attacks: Sequence[Attack | str] | None = None,
     epsilons: Epsilons = None,
-    max_samples: int | None = 1000,
+    max_samples: MaxSamples = 1000,
     bounds: Bounds | PixelRange | None = None,
     black_box: bool = False,
     spectrum: bool = True,
     name: str | None = None,
     class_names: Sequence[str] = (),
     file_names: Sequence[str] = (),
-    certify_sigma: float | None = None,
-    num_draws: int = 10_000,
+    certify_sigma: _Sigma = None,
+    num_draws: Count = 10_000,
     folder: str | Path | None = None,
-    chunk: tuple[int, int] = (1, 1),
-    backend: str = "local",
+    chunk: _Part = (1, 1),
+    backend: _Backend = "local",
     progress: Callable[[str], None] | None = plans.say,
 ) -> Evaluation:
     """Measure how robust a model is.
@@ -101,8 +114,7 @@ def evaluate(
         >>> [row.epsilon for row in result.rows]
         [0.03, 0.1, 0.2, 0.3]
     """
-    _check(chunk, backend, certify_sigma, num_draws)  # refuses what is wrong before any data is read
-    plans.planned(attacks, epsilons, None, black_box=black_box)
+    plans.planned(attacks, epsilons, None, black_box=black_box)  # refuses what is wrong before any data is read
     parts = chunks(dataset, max_samples)
     first = next(parts)
     following = list(itertools.islice(parts, 1))
@@ -121,13 +133,6 @@ def evaluate(
     run.measure(BACKENDS[backend](logits_fn, cells), Cells(folder), itertools.chain([first], following, parts), chunk)
     name = name or str(getattr(logits_fn.model, "name", type(logits_fn.model).__name__))
     return run.evaluation(name, class_names, file_names)
-
-
-def _check(chunk: Any, backend: str, certify_sigma: float | None, num_draws: int) -> None:
-    if certify_sigma is not None:
-        smoothing.check_smoothing(certify_sigma, argument="certify_sigma", num_draws=num_draws)
-    plans.check_chunk(chunk)
-    check_backend(backend)
 
 
 @dataclasses.dataclass
@@ -152,6 +157,7 @@ class Collected:
         self.data, self.flags, self.num_clipped = list[str](), list[str](), 0
         self.clean: list[dict[str, np.ndarray]] = []
         self.figures: list[list[dict[str, Any]]] = [[] for _ in self.cells]
+        self.counts: list[Any] = [0] * len(self.cells)  # of fooled, unconfirmed and correct samples by ε
         self.gallery = page.Gallery()
 
     def look(self, chunk: Chunk, black_box: bool) -> None:
@@ -195,11 +201,15 @@ class Collected:
         return self.data[-1]
 
     def _so_far(self, index: int) -> str:
-        """What all cells of a kind say in a few words."""
-        figures = measurement.joined(self.figures[index])
+        """What all cells of an attack say in a few words, or the last one of the spectrum."""
+        columns = self.figures[index][-1]
         if self.cells[index].name == "spectrum":
-            return f"median λ_max(G_x) {SpectrumSummary.of(figures).quantile('λ_max(G_x)', 0.5):.3g}"
-        return "; ".join(row.line() for row in rows.attack_rows(*self.todo[index], measurement.Outcome(**figures)))
+            return f"median λ_max(G_x) {np.median(columns['λ_max(G_x)']):.3g} on the last {len(columns[RADIUS])}"
+        (attack, epsilons), names = self.todo[index], ("fooled", "unconfirmed", "was_correct")
+        self.counts[index] += np.array([columns[name].sum(axis=-1) + np.zeros(len(epsilons), int) for name in names])
+        titles = [rows.named(attack.name, norm_name(attack.norm), epsilon) for epsilon in epsilons]
+        pairs = zip(titles, self.counts[index].T.tolist(), strict=True)
+        return "; ".join(rows.line(title, wilson(fooled, total), more) for title, (fooled, more, total) in pairs)
 
     def _show(self, chunk: Chunk) -> None:
         """Keep a few images of a chunk for the report, by how far the boundary is, or else by their confidence."""
@@ -219,10 +229,16 @@ class Collected:
         on_the_way = flags.budget_flags(budgets, None if self.pixels is None else self.pixels.bounds)
         on_the_way += [flag for plan, outcome in pairs for flag in flags.path_flags(plan.attack, outcome)]
         on_the_way += [*flags.search_flags(attacked), *(spectrum.flags if spectrum else ())]
+        certified = None
+        if "certificates" in by_name:
+            sigma, num_draws = (self.cells[-1].settings[name] for name in ("sigma", "num_draws"))
+            certificates = smoothing.Certificates(**by_name["certificates"])
+            certified = smoothing.CertifiedAccuracy.of(certificates, clean["label"], sigma, num_draws)
+        clipped = f"; {self.num_clipped} images clipped by a rounding error" if self.num_clipped else ""
         searches = [pair for pair in pairs if isinstance(pair[0].attack, MinimalDistanceAttack)]
         result = Evaluation(
             model=name,
-            pixels=self._pixels(),
+            pixels=f"{self.pixels or 'pixels within the bounds of each attack'}{clipped}",
             flags=(*self.flags, *flags.one_class(clean["prediction"], clean["label"]), *on_the_way),
             accuracy=wilson(int(correct.sum()), len(correct)),
             mean_confidence=float(clean["confidence"].mean(dtype=np.float64)),
@@ -233,20 +249,10 @@ class Collected:
             versions=versions(),
             samples=PerSample.of(clean, pairs, figures, file_names),
             class_names=tuple(class_names),
-            certified=self._certified(by_name.get("certificates"), clean["label"]),
+            certified=certified,
         )
         plan = next(plan for plan in self.todo if repr(plan.attack) == result.headline.options)
         return dataclasses.replace(result, examples=self.gallery.examples(self.logits_fn, *plan))
-
-    def _certified(self, columns: Any, labels: np.ndarray) -> smoothing.CertifiedAccuracy | None:
-        if columns is None:
-            return None
-        sigma, num_draws = (self.cells[-1].settings[name] for name in ("sigma", "num_draws"))
-        return smoothing.CertifiedAccuracy.of(smoothing.Certificates(**columns), labels, sigma, num_draws)
-
-    def _pixels(self) -> str:
-        text = "pixels within the bounds of each attack" if self.pixels is None else str(self.pixels)
-        return f"{text}; {self.num_clipped} images clipped by a rounding error" if self.num_clipped else text
 
 
 def _cells(

@@ -1,22 +1,25 @@
 """Whether a model is robust or only looks so because its gradients mislead the attack."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import checked
-from keras_fim.attacks import PGD, resolve_epsilons
-from keras_fim.attacks.lp import check_norm, norm_name
-from keras_fim.evaluation.flags import Probe, one_class, outputs_flags
-from keras_fim.evaluation.measurement import probabilities
+from keras_fim.arguments import GradientNorm, checked
+from keras_fim.attacks import FGM, FGSM, PGD, FixedBudgetAttack, Square, resolve_epsilons
+from keras_fim.attacks.losses import loss_gradient
+from keras_fim.attacks.lp import norm_name
+from keras_fim.attacks.problem import Units
+from keras_fim.evaluation.flags import one_class, outputs_flags
+from keras_fim.evaluation.measurement import measured, predicted_classes, predictions_of, probabilities, softmax
 from keras_fim.evaluation.report import Report, Row
-from keras_fim.evaluation.sources import Dataset, samples
-from keras_fim.logits import logits_function
+from keras_fim.evaluation.sources import Dataset, MaxSamples, chunks, samples
+from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.pixels import PixelRange, find_range
 from keras_fim.records import read_json
 from keras_fim.typing import Bounds, Model
@@ -24,6 +27,9 @@ from keras_fim.validation import check_images, check_labels
 
 # by name the largest figure that raises no suspicion, and what the figure is
 _CHECKS: dict[str, dict[str, Any]] = read_json(Path(__file__).with_suffix(".json"))
+
+
+_NOISES = 10  # draws of random noise for each image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,10 +101,10 @@ def masking_report(
     model: Model,
     dataset: Dataset,
     *,
-    norm: float = np.inf,
+    norm: GradientNorm = np.inf,
     epsilons: Sequence[float] | None = None,
     twin: Model | None = None,
-    max_samples: int | None = 200,
+    max_samples: MaxSamples = 200,
     steps: int = 40,
     queries: int = 500,
     bounds: Bounds | PixelRange | None = None,
@@ -160,35 +166,118 @@ def masking_report(
     size = min(1.0, 5 / max(1, steps))  # from one end of the ball to the other and back
     options: dict[str, Any] = {"steps": steps, "step_size": size, "bounds": pixels.bounds, "seed": seed}
     options |= {"random_start": False, "restarts": 2, "stop_early": True}  # from the image, then from a random start
-    white = PGD(norm=check_norm(norm, (2, np.inf)), **options)
+    white = PGD(norm=norm, **options)
     (budgets,) = resolve_epsilons([white], epsilons)
     probe = Probe(logits_fn, white, tf.boolean_mask(logits_fn.cast(images), right), tf.constant(labels[right]))
     fooled = probe.around_half(budgets, tries=4 if epsilons is None else 0)
     ratios = {epsilon: float(mask.mean()) for epsilon, mask in fooled.items()}
     middle = min(ratios, key=lambda epsilon: abs(ratios[epsilon] - 0.5))
-    checks = tuple(_check(*pair) for pair in _figures(probe, fooled, middle, twin, queries).items())
+    checks = tuple(_check(*pair) for pair in probe.figures(fooled, middle, twin, queries).items())
     tried: dict[str, Any] = {"epsilon": middle, "epsilons": tuple(ratios), "fooling_ratios": tuple(ratios.values())}
     shared: dict[str, Any] = {"num_correct": len(probe.labels), "flags": tuple(flags)}
     return MaskingReport(checks, repr(white), norm_name(white.norm), **tried, **shared)
 
 
-def _figures(
-    probe: Probe, white: dict[float, np.ndarray], epsilon: float, twin: Model | None, queries: int
-) -> dict[str, float]:
-    """The figure of each check at one ε; ``white`` says which samples the white-box attack fools at each ε."""
-    fooled, margin, more = white[epsilon], probe.margin(epsilon), probe.more_steps(epsilon)
-    gradients = fooled | margin | more  # what others have to beat
-    return {
-        "one step": probe.one_step(white),
-        "margin loss": abs(float(margin.mean()) - float(fooled.mean())),
-        "more steps": float((more & ~fooled).mean()),
-        "probabilities": probe.probabilities(epsilon, fooled),
-        "random noise": probe.random_noise(epsilon, gradients),
-        "black box": probe.black_box(epsilon, gradients, queries),
-        "transfer": probe.transfer(epsilon, gradients, twin),
-        "growing ε": probe.growing_epsilon(),
-        "zero gradients": probe.zero_gradients(),
-    }
+class Probe(NamedTuple):
+    """The samples on which symptoms are looked for, and the attack in question.
+
+    Attributes:
+        logits_fn: The model.
+        white: The white-box attack.
+        images: ``(n, ...)``, which the model classifies correctly.
+        labels: int64 ``(n,)``.
+    """
+
+    logits_fn: LogitsFunction
+    white: PGD
+    images: tf.Tensor
+    labels: tf.Tensor
+
+    def sweep(self, attack: FixedBudgetAttack, epsilons: Sequence[float], model: Any = None) -> list[np.ndarray]:
+        """For each ε, which samples an attack fools, on this model or on another one."""
+        return list(measured(model or self.logits_fn, attack, epsilons, (self.images, self.labels)).fooled)
+
+    def around_half(self, epsilons: Sequence[float], *, tries: int) -> dict[float, np.ndarray]:
+        """Which samples the white-box attack fools at each budget, in ascending order.
+
+        Where nearly all samples are fooled, or nearly none, there is nothing to compare. As long as no budget fools
+        between a fifth and four fifths of them, one halfway is added, up to ``tries`` times.
+        """
+        fooled = dict(zip(epsilons, self.sweep(self.white, epsilons), strict=True))
+        for _ in range(tries):
+            ratios = {epsilon: float(mask.mean()) for epsilon, mask in fooled.items()}
+            low = max((epsilon for epsilon, ratio in ratios.items() if ratio < 0.2), default=0.0)
+            high = min((epsilon for epsilon, ratio in ratios.items() if ratio > 0.8), default=low)
+            if high <= low or any(0.2 <= ratio <= 0.8 for ratio in ratios.values()):
+                break
+            fooled[(low + high) / 2] = self.sweep(self.white, [(low + high) / 2])[0]
+        return dict(sorted(fooled.items()))
+
+    def figures(
+        self, white: dict[float, np.ndarray], epsilon: float, twin: Model | None, queries: int
+    ) -> dict[str, float]:
+        """The figure of each check at one ε; ``white`` says which samples the white-box attack fools at each ε."""
+        attack, fooled, flat = self.white, white[epsilon], self.white.norm == np.inf
+        one_step = self.sweep((FGSM if flat else FGM)(bounds=attack.bounds), [*white])
+        (margin,) = self.sweep(dataclasses.replace(attack, loss="margin"), [epsilon])
+        finer: dict[str, Any] = {"steps": 5 * attack.steps // 2, "step_size": 0.4 * attack.step_size, "restarts": 3}
+        (more,) = self.sweep(dataclasses.replace(attack, **finer), [epsilon])
+        rounded = LogitsFunction(functools.partial(softmax, self.logits_fn), "probabilities")
+        (through,) = self.sweep(attack, [epsilon], rounded)
+        half = Units(attack.bounds).scale / 2  # where all images can become the same gray
+        (largest,) = self.sweep(attack, [half * (1 if flat else math.sqrt(math.prod(self.images.shape[1:])))])
+        gradients = fooled | margin | more  # what others have to beat
+        black_box, transferred = self.black_box(epsilon, queries), self.transferred(epsilon, twin)
+        return {
+            "one step": max(float((one & ~many).mean()) for one, many in zip(one_step, white.values(), strict=True)),
+            "margin loss": abs(float(margin.mean()) - float(fooled.mean())),
+            "more steps": float((more & ~fooled).mean()),
+            "probabilities": float((fooled & ~through).mean()),
+            "random noise": float((self.random_noise(epsilon) & ~gradients).mean()),
+            "black box": math.nan if black_box is None else float((black_box & ~gradients).mean()),
+            "transfer": math.nan if transferred is None else float((transferred & ~gradients).mean()),
+            "growing ε": float((~largest).mean()),
+            "zero gradients": self.zero_gradients(),
+        }
+
+    def random_noise(self, epsilon: float) -> np.ndarray:
+        """Which samples some perturbation of length ε fools; in l∞ the signs are random, in l2 the direction."""
+        generator, fooled = np.random.default_rng(self.white.seed), np.zeros(len(self.labels), bool)
+        for _ in range(_NOISES):
+            for indices, images, labels in chunks((self.images, self.labels)):
+                draw = generator.normal(size=images.shape)
+                length = np.sqrt((draw**2).sum(axis=tuple(range(1, draw.ndim)), keepdims=True))
+                step = np.sign(draw) if self.white.norm == np.inf else draw / length
+                noisy = np.clip(images + epsilon * step, *self.white.bounds).astype(images.dtype)
+                fooled[indices] |= predicted_classes(self.logits_fn, noisy) != labels
+        return fooled
+
+    def black_box(self, epsilon: float, queries: int) -> np.ndarray | None:
+        """Which samples Square fools; None where images are not images."""
+        if self.images.shape.rank != 4:
+            return None
+        options: dict[str, Any] = {"bounds": self.white.bounds, "seed": self.white.seed}
+        return self.sweep(Square(norm=self.white.norm, queries=queries, **options), [epsilon])[0]
+
+    def transferred(self, epsilon: float, twin: Model | None) -> np.ndarray | None:
+        """Which samples another model's adversarials fool; None without another model."""
+        if twin is None:
+            return None
+        attack = dataclasses.replace(self.white, loss="margin", stop_early=False)  # far beyond the twin's boundary
+        model, samples = logits_function(twin, self.images), (self.images, self.labels)
+        outcome = measured(model, attack, [epsilon], samples, predictions_of(self.logits_fn))
+        return np.asarray(outcome.seen[0] != self.labels.numpy())
+
+    def zero_gradients(self) -> float:
+        """The share of the samples where the gradient of the margin is zero or not finite."""
+        slopes = self.logits_fn.in_batches(_margin_gradient, self.images, batch_size=self.white.batch_size)
+        flat = np.abs(slopes.reshape(len(slopes), -1))
+        return float((~np.isfinite(flat).all(axis=-1) | (flat.max(axis=-1) == 0)).mean())
+
+
+def _margin_gradient(logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
+    """The gradient of the margin of the predicted class."""
+    return loss_gradient(logits_fn, images, tf.argmax(logits_fn(images), axis=-1), loss="margin")[0]
 
 
 def _check(name: str, figure: float) -> MaskingCheck:

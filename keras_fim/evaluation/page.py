@@ -9,7 +9,7 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -17,11 +17,13 @@ from PIL import Image
 from keras_fim.attacks import Attack
 from keras_fim.attacks.lp import norm_name
 from keras_fim.evaluation.distances import DistanceSummary
-from keras_fim.evaluation.measurement import measure, probabilities
+from keras_fim.evaluation.measurement import Outcome, measure, probabilities
+from keras_fim.evaluation.plans import Plan
 from keras_fim.evaluation.report import Ratio, columns, share, shown
 from keras_fim.evaluation.rows import budget, named
 from keras_fim.evaluation.sources import Chunk, joined
 from keras_fim.logits import LogitsFunction
+from keras_fim.typing import Bounds
 
 if TYPE_CHECKING:
     from keras_fim.evaluation.result import Evaluation
@@ -85,28 +87,82 @@ class Gallery:
         """The images kept, attacked, from the most fragile to the most robust."""
         if self.kept is None:
             return ()
-        chunk, budgets, rows = self.kept, sorted(epsilons), range(len(self.kept.labels))
-        outcome = measure(logits_fn, attack, budgets, chunk, inspect=lambda result: result.adversarials)
-        fooled = np.asarray(outcome.fooled.any(axis=0))
-        at = np.where(fooled, outcome.fooled.argmax(axis=0), len(budgets) - 1)
-        attacked = np.stack([outcome.seen_at(at[row])[row] if fooled[row] else chunk.images[row] for row in rows])
-        before, after = (probabilities(logits_fn, images) for images in (chunk.images, attacked))
-        low, high = map(np.asarray, attack.bounds)
-        unit, changed = ((np.asarray(images, np.float64) - low) / (high - low) for images in (chunk.images, attacked))
-        largest = np.abs(changed - unit).max(axis=(1, 2, 3))
-        factor = np.divide(0.5, largest, out=np.zeros(len(at)), where=largest > 0)
-        difference = 0.5 + factor[:, None, None, None] * (changed - unit)
-        pictures = [[_png(row) for row in images] for images in (unit, difference, changed)]
-        names = [named(attack.name, norm_name(attack.norm), budgets[position]) for position in at]
+        chunk, plan, rows = self.kept, Plan(attack, tuple(sorted(epsilons))), np.arange(len(self.kept.labels))
+        outcome = measure(logits_fn, *plan, chunk, inspect=lambda result: result.adversarials)
+        shown = Attacked.of(logits_fn, plan, chunk, outcome, rows, restored=True)
+        columns = shown.labels, shown.before.max(axis=-1), shown.after.argmax(axis=-1), shown.after.max(axis=-1)
+        pictures, factors = shown.pictures()
+        names = [named(attack.name, norm_name(attack.norm), epsilon) for epsilon in shown.epsilons]
         kinds = [_KINDS[_COUNT * row // len(rows)] for row in rows]
-        columns = kinds, chunk.indices, chunk.labels, before.max(axis=-1), after.argmax(axis=-1), after.max(axis=-1)
-        plain = [column.tolist() if isinstance(column, np.ndarray) else column for column in (*columns, names, factor)]
-        return tuple(map(Example, *plain, zip(*pictures, strict=True)))
+        plain = [column.tolist() for column in (chunk.indices, *columns)]
+        files = [tuple(map(_png, images)) for images in pictures]
+        return tuple(map(Example, kinds, *plain, names, factors.tolist(), files))
+
+
+class Attacked(NamedTuple):
+    """A few images, attacked at the smallest ε that fools them, or else at the largest.
+
+    Attributes:
+        images: ``(n, ...)``.
+        adversarials: ``(n, ...)``.
+        epsilons: Float ``(n,)``.
+        labels: Int ``(n,)``, the true classes.
+        before: The probabilities ``(n, K)`` of ``images``.
+        after: The probabilities ``(n, K)`` of ``adversarials``.
+        bounds: The smallest and the largest pixel value.
+    """
+
+    images: np.ndarray
+    adversarials: np.ndarray
+    epsilons: np.ndarray
+    labels: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    bounds: Bounds
+
+    @classmethod
+    def of(
+        cls, logits_fn: LogitsFunction, plan: Plan, chunk: Chunk, outcome: Outcome, rows: np.ndarray, *, restored: bool
+    ) -> Attacked:
+        """Some rows of a chunk.
+
+        Args:
+            logits_fn: The classifier.
+            plan: The attack and its budgets, ascending.
+            chunk: The samples.
+            outcome: What the attack did to them; adversarials are what it has ``seen``.
+            rows: Which samples.
+            restored: Whether those that stand are shown without a change.
+        """
+        fooled = np.asarray(outcome.fooled[:, rows].any(axis=0))
+        at = np.where(fooled, outcome.fooled[:, rows].argmax(axis=0), len(plan.epsilons) - 1)
+        images = chunk.images[rows]
+        seen = (outcome.seen_at(index)[row] for row, index in zip(rows, at, strict=True))
+        pairs = zip(seen, images, fooled, strict=True)
+        shown = np.array([changed if hit or not restored else image for changed, image, hit in pairs])
+        shown = shown.reshape(images.shape)
+        p = [probabilities(logits_fn, batch) if len(rows) else np.zeros((0, 1)) for batch in (images, shown)]
+        return cls(images, shown, np.asarray(plan.epsilons)[at], chunk.labels[rows], p[0], p[1], plan.attack.bounds)
+
+    def pictures(self) -> tuple[np.ndarray, np.ndarray]:
+        """The image, the difference about gray and the attacked image, and how much the difference is amplified.
+
+        Returns:
+            ``(n, 3, height, width, channels)`` in [0, 1], and ``(n,)``, 0 where nothing has changed;
+            the largest change is black or white.
+        """
+        low, high = map(np.asarray, self.bounds)
+        pair = np.asarray(self.images, np.float64), np.asarray(self.adversarials, np.float64)
+        unit, changed = ((images - low) / (high - low) for images in pair)
+        largest = np.abs(changed - unit).max(axis=(1, 2, 3))
+        factors = np.divide(0.5, largest, out=np.zeros(len(largest)), where=largest > 0)
+        difference = 0.5 + factors[:, None, None, None] * (changed - unit)
+        return np.clip(np.stack([unit, difference, changed], axis=1), 0, 1), factors
 
 
 def _png(image: np.ndarray) -> str:
     """An image ``(height, width, 1 or 3)`` in [0, 1], not larger than `_SIDE`, as a PNG file in Base64."""
-    pixels = np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
+    pixels = np.rint(255 * image).astype(np.uint8)
     picture, file = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels), io.BytesIO()
     picture.thumbnail((_SIDE, _SIDE))
     picture.save(file, "PNG")
@@ -132,7 +188,7 @@ def page(evaluation: Evaluation) -> str:
         "classes": _by_class(evaluation, evaluation.strongest),
         "confusions": _confusions(evaluation),
     }
-    return _rendered("report.html", result=evaluation, **values)
+    return rendered("report.html", result=evaluation, **values)
 
 
 def comparison_page(results: SideBySide) -> str:
@@ -140,16 +196,18 @@ def comparison_page(results: SideBySide) -> str:
     rows = [(model.model, model.accuracy, model.strongest[key]) for key in results.budgets for model in results.results]
     same = len({model.digests["data"] for model in results.results}) == 1  # only then can classes be compared
     classes = list(zip(*(_by_class(model, [results.headline]) for model in results.results if same), strict=False))
-    return _rendered("side_by_side.html", comparison=results, rows=rows, classes=classes)
+    return rendered("side_by_side.html", comparison=results, rows=rows, classes=classes)
 
 
-def _rendered(template: str, **values: Any) -> str:
+def rendered(template: str, **values: Any) -> str:
+    """A template with its values filled in, without a line break at its end; HTML is escaped in HTML alone."""
     import jinja2
 
     loader = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    escape = jinja2.select_autoescape(["html"])
+    environment = jinja2.Environment(loader=loader, autoescape=escape, trim_blocks=True, lstrip_blocks=True)
     environment.globals |= {"shown": shown, "budget": budget, "columns": columns, "axis": axis}
-    return str(environment.get_template(template).render(values))
+    return environment.get_template(template).render(values).rstrip("\n")
 
 
 def _certified(certified: CertifiedAccuracy) -> list[tuple[str, Ratio, dict[str, Any]]]:

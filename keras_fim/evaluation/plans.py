@@ -93,12 +93,6 @@ def planned(
     return [Plan(*pair) for pair in zip(selected, resolve_epsilons(selected, epsilons), strict=True)]
 
 
-def check_chunk(chunk: Any) -> None:
-    """Raise a ValueError unless ``chunk`` is a pair of integers: which part, from 1, of how many."""
-    whole = isinstance(chunk, tuple) and len(chunk) == 2 and all(isinstance(number, int) for number in chunk)
-    expect(whole and 1 <= chunk[0] <= chunk[1], "chunk", "two integers, such as (3, 16) for 3/16", chunk)
-
-
 @checked
 def default_attacks(
     epsilons: Epsilons = None, *, black_box: bool = False, autoattack: bool = False, **options: Any

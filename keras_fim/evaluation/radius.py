@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import Count, Norm, checked, expect
+from keras_fim.arguments import Count, InnerShare, Norm, checked, expect
 from keras_fim.attacks import FMN, DeepFool
 from keras_fim.attacks.lp import norm_name, norms_of, step
 from keras_fim.attacks.problem import Units
@@ -116,7 +116,7 @@ class Calibration(Report):
 
 @checked
 def calibrate(
-    model: Model, images: Images, *, norm: Norm = 2, share: float = 0.9, bounds: Bounds | PixelRange | None = None
+    model: Model, images: Images, *, norm: Norm = 2, share: InnerShare = 0.9, bounds: Bounds | PixelRange | None = None
 ) -> Calibration:
     r"""Fit the factor that makes the boundary radius hold for a share of images like these.
 
@@ -143,7 +143,6 @@ def calibrate(
     Source:
         The order statistic is that of split conformal prediction (Papadopoulos et al., ECML 2002).
     """
-    expect(0 < share < 1, "share", "in (0, 1)", share)
     radius, distance = radius_and_distance(model, images, norm=norm, bounds=bounds)
     defined = radius > 0  # NaN is none, and a radius of 0 holds in any case
     ratios = np.sort(distance[defined] / radius[defined])

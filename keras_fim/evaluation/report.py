@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
-from keras_fim.arguments import checked, expect
+from keras_fim.arguments import Count, InnerShare, checked, expect
 from keras_fim.records import read_json, write_json, write_text
 
 Row: TypeAlias = Mapping[str, Any]  # a row of a table: values by column; text, numbers, or dataclasses that print
@@ -210,7 +210,7 @@ def shown(value: Any) -> str:
 
 
 @checked
-def wilson(count: int, total: int, *, confidence: float = 0.95) -> Ratio:
+def wilson(count: int, total: int, *, confidence: InnerShare = 0.95) -> Ratio:
     r"""A share with Wilson's score interval.
 
     .. math:: \frac{\hat p + z^2 / 2n \pm z \sqrt{\hat p (1 - \hat p) / n + z^2 / 4 n^2}}{1 + z^2 / n}
@@ -237,7 +237,6 @@ def wilson(count: int, total: int, *, confidence: float = 0.95) -> Ratio:
         Wilson, Probable inference, the law of succession, and statistical inference (JASA 1927).
     """
     expect(0 <= count <= total, "count", f"from 0 to total={total}", count)
-    expect(0 < confidence < 1, "confidence", "in (0, 1)", confidence)
     if total == 0:
         return Ratio(math.nan, 0.0, 1.0, 0, 0)
     from scipy.stats import binomtest
@@ -255,8 +254,8 @@ def share(counted: Any, among: Any) -> Ratio:
 def bootstrap(
     statistic: Callable[..., float],
     *samples: Sequence[Any] | np.ndarray,
-    confidence: float = 0.95,
-    resamples: int = 1000,
+    confidence: InnerShare = 0.95,
+    resamples: Count = 1000,
     seed: int = 0,
 ) -> Interval:
     """A statistic of samples with its percentile bootstrap interval.
@@ -289,8 +288,6 @@ def bootstrap(
     lengths = {len(array) for array in arrays}
     if len(lengths) != 1 or 0 in lengths:
         raise ValueError(f"`samples` should be arrays of one length, at least 1. Received: lengths {sorted(lengths)}")
-    expect(0 < confidence < 1, "confidence", "in (0, 1)", confidence)
-    expect(resamples >= 1, "resamples", "a positive integer", resamples)
     (count,), generator = lengths, np.random.default_rng(seed)
     draws = (generator.integers(count, size=count) for _ in range(resamples))
     values = np.array([statistic(*(array[draw] for array in arrays)) for draw in draws], np.float64)

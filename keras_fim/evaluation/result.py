@@ -13,26 +13,15 @@ from keras_fim.attacks import MinimalDistanceAttack
 from keras_fim.attacks.lp import norm_name
 from keras_fim.evaluation.distances import DistanceSummary
 from keras_fim.evaluation.measurement import Outcome
-from keras_fim.evaluation.page import Example, page
+from keras_fim.evaluation.page import Example, page, rendered
 from keras_fim.evaluation.plans import Plan
 from keras_fim.evaluation.report import Ratio, Report, Row, wilson
-from keras_fim.evaluation.rows import AttackRow, budget, named
+from keras_fim.evaluation.rows import AttackRow, named
 from keras_fim.evaluation.smoothing import CertifiedAccuracy
 from keras_fim.evaluation.spectrum import RADIUS, SpectrumSummary
 from keras_fim.records import write_text
 
 _FURTHER = {RADIUS: RADIUS, "λ_max(G_x)": "λ_max(G_x)", "classes": "certified class", "radius": "certified radius"}
-_WAYS = {
-    "l0": "at most {} values changed",
-    "l1": "a change of at most {} in total (l1)",
-    "l2": "a change of length at most {} (l2)",
-    "linf": "each pixel changed by at most {}",
-}
-
-
-def way(norm: str, epsilon: float) -> str:
-    """What an attacker may change, in words."""
-    return _WAYS[norm].format(budget(epsilon))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,13 +134,14 @@ class Evaluation(Report):
 
     @property
     def strongest(self) -> dict[tuple[str, float], AttackRow]:
-        """By norm and ε, in ascending order, the row of the attack that fools most, the first one of equals.
+        """By norm and ε, in ascending order, the row of the attack that fools most.
 
-        Of attacks that aim at a class only where there are no others.
+        Of equals it is the first one of `keras_fim.attacks.Strong` and `AutoAttack`, or else the first one. Attacks
+        that aim at a class count only where there are no others.
         """
-        rows = [row for row in reversed(self.rows) if row.strongest]
-        rows = rows or sorted(self.rows, key=lambda row: row.fooling.count)
-        return dict(sorted({(row.norm, row.epsilon): row for row in rows}.items()))
+        rows = [row for row in self.rows if row.strongest] or self.rows
+        ascending = sorted(reversed(rows), key=lambda row: (row.fooling.count, bool(row.stages)))
+        return dict(sorted({(row.norm, row.epsilon): row for row in ascending}.items()))
 
     def attacks(self, norm: str, epsilon: float) -> frozenset[str]:
         """The names of the attacks at a norm and ε."""
@@ -172,34 +162,18 @@ class Evaluation(Report):
     @property
     def sentences(self) -> tuple[str, str]:
         """The verdict in two sentences."""
-        row = self.headline
-        effect = f"leaves {100 * row.robust.value:.1f} % correct"
-        if row.aimed:
-            effect = f"turns {100 * row.fooling.value:.1f} % of them into the target class"
-        return (
-            f"Correct on {100 * self.accuracy.value:.1f} % of {self.accuracy.total:,} images.",
-            f"With {way(row.norm, row.epsilon)}, an attacker {effect} ({_attack(row)}).",
-        )
+        first, second = rendered("sentences.txt", result=self).splitlines()
+        return first, second
 
     @property
     def verdict(self) -> str:
         """The robust accuracy that may be quoted: for each norm and ε that of the attack here that fools most."""
-        lines = [
-            f"{norm} {epsilon:g}: robust accuracy {row.robust} under {_attack(row)}"
-            for (norm, epsilon), row in self.strongest.items()
-        ]
-        flags = [f"flag: {flag}" for flag in self.flags]
-        return "\n".join(["Verdict", *lines, self.pixels, *flags, *self.quotes])
+        return rendered("verdict.txt", result=self)
 
     @property
     def quotes(self) -> list[str]:
         """A sentence to quote for each norm and ε of `keras_fim.attacks.AutoAttack`, with what it was measured on."""
-        return [
-            f"to quote: {self.model} has a robust accuracy of {row.robust} at {row.norm} ε = {row.epsilon:g} under "
-            f"AutoAttack ({_version(row)}) as implemented in keras_fim {self.versions['keras_fim']}, and a clean "
-            f"accuracy of {self.accuracy}, on {row.robust.total} images{', with flags' if self.flags else ''}"
-            for row in self._by_autoattack()
-        ]
+        return rendered("quotes.txt", result=self, rows=self._by_autoattack()).splitlines()
 
     def _by_autoattack(self) -> list[AttackRow]:
         return [row for row in self.rows if row.attack.startswith("autoattack_")]
@@ -208,7 +182,7 @@ class Evaluation(Report):
         """A row for each norm and ε of AutoAttack, with the share that stands after each stage."""
         return [
             {"model": self.model, "norm": row.norm, "ε": row.epsilon, "images": row.robust.total}
-            | {"version": _version(row), "clean": self.accuracy, "robust": row.robust}
+            | {"version": "standard" if row.published is None else "rand", "clean": self.accuracy, "robust": row.robust}
             | {"published rule": row.published or row.robust, "flags": len(self.flags)}
             | {f"fooled by {stage}": f"{100 * share:.1f} %" for stage, share in row.stages.items()}
             for row in self._by_autoattack()
@@ -269,13 +243,3 @@ class Evaluation(Report):
 
     def __str__(self) -> str:
         return f"{super().__str__()}\n\n{self.verdict}"
-
-
-def _attack(row: AttackRow) -> str:
-    """The attack of a row, and whether it is a preview of the whole attack only."""
-    return row.attack + (", a preview" if "quick=True" in row.options else "")
-
-
-def _version(row: AttackRow) -> str:
-    """The version of `keras_fim.attacks.AutoAttack` that a row is of."""
-    return "standard" if row.published is None else "rand"

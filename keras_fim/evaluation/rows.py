@@ -60,8 +60,7 @@ class AttackRow:
 
     def line(self) -> str:
         """The row in a few words."""
-        unconfirmed = f", {self.num_unconfirmed} unconfirmed" if self.num_unconfirmed else ""
-        return f"{named(self.attack, self.norm, self.epsilon)}: fooling ratio {self.fooling}{unconfirmed}"
+        return line(named(self.attack, self.norm, self.epsilon), self.fooling, self.num_unconfirmed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +186,12 @@ def named(attack: str, norm: str, epsilon: float) -> str:
         'fgsm at linf 0.1'
     """
     return f"{attack} at {norm} {budget(epsilon)}"
+
+
+def line(name: str, fooling: Ratio, num_unconfirmed: int) -> str:
+    """What an attack does at an ε, in a few words."""
+    unconfirmed = f", {num_unconfirmed} unconfirmed" if num_unconfirmed else ""
+    return f"{name}: fooling ratio {fooling}{unconfirmed}"
 
 
 def budget(epsilon: float) -> str:

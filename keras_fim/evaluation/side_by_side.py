@@ -13,7 +13,7 @@ from keras_fim.attacks.lp import norm_name
 from keras_fim.evaluation import distances, page, sources
 from keras_fim.evaluation.measurement import measured, predicted_classes, predictions_of
 from keras_fim.evaluation.report import Ratio, Report, Row, share
-from keras_fim.evaluation.result import Evaluation, way
+from keras_fim.evaluation.result import Evaluation
 from keras_fim.evaluation.rows import budget
 from keras_fim.logits import logits_function
 from keras_fim.records import write_text
@@ -81,13 +81,10 @@ class SideBySide(Report):
         best = int(np.nanargmax([ratio.value for ratio in left]))
         near = [r.model for r, ratio in zip(self.results, left, strict=True) if ratio.high >= left[best].low]
         near.remove(self.results[best].model)
-        doubt = f"; within the uncertainty of that: {', '.join(near)}" if near else ""
         accurate = max(self.results, key=lambda result: result.accuracy.value)
-        return (
-            f"With {way(norm, epsilon)}, an attacker leaves most correct of {self.results[best].model}, "
-            f"{100 * left[best].value:.1f} %{doubt}.",
-            f"Without an attack {accurate.model} is the most accurate, {100 * accurate.accuracy.value:.1f} %.",
-        )
+        figures: dict[str, Any] = {"best": self.results[best], "left": left[best].value, "near": near}
+        texts = page.rendered("side_by_side.txt", norm=norm, epsilon=epsilon, accurate=accurate, **figures).splitlines()
+        return texts[0], texts[1]
 
     @property
     def flags(self) -> tuple[str, ...]:

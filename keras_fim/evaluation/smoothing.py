@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import checked, expect
+from keras_fim.arguments import Count, InnerShare, Valid, checked
 from keras_fim.attacks import draws
 from keras_fim.evaluation.report import Ratio, Report, Row, wilson
 from keras_fim.logits import LogitsFunction, logits_function, predict_logits
 from keras_fim.pixels import PixelRange, images_in_range
 from keras_fim.typing import Bounds, Images, Labels, Model
 from keras_fim.validation import check_images, check_labels
+
+Sigma: TypeAlias = Annotated[float, Valid(lambda sigma: 0 < sigma < math.inf, "a finite number > 0")]
 
 ALPHA = 0.001
 """The probability that a certificate is wrong, unless told otherwise."""
@@ -84,12 +86,12 @@ class CertifiedAccuracy(Report):
 def certify(
     model: Model,
     images: Images,
-    sigma: float,
+    sigma: Sigma,
     *,
-    num_selection: int = 100,
-    num_draws: int = 10_000,
-    alpha: float = ALPHA,
-    batch_size: int = 256,
+    num_selection: Count = 100,
+    num_draws: Count = 10_000,
+    alpha: InnerShare = ALPHA,
+    batch_size: Count = 256,
     seed: int = 0,
     indices: Any = None,
     bounds: Bounds | PixelRange | None = None,
@@ -136,7 +138,6 @@ def certify(
     """
     from scipy.stats import beta, norm
 
-    check_smoothing(sigma, alpha, num_selection=num_selection, num_draws=num_draws, batch_size=batch_size)
     images = images_in_range(model, images, bounds)
     draws_of = (0, num_selection), (num_selection, num_selection + num_draws)
     if indices is not None and np.asarray(indices).dtype.kind not in "iu":
@@ -149,7 +150,8 @@ def certify(
     return Certificates(np.where(sure, top, ABSTAINED), sigma * norm.ppf(np.maximum(bound, 0.5)), bound)
 
 
-def smoothed(model: Model, sigma: float, *, num_draws: int = 32, seed: int = 0) -> LogitsFunction:
+@checked
+def smoothed(model: Model, sigma: Sigma, *, num_draws: Count = 32, seed: int = 0) -> LogitsFunction:
     r"""The smoothed classifier as a function that has gradients, for attacks on it.
 
     .. math:: z(x) = \log \frac1m \sum_{i=1}^m \operatorname{softmax} f(x + \sigma n_i)
@@ -172,7 +174,6 @@ def smoothed(model: Model, sigma: float, *, num_draws: int = 32, seed: int = 0) 
     Source:
         Salman et al., Provably robust deep learning via adversarially trained smoothed classifiers (NeurIPS 2019).
     """
-    check_smoothing(sigma, num_draws=num_draws)
     logits_fn = logits_function(model)
 
     def logits_of(images: tf.Tensor) -> tf.Tensor:
@@ -185,8 +186,9 @@ def smoothed(model: Model, sigma: float, *, num_draws: int = 32, seed: int = 0) 
     return LogitsFunction(logits_of, "logits")
 
 
+@checked
 def smoothed_classes(
-    model: Model, images: Images, sigma: float, *, num_draws: int = 1000, batch_size: int = 256, seed: int = 1
+    model: Model, images: Images, sigma: Sigma, *, num_draws: Count = 1000, batch_size: Count = 256, seed: int = 1
 ) -> np.ndarray:
     """The class that the smoothed classifier predicts: the most frequent one under the noise, without a guarantee.
 
@@ -204,7 +206,6 @@ def smoothed_classes(
     Raises:
         ValueError: If images are empty or not finite, or an option is out of range.
     """
-    check_smoothing(sigma, num_draws=num_draws, batch_size=batch_size)
     images = check_images(images)
     (votes,) = _votes(logits_function(model, images), images, sigma, [(0, num_draws)], batch_size, seed, None)
     return np.asarray(votes.argmax(axis=-1))
@@ -242,11 +243,3 @@ def _counts(
 
     start = first, tf.zeros([tf.shape(images)[0], classes], tf.int64)
     return tf.while_loop(lambda draw, _: draw < last, body, start, parallel_iterations=1)[1]
-
-
-def check_smoothing(sigma: float, alpha: float = ALPHA, *, argument: str = "sigma", **counts: int) -> None:
-    """Raise a ValueError unless σ, an argument of that name, and α are in their ranges and the counts are positive."""
-    expect(0 < sigma < math.inf, argument, "a finite number > 0", sigma)
-    expect(0 < alpha < 1, "alpha", "in (0, 1)", alpha)
-    for name, value in counts.items():
-        expect(value >= 1, name, "a positive integer", value)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, TypeAlias
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import checked, expect
+from keras_fim.arguments import Valid, checked, expect
 from keras_fim.validation import check_labels
 
 Dataset: TypeAlias = Any
 """Arrays ``(images, labels)``, a ``tf.data.Dataset``, a ``keras.utils.PyDataset``, or an iterable of
 ``(images, labels)`` or ``(images, labels, weights)``, batched or not. Labels are class indices or one-hot rows."""
+
+MaxSamples: TypeAlias = Annotated[int | None, Valid(lambda count: count is None or count >= 1, "a positive integer")]
+"""The largest number of samples, of each class as many as possible; ``None`` for all."""
 
 _LARGEST, _BYTES = 256, 2**25  # samples in a chunk, and what its images may take as float32
 
@@ -40,7 +43,7 @@ class Chunk(NamedTuple):
 
 
 @checked
-def chunks(dataset: Dataset, max_samples: int | None = None, *, seed: int = 0) -> Iterator[Chunk]:
+def chunks(dataset: Dataset, max_samples: MaxSamples = None, *, seed: int = 0) -> Iterator[Chunk]:
     """A dataset in chunks of at most 256 samples and 32 MiB, whatever its own batches are.
 
     Args:
@@ -69,7 +72,7 @@ def chunks(dataset: Dataset, max_samples: int | None = None, *, seed: int = 0) -
 
 
 @checked
-def samples(dataset: Dataset, max_samples: int | None = None, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def samples(dataset: Dataset, max_samples: MaxSamples = None, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """The samples of a dataset, which is read once, as arrays.
 
     Args:
@@ -101,18 +104,11 @@ def digest(*parts: Any) -> str:
     return state.hexdigest()
 
 
-def check_max_samples(max_samples: Any) -> None:
-    """Raise a ValueError unless ``max_samples`` is a positive integer."""
-    whole = isinstance(max_samples, (int, np.integer))
-    expect(whole and max_samples >= 1, "max_samples", "a positive integer", max_samples)
-
-
 def _selected(dataset: Dataset, max_samples: int, seed: int, *, hold: bool) -> tuple[np.ndarray, Iterator[Chunk]]:
     """The indices of the selection, class by class in turn, and its samples in the order of the dataset.
 
     With ``hold`` their images are kept, otherwise they are read again.
     """
-    check_max_samples(max_samples)
     generator = np.random.default_rng(seed)
     kept = [np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)]
     images: dict[int, np.ndarray] = {}

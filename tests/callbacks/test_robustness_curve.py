@@ -14,7 +14,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 
 from keras_fim import attacks, evaluation
 from keras_fim.callbacks import FisherSpectrum, RobustnessCurve
-from keras_fim.callbacks.measurement import measure_attack
+from keras_fim.callbacks.robustness_curve import measure_attack
 from keras_fim.evaluation.plans import Plan
 from keras_fim.evaluation.rows import QUANTILES
 from keras_fim.logits import logits_function

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_fim import evaluation
+from keras_fim import attacks, evaluation
+from keras_fim.evaluation.masking import Probe
 from keras_fim.logits import logits_function
 
 RNG = np.random.default_rng(0)
@@ -78,6 +79,21 @@ def test_what_cannot_be_run_is_said_to_be_so(tmp_path):
     assert report.epsilon == 0.25 and report.fooling_ratios == pytest.approx((0.5,), abs=0.11)
     loaded = type(report).load(report.save(tmp_path / "masking.json"))
     assert str(loaded) == str(report)
+
+
+def test_random_noise_is_drawn_a_chunk_at_a_time():
+    """The draws are those of one array of all images."""
+    images, rng = np.random.default_rng(1).uniform(size=(300, 4)).astype("float32"), np.random.default_rng(0)
+    model = logits_function(lambda x: tf.concat([x[:, :1], x[:, 1:2]], axis=-1), from_logits=True)
+    labels = model(images).numpy().argmax(axis=-1)
+    probe = Probe(model, attacks.PGD(norm=2), tf.constant(images), tf.constant(labels))
+    fooled = np.zeros(300, bool)
+    for _ in range(10):
+        draw = rng.normal(size=images.shape)
+        noisy = np.clip(images + 0.1 * draw / np.linalg.norm(draw, axis=-1, keepdims=True), 0, 1).astype("float32")
+        fooled |= model(noisy).numpy().argmax(axis=-1) != labels
+    assert 0 < fooled.sum() < 300
+    np.testing.assert_array_equal(probe.random_noise(0.1), fooled)
 
 
 WRONG = (nearest_center()(IMAGES).numpy().argmax(-1) + 1) % 3

@@ -214,3 +214,15 @@ def test_the_verdict_is_of_the_strong_attack_whatever_norm_the_weaker_ones_have(
     weaker = dataclasses.replace(result.headline, norm="linf", attack="fgsm", stages={})
     both = dataclasses.replace(result, rows=(weaker, strong))
     assert both.headline is strong and "(strong_l2)" in both.sentences[1]
+
+
+def test_of_equals_the_strong_attack_is_quoted(result):
+    """A single step that happens to fool as many is not, wherever it stands in the list."""
+    strong = dataclasses.replace(result.headline, attack="strong_linf", stages={"pgd": 0.5}, strongest=True)
+    single = dataclasses.replace(strong, attack="fgsm", stages={})
+    for order in ((single, strong), (strong, single)):
+        both = dataclasses.replace(result, rows=order)
+        assert both.headline is strong and list(both.strongest.values()) == [strong]
+        assert "(strong_linf)" in both.sentences[1] and "under strong_linf" in both.verdict
+    first, second = (dataclasses.replace(single, attack=name) for name in ("fgsm", "pgd_linf"))
+    assert dataclasses.replace(result, rows=(first, second)).headline is first

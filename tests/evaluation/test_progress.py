@@ -80,3 +80,16 @@ def test_an_evaluation_shows_one_line_on_a_terminal_and_clears_it(monkeypatch, t
         assert "fgsm: at most 300 images left" in shown
         assert re.search(r"fgsm: at most 44 images left, about \d+ (s|min) left", shown)
         assert shown.endswith("\r\x1b[K")
+
+
+def test_lines_hold_the_figures_of_all_chunks_so_far():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    images, lines = np.random.default_rng(0).uniform(size=(600, 3)).astype("float32"), []
+    labels = model.predict(images, verbose=0).argmax(axis=-1)
+    options = {"attacks": ["fgsm"], "epsilons": [0.05, 0.1], "bounds": (0, 1), "spectrum": False}
+    result = evaluation.evaluate(model, (images, labels), max_samples=None, progress=lines.append, **options)
+    ended = [re.sub(r" \(.* s\)", "", line) for line in lines if " images (" in line]
+    assert [line.partition(" images: ")[0] for line in ended] == ["256", "512", "600"]
+    assert ended[-1] == f"600 images: {'; '.join(row.line() for row in result.rows)}"
+    half = evaluation.evaluate(model, (images[:512], labels[:512]), max_samples=None, progress=None, **options)
+    assert ended[1] == f"512 images: {'; '.join(row.line() for row in half.rows)}"
