@@ -59,11 +59,13 @@ def output_form(model: Any, images: Images | None, from_logits: bool | None) -> 
         raise ValueError(_MULTI_LABEL)
     if kind or stated:
         return str(kind or stated)
-    row = outputs.numpy()[0].astype(np.float64)
-    raise ValueError(
-        f"`model` should return probabilities (rows >= 0 that sum to 1); {_HELP}. "
-        f"Received: a first row from {row.min():.3g} to {row.max():.3g} with sum {row.sum():.3g}"
-    )
+    rows = outputs.numpy().astype(np.float64)
+    finite = rows[np.isfinite(rows).all(axis=-1)]
+    received = f"NaN or infinite numbers for all of {len(rows)} images"
+    if len(finite):
+        worst = finite[np.maximum(np.abs(finite.sum(axis=-1) - 1), -finite.min(axis=-1)).argmax()]
+        received = f"a row from {worst.min():.3g} to {worst.max():.3g} with sum {worst.sum():.3g}"
+    raise ValueError(f"`model` should return probabilities (rows >= 0 that sum to 1); {_HELP}. Received: {received}")
 
 
 def check_model(model: Any, images: Images | None) -> None:
@@ -79,13 +81,17 @@ def check_model(model: Any, images: Images | None) -> None:
 
 
 def _kind(outputs: tf.Tensor) -> str | None:
-    """``"softmax"`` or ``"sigmoid"`` where Keras keeps the logits, ``"probabilities"`` elsewhere, None if not these."""
+    """``"softmax"`` or ``"sigmoid"`` where Keras keeps the logits, ``"probabilities"`` elsewhere, None if not these.
+
+    Rows with a NaN do not count: the model that returns some of them is flagged by what it does to all images.
+    """
     rows = outputs.numpy().astype(np.float64)
-    sums = (rows >= 0).all() and np.allclose(rows.sum(axis=-1), 1, atol=1e-2)
+    finite = rows[np.isfinite(rows).all(axis=-1)]
+    sums = len(finite) > 0 and (finite >= 0).all() and np.allclose(finite.sum(axis=-1), 1, atol=1e-2)
     behind = getattr(outputs, "_keras_logits", None)
     if behind is None:
         return "probabilities" if sums else None
-    if np.allclose(rows, tf.sigmoid(behind), atol=1e-2) and not (sums and rows.shape[-1] > 1):
+    if np.allclose(rows, tf.sigmoid(behind), atol=1e-2, equal_nan=True) and not (sums and rows.shape[-1] > 1):
         return "sigmoid"
     return "softmax" if sums else None
 

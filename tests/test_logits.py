@@ -130,6 +130,17 @@ def test_raw_logits_of_an_unknown_model_are_an_error_that_says_what_to_do():
     assert logits_function(stated) is stated
 
 
+def softmax_with_nan(rows):
+    return keras.ops.where(keras.ops.arange(keras.ops.shape(rows)[0])[:, None] < 1, np.nan, keras.ops.softmax(rows))
+
+
+def test_a_row_of_nan_does_not_hide_what_a_model_returns():
+    function = logits_function(lambda images: softmax_with_nan(images @ KERNEL), IMAGES)
+    assert function.form == "probabilities"
+    with pytest.raises(ValueError, match="Received: NaN or infinite numbers for all of 3 images"):
+        logits_function(lambda images: images @ KERNEL * np.nan, IMAGES)
+
+
 def test_sigmoid_outputs_are_refused():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5, activation="sigmoid")])
     with pytest.raises(ValueError, match="rows >= 0 that sum to 1"):
