@@ -11,7 +11,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from keras_fim.arguments import AtLeastTwo, ShareBelowOne, checked, expect
+from keras_fim.arguments import AtLeastTwo, ShareBelowOne, checked, expect, require
 
 _MOMENTUM = 0.9
 
@@ -44,8 +44,7 @@ def convnet(
         53218
     """
     inputs, x = _scaled_images(input_shape)
-    if len(filters) != 2:
-        raise ValueError(f"`filters` should hold 2 positive integers. Received: filters={filters}")
+    require(len(filters) == 2, f"`filters` should hold 2 positive integers. Received: filters={filters}")
     for index, width in enumerate(filters, start=1):
         x = _convolution(x, width, kernel_size=5, name=f"conv{index}")
         x = layers.MaxPooling2D(name=f"pool{index}")(x)
@@ -121,8 +120,7 @@ def resnet14(
             hold three numbers.
     """
     inputs, x = _scaled_images(input_shape)
-    if len(filters) != 3:
-        raise ValueError(f"`filters` should hold 3 positive integers. Received: filters={filters}")
+    require(len(filters) == 3, f"`filters` should hold 3 positive integers. Received: filters={filters}")
     x = _convolution(x, filters[0], name="conv1")
     for stage, width in enumerate(filters, start=2):
         for block in (1, 2):

@@ -288,8 +288,7 @@ def _from_tfds(name: str, data_dir: str | Path | None) -> Source:
     splits = {part: Records.of(builder, part) for part in _PARTS if part in builder.info.splits}
     if None in shape:
         shape = (224, 224, shape[-1])  # resized to the usual size of photographs, unless another one is asked for
-    if not splits:
-        raise ValueError(f"{name} should have the split train or test. Received: {', '.join(builder.info.splits)}")
+    require(splits, f"{name} should have the split train or test. Received: {', '.join(builder.info.splits)}")
     if splits.keys() == {"train"}:
         splits = {"": splits["train"]}
     return Source(described(name, shape, features["label"].names), **_divided(splits))

@@ -14,6 +14,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import require
+
 _WHITE = 255  # behind transparent pixels, as in an export
 _BUFFER = 1 << 27  # bytes of encoded records that are shuffled together
 _SHOWN = 5  # unreadable files that a warning names
@@ -111,8 +113,7 @@ class Files(Split):
         if not wrong:
             return self
         names = "; ".join(wrong[:_SHOWN]) + ("; ..." if len(wrong) > _SHOWN else "")
-        if len(wrong) == len(reasons):
-            raise ValueError(f"None of the {len(wrong)} image files can be read: {names}")
+        require(len(wrong) < len(reasons), f"None of the {len(wrong)} image files can be read: {names}")
         message = f"{len(wrong)} of {len(reasons)} image files cannot be read and are skipped: {names}"
         warnings.warn(message, stacklevel=2)
         return self.take(np.flatnonzero([not reason for reason in reasons]))

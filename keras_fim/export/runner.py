@@ -14,13 +14,15 @@ import numpy as np
 EXTRA = "assets.extra"
 REFERENCES = "keras_fim_reference.npz"
 
-TOLERANCES = {  # the largest deviation of each output, as `_deviation` measures it, that is allowed
+_VERDICTS = ("classes", "is_adversarial", "in_bounds")
+_FIGURES = ("logits", "lambda_max", "confidence", "score", "kl_radius", "boundary_radius", "calibrated_radius")
+TOLERANCES = {
     "probabilities": 1e-5,
-    **dict.fromkeys(("logits", "lambda_max", "confidence", "score"), 1e-4),
-    **dict.fromkeys(("kl_radius", "boundary_radius", "calibrated_radius"), 1e-4),
     "direction": 1e-3,
-    **dict.fromkeys(("classes", "is_adversarial", "in_bounds"), 0.0),
+    **dict.fromkeys(_FIGURES, 1e-4),
+    **dict.fromkeys(_VERDICTS, 0.0),
 }
+"""The largest deviation of each output, as `_deviation` measures it, that is allowed."""
 
 _SPLITS = ((16,), (1, 2, 5, 8), (0,))
 
@@ -82,7 +84,7 @@ def _deviation(output: str, answers: np.ndarray | None, expected: np.ndarray, cl
         return float("inf")
     if not len(expected):
         return 0.0
-    if output in ("classes", "is_adversarial", "in_bounds"):
+    if output in _VERDICTS:
         return float(np.mean(answers[clear] != expected[clear])) if clear.any() else 0.0
     answers, expected = (values.reshape(len(values), -1).astype(np.float64) for values in (answers, expected))
     if output == "direction":  # both are zero where λ is

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import checked, expect
+from keras_fim.arguments import checked, expect, require
 from keras_fim.defenses import plain
 from keras_fim.detection import FisherDetector
 from keras_fim.evaluation.radius import Calibration
@@ -155,8 +155,7 @@ def _pixels(logits_fn: LogitsFunction, images: Images | None, bounds: Bounds | P
     pixels, told = find_range(logits_fn, images, bounds=bounds), range_of_model(logits_fn, images)
     if told and not np.allclose(told.bounds, pixels.bounds):
         message = f"`bounds` should agree with the model, which takes {told}. Received: {pixels}"
-        if not pixels.given:
-            raise ValueError(message)
+        require(pixels.given, message)
         warnings.warn(message, stacklevel=3)
     return pixels
 
@@ -179,7 +178,7 @@ def _next_version(folder: Path, version: int | None) -> int:
         raise ValueError(f"`folder` should {expected}. Received: {str(folder)!r}")
     if version is None:
         return 1 + max((int(path.name) for path in folder.glob("*") if path.name.isdecimal()), default=0)
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1 or (folder / str(version)).exists():
+    if version < 1 or (folder / str(version)).exists():
         raise ValueError(f"`version` should be a new positive integer. Received: version={version} in {folder}")
     return version
 
@@ -205,14 +204,10 @@ def _write(serving: Serving, path: Path) -> dict[str, tf.types.experimental.Conc
     with tempfile.TemporaryDirectory() as temporary:
         if serving.labels is not None:
             num_classes = signatures["logits"].structured_outputs["logits"].shape[-1]
+            valid = len(serving.labels) == num_classes and all(len(name.splitlines()) == 1 for name in serving.labels)
+            expect(valid, "labels", f"{num_classes} names, a line each", serving.labels)
             file = Path(temporary) / "labels.txt"
-            file.write_text(_lines(serving.labels, num_classes), encoding="utf-8")
+            file.write_text("".join(f"{name}\n" for name in serving.labels), encoding="utf-8")
             module.labels = tf.saved_model.Asset(str(file))
         tf.saved_model.save(module, str(path), signatures=signatures)
     return signatures
-
-
-def _lines(names: list[str], num_classes: int) -> str:
-    single = all(len(name.splitlines()) == 1 for name in names)
-    expect(single and len(names) == num_classes, "labels", f"{num_classes} names, a line each", names)
-    return "".join(f"{name}\n" for name in names)

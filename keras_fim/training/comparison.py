@@ -220,7 +220,7 @@ def step_costs(configs: Mapping[str, TrainingConfig], *, rounds: int = 12) -> di
 
 def _step(config: TrainingConfig, batch: tuple[tf.Tensor, tf.Tensor]) -> Callable[[], object]:
     keras.utils.set_random_seed(0)
-    model = run.defended(config, run.build_model(config, fresh=True))
+    model = defending.defended(config, run.build_model(config, fresh=True))
     run.compile_model(model, config, steps_per_epoch=100)
     iterator = iter(tf.data.Dataset.from_tensors(batch).repeat())
     function = model.make_train_function() or model.train_function

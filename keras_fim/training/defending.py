@@ -157,40 +157,35 @@ def _epsilon(norm: str, facts: DatasetInfo) -> float:
     return 8 / 255 if norm == "linf" else round(0.5 * math.sqrt(math.prod(facts.image_shape) / 3072), 3)
 
 
-def defended(
-    model: keras.Model, defense: str, *, mu: float, seed: int, options: dict[str, Any], bounds: Any = None
-) -> keras.Model:
-    """A classifier inside the defenses that change more than the loss; the classifier itself if there are none.
+def defended(config: TrainingConfig, model: keras.Model) -> keras.Model:
+    """A classifier inside the defenses of a run that change more than the loss; itself if there are none.
 
     Defenses that choose the images are inside; the one with μ is outermost.
 
     Args:
+        config: The run.
         model: A built classifier.
-        defense: A name of `NAMES`, or several joined by ``+``.
-        mu: The weight μ of the part that has one.
-        seed: The random seed of the defenses.
-        options: All options, as `default_options` returns them.
-        bounds: The smallest and the largest pixel value, if the model does not say them.
 
     Returns:
         The model to compile and fit.
     """
-    parts = {name: _PARTS[name] for name in defense.split("+") if not _PARTS[name].loss_only}
+    bounds = None if config.bounds is None else config.pixels  # which the model says itself
+    options = config.all_options
+    parts = {name: _PARTS[name] for name in config.defense.split("+") if not _PARTS[name].loss_only}
     order = sorted(parts, key=lambda name: ("epsilon" not in parts[name].options, parts[name].mu is not None))
     for name in order:
-        mine = {key: options[key] for key in parts[name].options} | ({"mu": mu} if parts[name].mu else {})
+        mine = {key: options[key] for key in parts[name].options} | ({"mu": config.mu} if parts[name].mu else {})
         if "norm" in mine:
             mine["norm"] = _NORMS[mine["norm"]]
-        model = _builders()[name](model, **mine, seed=seed, bounds=bounds)
+        model = _builders()[name](model, **mine, seed=config.seed, bounds=bounds)
     return model
 
 
-def budget(defense: str, options: dict[str, Any]) -> tuple[float, float] | None:
-    """The norm and ε of adversarial training; None for a defense without it."""
-    for part in _parts(defense):
-        if "epsilon" in part.options:
-            return _NORMS[part.norm or options["norm"]], float(options["epsilon"])
-    return None
+def budget(config: TrainingConfig) -> tuple[float, float] | None:
+    """The norm and ε of a run's adversarial training; None for a defense without it."""
+    options = config.all_options
+    norms = [part.norm or options["norm"] for part in _parts(config.defense) if "epsilon" in part.options]
+    return (_NORMS[norms[0]], float(options["epsilon"])) if norms else None
 
 
 def overfitting_watch(
@@ -209,7 +204,7 @@ def overfitting_watch(
     from keras_fim import defenses
     from keras_fim.evaluation import samples
 
-    if (own := budget(config.defense, config.all_options)) is None:
+    if (own := budget(config)) is None:
         return []
     lowest = min((row["fooled_iterative"] for row in history if "fooled_iterative" in row), default=math.inf)
     options: dict[str, Any] = {"norm": own[0], "epsilon": own[1], "bounds": config.pixels, "lowest": lowest}

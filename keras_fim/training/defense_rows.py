@@ -80,19 +80,14 @@ class Comparison(Report):
 
     def records(self) -> list[dict[str, Any]]:
         """One row for each defense and seed; ratios in [0, 1]."""
-        return [
-            {
-                "defense": row.defense,
-                "seed": seed,
-                "accuracy": row.accuracy[index],
-                **{f"{key} fooling": values[index] for key, values in row.fooling.items()},
-                **{f"{key} robust": values[index] for key, values in row.robust.items()},
-                "eigenvalue": row.eigenvalue[index],
-                "cost": row.cost,
-            }
-            for row in self.rows
-            for index, seed in enumerate(row.seeds)
-        ]
+        records = []
+        for row in self.rows:
+            for index, seed in enumerate(row.seeds):
+                record = {"defense": row.defense, "seed": seed, "accuracy": row.accuracy[index]}
+                record |= {f"{key} fooling": values[index] for key, values in row.fooling.items()}
+                record |= {f"{key} robust": values[index] for key, values in row.robust.items()}
+                records.append({**record, "eigenvalue": row.eigenvalue[index], "cost": row.cost})
+        return records
 
     def front(self) -> list[str]:
         """The Pareto front: no other defense is as good in all of `DefenseRow.objectives` and better in one."""

@@ -63,8 +63,9 @@ def before_and_after(
     Returns:
         An evaluation by ``"before"``, if there is one, and ``"after"``.
     """
-    norm, epsilon = _budget(config)
     pixels = PixelRange(*config.pixels)
+    usual = math.inf, default_epsilons(config.facts.image_shape, pixels.bounds)[math.inf][1]
+    norm, epsilon = defending.budget(config) or usual
     count = min(_QUICK_SAMPLES if quick else _SAMPLES, config.test_limit or _SAMPLES)
     test = data.load(config.data, 64, data_dir=data_dir, test_limit=count, image_shape=config.image_shape)[1]
     images = inputs.in_range(test, pixels.bounds)
@@ -84,20 +85,9 @@ def before_and_after(
 
 def comparison_rows(results: dict[str, Evaluation]) -> list[Row]:
     """A row for each model: accuracy, and robust accuracy under the strongest attack, with intervals."""
-    return [
-        {
-            "model": name,
-            "accuracy": result.accuracy,
-            f"robust accuracy at {row.norm} {row.epsilon:.3g}": row.robust,
-            "flags": "; ".join(result.flags),
-        }
-        for name, result in results.items()
-        for row in result.rows
-        if row.strongest
-    ]
-
-
-def _budget(config: TrainingConfig) -> tuple[float, float]:
-    """Norm and ε at which the model is attacked."""
-    usual = math.inf, default_epsilons(config.facts.image_shape, config.pixels)[math.inf][1]
-    return defending.budget(config.defense, config.all_options) or usual
+    rows: list[Row] = []
+    for name, result in results.items():
+        strongest = [row for row in result.rows if row.strongest]
+        robust = {f"robust accuracy at {row.norm} {row.epsilon:.3g}": row.robust for row in strongest}
+        rows.append({"model": name, "accuracy": result.accuracy, **robust, "flags": "; ".join(result.flags)})
+    return rows

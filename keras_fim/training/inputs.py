@@ -198,10 +198,9 @@ def evaluated_images(
     enough = only is None and max_samples >= _PROBED
     probed = dataset if enough or options.bounds else evaluated(opened, _PROBED, unseen=own)[0]
     pixels = model_range(model, in_range(probed, (0.0, 1.0), shape), options.bounds, record)
-    dataset = in_range(dataset, (0.0, 1.0), shape)
     paths = split.paths.tolist() if isinstance(split, Files) else []
     names = tuple(os.path.relpath(path, Path(data).expanduser()) for path in paths)
-    return EvaluatedImages(in_range(dataset, pixels.bounds), pixels, opened.info, part, names, flags)
+    return EvaluatedImages(in_range(dataset, pixels.bounds, shape), pixels, opened.info, part, names, flags)
 
 
 def _written(model: Any, shape: Sequence[int]) -> tuple[int, ...] | None:

@@ -136,7 +136,7 @@ class _Run:
         if self.chief and not (folder / trained.HASHES).is_file():
             trained.write_hashes(folder / trained.HASHES, trained.image_hashes(self._split().train))
         with self.devices.scope():
-            model = defended(config, build_model(config))
+            model = defending.defended(config, build_model(config))
             compile_model(model, config, steps_per_epoch=len(splits.train))
         monitor = "val_accuracy" if config.keep == "accuracy" else "score"
         seconds = self._fit(model, splits, seed, monitor)
@@ -198,15 +198,9 @@ class _Run:
         return callbacks
 
 
-def defended(config: TrainingConfig, model: keras.Model) -> keras.Model:
-    """The classifier of a run inside its defense."""
-    bounds, options = None if config.bounds is None else config.pixels, config.all_options
-    return defending.defended(model, config.defense, mu=config.mu, seed=config.seed, options=options, bounds=bounds)
-
-
 def _new_record(config: TrainingConfig) -> dict[str, Any]:
     """What is known of a run before it begins; raises a ValueError if an option is not valid."""
-    defended(config, build_model(config, fresh=True))
+    defending.defended(config, build_model(config, fresh=True))
     record: dict[str, Any] = {"config": config.as_dict(), "versions": versions()}
     if config.init_from:  # whose record may hold one itself: the whole history of the weights
         record["init_from_record"] = trained.record_of(config.init_from)

@@ -180,8 +180,7 @@ def _built(name: str, image_shape: Sequence[int] | None, num_classes: int | None
         model = build(**given)
     except TypeError as error:
         raise ValueError(f"{name} should build a model when it is called with {given or 'nothing'}: {error}") from error
-    if not isinstance(model, keras.Model):
-        raise ValueError(f"{name} should return a keras.Model. Received: a {type(model).__name__}")
+    require(isinstance(model, keras.Model), f"{name} should return a keras.Model. Received: a {type(model).__name__}")
     return model
 
 

@@ -23,8 +23,8 @@ def classifier():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*NAMES, "spectral+n-fgm", "pgd+fisher-trace"])
 def test_each_trains_a_step(name):
-    config = recipe("mnist", defense=name)
-    model = defended(classifier(), name, mu=config.mu, seed=1, options=config.defense_options)
+    config = recipe("mnist", defense=name, seed=1)
+    model = defended(config, classifier())
     run.compile_model(model, config, steps_per_epoch=10)
     start = model.get_weights()
     logs = model.train_on_batch(IMAGES, np.arange(12) % 3, return_dict=True)
@@ -46,7 +46,7 @@ def test_what_a_name_stands_for():
         assert default_options("pgd", info(data), {"norm": norm})["epsilon"] == epsilon
     assert default_options("n-fgsm", info("gtsrb"), {})["epsilon"] == 2 / 255
     options = default_options("spectral+n-fgm", info("mnist"), {})
-    outer = defended(classifier(), "spectral+n-fgm", mu=0.3, seed=0, options=options)
+    outer = defended(recipe("mnist", defense="spectral+n-fgm", defense_options=options, mu=0.3), classifier())
     assert isinstance(outer, defenses.SpectralDefense) and outer.mu.numpy() == pytest.approx(0.3)
     assert isinstance(outer.inner, defenses.AdversarialTraining) and outer.inner.epsilon == 2.0
     model = classifier()
