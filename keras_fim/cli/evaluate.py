@@ -5,12 +5,12 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from keras_fim import attacks as library
 from keras_fim import evaluation as measuring
+from keras_fim.arguments import require
 from keras_fim.attacks.base import AimedAttack
 from keras_fim.attacks.lp import norm_name
 from keras_fim.cli.options import SMOKE_TEST, data_options, given, number
@@ -50,7 +50,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         model,
         images.dataset,
         attacks=attacks,
-        epsilons=budgets if isinstance(budgets, list) else _with_usual(budgets, attacks, images),
+        epsilons=_with_usual(budgets, attacks, images),
         bounds=images.pixels,
         name=name,
         class_names=images.facts.class_names,
@@ -89,44 +89,36 @@ def _check_threshold(arguments: argparse.Namespace, attacks: list[library.Attack
     """Refuse a threshold that is no share, or that several figures could be held against."""
     if arguments.fail_under is None:
         return
-    if not 0 <= arguments.fail_under <= 1:
-        raise ValueError(f"`--fail-under` should be from 0 to 1. Received: {arguments.fail_under:g}")
+    require(0 <= arguments.fail_under <= 1, f"`--fail-under` should be from 0 to 1. Received: {arguments.fail_under:g}")
     plans = planned(attacks, budgets, None, black_box=arguments.black_box)
     distinct = {f"{norm_name(plan.attack.norm)} {epsilon:g}" for plan in plans for epsilon in plan.epsilons}
-    if len(distinct) > 1:
-        raise ValueError(
-            "`--fail-under` should have one norm and one budget, such as --epsilons linf=0.03. "
-            f"Received: {', '.join(sorted(distinct))}"
-        )
+    expected = "one norm and one budget, such as --epsilons linf=0.03"
+    require(len(distinct) == 1, f"`--fail-under` should have {expected}. Received: {', '.join(sorted(distinct))}")
 
 
 def _check_norms(attacks: list[library.Attack], budgets: _Budgets) -> None:
     """Refuse budgets in a norm that no attack has."""
     norms = {norm_name(attack.norm) for attack in attacks}
-    if unused := [key for key in budgets or () if key in ("l0", "l1", "l2", "linf") and key not in norms]:
-        names = ", ".join(attack.name for attack in attacks)
-        raise ValueError(
-            f"`--epsilons` should be for norms of the attacks, which are {names}. Received: {unused}; a name such as "
-            "pgd_l2 chooses the norm of an attack"
-        )
+    unused = [key for key in budgets or () if key in ("l0", "l1", "l2", "linf") and key not in norms]
+    expected = f"norms of the attacks, which are {', '.join(attack.name for attack in attacks)}"
+    received = f"{unused}; a name such as pgd_l2 chooses the norm of an attack"
+    require(not unused, f"`--epsilons` should be for {expected}. Received: {received}")
 
 
 def _check_folder(folder: Path, name: str) -> None:
     """Refuse to write over the report of another model."""
     path = folder / "evaluation.json"
     other = read_json(path).get("model", name) if path.is_file() else name
-    if other != name:
-        raise ValueError(f"`--out` should be a folder of its own for {name}. Received: {folder}, a report of {other}")
+    require(other == name, f"`--out` should be a folder of its own for {name}. Received: {folder}, a report of {other}")
 
 
 def _masking(
     model: LogitsFunction, twin: LogitsFunction | None, images: inputs.EvaluatedImages, norms: set[float], folder: Path
 ) -> list[str]:
     """Reports of masked gradients in the norms of the attacks, written and as texts."""
-    options: dict[str, Any] = {"twin": twin, "bounds": images.pixels}
     reports = []
     for norm in [norm for norm in (2.0, math.inf) if norm in norms] or [2.0, math.inf]:
-        reports.append(measuring.masking_report(model, images.dataset, norm=norm, **options))
+        reports.append(measuring.masking_report(model, images.dataset, norm=norm, twin=twin, bounds=images.pixels))
         for suffix in (".json", ".csv", ".md"):
             reports[-1].save(folder / f"masking_{norm_name(norm)}{suffix}")
     return [str(report) for report in reports]
@@ -149,15 +141,13 @@ def _name(source: str) -> str:
     return path.parent.name if path.name == "model.keras" else path.name.removesuffix(".keras")
 
 
-def _with_usual(
-    budgets: dict[str, list[float]] | None, attacks: list[library.Attack], images: inputs.EvaluatedImages
-) -> dict[str, Sequence[float]] | None:
+def _with_usual(budgets: _Budgets, attacks: list[library.Attack], images: inputs.EvaluatedImages) -> _Budgets:
     """Budgets with those that suit color images for the other norms of the attacks; None for the library's own."""
     shape, pixels = images.facts.image_shape, images.pixels
-    if len(shape) != 3 or shape[-1] != 3 or isinstance(pixels.low, tuple):
-        return {**budgets} if budgets else None
+    if isinstance(budgets, list) or len(shape) != 3 or shape[-1] != 3 or isinstance(pixels.low, tuple):
+        return budgets
     usual = hardening.default_epsilons(shape, pixels.bounds)
-    suited = {norm_name(norm): values for norm, values in usual.items() if norm in {a.norm for a in attacks}}
+    suited = {norm_name(norm): [*values] for norm, values in usual.items() if norm in {a.norm for a in attacks}}
     return {**suited, **(budgets or {})} or None
 
 

@@ -77,12 +77,11 @@ def _say_robustness(config: TrainingConfig, folder: Path, arguments: argparse.Na
 
 def _table(records: list[dict[str, Any]]) -> str:
     """Accuracy and fooling ratios on test images by μ, as Markdown."""
-    measured = [record["results"].get("robustness") or {} for record in records]
-    keys = [key for key in measured[0] if key.startswith("fooling/")]
     rows = []
-    for record, figures in zip(records, measured, strict=True):
+    for record in records:
+        figures = record["results"].get("robustness") or {}
         ratios = {"test accuracy": record["results"]["test_accuracy"]}
-        ratios |= {key.removeprefix("fooling/"): figures.get(key) for key in keys}
+        ratios |= {key.removeprefix("fooling/"): figures[key] for key in figures if key.startswith("fooling/")}
         shown = {key: "" if ratio is None else f"{100 * ratio:.2f} %" for key, ratio in ratios.items()}
         rows.append({"mu": f"{record['config']['mu']:g}", **shown})
     return table(rows, markdown=True)

@@ -121,33 +121,34 @@ def read(name: str, data_dir: str | Path | None = None) -> tuple[Arrays, Arrays]
     info(name)  # raises if there is none
     if name == "mnist5k":
         return _read_mnist5k()
+    builder = prepared(name, data_dir)
+    train, test = (_arrays(builder.as_dataset(split=split, batch_size=-1)) for split in ("train", "test"))
+    return train, test
+
+
+def prepared(name: str, data_dir: str | Path | None) -> Any:
+    """The builder of a dataset of TFDS, or of GTSRB, which is downloaded and prepared unless it is there.
+
+    Raises:
+        ValueError: If TFDS does not have it, or it can neither be found nor downloaded.
+    """
     import tensorflow_datasets as tfds
 
     from keras_fim.data.gtsrb import Builder
 
     data_dir = None if data_dir is None else str(Path(data_dir).expanduser())
-    builder = Builder(data_dir=data_dir) if name == "gtsrb" else tfds.builder(name, data_dir=data_dir)
-    prepare(builder)
-    train, test = (_arrays(builder.as_dataset(split=split, batch_size=-1)) for split in ("train", "test"))
-    return train, test
-
-
-def prepare(builder: Any) -> None:
-    """Download and prepare a dataset of TFDS, unless it is there.
-
-    Raises:
-        ValueError: If it can neither be found nor downloaded.
-    """
-    import tensorflow_datasets as tfds
-
+    try:
+        builder = Builder(data_dir=data_dir) if name == "gtsrb" else tfds.builder(name, data_dir=data_dir)
+    except tfds.core.registered.DatasetNotFoundError as error:
+        raise ValueError(f"TensorFlow Datasets should have this dataset. Received: 'tfds:{name}'") from error
     try:
         builder.download_and_prepare()
     except (OSError, RuntimeError, tfds.download.DownloadError) as error:
         raise ValueError(
-            f"The dataset {builder.name!r} is not prepared in {builder.data_dir} and could not be downloaded "
-            f"({error}). "
+            f"The dataset {name!r} is not prepared in {builder.data_dir} and could not be downloaded ({error}). "
             'Prepare it there with TensorFlow Datasets, or use the embedded sample: data.load("mnist5k").'
         ) from error
+    return builder
 
 
 def _arrays(batch: dict[str, Any]) -> Arrays:

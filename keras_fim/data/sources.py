@@ -276,11 +276,7 @@ def _split_of(name: str, images: np.ndarray, labels: np.ndarray, classes: np.nda
 def _from_tfds(name: str, data_dir: str | Path | None) -> Source:
     import tensorflow_datasets as tfds
 
-    try:
-        builder = tfds.builder(name.removeprefix(_TFDS), data_dir=None if data_dir is None else str(data_dir))
-    except tfds.core.registered.DatasetNotFoundError as error:
-        raise ValueError(f"TensorFlow Datasets should have this dataset. Received: {name!r}") from error
-    catalog.prepare(builder)
+    builder = catalog.prepared(name.removeprefix(_TFDS), data_dir)
     features = dict(builder.info.features)
     if not ("image" in features and isinstance(features.get("label"), tfds.features.ClassLabel)):
         raise ValueError(f"{name} should have the features image and label. Received: {', '.join(features)}")
