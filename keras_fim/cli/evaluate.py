@@ -16,8 +16,7 @@ from keras_fim.attacks.lp import norm_name
 from keras_fim.cli.options import SMOKE_TEST, data_options, given, number
 from keras_fim.data import short_name
 from keras_fim.distribution import local_strategy
-from keras_fim.evaluation.cells import connect
-from keras_fim.evaluation.plans import planned
+from keras_fim.evaluation import cells, plans
 from keras_fim.evaluation.report import encode
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.records import read_json
@@ -45,7 +44,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     folder = arguments.out or Path("results/evaluations") / f"{name}-{short_name(arguments.data)}"
     _check_folder(folder, name)
     if arguments.ray:
-        connect(arguments.ray)
+        cells.connect(arguments.ray)
     result = measuring.evaluate(
         model,
         images.dataset,
@@ -90,8 +89,8 @@ def _check_threshold(arguments: argparse.Namespace, attacks: list[library.Attack
     if arguments.fail_under is None:
         return
     require(0 <= arguments.fail_under <= 1, f"`--fail-under` should be from 0 to 1. Received: {arguments.fail_under:g}")
-    plans = planned(attacks, budgets, None, black_box=arguments.black_box)
-    distinct = {f"{norm_name(plan.attack.norm)} {epsilon:g}" for plan in plans for epsilon in plan.epsilons}
+    todo = plans.planned(attacks, budgets, None, black_box=arguments.black_box)
+    distinct = {f"{norm_name(plan.attack.norm)} {epsilon:g}" for plan in todo for epsilon in plan.epsilons}
     expected = "one norm and one budget, such as --epsilons linf=0.03"
     require(len(distinct) == 1, f"`--fail-under` should have {expected}. Received: {', '.join(sorted(distinct))}")
 

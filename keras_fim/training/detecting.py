@@ -101,26 +101,26 @@ def evaluate_detection(
     usual = hardening.default_epsilons(images.shape[1:], tested.pixels.bounds)
     budgets = {norm: epsilons[1:] for norm, epsilons in usual.items()}
     fit, test = (images[::2], labels[::2]), (images[1::2], labels[1::2])
-    measurement = _Measurement(logits_function(model), tested.pixels.bounds)
+    detection = _Measurement(logits_function(model), tested.pixels.bounds)
     plans = _plans(budgets)
-    on_progress(estimate(measurement.logits_fn, plans, next(iter(chunks(test))), len(test[1])))
-    detectors = measurement.fit(*fit, budgets[np.inf], false_positive_rate)
-    measurement.look(test[0])
+    on_progress(estimate(detection.logits_fn, plans, next(iter(chunks(test))), len(test[1])))
+    detectors = detection.fit(*fit, budgets[np.inf], false_positive_rate)
+    detection.look(test[0])
     for plan in plans:
-        measurement.attack(plan, test, detectors)
+        detection.attack(plan, test, detectors)
     few = test[0][:max_adaptive], test[1][:max_adaptive]
     for kind in ("lambda", "fgsm"):
         if kind in detectors:
-            measurement.attack(Plan(_adaptive_attack(detectors[kind]), budgets[np.inf][1:]), few, [kind], f" on {kind}")
+            detection.attack(Plan(_adaptive_attack(detectors[kind]), budgets[np.inf][1:]), few, [kind], f" on {kind}")
     config: dict[str, Any] = {"num_fitted": len(fit[0]), "num_evaluated": len(test[0]), "num_adaptive": max_adaptive}
     config |= {"false_positive_rate": false_positive_rate, "adaptive": repr(_adaptive_attack(detectors["lambda"]))}
     config |= {"fitted_on": {"fgsm": budgets[np.inf][1], "pgd": budgets[np.inf][0]}}
-    benign = {"num": len(test[0]), "accuracy": clean_performance(model, *test).accuracy, "detected": measurement.alarms}
+    benign = {"num": len(test[0]), "accuracy": clean_performance(model, *test).accuracy, "detected": detection.alarms}
     fitted = {kind: detector.as_dict() for kind, detector in detectors.items()}
-    report = DetectionReport(Path(name).name.removesuffix(".keras"), config, benign, measurement.rows, fitted)
+    report = DetectionReport(Path(name).name.removesuffix(".keras"), config, benign, detection.rows, fitted)
     for suffix in ("json", "md"):
         report.save(folder / f"{report.model}.{suffix}")
-    write_text(folder / f"{report.model}.curves.jsonl", "".join(f"{json.dumps(c)}\n" for c in measurement.curves))
+    write_text(folder / f"{report.model}.curves.jsonl", "".join(f"{json.dumps(c)}\n" for c in detection.curves))
     for kind, detector in report.detectors.items():
         write_json(folder / f"{report.model}.{kind}.json", detector)
     return report

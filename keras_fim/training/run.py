@@ -10,12 +10,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_fim import data, distribution, models
+from keras_fim import callbacks, data, defenses, distribution, losses, models
 from keras_fim.arguments import checked, require
-from keras_fim.callbacks import MuSchedule
-from keras_fim.defenses import plain
 from keras_fim.logits import logits_function
-from keras_fim.losses import FisherEigenvalueLoss, FisherTraceLoss
 from keras_fim.records import locked, read_run, versions, write_json, written
 from keras_fim.training import defending, inputs, trained, watching
 from keras_fim.training.config import TrainingConfig, differences
@@ -106,11 +103,11 @@ def compile_model(model: keras.Model, config: TrainingConfig, *, steps_per_epoch
         optimizer = keras.optimizers.Adam(rate, weight_decay=decay)
     if decay:
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    kind = FisherEigenvalueLoss if "fisher-eigenvalue" in config.defense else FisherTraceLoss
+    kind = losses.FisherEigenvalueLoss if "fisher-eigenvalue" in config.defense else losses.FisherTraceLoss
     mu = config.mu if "fisher-" in config.defense else 0.0
     limit = config.gradient_limit if mu else None
-    logits_fn = logits_function(plain(model))
-    logits, one = logits_fn.form == "logits", plain(model).output_shape[-1] == 1
+    logits_fn = logits_function(defenses.plain(model))
+    logits, one = logits_fn.form == "logits", defenses.plain(model).output_shape[-1] == 1
     loss = kind(mu, label_smoothing=config.label_smoothing, gradient_limit=limit, from_logits=logits)
     metric = keras.metrics.BinaryAccuracy("accuracy", threshold=0.0 if logits else 0.5) if one else "accuracy"
     model.compile(optimizer, loss=loss, metrics=[metric])
@@ -140,15 +137,15 @@ class _Run:
             compile_model(model, config, steps_per_epoch=len(splits.train))
         monitor = "val_accuracy" if config.keep == "accuracy" else "score"
         seconds = self._fit(model, splits, seed, monitor)
-        trained.load_weights(plain(model), folder / "best.weights.h5")
+        trained.load_weights(defenses.plain(model), folder / "best.weights.h5")
         measured = model.evaluate(splits.test, return_dict=True, verbose=0)
         if not self.chief:
             return {}
         with written(folder / "model.keras", watching.size_of(model)) as unfinished:
-            plain(model).save(unfinished)
+            defenses.plain(model).save(unfinished)
         results = _results(measured, watching.read_history(folder), seconds, monitor)
         if self.robustness:
-            figures = watching.robustness_curve(config, splits.test).measure(plain(model))
+            figures = watching.robustness_curve(config, splits.test).measure(defenses.plain(model))
             finite = {key: value if math.isfinite(value) else None for key, value in figures.items()}
             results["robustness"] = {key.removeprefix("val_"): value for key, value in finite.items()}
         return results
@@ -185,17 +182,19 @@ class _Run:
     def _watching(self, model: keras.Model, splits: data.Splits, epochs: int) -> list[keras.callbacks.Callback]:
         """The schedule of μ, and what TensorBoard shows from the given epoch on."""
         config, logs = self.config, self.folder / "tensorboard"
-        callbacks, steps = list[keras.callbacks.Callback](), len(splits.train)
+        steps = len(splits.train)
+        added: list[keras.callbacks.Callback] = []
         if config.mu_warmup_epochs and config.mu:
             target = model.loss if "fisher-" in config.defense else model
-            callbacks.append(MuSchedule(config.mu, warmup_steps=round(config.mu_warmup_epochs * steps), target=target))
+            warmup = round(config.mu_warmup_epochs * steps)
+            added.append(callbacks.MuSchedule(config.mu, warmup_steps=warmup, target=target))
         watching.forget(logs, epochs=epochs, steps=epochs * steps)
-        callbacks.append(keras.callbacks.TensorBoard(logs, profile_batch=0, write_graph=False))
+        added.append(keras.callbacks.TensorBoard(logs, profile_batch=0, write_graph=False))
         if self.robustness:  # behind the board, which would repeat all that it logs
             watched: dict[str, Any] = {"log_dir": logs, "every": watching.epochs_between(steps, config.batch_size)}
             measured = (watching.robustness_curve, watching.fisher_spectrum)
-            callbacks += [callback(config, splits.validation, **watched) for callback in measured]
-        return callbacks
+            added += [callback(config, splits.validation, **watched) for callback in measured]
+        return added
 
 
 def _new_record(config: TrainingConfig) -> dict[str, Any]:

@@ -11,13 +11,10 @@ import keras
 import tensorflow as tf
 from tensorflow.core.util import event_pb2
 
+from keras_fim import callbacks, defenses, distribution
 from keras_fim.attacks.lp import norm_name
-from keras_fim.callbacks import FisherSpectrum, RobustnessCurve
 from keras_fim.callbacks.measuring import write_hparams
-from keras_fim.defenses import plain
-from keras_fim.distribution import is_chief
-from keras_fim.evaluation import samples
-from keras_fim.evaluation.flags import one_class
+from keras_fim.evaluation import flags, samples
 from keras_fim.logits import logits_function, predict_logits
 from keras_fim.records import written
 from keras_fim.training.config import TrainingConfig, recipe
@@ -57,9 +54,9 @@ class RunCheckpoint(keras.callbacks.Callback):
         row = {"epoch": epoch + 1, **{key: float(value) for key, value in (logs or {}).items()}}
         self.history.append(row)
         _write_rows(self.folder / "history.csv", self.history)
-        _save(self.model, _checkpoint(self.folder, epoch + 1))
+        _save(self.model, self.folder / "checkpoints" / f"epoch-{epoch + 1:04d}.weights.h5")
         if _last_is_best(self.history, self.monitor):
-            _save(plain(self.model), self.folder / "best.weights.h5")
+            _save(defenses.plain(self.model), self.folder / "best.weights.h5")
         for path in _checkpoints(self.folder)[:-1]:
             path.unlink()
 
@@ -86,8 +83,8 @@ def resume(model: keras.Model, folder: Path, *, monitor: str = "val_accuracy") -
     if len(history) < epochs or any(monitor not in row for row in history):
         expected = f"a row with {monitor} for each of the {epochs} epochs of {saved[-1].name}"
         raise ValueError(f"{Path(folder) / 'history.csv'} should have {expected}. Received: {len(history)} rows")
-    if _last_is_best(history, monitor) and is_chief(model.distribute_strategy):
-        _save(plain(model), Path(folder) / "best.weights.h5")  # the kill may have come before these were kept
+    if _last_is_best(history, monitor) and distribution.is_chief(model.distribute_strategy):
+        _save(defenses.plain(model), Path(folder) / "best.weights.h5")  # the kill may have come before these were kept
     return history
 
 
@@ -117,10 +114,6 @@ def _last_is_best(history: list[dict[str, float]], monitor: str) -> bool:
     return history[-1][monitor] >= max(row[monitor] for row in history)
 
 
-def _checkpoint(folder: Path, epoch: int) -> Path:
-    return folder / "checkpoints" / f"epoch-{epoch:04d}.weights.h5"
-
-
 def _checkpoints(folder: Path) -> list[Path]:
     paths = (folder / "checkpoints").glob("epoch-[0-9][0-9][0-9][0-9].weights.h5")
     return sorted(path for path in paths if path.is_file())
@@ -147,8 +140,8 @@ class Score(keras.callbacks.Callback):
         if self.keep == "last" or "fooled_iterative" not in logs:
             logs["score"] = float(epoch + 1)
             return
-        logits = logits_function(plain(self.model)).in_batches(predict_logits, self.images)
-        standing = 0.0 if one_class(logits.argmax(axis=-1), self.labels) else 1 - logs["fooled_iterative"]
+        logits = logits_function(defenses.plain(self.model)).in_batches(predict_logits, self.images)
+        standing = 0.0 if flags.one_class(logits.argmax(axis=-1), self.labels) else 1 - logs["fooled_iterative"]
         logs["score"] = standing * logs["val_accuracy"]
 
 
@@ -182,19 +175,21 @@ class EpochSeconds(keras.callbacks.Callback):
             logs["seconds"] = time.perf_counter() - self._start
 
 
-def robustness_curve(config: TrainingConfig, dataset: tf.data.Dataset, **options: Any) -> RobustnessCurve:
+def robustness_curve(config: TrainingConfig, dataset: tf.data.Dataset, **options: Any) -> callbacks.RobustnessCurve:
     """The default attacks, at values of ε that suit the dataset."""
     facts, bounds = config.facts, config.pixels
     epsilons: dict[Any, Any] | None = None  # the callback's own values suit gray images
     if facts.image_shape[-1] == 3:
         epsilons = {norm_name(norm): values for norm, values in default_epsilons(facts.image_shape, bounds).items()}
         epsilons[_PGD] = epsilons["linf"][1]
-    return RobustnessCurve(dataset, epsilons=epsilons, class_names=facts.class_names, bounds=bounds, **options)
+    return callbacks.RobustnessCurve(
+        dataset, epsilons=epsilons, class_names=facts.class_names, bounds=bounds, **options
+    )
 
 
-def fisher_spectrum(config: TrainingConfig, dataset: tf.data.Dataset, **options: Any) -> FisherSpectrum:
+def fisher_spectrum(config: TrainingConfig, dataset: tf.data.Dataset, **options: Any) -> callbacks.FisherSpectrum:
     """The spectrum of as many images as a few hundred gradients allow."""
-    return FisherSpectrum(dataset, max_samples=_NUM_GRADIENTS // config.facts.num_classes, **options)
+    return callbacks.FisherSpectrum(dataset, max_samples=_NUM_GRADIENTS // config.facts.num_classes, **options)
 
 
 def epochs_between(num_batches: int, batch_size: int) -> int:
