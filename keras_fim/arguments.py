@@ -6,6 +6,7 @@ An annotation says which type is expected and, with a `Valid` in it, which value
 import builtins
 import collections.abc
 import dataclasses
+import difflib
 import functools
 import inspect
 import math
@@ -13,7 +14,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, ParamSpec, TypeAlias, TypeVar
@@ -100,6 +101,12 @@ def require(valid: Any, message: str) -> None:
     """Raise a ValueError with a message of its own unless something is valid, as `expect` does with one of its form."""
     if not valid:
         raise ValueError(message)
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """The end of a message about a wrong name: which one is near, if any."""
+    near = difflib.get_close_matches(name, [*names], 1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def _check(values: Mapping[str, Any], owner: Any) -> None:

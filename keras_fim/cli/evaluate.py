@@ -33,8 +33,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     twin = _model(arguments.twin, data, strict=arguments.strict) if arguments.twin else None
     budgets = _epsilons(arguments.epsilons)
     attacks = _attacks(arguments, budgets, twin)
-    _check_threshold(arguments, attacks, budgets)
-    _check_norms(attacks, budgets)
+    _check_budgets(arguments, attacks, budgets)
     images = inputs.evaluated_images(arguments.model, model, data, arguments.max_samples, only=arguments.only)
     if images.part:
         print(images.part, file=sys.stderr)
@@ -84,8 +83,13 @@ def _finish(result: measuring.Evaluation, masking: list[str], folder: Path, argu
         raise SystemExit(3)
 
 
-def _check_threshold(arguments: argparse.Namespace, attacks: list[library.Attack], budgets: _Budgets) -> None:
-    """Refuse a threshold that is no share, or that several figures could be held against."""
+def _check_budgets(arguments: argparse.Namespace, attacks: list[library.Attack], budgets: _Budgets) -> None:
+    """Refuse budgets in a norm that no attack has, and a threshold that several figures could be held against."""
+    norms = {norm_name(attack.norm) for attack in attacks}
+    unused = [key for key in budgets or () if key in ("l0", "l1", "l2", "linf") and key not in norms]
+    expected = f"norms of the attacks, which are {', '.join(attack.name for attack in attacks)}"
+    received = f"{unused}; a name such as pgd_l2 chooses the norm of an attack"
+    require(not unused, f"`--epsilons` should be for {expected}. Received: {received}")
     if arguments.fail_under is None:
         return
     require(0 <= arguments.fail_under <= 1, f"`--fail-under` should be from 0 to 1. Received: {arguments.fail_under:g}")
@@ -93,15 +97,6 @@ def _check_threshold(arguments: argparse.Namespace, attacks: list[library.Attack
     distinct = {f"{norm_name(plan.attack.norm)} {epsilon:g}" for plan in todo for epsilon in plan.epsilons}
     expected = "one norm and one budget, such as --epsilons linf=0.03"
     require(len(distinct) == 1, f"`--fail-under` should have {expected}. Received: {', '.join(sorted(distinct))}")
-
-
-def _check_norms(attacks: list[library.Attack], budgets: _Budgets) -> None:
-    """Refuse budgets in a norm that no attack has."""
-    norms = {norm_name(attack.norm) for attack in attacks}
-    unused = [key for key in budgets or () if key in ("l0", "l1", "l2", "linf") and key not in norms]
-    expected = f"norms of the attacks, which are {', '.join(attack.name for attack in attacks)}"
-    received = f"{unused}; a name such as pgd_l2 chooses the norm of an attack"
-    require(not unused, f"`--epsilons` should be for {expected}. Received: {received}")
 
 
 def _check_folder(folder: Path, name: str) -> None:

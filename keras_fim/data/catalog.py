@@ -1,6 +1,5 @@
 """The datasets that have a name of their own, and their images as arrays."""
 
-import difflib
 import functools
 import importlib.util
 import json
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_fim.arguments import expect
+from keras_fim.arguments import did_you_mean, expect
 from keras_fim.data.splits import Arrays, rank_in_class
 
 _HERE = Path(__file__).parent
@@ -68,9 +67,8 @@ class DatasetInfo(NamedTuple):
             return self.class_names.index(name)
         if name.isdecimal() and int(name) < self.num_classes:
             return int(name)
-        near = difflib.get_close_matches(name, self.class_names, 1)
         expected = ", ".join(self.class_names[:10]) + (", ..." if self.num_classes > 10 else "")
-        hint = f" (did you mean {near[0]}?)" if near else ""
+        hint = did_you_mean(name, self.class_names)
         raise ValueError(f"The class should be one of {expected}. Received: {name!r}{hint}")
 
 

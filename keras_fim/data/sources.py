@@ -1,6 +1,5 @@
 """Where images come from: a named dataset, a folder by class, an ``.npz`` file, or TensorFlow Datasets."""
 
-import difflib
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_fim.arguments import checked, require
+from keras_fim.arguments import checked, did_you_mean, require
 from keras_fim.data import catalog
 from keras_fim.data.catalog import Augmentation, DatasetInfo
 from keras_fim.data.splits import Arrays, Files, Records, Split, held_out
@@ -75,8 +74,7 @@ def open_source(
     elif name.endswith(".npz") and Path(name).expanduser().is_file():
         source = _from_archive(name)
     else:
-        near = difflib.get_close_matches(name, catalog.names(), 1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
+        hint = did_you_mean(name, catalog.names())
         raise ValueError(f"The `name` of the dataset should be {KINDS}. Received: {name!r}{hint}")
     if image_shape is not None:
         source = source._replace(info=source.info._replace(image_shape=tuple(image_shape)))
@@ -168,13 +166,10 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _files(root: Path, names: Sequence[str]) -> Files:
-    paths: list[str] = []
-    labels: list[int] = []
-    for label, name in enumerate(names):
-        own = _listed(root / name, (root / name).stat().st_mtime_ns) if (root / name).is_dir() else ()
-        paths += own
-        labels += [label] * len(own)
-    return Files(np.array(labels, np.int64), np.arange(len(paths)), np.array(paths, dtype=str))
+    folders = [root / name for name in names]
+    listed = [_listed(folder, folder.stat().st_mtime_ns) if folder.is_dir() else () for folder in folders]
+    paths = np.array([path for own in listed for path in own], dtype=str)
+    return Files(np.repeat(np.arange(len(names)), [len(own) for own in listed]), np.arange(len(paths)), paths)
 
 
 @functools.lru_cache(maxsize=4096)

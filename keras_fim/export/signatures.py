@@ -13,8 +13,8 @@ from keras_fim.detection import FisherDetector
 from keras_fim.evaluation.radius import Calibration
 from keras_fim.evaluation.spectrum import spectrum_and_radius
 from keras_fim.export.decoding import Limits, decoded
-from keras_fim.geometry.boundary import RIVALS, boundary_distance
-from keras_fim.geometry.jacobian import linearize
+from keras_fim.geometry import boundary_distance, linearize
+from keras_fim.geometry.boundary import RIVALS
 from keras_fim.geometry.spectrum import spectrum_and_logits
 from keras_fim.logits import LogitsFunction
 from keras_fim.pixels import PixelRange

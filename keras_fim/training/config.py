@@ -93,8 +93,7 @@ class TrainingConfig:
 
         if self.class_names is None or self.image_shape is None:
             return data.info(self.data, image_shape=self.image_shape)
-        height, width, channels = self.image_shape
-        return data.described(self.data, (height, width, channels), self.class_names)
+        return data.described(self.data, self.image_shape, self.class_names)
 
     @property
     def pixels(self) -> tuple[float, float]:

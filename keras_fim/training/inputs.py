@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim import models
+from keras_fim.arguments import require
 from keras_fim.data import DatasetInfo, Source, evaluated, load, names, open_source
 from keras_fim.data.splits import Files
 from keras_fim.evaluation import samples
@@ -219,12 +220,10 @@ def check_outputs(model: Any, facts: DatasetInfo) -> None:
     if not isinstance(shape, tuple) or not shape[-1]:
         return
     count = 2 if shape[-1] == 1 else shape[-1]
-    if facts.num_classes > count:
-        names = ", ".join(facts.class_names[:10])
-        raise ValueError(
-            f"The dataset {facts.name} should have at most the {count} classes of the model. "
-            f"Received: {facts.num_classes} classes ({names}{', ...' if facts.num_classes > 10 else ''})"
-        )
+    expected = f"at most the {count} classes of the model"
+    names = ", ".join(facts.class_names[:10]) + (", ..." if facts.num_classes > 10 else "")
+    received = f"{facts.num_classes} classes ({names})"
+    require(facts.num_classes <= count, f"The dataset {facts.name} should have {expected}. Received: {received}")
 
 
 def model_range(

@@ -136,14 +136,14 @@ class _Run:
             model = defending.defended(config, build_model(config))
             compile_model(model, config, steps_per_epoch=len(splits.train))
         monitor = "val_accuracy" if config.keep == "accuracy" else "score"
-        seconds = self._fit(model, splits, seed, monitor)
+        self._fit(model, splits, seed, monitor)
         trained.load_weights(defenses.plain(model), folder / "best.weights.h5")
         measured = model.evaluate(splits.test, return_dict=True, verbose=0)
         if not self.chief:
             return {}
         with written(folder / "model.keras", watching.size_of(model)) as unfinished:
             defenses.plain(model).save(unfinished)
-        results = _results(measured, watching.read_history(folder), seconds, monitor)
+        results = _results(measured, watching.read_history(folder), monitor)
         if self.robustness:
             figures = watching.robustness_curve(config, splits.test).measure(defenses.plain(model))
             finite = {key: value if math.isfinite(value) else None for key, value in figures.items()}
@@ -156,10 +156,9 @@ class _Run:
         options |= {name: getattr(self.config, name) for name in names}
         return data.load_splits(self.config.data, self.config.batch_size, data_dir=self.data_dir, **options)
 
-    def _fit(self, model: keras.Model, splits: data.Splits, seed: data.PassSeed, monitor: str) -> float:
+    def _fit(self, model: keras.Model, splits: data.Splits, seed: data.PassSeed, monitor: str) -> None:
         config, folder = self.config, self.folder
         history = watching.resume(model, folder, monitor=monitor)
-        keeper = watching.RunCheckpoint(folder, history=history, monitor=monitor)
         distribution.fit(
             model,
             splits.train,
@@ -172,12 +171,11 @@ class _Run:
                 *defending.overfitting_watch(config, splits.validation, history),
                 *([watching.Score(config.keep, splits.validation)] if monitor == "score" else []),
                 *self._watching(model, splits, len(history)),
-                keeper,
+                watching.RunCheckpoint(folder, history=history, monitor=monitor),
             ],
             shuffle=False,  # the pipeline shuffles
             verbose=(1 if sys.stdout.isatty() else 2) if self.verbose is None else self.verbose,
         )
-        return sum(row["seconds"] for row in keeper.history)
 
     def _watching(self, model: keras.Model, splits: data.Splits, epochs: int) -> list[keras.callbacks.Callback]:
         """The schedule of μ, and what TensorBoard shows from the given epoch on."""
@@ -219,9 +217,7 @@ def _open_run(config: TrainingConfig, folder: Path, resume: bool, new: dict[str,
     return record
 
 
-def _results(
-    measured: dict[str, float], history: list[dict[str, float]], seconds: float, monitor: str
-) -> dict[str, Any]:
+def _results(measured: dict[str, float], history: list[dict[str, float]], monitor: str) -> dict[str, Any]:
     best = max(history, key=lambda row: (row[monitor], row["epoch"]))
     overfitted = [int(row["epoch"]) for row in history if row.get("overfits")]
     return {
@@ -231,5 +227,5 @@ def _results(
         "validation_accuracy": best["val_accuracy"],
         "best_epoch": int(best["epoch"]),
         "epochs": len(history),
-        "training_seconds": round(seconds, 1),
+        "training_seconds": round(sum(row["seconds"] for row in history), 1),
     }

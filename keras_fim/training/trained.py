@@ -3,6 +3,7 @@
 The named weights come with the package, stored as float16.
 """
 
+import contextlib
 import hashlib
 import importlib
 import inspect
@@ -137,11 +138,9 @@ def record_of(source: str | Path) -> dict[str, Any] | None:
         ValueError: If there is nothing of that name.
     """
     path = Path(source)
-    if builds(source):
-        return None
     if path.name == "model.keras" and (path.parent / "run.json").is_file():
         path = path.parent
-    if path.name.endswith((".weights.h5", ".keras")) and path.is_file():
+    if builds(source) or (path.name.endswith((".weights.h5", ".keras")) and path.is_file()):
         return None
     record = (path if (path / "model.keras").is_file() else _stored(path)) / "run.json"
     return read_run(record) if record.is_file() else None
@@ -229,16 +228,11 @@ def seen_images(source: str | Path) -> np.ndarray | None:
     Args:
         source: As in `keras_fim.training.load_model`.
     """
-    path, record = Path(source), None
-    for folder in (path, path.parent):
-        if (folder / HASHES).is_file():
-            return _read(folder / HASHES)
-    try:
-        record = record_of(source)
-    except ValueError:
-        return None
-    stored = STORED_HASHES / f"{record['config']['data']}.npy" if record else None
-    return _read(stored) if stored and stored.is_file() else None
+    files = [folder / HASHES for folder in (Path(source), Path(source).parent)]
+    with contextlib.suppress(ValueError):  # nothing of that name
+        if record := record_of(source):
+            files.append(STORED_HASHES / f"{record['config']['data']}.npy")
+    return next((_read(file) for file in files if file.is_file()), None)
 
 
 def write_hashes(path: Path, hashes: np.ndarray) -> Path:

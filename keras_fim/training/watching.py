@@ -236,9 +236,8 @@ def write_row(config: TrainingConfig, folder: Path, results: dict[str, Any]) -> 
     robustness = results.get("robustness") or {}
     shown = {key: value for key, value in robustness.items() if key.startswith("fooling/") or key.endswith("/q50")}
     figures.update({f"test_{key}": value for key, value in shown.items() if value is not None})
-    write_hparams(
-        folder / "tensorboard" / "hparams", _options(config), figures, name="/".join(folder.resolve().parts[-2:])
-    )
+    name = "/".join(folder.resolve().parts[-2:])
+    write_hparams(folder / "tensorboard" / "hparams", _options(config), figures, name=name)
 
 
 def _options(config: TrainingConfig) -> dict[str, bool | int | float | str]:

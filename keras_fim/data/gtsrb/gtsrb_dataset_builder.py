@@ -59,11 +59,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        paths = _archives(dl_manager)
-        return {
-            "train": self._train_examples(paths["images"]),
-            "test": self._test_examples(paths["test_images"], paths["test_truth"]),
-        }
+        images, test_images, test_truth = _archives(dl_manager).values()
+        return {"train": self._train_examples(images), "test": self._test_examples(test_images, test_truth)}
 
     def _generate_examples(self, **kwargs: Any) -> Iterator[Any]:
         raise TypeError("the examples of each split come from `_split_generators`")
@@ -80,8 +77,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _test_examples(self, images: Path, truth: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         with _open(truth) as archive:
             sheets = [name for name in archive.namelist() if name.endswith("GT-final_test.csv")]
-            if len(sheets) != 1:
-                raise ValueError(f"{truth} should hold one GT-final_test.csv. Received: {len(sheets)}")
+            _require(len(sheets) == 1, f"{truth} should hold one GT-final_test.csv. Received: {len(sheets)}")
             rows = _rows(archive, sheets[0])
         with _open(images) as archive:
             members = {name.rpartition("/")[2]: name for name in archive.namelist()}
@@ -176,13 +172,12 @@ def _open(path: Path) -> zipfile.ZipFile:
 
 def _class_sheets(archive: zipfile.ZipFile, path: Path) -> list[str]:
     """The annotations of the training images, one CSV for each class; fewer would quietly be fewer images."""
-    sheets = sorted(name for name in archive.namelist() if re.search(r"/GT-\d{5}\.csv$", name))
+    sheets = {name.rpartition("/")[2]: name for name in archive.namelist() if re.search(r"/GT-\d{5}\.csv$", name)}
     expected = [f"GT-{label:05d}.csv" for label in range(NUM_CLASSES)]
-    present = {name.rpartition("/")[2] for name in sheets}
-    missing = [name for name in expected if name not in present]
-    should = f"{path} should hold {len(expected)} class CSVs, {expected[0]} to {expected[-1]}"
-    _require(not missing, f"{should}. Received: {len(present)}; missing: {', '.join(missing)}")
-    return sheets
+    missing = ", ".join(name for name in expected if name not in sheets)
+    should = f"{path} should hold {NUM_CLASSES} class CSVs, {expected[0]} to {expected[-1]}"
+    _require(not missing, f"{should}. Received: {len(sheets)}; missing: {missing}")
+    return sorted(sheets.values())
 
 
 def _rows(archive: zipfile.ZipFile, sheet: str) -> list[tuple[str, int]]:
