@@ -1,16 +1,15 @@
 """The command ``keras-fim``. A command is imported when it runs, so that ``--help`` is immediate."""
 
 import argparse
-import difflib
 import importlib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 import keras_fim
 from keras_fim.cli.errors import run_safely
-from keras_fim.cli.options import add_options
+from keras_fim.cli.options import add_options, nearest
 
 __all__ = ["main", "train_script"]
 
@@ -39,11 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if not argv[0].startswith("-") and argv[0] not in _COMMANDS:
         names = ", ".join(_COMMANDS)
-        parser.error(f"there is no command {argv[0]!r}{_nearest(argv[0], _COMMANDS)} The commands are {names}.")
+        parser.error(f"there is no command {argv[0]!r}{nearest(argv[0], _COMMANDS)} The commands are {names}.")
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
         command = commands[arguments.command]
-        command.error(f"there is no option {unknown[0]!r}{_nearest(unknown[0], command._option_string_actions)}")
+        command.error(f"there is no option {unknown[0]!r}{nearest(unknown[0], command._option_string_actions)}")
     if arguments.command == "completion":
         print(_completion(parser, arguments.shell))
         return 0
@@ -109,12 +108,6 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
 def _help(command: str) -> str:
     """What a command does: a line, a blank one, a text with examples."""
     return Path(__file__).with_name("help").joinpath(f"{command}.txt").read_text(encoding="utf-8")
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    """The end of a message about a wrong name."""
-    near = difflib.get_close_matches(name, list(names), 1)
-    return f"; did you mean {near[0]}?" if near else "."
 
 
 def _completion(parser: argparse.ArgumentParser, shell: str) -> str:

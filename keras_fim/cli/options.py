@@ -6,7 +6,7 @@ import difflib
 import json
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,12 @@ def add_option(parser: argparse.ArgumentParser, name: str, **settings: Any) -> N
     parser.add_argument(name, **settings)
 
 
+def nearest(name: str, names: Iterable[str], otherwise: str = ".") -> str:
+    """The end of a message about a wrong name."""
+    near = difflib.get_close_matches(name, list(names), 1)
+    return f"; did you mean {near[0]}?" if near else otherwise
+
+
 def number(text: str) -> float:
     """A number as it is typed for ε: ``0.1`` or ``8/255``.
 
@@ -75,8 +81,7 @@ def defense(text: str) -> str:
     """
     for part in text.split("+"):
         if part not in NAMES:
-            near = difflib.get_close_matches(part, NAMES, 1)
-            hint = f"; did you mean {near[0]}?" if near else f". The defenses are {', '.join(NAMES)}"
+            hint = nearest(part, NAMES, f". The defenses are {', '.join(NAMES)}")
             raise argparse.ArgumentTypeError(f"there is no defense {part!r}{hint}")
     return text
 
@@ -111,9 +116,7 @@ def option(text: str) -> tuple[str, Any]:
         return key, value
 
 
-_TYPES: dict[str, Callable[[str], Any]] = {
-    kind.__name__: kind for kind in (int, float, Path, number, defense, chunk, option)
-}
+_TYPES: dict[str, Any] = {kind.__name__: kind for kind in (int, float, Path, number, defense, chunk, option)}
 
 
 def add_training_options(

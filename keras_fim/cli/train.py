@@ -7,8 +7,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
-
 from keras_fim import distribution
 from keras_fim.arguments import require
 from keras_fim.cli.options import SMOKE_TEST, data_options, given, training_options
@@ -43,9 +41,8 @@ def train(arguments: argparse.Namespace) -> None:
         print(SMOKE_TEST)
 
 
-def _train(
-    config: TrainingConfig, folder: Path, arguments: argparse.Namespace, devices: tf.distribute.Strategy
-) -> None:
+def _train(config: TrainingConfig, folder: Path, arguments: argparse.Namespace, devices: Any) -> None:
+    """Train once, as one of the strategies of TensorFlow divides it, and print what came out."""
     print(f"{config.model} on {config.data}: {_why(config, by_default=arguments.mu is None)}")
     if config.defense == TrainingConfig.defense and config.mu:
         print("The paper's loss resists attacks of one step only; --defense n-fgm holds against strong ones.")

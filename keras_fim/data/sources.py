@@ -223,10 +223,9 @@ def _shape_of_files(name: str, files: Files) -> tuple[int, int, int]:
     sizes = {shape[:2] for shape in shapes}
     if len(sizes) != 1:
         received = ", ".join(f"{width}x{height}" for height, width in sorted(sizes)[:3]) or "no readable image"
-        raise ValueError(
-            f"The images in {name} should have one size, or be resized to the one that is given "
-            f"(--image-size 224, image_shape=(224, 224, 3)). Received: {received}{', ...' if len(sizes) > 3 else ''}"
-        )
+        received += ", ..." if len(sizes) > 3 else ""
+        expected = "one size, or be resized to the one that is given (--image-size 224, image_shape=(224, 224, 3))"
+        raise ValueError(f"The images in {name} should have {expected}. Received: {received}")
     return (*sizes.pop(), max(shape[2] for shape in shapes))
 
 

@@ -102,9 +102,7 @@ def write_warm_up(signatures: Collection[str], path: Path, name: str) -> int:
     return len(requests)
 
 
-def write_card(
-    path: Path, serving: Serving, signatures: Mapping[str, Any], *, version: int, report: Any, warm_up: int
-) -> None:
+def write_card(path: Path, serving: Serving, signatures: Any, *, version: int, report: Any, warm_up: int) -> None:
     """Write ``model_card.json``: what it is, what it answers, what it was made with, and how good it is.
 
     Args:

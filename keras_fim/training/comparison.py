@@ -4,7 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -22,6 +22,7 @@ from keras_fim.training.defense_rows import Comparison, DefenseRow, mean
 
 _MASKING_SAMPLES = 200
 _STEPS = 3  # timed together
+_Configs: TypeAlias = Sequence[TrainingConfig]  # of one defense, by seed
 
 
 @checked
@@ -122,9 +123,7 @@ class _Work:
     data_dir: str | None
     say: Callable[[str], None]
 
-    def row(
-        self, name: str, configs: Sequence[TrainingConfig], plain: Sequence[TrainingConfig], cost: float
-    ) -> DefenseRow:
+    def row(self, name: str, configs: _Configs, plain: _Configs, cost: float) -> DefenseRow:
         """Train and measure one defense for each seed; the plain model of the same seed is the attacks' twin."""
         models = [self._model(config) for config in configs]
         twins = [None if name == "none" else self._model(config) for config in plain]
@@ -165,16 +164,14 @@ class _Work:
         return result
 
 
-def _finished(
-    comparison: Comparison, folder: Path, configs: Mapping[str, Sequence[TrainingConfig]]
-) -> dict[str, DefenseRow]:
+def _finished(empty: Comparison, folder: Path, configs: Mapping[str, _Configs]) -> dict[str, DefenseRow]:
     """The rows of an earlier call with the same settings, by name of the defense."""
     try:
         earlier = Comparison.load(folder / "comparison.json")
     except (OSError, ValueError, KeyError, TypeError):  # none, or the file of another version
         return {}
     rows: dict[str, DefenseRow] = {}
-    if dataclasses.replace(earlier, rows=(), versions=comparison.versions) != comparison:
+    if dataclasses.replace(earlier, rows=(), versions=empty.versions) != empty:
         return rows
     for row in earlier.rows:
         group = configs.get(row.defense, ())

@@ -104,14 +104,14 @@ def evaluate_detection(
     detection = _Measurement(logits_function(model), tested.pixels.bounds)
     plans = _plans(budgets)
     on_progress(estimate(detection.logits_fn, plans, next(iter(chunks(test))), len(test[1])))
-    detectors = detection.fit(*fit, budgets[np.inf], false_positive_rate)
+    detection.fit(*fit, budgets[np.inf], false_positive_rate)
     detection.look(test[0])
+    detectors = detection.detectors
     for plan in plans:
         detection.attack(plan, test, detectors)
     few = test[0][:max_adaptive], test[1][:max_adaptive]
-    for kind in ("lambda", "fgsm"):
-        if kind in detectors:
-            detection.attack(Plan(_adaptive_attack(detectors[kind]), budgets[np.inf][1:]), few, [kind], f" on {kind}")
+    for kind in (kind for kind in ("lambda", "fgsm") if kind in detectors):
+        detection.attack(Plan(_adaptive_attack(detectors[kind]), budgets[np.inf][1:]), few, [kind], f" on {kind}")
     config: dict[str, Any] = {"num_fitted": len(fit[0]), "num_evaluated": len(test[0]), "num_adaptive": max_adaptive}
     config |= {"false_positive_rate": false_positive_rate, "adaptive": repr(_adaptive_attack(detectors["lambda"]))}
     config |= {"fitted_on": {"fgsm": budgets[np.inf][1], "pgd": budgets[np.inf][0]}}
@@ -164,9 +164,7 @@ class _Measurement:
         self.detectors: dict[str, FisherDetector] = {}
         self.rows, self.curves = list[dict[str, Any]](), list[dict[str, Any]]()
 
-    def fit(
-        self, images: np.ndarray, labels: np.ndarray, budgets: Sequence[float], rate: float
-    ) -> dict[str, FisherDetector]:
+    def fit(self, images: np.ndarray, labels: np.ndarray, budgets: Sequence[float], rate: float) -> None:
         """Fit the detectors to images, and to those that two attacks fooled the model with."""
         options: dict[str, Any] = {"false_positive_rate": rate, "bounds": self.bounds}
         self.detectors["lambda"] = FisherDetector.fit(self.logits_fn, images, **options)
@@ -176,7 +174,6 @@ class _Measurement:
             attacked = result.adversarials[result.success]
             if len(attacked) >= _FEWEST:
                 self.detectors[kind] = FisherDetector.fit(self.logits_fn, images, attacked, **options)
-        return self.detectors
 
     def look(self, images: np.ndarray) -> None:
         """Score images that nobody tampered with."""

@@ -24,9 +24,9 @@ def test_figures_do_not_depend_on_the_chunks_in_which_images_are_read(monkeypatc
     for size in (100, 64):
         monkeypatch.setattr(sources, "_LARGEST", size)
         measurement = detecting._Measurement(model, (0.0, 1.0))
-        detectors = measurement.fit(images, labels, (0.1, 0.2), 0.05)
+        measurement.fit(images, labels, (0.1, 0.2), 0.05)
         measurement.look(images)
-        measurement.attack(Plan(attacks.FGSM(), (0.05, 0.3)), (images, labels), detectors)
+        measurement.attack(Plan(attacks.FGSM(), (0.05, 0.3)), (images, labels), measurement.detectors)
         measurements.append(measurement)
     whole, parts = measurements
     assert list(whole.detectors) == ["lambda", "fgsm", "pgd"] and whole.rows == parts.rows
