@@ -121,8 +121,8 @@ def evaluate_detection(
     for suffix in ("json", "md"):
         report.save(folder / f"{report.model}.{suffix}")
     write_text(folder / f"{report.model}.curves.jsonl", "".join(f"{json.dumps(c)}\n" for c in detection.curves))
-    for kind, detector in report.detectors.items():
-        write_json(folder / f"{report.model}.{kind}.json", detector)
+    for detector_name, detector in report.detectors.items():
+        write_json(folder / f"{report.model}.{detector_name}.json", detector)
     return report
 
 
