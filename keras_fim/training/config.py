@@ -120,6 +120,8 @@ RECIPES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("recipe
 def recipe(data: str, *, facts: DatasetInfo | None = None, trained: bool = False, **changes: Any) -> TrainingConfig:
     """The settings that suit a dataset: the paper's model for it, and its defense with the weight that suits both.
 
+    A model or a dataset of your own is trained with N-FGM, the defense that we recommend, unless ``mu`` is given.
+
     Args:
         data: The name of the dataset, or where it is.
         facts: The shape of the images and the classes; ``None`` to look.
@@ -139,11 +141,11 @@ def recipe(data: str, *, facts: DatasetInfo | None = None, trained: bool = False
     from keras_fim.data import info, names
 
     facts = info(data) if facts is None else facts
-    defense = changes.get("defense", TrainingConfig.defense)
+    suited = RECIPES[data if data in names() else "a new model"] | (RECIPES["a trained model"] if trained else {})
+    usual = TrainingConfig.defense if "mu" in changes else suited.get("defense", TrainingConfig.defense)
+    defense = changes.get("defense", usual)
     options = default_options(defense, facts, changes.pop("defense_options", {}), changes.get("bounds"))
-    suited = {"data": data, **default_weights(defense, facts), **RECIPES[data if data in names() else "a new model"]}
-    if trained:
-        suited |= RECIPES["a trained model"]
+    suited = {**default_weights(defense, facts), **suited, "data": data, "defense": defense}
     if data not in names():
         suited |= {"image_shape": list(facts.image_shape), "class_names": list(facts.class_names)}
     return TrainingConfig(**{**suited, **changes, "defense_options": options})

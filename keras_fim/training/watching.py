@@ -241,7 +241,8 @@ def write_row(config: TrainingConfig, folder: Path, results: dict[str, Any]) -> 
 
 
 def _options(config: TrainingConfig) -> dict[str, bool | int | float | str]:
-    usual = recipe(config.data, facts=config.facts, model=config.model).as_dict()
+    paper = TrainingConfig.defense
+    usual = recipe(config.data, facts=config.facts, model=config.model, defense=paper).as_dict()
     skipped = ("image_shape", "class_names", "model_options", "defense_options")
     options = {key: value for key, value in config.as_dict().items() if key not in skipped}
     always = ("data", "model", "mu", "seed")

@@ -64,11 +64,11 @@ def test_evaluate(photos, stranger, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_harden_with_robustness_before_and_after(photos, stranger, tmp_path, capsys):
-    arguments = ["--model", stranger, "--data", photos, "--defense", "n-fgm", "--epochs", "1", "--quick"]
+    arguments = ["--model", stranger, "--data", photos, "--epochs", "1", "--quick"]  # with N-FGM, by default
     run("train", *arguments, "--out", tmp_path / "run")
     printed = capsys.readouterr().out
     config = json.loads((tmp_path / "run" / "run.json").read_text())["config"]
-    assert config["bounds"] == [0.0, 255.0] and config["class_names"] == list(NAMES)
+    assert config["defense"] == "n-fgm" and config["bounds"] == [0.0, 255.0] and config["class_names"] == list(NAMES)
     assert config["defense_options"]["epsilon"] == pytest.approx(255 * 0.5 * (432 / 3072) ** 0.5, rel=1e-2)
     rows = [line for line in printed.splitlines() if line.startswith(("before", "after"))]
     assert len(rows) == 2 and "robust accuracy at l2 47.9" in printed and "smoke test" in printed

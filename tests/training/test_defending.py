@@ -39,6 +39,9 @@ def test_each_trains_a_step(name):
 def test_what_a_name_stands_for():
     assert (recipe("mnist").defense, recipe("mnist").mu, recipe("mnist").defense_options) == ("fisher-trace", 0.02, {})
     assert recipe("mnist", defense="none").mu == 0
+    trained = recipe("mnist", trained=True)
+    assert (trained.defense, trained.mu, trained.defense_options["epsilon"]) == ("n-fgm", 0.0, 2.0)
+    assert recipe("mnist", trained=True, mu=0.0).defense == "fisher-trace"  # plain training, as everywhere
     assert recipe("mnist", defense="label-smoothing").label_smoothing == 0.765  # what μ = 0.02 comes to
     spectral = recipe("gtsrb", defense="spectral", defense_options={"step": 0.05})
     assert (spectral.mu, spectral.mu_warmup_epochs, spectral.defense_options["step"]) == (0.02, 3.0, 0.05)
