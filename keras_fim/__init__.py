@@ -20,7 +20,7 @@ if _TYPE_CHECKING:
     from keras_fim.evaluation.radius import boundary_radius
     from keras_fim.evaluation.smoothing import certify
     from keras_fim.fisher import fisher_spectrum
-    from keras_fim.geometry.penalty import default_mu, label_smoothing_from_mu, mu_from_label_smoothing
+    from keras_fim.geometry.simplex import default_mu, label_smoothing_from_mu, mu_from_label_smoothing
     from keras_fim.losses import FisherEigenvalueLoss, FisherTraceLoss
 
 __version__ = "0.2.0"
@@ -35,7 +35,7 @@ __all__ = [
 _HOMES = {
     **{name: name for name in __all__},
     **dict.fromkeys(("FisherEigenvalueLoss", "FisherTraceLoss"), "losses"),
-    **dict.fromkeys(("default_mu", "label_smoothing_from_mu", "mu_from_label_smoothing"), "geometry.penalty"),
+    **dict.fromkeys(("default_mu", "label_smoothing_from_mu", "mu_from_label_smoothing"), "geometry.simplex"),
     **{"boundary_radius": "evaluation.radius", "certify": "evaluation.smoothing", "fisher_spectrum": "fisher"},
 }
 __getattr__ = _importer(__name__, _HOMES)

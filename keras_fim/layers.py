@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from keras_fim.arguments import AtLeastTwo, PositiveOrNone, checked
-from keras_fim.geometry.penalty import penalized_cross_entropy
+from keras_fim.geometry.simplex import penalized_cross_entropy
 from keras_fim.losses import mu_value, mu_variable
 
 

@@ -11,8 +11,7 @@ import keras
 import tensorflow as tf
 
 from keras_fim.arguments import PositiveOrNone, ShareBelowOne, checked, expect
-from keras_fim.geometry.penalty import penalized_cross_entropy
-from keras_fim.geometry.simplex import two_classes
+from keras_fim.geometry.simplex import penalized_cross_entropy, two_classes
 from keras_fim.validation import refuse
 
 _NOT_PROBABILITIES = (

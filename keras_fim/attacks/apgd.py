@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, NamedTuple
+import functools
+from typing import Annotated, Any
 
 import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import Count, Norm, Share, one_of
-from keras_fim.attacks import base, draws, kinds, lp
-from keras_fim.attacks.climbs import Climb, SparseClimb
-from keras_fim.attacks.losses import LOSSES, TARGETED_LOSSES, loss_gradient, loss_value, most_probable_others
-from keras_fim.attacks.samples import MOST_DRAWS, Best, Task, before_rounding, keep, random_start, repeat, while_active
+from keras_fim.attacks import draws, kinds, lp
+from keras_fim.attacks.climbs import Ascent, Climb, SparseClimb
+from keras_fim.attacks.losses import LOSSES, TARGETED_LOSSES, most_probable_others
+from keras_fim.attacks.samples import MOST_DRAWS, Best, Task, Way, before_rounding, keep, random_start, repeat
 from keras_fim.logits import LogitsFunction
 
 _SHORT = {"cross_entropy": "ce", "dlr_targeted": "t"}
 
 
-class _Draw(NamedTuple):
-    """What one pass of the model says of points: what is raised, the logits and how good they are, who is fooled."""
-
-    gradient: tf.Tensor
-    loss: tf.Tensor
-    logits: tf.Tensor
-    score: tf.Tensor
-    fooled: tf.Tensor
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class APGD(kinds.FixedBudgetAttack, base.AimedAttack):
+class APGD(Ascent):
     r"""Auto-PGD, projected gradient ascent with momentum and without a step size to choose.
 
     .. math::
@@ -105,23 +96,17 @@ class APGD(kinds.FixedBudgetAttack, base.AimedAttack):
         """Whether there is one run and no `stop_early`."""
         return self.restarts == 1 and not self.stop_early and (self.aimed or self.loss in LOSSES)
 
-    def fooling_only(self) -> APGD:
-        """With `stop_early`."""
-        return dataclasses.replace(self, stop_early=True)
-
     def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> kinds.Perturbed:
         """The steps, run by run: for each class aimed at, its restarts."""
         best, targets = self._seen(task.images, state[0], task, self.loss), self._targets(state[0], task)
-        count, index = self.restarts * targets.shape[1], tf.range(tf.shape(task.images)[0])
         task = before_rounding(task, self.norm)
 
         def body(run: tf.Tensor, best: Best) -> Best:
-            aimed = task._replace(target=tf.gather(targets, run // self.restarts, axis=1))
+            way = Way.start(task._replace(target=tf.gather(targets, run // self.restarts, axis=1)), ())
             takes_part = ~best.fooled if self.stop_early else ~best.fooled | (run == 0)
-            part = (index, aimed) if self.whole_batch else keep((index, aimed), takes_part)
-            return self._run(logits_fn, best, *part, run)
+            return self._run(logits_fn, best, way if self.whole_batch else keep(way, takes_part), run)
 
-        best = repeat(body, count, best)
+        best = repeat(body, self.restarts * targets.shape[1], best)
         return kinds.Perturbed(best.points, best.logits, {"once": best.once} if self.eot_draws > 1 else {})
 
     def _targets(self, logits: tf.Tensor, task: Task) -> tf.Tensor:
@@ -130,67 +115,39 @@ class APGD(kinds.FixedBudgetAttack, base.AimedAttack):
             return task.target[:, None]
         return tf.cast(most_probable_others(logits, task.labels, self.num_targets), task.labels.dtype)
 
-    def _run(self, logits_fn: LogitsFunction, best: Best, index: tf.Tensor, task: Task, run: tf.Tensor) -> Best:
+    def _run(self, logits_fn: LogitsFunction, best: Best, way: Way, run: tf.Tensor) -> Best:
         """One climb; in l1 three, in smaller balls each time, of which the last counts."""
+        task = way.task
         if self.norm != 1:
-            climb = Climb.start(index, task, random_start(task, self.norm, run))
-            return self._climb(logits_fn, best, climb, self.steps)[0]
+            climb = Climb.start(task, random_start(task, self.norm, run))
+            return self._climb(logits_fn, best, way._replace(state=climb), self.steps)[0]
         wide, shape = 3 * self.steps // 10, task.images.shape[1:]
         points = task.images + draws.normal(draws.fold(task.keys, run), shape, task.images.dtype)
         for factor, steps in ((3, wide), (2, wide), (1, self.steps - 2 * wide)):
             if steps:
                 inside = task._replace(epsilon=factor * task.epsilon)
                 points = lp.project_inside(points, task.images, inside.epsilon, 1)
-                sparse = SparseClimb.start(index, inside, points)
-                best, points = self._climb(logits_fn, best, sparse, steps, counts=factor == 1)
+                way = way._replace(task=inside, state=SparseClimb.start(inside, points))
+                best, way = self._climb(logits_fn, best, way, steps, counts=factor == 1)
+                points = way.state.peak.point
         return best
 
-    def _climb(
-        self, logits_fn: LogitsFunction, best: Best, climb: Climb | SparseClimb, steps: int, *, counts: bool = True
-    ) -> tuple[Best, tf.Tensor]:
-        """All steps of a climb: the best points, if its points count, and those of the largest loss."""
-        enough = climb.needed(steps, self.rho)
+    def _checked(self, climb: Any, task: Task, step: tf.Tensor, steps: int) -> Any:
+        """What a checkpoint changes, if the step is one."""
+        needed = tf.gather(tf.constant(climb.needed(steps, self.rho), task.images.dtype), step)
+        return tf.cond(needed >= 0, lambda: climb.checked(task, needed), lambda: climb)
 
-        def body(step: tf.Tensor, best: Best, climb: Climb) -> tuple[tf.Tensor, Best, Climb]:
-            climb = tf.cond(step > 0, lambda: climb.moved(step, self.norm), lambda: climb)
-            gradient, loss, new = self._ascent(logits_fn, climb)
-            looked, needed = climb.looked(gradient, loss), tf.gather(tf.constant(enough, loss.dtype), step)
-            looked = tf.cond(needed >= 0, lambda: looked.checked(needed), lambda: looked)
-            if not counts:
-                return step + 1, best, looked
-            best = best.improved_at(climb.index, new)
-            return step + 1, best, keep(looked, ~new.fooled) if self.stop_early else looked
+    def _look(self, logits_fn: LogitsFunction, task: Task, points: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, Best]:
+        """Means over all draws; of one, a point fools where it does."""
+        look = functools.partial(super()._look, logits_fn, task, points)
+        if self.eot_draws == 1:
+            return look()
 
-        def last() -> Best:  # the end of the last step needs no gradient
-            end = climb.moved(step, self.norm)
-            if self.eot_draws > 1:
-                return best.improved_at(climb.index, self._ascent(logits_fn, end)[2])
-            point = end.here.point
-            return best.improved_at(climb.index, self._seen(point, logits_fn(point), climb.task, self.loss))
+        def draw() -> tuple[tf.Tensor, ...]:
+            gradient, loss, seen = look()
+            return gradient, loss, seen.logits, seen.loss, tf.cast(seen.fooled, points.dtype)
 
-        step, best, climb = while_active(body, steps, best, climb)
-        if counts:
-            best = tf.cond(tf.size(climb.index) > 0, last, lambda: best)
-        return best, climb.peak.point
-
-    def _ascent(self, logits_fn: LogitsFunction, climb: Climb | SparseClimb) -> tuple[tf.Tensor, tf.Tensor, Best]:
-        """The gradient and the loss at the present points, and what can be kept of them: means over all draws."""
-        task, points = climb.task, climb.here.point
-        targets = self._aims(task, self.loss)
-
-        def draw() -> _Draw:
-            gradient, logits = loss_gradient(logits_fn, points, task.labels, loss=self.loss, targets=targets)
-            look = self._seen(points, logits, task, self.loss)
-            fooled = tf.cast(look.fooled, points.dtype)
-            return _Draw(gradient, loss_value(logits, task.labels, self.loss, targets), logits, look.loss, fooled)
-
-        first = mean = draw()
-        if self.eot_draws > 1:
-
-            def body(_: tf.Tensor, total: _Draw) -> _Draw:
-                return _Draw(*map(tf.add, total, draw()))
-
-            total = repeat(body, self.eot_draws - 1, first)
-            mean = tf.nest.map_structure(lambda values: values / self.eot_draws, total)
-        best = Best(points, mean.logits, mean.score, mean.fooled >= MOST_DRAWS, first.fooled > 0)
-        return mean.gradient, mean.loss, best
+        first = draw()
+        total = repeat(lambda _, total: tuple(map(tf.add, total, draw())), self.eot_draws - 1, first)
+        gradient, loss, logits, score, fooled = (values / self.eot_draws for values in total)
+        return gradient, loss, Best(points, logits, score, fooled >= MOST_DRAWS, first[-1] > 0)

@@ -114,7 +114,7 @@ class Attack(abc.ABC):
         """
         if isinstance(images, tf.data.Dataset):
             return self._stream(model, images, epsilon)
-        return self.sweep(model, images, labels, [epsilon], **options)[0]
+        return self._sweep(self._problem(model, images, labels, **options), [epsilon])[0]
 
     def sweep(
         self,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, NamedTuple
+import functools
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -20,6 +21,9 @@ from keras_fim.logits import LogitsFunction
 # another batch.
 _BEYOND = 1e-4
 _TINY = 1e-12  # added to the lengths of FAB's slopes, which may be 0
+
+_State: TypeAlias = tuple[tf.Tensor, tf.Tensor]
+"""The classes that samples on their way may be pushed to, and where they are: the point, or DeepFool's sum of steps."""
 
 
 class Boundaries(NamedTuple):
@@ -101,15 +105,6 @@ def to_hyperplane(points: tf.Tensor, slopes: tf.Tensor, gaps: tf.Tensor, p: floa
     return tf.reshape(tf.sign(flat) * moves, shape)
 
 
-class _Walk(NamedTuple):
-    """Samples that are not fooled yet, ``(active, ...)`` each."""
-
-    index: tf.Tensor
-    task: samples.Task
-    rivals: tf.Tensor
-    shift: tf.Tensor
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DeepFool(kinds.SearchAttack):
     r"""DeepFool: step to the nearest boundary of the linearized logits until the image is misclassified.
@@ -148,24 +143,23 @@ class DeepFool(kinds.SearchAttack):
         """The steps."""
         images = task.images
         rivals = losses.most_probable_others(logits_fn(images), task.labels, self.num_rivals)
-        walk = _Walk(tf.range(tf.shape(images)[0]), task, rivals, tf.zeros_like(images))
 
-        def body(step: tf.Tensor, adversarials: tf.Tensor, walk: _Walk) -> tuple[tf.Tensor, tf.Tensor, _Walk]:
-            walk = walk._replace(shift=walk.shift + self._step(logits_fn, walk))
-            points = self._points(walk)
-            adversarials = samples.put(adversarials, walk.index, points)
+        def moved(shift: tf.Tensor, task: samples.Task) -> tf.Tensor:
+            return tf.clip_by_value(task.images + (1 + self.overshoot) * shift, 0, 1)
+
+        def body(_: tf.Tensor, task: samples.Task, before: tf.Tensor, state: _State) -> tuple[Any, ...]:
+            rivals, shift = state
+            shift += self._step(logits_fn, moved(shift, task), task.labels, rivals)
+            points = moved(shift, task)
             # a forward pass to see who is fooled costs far less than their gradients in the next step
-            return step + 1, adversarials, samples.keep(walk, tf.argmax(logits_fn(points), axis=-1) == walk.task.labels)
+            return points, (rivals, shift), tf.argmax(logits_fn(points), axis=-1) == task.labels
 
-        _, adversarials, _ = samples.while_active(body, self.steps, images, walk)
-        return kinds.Found(adversarials)
+        way = samples.Way.start(task, (rivals, tf.zeros_like(images)))
+        return kinds.Found(samples.walk(body, self.steps, images, way)[0])
 
-    def _points(self, walk: _Walk) -> tf.Tensor:
-        return tf.clip_by_value(walk.task.images + (1 + self.overshoot) * walk.shift, 0, 1)
-
-    def _step(self, logits_fn: LogitsFunction, walk: _Walk) -> tf.Tensor:
-        points = self._points(walk)
-        rivals = Boundaries.of(logits_fn, points, walk.task.labels, walk.rivals, self.norm)
+    def _step(self, logits_fn: LogitsFunction, points: tf.Tensor, labels: tf.Tensor, rivals: tf.Tensor) -> tf.Tensor:
+        """To the nearest boundary."""
+        rivals = Boundaries.of(logits_fn, points, labels, rivals, self.norm)
         # a rival that this image cannot be pushed to is infinitely far
         beyond = tf.maximum(0.5 * _BEYOND * tf.abs(rivals.own), _BEYOND)
         distances = tf.where(rivals.lengths > 0, (tf.abs(rivals.gaps) + beyond) / rivals.lengths, np.inf)
@@ -173,22 +167,6 @@ class DeepFool(kinds.SearchAttack):
         gradient, length, distance = (tf.gather(values, nearest, batch_dims=1) for values in parts)
         unit = tf.sign(gradient) if self.norm == np.inf else tf.math.divide_no_nan(gradient, by_image(length, gradient))
         return unit * by_image(tf.where(tf.math.is_finite(distance), distance, tf.zeros_like(distance)), gradient)
-
-
-class _Nearest(NamedTuple):
-    """The nearest adversarial of each sample so far, ``(batch, ...)``."""
-
-    points: tf.Tensor
-    distance: tf.Tensor
-
-
-class _Run(NamedTuple):
-    """Samples on their way, ``(active, ...)`` each: where they are among all, and the classes they may be pushed to."""
-
-    index: tf.Tensor
-    task: samples.Task
-    point: tf.Tensor
-    rivals: tf.Tensor
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -244,36 +222,32 @@ class FAB(kinds.SearchAttack):
 
     def search(self, logits_fn: LogitsFunction, task: samples.Task) -> kinds.Found:
         """A run for each target, or one."""
-        images = task.images
-        rivals = losses.most_probable_others(logits_fn(images), task.labels, self.num_targets)
+        rivals = losses.most_probable_others(logits_fn(task.images), task.labels, self.num_targets)
         width = 1 if self.targeted else rivals.shape[1]
-        nearest = _Nearest(images, tf.fill(tf.shape(task.epsilon), tf.constant(float("inf"), images.dtype)))
 
-        def body(run: tf.Tensor, nearest: _Nearest) -> _Nearest:
-            walk = _Run(tf.range(tf.shape(images)[0]), task, images, tf.gather(rivals, run + tf.range(width), axis=1))
-            return self._walk(logits_fn, nearest, samples.keep(walk, nearest.distance > task.epsilon))
+        def body(run: tf.Tensor, nearest: samples.Nearest) -> samples.Nearest:
+            way = samples.Way.start(task, (tf.gather(rivals, run + tf.range(width), axis=1), task.images))
+            way = samples.keep(way, nearest.distance > task.epsilon)
+            return samples.walk(functools.partial(self._step, logits_fn), self.steps, nearest, way)[0]
 
+        nearest = samples.Nearest.start(task.images)
         return kinds.Found(samples.repeat(body, rivals.shape[1] // width, nearest).points)
 
-    def _walk(self, logits_fn: LogitsFunction, nearest: _Nearest, walk: _Run) -> _Nearest:
-        """All steps of a run."""
+    def _step(
+        self, logits_fn: LogitsFunction, _: tf.Tensor, task: samples.Task, nearest: samples.Nearest, state: _State
+    ) -> tuple[samples.Nearest, _State, tf.Tensor]:
+        """A step of samples, which leave when they have an adversarial within ε."""
+        images, (rivals, start) = task.images, state
+        point = self._moved(logits_fn, task, start, rivals)
+        fooled = tf.argmax(logits_fn(point), axis=-1) != task.labels
+        nearest = nearest.or_new(point, norms_of(point - images, self.norm), fooled)
+        back = samples.choose(fooled, images + self.beta * (point - images), point)
+        return nearest, (rivals, back), nearest.distance > task.epsilon
 
-        def body(step: tf.Tensor, nearest: _Nearest, walk: _Run) -> tuple[tf.Tensor, _Nearest, _Run]:
-            images, point = walk.task.images, self._step(logits_fn, walk)
-            fooled = tf.argmax(logits_fn(point), axis=-1) != walk.task.labels
-            old, new = samples.take(nearest, walk.index), _Nearest(point, norms_of(point - images, self.norm))
-            better = samples.choose(fooled & (new.distance < old.distance), new, old)
-            back = samples.choose(fooled, images + self.beta * (point - images), point)
-            stands = better.distance > walk.task.epsilon
-            return step + 1, samples.put(nearest, walk.index, better), samples.keep(walk._replace(point=back), stands)
-
-        _, nearest, _ = samples.while_active(body, self.steps, nearest, walk)
-        return nearest
-
-    def _step(self, logits_fn: LogitsFunction, walk: _Run) -> tf.Tensor:
+    def _moved(self, logits_fn: LogitsFunction, task: samples.Task, point: tf.Tensor, rivals: tf.Tensor) -> tf.Tensor:
         """Towards the hyperplane from where it is, and a little from the image."""
-        images, point = walk.task.images, walk.point
-        rivals = Boundaries.of(logits_fn, point, walk.task.labels, walk.rivals, self.norm)
+        images = task.images
+        rivals = Boundaries.of(logits_fn, point, task.labels, rivals, self.norm)
         nearest = tf.argmin(tf.abs(rivals.gaps) / (_TINY + rivals.lengths), axis=1)
         gap, slope = (tf.gather(values, nearest, batch_dims=1) for values in (rivals.gaps, rivals.slopes))
         axes = tuple(range(1, point.shape.rank))

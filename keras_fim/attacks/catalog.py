@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from keras_fim.arguments import checked, hints_of
+from keras_fim.arguments import checked, expect, hints_of
 from keras_fim.attacks import apgd, boundaries, ensembles, iterative, jsma, kinds, lp, minimum_norm, problem, square
 from keras_fim.attacks.adapters.cleverhans import CleverHans, cleverhans_attacks
 from keras_fim.attacks.base import Attack, check_epsilons
@@ -88,16 +88,12 @@ def attack_by_name(name: str | Attack, **options: Any) -> Attack:
     """
     if isinstance(name, Attack):
         return name
-    inner = str(name).removeprefix(_MINIMAL)
-    constructor = _CONSTRUCTORS.get(full_name(inner))
-    if constructor is None:
-        near = difflib.get_close_matches(inner, attack_names(), 1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(
-            f"`attack` should be an attack or one of {', '.join(attack_names())}, "
-            f"or {_MINIMAL} and one with a budget. Received: attack={name!r}{hint}"
-        )
-    attack = constructor(**options)
+    inner, names = str(name).removeprefix(_MINIMAL), attack_names()
+    if inner not in names:
+        hint = "".join(f" (did you mean {near}?)" for near in difflib.get_close_matches(inner, names, 1))
+        expected = f"an attack or one of {', '.join(names)}, or {_MINIMAL} and one with a budget"
+        raise ValueError(f"`attack` should be {expected}. Received: attack={name!r}{hint}")
+    attack = _CONSTRUCTORS[full_name(inner)](**options)
     if inner == name:
         return attack
     if not isinstance(attack, kinds.FixedBudgetAttack):
@@ -139,11 +135,8 @@ def resolve_epsilons(
         return [_default(attack) for attack in attacks]
     if not isinstance(epsilons, Mapping):
         norms = sorted({lp.norm_name(attack.norm) for attack in attacks})
-        if len(norms) > 1:
-            raise ValueError(
-                "`epsilons` should be a mapping by norm or attack name for attacks of different norms "
-                f"({', '.join(norms)}). Received: epsilons={list(epsilons)}"
-            )
+        expected = f"a mapping by norm or attack name for attacks of different norms ({', '.join(norms)})"
+        expect(len(norms) < 2, "epsilons", expected, list(epsilons))
         return [_budgets(epsilons)] * len(attacks)
     names = [attack.name for attack in attacks] if names is None else names
     by_key = {_key(key, names): _budgets(value) for key, value in epsilons.items()}

@@ -1,14 +1,66 @@
-"""How APGD climbs: what it keeps of each sample, its next step, and what a checkpoint changes."""
+"""Steps up a loss as one compiled loop, and how APGD climbs: what it keeps of each sample, its steps, checkpoints."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks import lp, samples
+from keras_fim.attacks import base, kinds, losses, lp
+from keras_fim.attacks.samples import Best, Task, Way, choose, walk
+from keras_fim.geometry.jacobian import gradient as gradient_of
+from keras_fim.logits import LogitsFunction
+
+
+class Ascent(kinds.FixedBudgetAttack, base.AimedAttack):
+    """An attack by steps up a loss; what it keeps of samples on their way has a `Place` and makes its own steps."""
+
+    loss: str
+    stop_early: bool
+    keep_best: bool = True
+
+    def fooling_only(self) -> Ascent:
+        """With `stop_early`, unless the last point was asked for."""
+        return dataclasses.replace(self, stop_early=self.keep_best)  # type: ignore[call-arg]
+
+    def _climb(
+        self, logits_fn: LogitsFunction, best: Best, way: Way, steps: int, *, first: int = 0, counts: bool = True
+    ) -> tuple[Best, Way]:
+        """All steps of a run: the best points, if its points count, and the samples that are left."""
+
+        def body(step: tf.Tensor, task: Task, best: Best, climb: Any) -> tuple[Any, ...]:
+            climb = tf.cond(step > 0, lambda: climb.moved(step, task, self), lambda: climb)
+            gradient, loss, new = self._look(logits_fn, task, climb.here.point)
+            climb = self._checked(climb.looked(gradient, loss), task, step, steps)
+            if not counts:
+                return best, climb, None
+            return self._better(new, best), climb, ~new.fooled if self.stop_early else None
+
+        def last(step: tf.Tensor, task: Task, best: Best, climb: Any) -> Best:
+            # compiled, its gradient is not computed
+            return self._better(self._look(logits_fn, task, climb.moved(step, task, self).here.point)[2], best)
+
+        return walk(body, steps, best, way, first=first, last=last if counts else None)
+
+    def _look(self, logits_fn: LogitsFunction, task: Task, points: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, Best]:
+        """The gradient and the loss at some points, and what can be kept of them."""
+        targets = self._aims(task, self.loss)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(points)
+            logits = logits_fn(points)
+            loss = losses.loss_value(logits, task.labels, self.loss, targets)
+        return gradient_of(tape, loss, points), loss, self._seen(points, logits, task, self.loss)
+
+    def _checked(self, climb: Any, task: Task, step: tf.Tensor, steps: int) -> Any:
+        """What a checkpoint changes, if the step is one."""
+        return climb
+
+    def _better(self, new: Best, old: Best) -> Best:
+        """The better of two points, or the new one if the last is asked for."""
+        return new.unless_worse_than(old) if self.keep_best else new
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -42,14 +94,12 @@ class Place(NamedTuple):
 
 
 class Climb(NamedTuple):
-    """Samples on their way in l2 or l∞, ``(active, ...)`` each.
+    """What is kept of samples on their way in l2 or l∞.
 
-    Who they are, where they stand and stood before; the length of their steps, how many steps raised the loss since the
-    last checkpoint, whether that halved them; the place of the largest loss, and that loss at the last checkpoint.
+    Where they stand and stood before; the length of their steps, how many steps raised the loss since the last
+    checkpoint, whether that halved them; the place of the largest loss, and that loss at the last checkpoint.
     """
 
-    index: tf.Tensor
-    task: samples.Task
     here: Place
     previous: tf.Tensor
     length: tf.Tensor
@@ -59,11 +109,11 @@ class Climb(NamedTuple):
     checked_loss: tf.Tensor
 
     @classmethod
-    def start(cls, index: tf.Tensor, task: samples.Task, points: tf.Tensor) -> Climb:
+    def start(cls, task: Task, points: tf.Tensor) -> Climb:
         """Before the first look, which is not a rise."""
         rises, peak = tf.zeros_like(task.labels), Place.start(points, -np.inf)
         here = Place.start(points, np.inf)
-        return cls(index, task, here, points, 2 * task.epsilon, rises, rises > 0, peak, peak.loss)
+        return cls(here, points, 2 * task.epsilon, rises, rises > 0, peak, peak.loss)
 
     @staticmethod
     def needed(steps: int, rho: float) -> np.ndarray:
@@ -72,45 +122,44 @@ class Climb(NamedTuple):
         enough[marks[1:]] = rho * np.diff(marks)
         return enough
 
-    def moved(self, step: tf.Tensor, norm: float) -> Climb:
+    def moved(self, step: tf.Tensor, task: Task, attack: base.Attack) -> Climb:
         """One step; the first has no momentum."""
-        point, length = self.here.point, lp.by_image(self.length, self.previous)
-        aim = self._inside(point + length * lp.steepest(self.here.gradient, norm), norm)
+        norm, point, length = attack.norm, self.here.point, lp.by_image(self.length, self.previous)
+        aim = _inside(point + length * lp.steepest(self.here.gradient, norm), task, norm)
         share = tf.where(step > 1, tf.cast(0.75, length.dtype), tf.cast(1, length.dtype))
         moved = point + share * (aim - point) + (1 - share) * (point - self.previous)
-        return self._replace(here=self.here._replace(point=self._inside(moved, norm)), previous=point)
+        return self._replace(here=self.here._replace(point=_inside(moved, task, norm)), previous=point)
 
     def looked(self, gradient: tf.Tensor, loss: tf.Tensor) -> Climb:
         """With what is known at the present points."""
         here = Place(self.here.point, gradient, loss)
         rises = self.rises + tf.cast(loss > self.here.loss, self.rises.dtype)
-        return self._replace(here=here, rises=rises, peak=samples.choose(loss > self.peak.loss, here, self.peak))
+        return self._replace(here=here, rises=rises, peak=choose(loss > self.peak.loss, here, self.peak))
 
-    def checked(self, enough: tf.Tensor) -> Climb:
+    def checked(self, task: Task, enough: tf.Tensor) -> Climb:
         """Half as long steps from the best point, of those that rose too seldom or not at all at this length."""
         halve = (tf.cast(self.rises, enough.dtype) < enough) | (~self.halved & (self.peak.loss <= self.checked_loss))
         return self._replace(
             length=tf.where(halve, self.length / 2, self.length),
             rises=tf.zeros_like(self.rises),
             halved=halve,
-            here=samples.choose(halve, self.peak, self.here),
+            here=choose(halve, self.peak, self.here),
             checked_loss=self.peak.loss,
         )
 
-    def _inside(self, points: tf.Tensor, norm: float) -> tf.Tensor:
-        """Clipped, then projected; the last clip, in `project_inside`, is for what rounding adds."""
-        return lp.project_inside(tf.clip_by_value(points, 0, 1), self.task.images, self.task.epsilon, norm)
+
+def _inside(points: tf.Tensor, task: Task, norm: float) -> tf.Tensor:
+    """Clipped, then projected; the last clip, in `project_inside`, is for what rounding adds."""
+    return lp.project_inside(tf.clip_by_value(points, 0, 1), task.images, task.epsilon, norm)
 
 
 class SparseClimb(NamedTuple):
-    """Samples on their way in l1, ``(active, ...)`` each: steps change few values, fewer as the best point does.
+    """What is kept of samples on their way in l1: steps change few values, fewer as the best point does.
 
-    Who they are and where they stand; the length of their steps, and the number of values that these change; the place
-    of the largest loss, and how many values it had changed at the last checkpoint.
+    Where they stand; the length of their steps, and the number of values that these change; the place of the largest
+    loss, and how many values it had changed at the last checkpoint.
     """
 
-    index: tf.Tensor
-    task: samples.Task
     here: Place
     length: tf.Tensor
     width: tf.Tensor
@@ -118,17 +167,17 @@ class SparseClimb(NamedTuple):
     changed: tf.Tensor
 
     @classmethod
-    def start(cls, index: tf.Tensor, task: samples.Task, points: tf.Tensor) -> SparseClimb:
+    def start(cls, task: Task, points: tf.Tensor) -> SparseClimb:
         """Before the first look."""
         peak, changed = Place.start(points, -np.inf), lp.num_changed(points, task.images)
-        return cls(index, task, peak, task.epsilon, changed / 1.5, peak, changed)
+        return cls(peak, task.epsilon, changed / 1.5, peak, changed)
 
     @staticmethod
     def needed(steps: int, rho: float) -> np.ndarray:
         """As of `Climb`; every step in 25 is a checkpoint."""
         return np.where(np.arange(steps + 1) % max(1, steps // 25), -1.0, 0.0)
 
-    def moved(self, step: tf.Tensor, norm: float) -> SparseClimb:
+    def moved(self, step: tf.Tensor, task: Task, attack: base.Attack) -> SparseClimb:
         """One step, of equal length for the values of the largest slopes that have room in its direction."""
         gradient, point = self.here.gradient, self.here.point
         room = tf.where(gradient > 0, 1 - point, point) > 0
@@ -138,21 +187,21 @@ class SparseClimb(NamedTuple):
         least = tf.gather(tf.sort(flat, direction="DESCENDING"), last, batch_dims=1)
         steps = tf.where((slopes >= lp.by_image(least, slopes)) & room, tf.sign(gradient), tf.zeros_like(gradient))
         length = tf.math.divide_no_nan(self.length, lp.norms_of(steps, 1))
-        point = lp.project_inside(point + lp.by_image(length, steps) * steps, self.task.images, self.task.epsilon, norm)
+        point = lp.project_inside(point + lp.by_image(length, steps) * steps, task.images, task.epsilon, 1)
         return self._replace(here=self.here._replace(point=point))
 
     def looked(self, gradient: tf.Tensor, loss: tf.Tensor) -> SparseClimb:
         """With what is known at the present points."""
         here = Place(self.here.point, gradient, loss)
-        return self._replace(here=here, peak=samples.choose(loss > self.peak.loss, here, self.peak))
+        return self._replace(here=here, peak=choose(loss > self.peak.loss, here, self.peak))
 
-    def checked(self, enough: tf.Tensor) -> SparseClimb:
+    def checked(self, task: Task, enough: tf.Tensor) -> SparseClimb:
         """Where the best point has become sparser: from there, in long steps again; elsewhere in shorter ones."""
-        changed, longest = lp.num_changed(self.peak.point, self.task.images), self.task.epsilon
+        changed, longest = lp.num_changed(self.peak.point, task.images), task.epsilon
         sparser = changed < 0.95 * self.changed
         return self._replace(
             length=tf.where(sparser, longest, tf.maximum(self.length / 1.5, longest / 10)),
             width=changed / 1.5,
-            here=samples.choose(sparser, self.peak, self.here),
+            here=choose(sparser, self.peak, self.here),
             changed=changed,
         )

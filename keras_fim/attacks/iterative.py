@@ -9,23 +9,41 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import Count, Norm, NotNegative, Positive, Share, expect, one_of
-from keras_fim.attacks import base, kinds, losses, lp
-from keras_fim.attacks.samples import Best, Task, before_rounding, keep, put, random_start, while_active
+from keras_fim.attacks import kinds, losses, lp
+from keras_fim.attacks.climbs import Ascent, Place
+from keras_fim.attacks.samples import Task, Way, before_rounding, keep, random_start
 from keras_fim.logits import LogitsFunction
 
 
 class _Climb(NamedTuple):
-    """Samples on their way, ``(active, ...)`` each: where they are among all, and what their next step needs."""
+    """What the next step of samples on their way needs."""
 
-    index: tf.Tensor
-    task: Task
-    point: tf.Tensor
-    gradient: tf.Tensor
+    here: Place
     momentum: tf.Tensor
+
+    def looked(self, gradient: tf.Tensor, loss: tf.Tensor) -> _Climb:
+        """With what is known at the present points."""
+        return self._replace(here=Place(self.here.point, gradient, loss))
+
+    def moved(self, step: tf.Tensor, task: Task, attack: IterativeAttack) -> _Climb:
+        """The step of a number, from 1 on."""
+        point, gradient, momentum = *self.here[:2], self.momentum
+        if attack.decay:
+            axes = tuple(range(1, gradient.shape.rank))
+            mean = tf.reduce_mean(tf.abs(gradient), axis=axes, keepdims=True)
+            gradient = momentum = attack.decay * momentum + tf.math.divide_no_nan(gradient, mean)
+        length = attack.step_size * task.epsilon
+        if attack.norm == 1:
+            length *= 2 - (2 * tf.cast(step, length.dtype) - 1) / attack.steps
+        point = lp.step(point, gradient, length, attack.norm, sparsity=attack.sparsity)
+        if attack.clip_first:
+            point = tf.clip_by_value(point, 0, 1)
+        point = lp.project_inside(point, task.images, task.epsilon, attack.norm)
+        return _Climb(self.here._replace(point=point), momentum)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class IterativeAttack(kinds.FixedBudgetAttack, base.AimedAttack):
+class IterativeAttack(Ascent):
     """Steps of fixed length up the loss, each followed by a projection onto the ball and the pixel bounds.
 
     Of N steps it pays N gradients and one forward pass; where there is no random start, a sweep over ε shares the
@@ -70,10 +88,6 @@ class IterativeAttack(kinds.FixedBudgetAttack, base.AimedAttack):
         """Whether there are neither `restarts` nor `stop_early`."""
         return self.restarts == 1 and not self.stop_early
 
-    def fooling_only(self) -> IterativeAttack:
-        """With `stop_early`, unless the last point was asked for."""
-        return dataclasses.replace(self, stop_early=self.keep_best)
-
     def prepare(self, logits_fn: LogitsFunction, task: Task) -> tuple[tf.Tensor, ...]:
         """Logits, and the gradient at the images if that is where the steps start."""
         if self.random_start or self.loss == "targeted_margin":
@@ -90,54 +104,14 @@ class IterativeAttack(kinds.FixedBudgetAttack, base.AimedAttack):
         task = before_rounding(task, self.norm)
         for restart in range(self.restarts):
             aimed, zero = task._replace(target=self._target(logits, task, restart)), tf.zeros_like(images)
-            climb = _Climb(tf.range(tf.shape(images)[0]), aimed, images, gradient[0] if gradient else zero, zero)
+            way = Way.start(aimed, _Climb(Place(images, gradient[0] if gradient else zero, best.loss), zero))
             if restart or self.stop_early:
-                climb = keep(climb, ~best.fooled)
+                way = keep(way, ~best.fooled)
             if restart or self.random_start:
-                climb = climb._replace(point=random_start(climb.task, self.norm, restart))
-            best = self._climb(logits_fn, best, climb, with_gradient=bool(gradient) and not restart)
+                point = random_start(way.task, self.norm, restart)
+                way = way._replace(state=_Climb(Place.start(point, 0), tf.zeros_like(point)))
+            best, _ = self._climb(logits_fn, best, way, self.steps, first=int(bool(gradient) and not restart))
         return kinds.Perturbed(best.points, best.logits)
-
-    def _climb(self, logits_fn: LogitsFunction, best: Best, climb: _Climb, *, with_gradient: bool) -> Best:
-        """All steps of one restart; ``with_gradient`` says that the gradient at the start is known."""
-
-        def body(index: tf.Tensor, best: Best, climb: _Climb) -> tuple[tf.Tensor, Best, _Climb]:
-            climb = tf.cond(index > 0, lambda: self._move(climb, index), lambda: climb)
-            labels, targets = climb.task.labels, self._aims(climb.task, self.loss)
-            gradient, logits = losses.loss_gradient(logits_fn, climb.point, labels, loss=self.loss, targets=targets)
-            best, fooled = self._kept(best, climb, logits)
-            climb = climb._replace(gradient=gradient)
-            return index + 1, best, keep(climb, ~fooled) if self.stop_early else climb
-
-        def last() -> Best:  # the end of the last step needs no gradient
-            end = self._move(climb, index)
-            return self._kept(best, end, logits_fn(end.point))[0]
-
-        index, best, climb = while_active(body, self.steps, best, climb, first=int(with_gradient))
-        best = tf.cond(tf.size(climb.index) > 0, last, lambda: best)
-        return best
-
-    def _move(self, climb: _Climb, index: tf.Tensor) -> _Climb:
-        """The step of an index, from 1 on."""
-        gradient, task = climb.gradient, climb.task
-        if self.decay:
-            axes = tuple(range(1, gradient.shape.rank))
-            mean = tf.reduce_mean(tf.abs(gradient), axis=axes, keepdims=True)
-            gradient = self.decay * climb.momentum + tf.math.divide_no_nan(gradient, mean)
-            climb = climb._replace(momentum=gradient)
-        length = self.step_size * task.epsilon
-        if self.norm == 1:
-            length *= 2 - (2 * tf.cast(index, length.dtype) - 1) / self.steps
-        point = lp.step(climb.point, gradient, length, self.norm, sparsity=self.sparsity)
-        if self.clip_first:
-            point = tf.clip_by_value(point, 0, 1)
-        return climb._replace(point=lp.project_inside(point, task.images, task.epsilon, self.norm))
-
-    def _kept(self, best: Best, climb: _Climb, logits: tf.Tensor) -> tuple[Best, tf.Tensor]:
-        """The best points with those reached, and which of these fool."""
-        new = self._seen(climb.point, logits, climb.task, self.loss)
-        best = best.improved_at(climb.index, new) if self.keep_best else put(best, climb.index, new)
-        return best, new.fooled
 
     def _target(self, logits: tf.Tensor, task: Task, restart: int) -> tf.Tensor:
         """The class that a restart aims at with ``"targeted_margin"``; that of the task for the other losses."""

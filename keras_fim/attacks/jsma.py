@@ -103,7 +103,7 @@ class JSMA(kinds.SearchAttack):
         start = _Walk(tf.range(count), origin, classes, origin, pairs), (origin, pairs)
         move = functools.partial(self._move, flat_logits)
         _, arrived = tf.while_loop(lambda walk, _: tf.size(walk.index) > 0, move, start)
-        points = self._put_back(flat_logits, arrived[0], arrived[1], origin, classes)
+        points = self._put_back(flat_logits, arrived, origin, classes)
         return kinds.Found(tf.reshape(points, shape), {} if self.target == "none" else {"targets": classes})
 
     def _move(self, logits_fn: LogitsCallable, walk: _Walk, arrived: _Arrived) -> tuple[_Walk, _Arrived]:
@@ -150,10 +150,9 @@ class JSMA(kinds.SearchAttack):
         room = tf.math.count_nonzero(changed, axis=-1, keepdims=True) + 2 <= limit
         return (moved != walk.point) & (changed | room)
 
-    def _put_back(
-        self, logits_fn: LogitsCallable, points: tf.Tensor, pairs: tf.Tensor, origin: tf.Tensor, classes: tf.Tensor
-    ) -> tf.Tensor:
+    def _put_back(self, logits_fn: LogitsCallable, end: _Arrived, origin: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         """The adversarials, without a value of the pair changed last if they stay adversarial."""
+        points, pairs = end
         for which in (1, 0):
             fewer = tf.where(_marks(pairs[:, which, None], points), origin, points)
             points = tf.where(self._done(logits_fn(fewer), classes)[:, None], fewer, points)
@@ -190,9 +189,8 @@ def best_pairs(first: tf.Tensor, second: tf.Tensor, free: tf.Tensor) -> tuple[tf
         >>> pairs.numpy(), exists.numpy()
         (array([[2, 1]], dtype=int32), array([ True]))
     """
-    a, b = (
-        tf.where(free, jacobian.scaled_to_one(values), tf.cast(-np.inf, values.dtype)) for values in (first, second)
-    )
+    none = tf.cast(-np.inf, first.dtype)
+    a, b = (tf.where(free, jacobian.scaled_to_one(values), none) for values in (first, second))
     order = tf.argsort(a, axis=-1, direction="DESCENDING", stable=True)
     a, b = (tf.gather(values, order, batch_dims=1) for values in (a, b))
     candidate = tf.cast(b > _second_largest_before(b), tf.int32)
@@ -222,9 +220,6 @@ def _among(a: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The best pair ``(batch, 2)`` of all pairs, and its product; 0 if there is none. A block of rows at a time."""
     batch, count = tf.unstack(tf.shape(a))
 
-    def going(start: tf.Tensor, pairs: tf.Tensor, score: tf.Tensor) -> tf.Tensor:
-        return start < count
-
     def body(start: tf.Tensor, pairs: tf.Tensor, score: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         sums = [values[:, start : start + _BLOCK, None] + values[:, None, start:] for values in (a, b)]
         rows, columns = tf.unstack(tf.shape(sums[0])[1:])
@@ -237,5 +232,5 @@ def _among(a: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return start + _BLOCK, tf.where(better[:, None], here, pairs), tf.where(better, value, score)
 
     start = (tf.constant(0), tf.zeros([batch, 2], tf.int32), tf.zeros([batch], a.dtype))
-    _, pairs, score = tf.while_loop(going, body, start)
+    _, pairs, score = tf.while_loop(lambda start, *_: start < count, body, start)
     return pairs, score

@@ -1,5 +1,7 @@
 """What attacks raise: functions of logits and labels whose gradient does not vanish on confident samples."""
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -118,7 +120,7 @@ def loss_value(logits: tf.Tensor, labels: tf.Tensor, loss: str, targets: tf.Tens
 
 
 def loss_gradient(
-    logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, *, loss: str, targets: tf.Tensor | None = None
+    logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, *, loss: str, targets: Any = None
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Gradient of each image's loss in the image, up to a positive factor per image, and the logits.
 
@@ -127,7 +129,7 @@ def loss_gradient(
         images: ``(batch, ...)``.
         labels: ``(batch,)``, class indices.
         loss: As for `loss_value`; ``"cross_entropy"`` gives the gradient of `log_odds_against`.
-        targets: As for `loss_value`.
+        targets: As for `loss_value`, or a function of the logits that returns them.
 
     Returns:
         ``(gradients, logits)``.
@@ -135,7 +137,7 @@ def loss_gradient(
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(images)
         logits = logits_fn(images)
-        value = loss_value(logits, labels, loss, targets)
+        value = loss_value(logits, labels, loss, targets(logits) if callable(targets) else targets)
     return gradient(tape, value, images), logits
 
 

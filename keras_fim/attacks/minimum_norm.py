@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -18,21 +18,13 @@ from keras_fim.logits import LogitsFunction
 
 _INSIDE = 1 - 1e-3  # pixels at a bound start where tanh still has a slope, and not hundreds of steps away from it
 _BETAS = (0.9, 0.999)
-
-
-class _Nearest(NamedTuple):
-    """The nearest adversarial of each sample so far, and whether the present weight has given one."""
-
-    points: tf.Tensor
-    square: tf.Tensor
-    fooled: tf.Tensor
+_Kept: TypeAlias = tuple[samples.Nearest, tf.Tensor]
+"""The nearest adversarial of each sample so far, and whether the present weight has given one."""
 
 
 class _Descent(NamedTuple):
-    """Samples whose loss still falls, ``(active, ...)`` each: Adam in tanh space."""
+    """Adam in tanh space, for samples whose loss still falls."""
 
-    index: tf.Tensor
-    task: samples.Task
     weight: tf.Tensor
     variable: tf.Tensor
     mean: tf.Tensor
@@ -80,42 +72,31 @@ class CarliniWagner(kinds.SearchAttack, base.AimedAttack):
 
     def search(self, logits_fn: LogitsFunction, task: samples.Task) -> kinds.Found:
         """The search over the weight, with a descent for each."""
-        images, infinite = task.images, tf.fill(tf.shape(task.labels), tf.cast(np.inf, task.images.dtype))
-        nobody, weight = tf.zeros_like(task.labels, tf.bool), self.initial_weight * tf.ones_like(infinite)
+        nearest, nobody = samples.Nearest.start(task.images), tf.zeros_like(task.labels, tf.bool)
+        weight, infinite = self.initial_weight * tf.ones_like(nearest.distance), nearest.distance
 
         def body(_: tf.Tensor, state: tuple[Any, ...]) -> tuple[Any, ...]:
             nearest, low, weight, high = state
-            nearest = self._descend(logits_fn, task, weight, nearest._replace(fooled=nobody))
-            low = tf.where(nearest.fooled, low, weight)
-            high = tf.where(nearest.fooled, weight, high)
+            nearest, fooled = self._descend(logits_fn, task, weight, (nearest, nobody))
+            low, high = tf.where(fooled, low, weight), tf.where(fooled, weight, high)
             between = tf.where(low > 0, tf.sqrt(low * high), high / 10)
-            weight = tf.where(tf.math.is_finite(high), between, 10 * low)
-            return nearest, low, weight, high
+            return nearest, low, tf.where(tf.math.is_finite(high), between, 10 * low), high
 
-        start = (_Nearest(images, infinite, nobody), tf.zeros_like(weight), weight, infinite)
+        start = (nearest, tf.zeros_like(weight), weight, infinite)
         return kinds.Found(samples.repeat(body, self.search_steps, start)[0].points)
 
-    def _descend(self, logits_fn: LogitsFunction, task: samples.Task, weight: tf.Tensor, nearest: _Nearest) -> _Nearest:
+    def _descend(self, logits_fn: LogitsFunction, task: samples.Task, weight: tf.Tensor, kept: _Kept) -> _Kept:
         """Adam at one weight per sample."""
         variable = tf.atanh(tf.clip_by_value(2 * task.images - 1, -_INSIDE, _INSIDE))
-        zero, infinite = tf.zeros_like(variable), tf.fill(tf.shape(weight), tf.cast(np.inf, weight.dtype))
-        every = max(1, self.steps // 10)
-
-        def body(step: tf.Tensor, nearest: _Nearest, descent: _Descent) -> tuple[tf.Tensor, _Nearest, _Descent]:
-            nearest, loss, descent = self._adam(logits_fn, step, nearest, descent)
-            falling, checked = descent._replace(loss=loss), self.abort_early & (step % every == every - 1)
-            kept = tf.cond(checked, lambda: samples.keep(falling, loss < 0.9999 * descent.loss), lambda: descent)
-            return step + 1, nearest, kept
-
-        descent = _Descent(tf.range(tf.shape(variable)[0]), task, weight, variable, zero, zero, infinite)
-        _, nearest, _ = samples.while_active(body, self.steps, nearest, descent)
-        return nearest
+        zero, infinite = tf.zeros_like(variable), samples.Nearest.start(variable).distance
+        way = samples.Way.start(task, _Descent(weight, variable, zero, zero, infinite))
+        return samples.walk(functools.partial(self._adam, logits_fn), self.steps, kept, way)[0]
 
     def _adam(
-        self, logits_fn: LogitsFunction, step: tf.Tensor, nearest: _Nearest, descent: _Descent
-    ) -> tuple[_Nearest, tf.Tensor, _Descent]:
+        self, logits_fn: LogitsFunction, step: tf.Tensor, task: samples.Task, kept: _Kept, descent: _Descent
+    ) -> tuple[_Kept, _Descent, tf.Tensor]:
         """One step; what fools on the way and is nearer than before is kept."""
-        task, axes = descent.task, tuple(range(1, descent.variable.shape.rank))
+        axes = tuple(range(1, descent.variable.shape.rank))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(descent.variable)
             points = (tf.tanh(descent.variable) + 1) / 2
@@ -127,14 +108,16 @@ class CarliniWagner(kinds.SearchAttack, base.AimedAttack):
         predicted = tf.argmax(logits, axis=-1)
         hit = predicted == task.target if self.aimed else predicted != task.labels
         fooled = hit & (margin >= self.confidence)
-        old = samples.take(nearest, descent.index)
-        new = samples.choose(fooled & (square < old.square), _Nearest(points, square, fooled), old)
-        nearest = samples.put(nearest, descent.index, new._replace(fooled=old.fooled | fooled))
+        kept = kept[0].or_new(points, square, fooled), kept[1] | fooled
         mean = _BETAS[0] * descent.mean + (1 - _BETAS[0]) * gradient
         variance = _BETAS[1] * descent.variance + (1 - _BETAS[1]) * gradient**2
         corrections = [1 - tf.cast(beta, mean.dtype) ** tf.cast(step + 1, mean.dtype) for beta in _BETAS]
         move = self.learning_rate * (mean / corrections[0]) / (tf.sqrt(variance / corrections[1]) + 1e-8)
-        return nearest, loss, descent._replace(variable=descent.variable - move, mean=mean, variance=variance)
+        descent = descent._replace(variable=descent.variable - move, mean=mean, variance=variance)
+        every = max(1, self.steps // 10)
+        checked = self.abort_early & (step % every == every - 1)
+        falls = ~checked | (loss < 0.9999 * descent.loss)
+        return kept, descent._replace(loss=tf.where(checked, loss, descent.loss)), falls
 
 
 class _State(NamedTuple):
@@ -142,15 +125,12 @@ class _State(NamedTuple):
 
     points: tf.Tensor
     radius: tf.Tensor
-    nearest: tf.Tensor
-    distance: tf.Tensor
+    nearest: samples.Nearest
 
     def looked(self, images: tf.Tensor, fooled: tf.Tensor, norm: float) -> _State:
-        """With the present points where they are the nearest adversarials; of as near ones with the earlier."""
+        """With the present points where they are the nearest adversarials."""
         distance = lp.norms_of(self.points - images, norm) if norm else lp.num_changed(self.points, images)
-        old, new = (self.nearest, self.distance), (self.points, distance)
-        nearest, distance = samples.choose(fooled & (distance < self.distance), new, old)
-        return self._replace(nearest=nearest, distance=distance)
+        return self._replace(nearest=self.nearest.or_new(self.points, distance, fooled))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -189,17 +169,17 @@ class FMN(kinds.SearchAttack):
 
     def search(self, logits_fn: LogitsFunction, task: samples.Task) -> kinds.Found:
         """The steps, then a last look."""
-        infinite = tf.fill(tf.shape(task.labels), tf.cast(np.inf, task.images.dtype))
-        start = _State(task.images, infinite, task.images, infinite)
+        nearest = samples.Nearest.start(task.images)
+        start = _State(task.images, nearest.distance, nearest)
         state = samples.repeat(functools.partial(self._step, logits_fn, task), self.steps, start)
         fooled = losses.margin_against(logits_fn(state.points), task.labels) > 0
-        return kinds.Found(state.looked(task.images, fooled, self.norm).nearest)
+        return kinds.Found(state.looked(task.images, fooled, self.norm).nearest.points)
 
     def _step(self, logits_fn: LogitsFunction, task: samples.Task, step: tf.Tensor, state: _State) -> _State:
         images = task.images
         gradient, logits = losses.loss_gradient(logits_fn, state.points, task.labels, loss="margin")
         margin = losses.margin_against(logits, task.labels)
-        found_before, fooled = tf.math.is_finite(state.distance), margin > 0
+        found_before, fooled = tf.math.is_finite(state.nearest.distance), margin > 0
         state = state.looked(images, fooled, self.norm)
         cosine = (1 + tf.cos(math.pi * tf.cast(step, images.dtype) / self.steps)) / 2
         gamma = 1e-4 + (self.gamma - 1e-4) * cosine
@@ -207,7 +187,7 @@ class FMN(kinds.SearchAttack):
         boundary = way + tf.math.divide_no_nan(-margin, lp.norms_of(gradient, DUAL[self.norm]))
         grown = tf.where(tf.math.is_finite(state.radius) & ~found_before, tf.maximum(state.radius, boundary), boundary)
         outside = (1 + gamma) * tf.where(found_before, state.radius, grown)  # past the boundary, not onto it
-        radius = tf.where(fooled, tf.minimum(state.radius * (1 - gamma), state.distance), outside)
+        radius = tf.where(fooled, tf.minimum(state.radius * (1 - gamma), state.nearest.distance), outside)
         length = (self.step_size or (10.0 if self.norm == np.inf else 1.0)) * (0.01 + 0.99 * cosine)
         shift = lp.project(state.points + length * lp.unit(gradient) - images, radius, self.norm)
         return state._replace(points=tf.clip_by_value(images + shift, 0, 1), radius=radius)
@@ -254,11 +234,11 @@ class SigmaZero(kinds.SearchAttack):
 
     def search(self, logits_fn: LogitsFunction, task: samples.Task) -> kinds.Found:
         """The steps, and a last look."""
-        images, one = task.images, tf.ones_like(task.epsilon)
-        start = _State(images, self.threshold * one, images, np.inf * one)
+        threshold = self.threshold * tf.ones_like(task.epsilon)
+        start = _State(task.images, threshold, samples.Nearest.start(task.images))
         state = samples.repeat(functools.partial(self._step, logits_fn, task), self.steps, start)
         fooled = losses.margin_against(logits_fn(state.points), task.labels) > 0
-        return kinds.Found(state.looked(images, fooled, self.norm).nearest)
+        return kinds.Found(state.looked(task.images, fooled, self.norm).nearest.points)
 
     def _step(self, logits_fn: LogitsFunction, task: samples.Task, step: tf.Tensor, state: _State) -> _State:
         images, axes = task.images, tuple(range(1, task.images.shape.rank))

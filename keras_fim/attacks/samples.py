@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -71,6 +72,22 @@ class Best(NamedTuple):
         return put(self, index, new.unless_worse_than(take(self, index)))
 
 
+class Nearest(NamedTuple):
+    """The nearest adversarial of each sample so far: its point ``(n, ...)``, and its distance, inf if there is none."""
+
+    points: tf.Tensor
+    distance: tf.Tensor
+
+    @classmethod
+    def start(cls, images: tf.Tensor) -> Nearest:
+        """None so far."""
+        return cls(images, tf.fill(tf.shape(images)[:1], tf.cast(np.inf, images.dtype)))
+
+    def or_new(self, points: tf.Tensor, distance: tf.Tensor, fooled: tf.Tensor) -> Nearest:
+        """With the points that ``fooled`` marks where they are nearer; of as near ones the earlier."""
+        return choose(fooled & (distance < self.distance), Nearest(points, distance), self)
+
+
 def take(parts: _T, index: Any) -> _T:
     """The entries at ``index``: positions or a slice."""
     return _each(lambda t: t[index] if isinstance(index, slice) else tf.gather(t, index), parts)
@@ -96,36 +113,66 @@ def _each(function: Callable[..., tf.Tensor], parts: _T, *others: _T) -> _T:
     return mapped
 
 
-def while_active(body: Callable[..., tuple[Any, ...]], steps: int, *state: Any, first: int = 0) -> tuple[Any, ...]:
+class Way(NamedTuple):
+    """Samples on their way through the steps of an attack, ``(active, ...)`` each.
+
+    Attributes:
+        index: Where they are among all.
+        task: What they are attacked on.
+        state: What else the attack keeps of them.
+    """
+
+    index: tf.Tensor
+    task: Task
+    state: Any
+
+    @classmethod
+    def start(cls, task: Task, state: Any) -> Way:
+        """That of all samples."""
+        return cls(tf.range(tf.shape(task.labels)[0]), task, state)
+
+
+def walk(
+    body: Callable[..., tuple[Any, ...]], steps: int, best: _T, way: Way, *, first: int = 0, last: Any = None
+) -> tuple[_T, Way]:
     """Repeat a step until no sample is left: no model is called on an empty batch.
 
     Args:
-        body: From the number of the step and the state to those of the next.
+        body: Called with the number of the step, and the task, the best and the state of the samples on their way.
+            Returns their best and their state after it, and which of them go on, bool ``(active,)``, or ``None``.
         steps: The number at which it ends.
-        *state: The state at the start, whose last part has an ``index`` of the samples on their way.
+        best: What is to be returned of all samples.
+        way: The samples that take part.
         first: The number of the first step.
+        last: Called like ``body`` at the end, if there are samples left; returns what is best then.
 
     Returns:
-        The number of the step that would be next, and the state.
+        The best, and the samples that are left.
     """
 
-    def going(step: tf.Tensor, *state: Any) -> tf.Tensor:
-        return (step < steps) & (tf.size(state[-1].index) > 0)
+    def going(step: tf.Tensor, best: _T, way: Way) -> tf.Tensor:
+        return (step < steps) & (tf.size(way.index) > 0)
 
-    end: tuple[Any, ...] = tf.while_loop(going, body, (tf.constant(first), *state))
-    return end
+    def onward(step: tf.Tensor, best: _T, way: Way) -> tuple[tf.Tensor, _T, Way]:
+        reached, state, stays = body(step, way.task, take(best, way.index), way.state)
+        best, way = put(best, way.index, reached), way._replace(state=state)
+        return step + 1, best, way if stays is None else keep(way, stays)
+
+    step, best, way = tf.while_loop(going, onward, (tf.constant(first), best, way))
+    if last is not None:
+        ended = tf.size(way.index) == 0
+        end = functools.partial(last, step, way.task)
+        best = tf.cond(ended, lambda: best, lambda: put(best, way.index, end(take(best, way.index), way.state)))
+    return best, way
 
 
 def repeat(body: Callable[[tf.Tensor, _T], _T], count: int, state: _T) -> _T:
     """The state after ``count`` steps; ``body`` goes from the number of a step and the state to the next state."""
 
-    def going(step: tf.Tensor, state: _T) -> tf.Tensor:
-        return step < count
-
     def onward(step: tf.Tensor, state: _T) -> tuple[tf.Tensor, _T]:
         return step + 1, body(step, state)
 
-    end: _T = tf.while_loop(going, onward, (tf.constant(0), state))[1]
+    end: _T = tf.while_loop(lambda step, _: step < count, onward, (tf.constant(0), state))[1]
     return end
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import Count, GradientNorm, InnerShare, Positive, one_of
 from keras_fim.attacks import base, kinds, losses, lp, problem, samples
-from keras_fim.geometry import jacobian, krylov
+from keras_fim.geometry import krylov
 from keras_fim.geometry.spectrum import spectrum_and_logits
 from keras_fim.logits import LogitsFunction
 
@@ -23,13 +23,10 @@ class OneStep(kinds.FixedBudgetAttack):
 
     def prepare(self, logits_fn: LogitsFunction, task: samples.Task) -> tuple[tf.Tensor, ...]:
         """Logits of the images, and directions of norm 1: up the loss, or down that of the targets."""
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(task.images)
-            logits = logits_fn(task.images)
-            with tape.stop_recording():
-                targets = self._targets(logits, task)
-            loss = losses.loss_value(logits, task.labels, "cross_entropy", targets)
-        return logits, lp.steepest(jacobian.gradient(tape, loss, task.images), self.norm)
+        gradient, logits = losses.loss_gradient(
+            logits_fn, task.images, task.labels, loss="cross_entropy", targets=lambda z: self._targets(z, task)
+        )
+        return logits, lp.steepest(gradient, self.norm)
 
     def _targets(self, logits: tf.Tensor, task: samples.Task) -> tf.Tensor | None:
         """The classes to aim at, if there are any."""
@@ -124,17 +121,13 @@ class OTCM(OneStep):
         return problem.choose_targets(self.target, task, logits)
 
 
-class _Details(NamedTuple):
-    """The details of a step along an eigenvector, ``(batch,)`` each; see `SpectralAttack`."""
+_DETAILS = ("saturated", "converged", "num_steps")
+"""The details of a step along an eigenvector, ``(batch,)`` each; see `SpectralAttack`."""
 
-    saturated: tf.Tensor
-    converged: tf.Tensor
-    num_steps: tf.Tensor
 
-    def joined(self, new: Sequence[tf.Tensor]) -> _Details:
-        """Those of two steps together."""
-        saturated, converged, num_steps = new
-        return _Details(self.saturated | saturated, self.converged & converged, self.num_steps + num_steps)
+def _joined(first: Sequence[tf.Tensor], second: Sequence[tf.Tensor]) -> tuple[tf.Tensor, ...]:
+    """The details of two steps together."""
+    return first[0] | second[0], first[1] & second[1], first[2] + second[2]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -236,12 +229,12 @@ class OSSA(SpectralAttack):
             _, directions, *new = self.prepare(logits_fn, moved)
             points, logits = self._better_side(logits_fn, moved, directions, 1 / self.steps)
             worse = losses.log_odds_against(logits, task.labels) < losses.log_odds_against(best[1], task.labels)
-            return points, samples.choose(worse, best, (points, logits)), details.joined(new)
+            return points, samples.choose(worse, best, (points, logits)), _joined(details, new)
 
-        best, details = self._better_side(logits_fn, task, state[1], 1 / self.steps), _Details(*state[2:])
+        best, details = self._better_side(logits_fn, task, state[1], 1 / self.steps), state[2:]
         if self.steps > 1:
             _, best, details = samples.repeat(body, self.steps - 1, (best[0], best, details))
-        return kinds.Perturbed(*best, details._asdict())
+        return kinds.Perturbed(*best, dict(zip(_DETAILS, details, strict=True)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -280,4 +273,5 @@ class TSSA(SpectralAttack):
         onward = tf.reduce_sum(directions * (middle - task.images), axis=tuple(range(1, middle.shape.rank)))
         length = (1 - self.share) * tf.where(onward >= 0, task.epsilon, -task.epsilon)
         points = tf.clip_by_value(middle + lp.by_image(length, middle) * directions, 0, 1)
-        return kinds.Perturbed(points, logits_fn(points), _Details(*state[2:]).joined(new)._asdict())
+        details = dict(zip(_DETAILS, _joined(state[2:], new), strict=True))
+        return kinds.Perturbed(points, logits_fn(points), details)

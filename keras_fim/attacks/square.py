@@ -122,24 +122,21 @@ class Square(kinds.FixedBudgetAttack):
         shape = grid_shape(tuple(task.images.shape[1:]))
         image = samples.Best.of(tf.reshape(task.images, [-1, *shape]), state[0], task.labels, "margin")
         unknown = tf.fill(tf.shape(image.loss), tf.cast(-np.inf, image.loss.dtype))  # the first query always counts
-        (standing,) = tf.unstack(tf.where(~image.fooled & (task.epsilon > 0)), axis=-1)
+        standing = ~image.fooled & (task.epsilon > 0)
         options = {"smallest": 3} if self.norm != np.inf else {}
-        task = samples.before_rounding(task, self.norm)
         schedule = sides(self.queries, self.p_init, *shape[:2], **options)
+        laid_out = samples.before_rounding(task, self.norm)._replace(images=image.points)
 
-        def going(query: tf.Tensor, index: tf.Tensor, best: samples.Best) -> tf.Tensor:
-            return (query < self.queries) & (tf.size(index) > 0)  # no model is called on an empty batch
-
-        def body(query: tf.Tensor, index: tf.Tensor, best: samples.Best) -> tuple[tf.Tensor, tf.Tensor, samples.Best]:
-            old, origin, here = samples.take(best, index), tf.gather(image.points, index), samples.take(task, index)
-            search = _Query(draws.fold(here.keys, query), lp.by_image(here.epsilon, origin), query, schedule, self.norm)
+        def body(query: tf.Tensor, here: samples.Task, old: samples.Best, _: Any) -> tuple[Any, ...]:
+            origin, keys = here.images, draws.fold(here.keys, query)
+            search = _Query(keys, lp.by_image(here.epsilon, origin), query, schedule, self.norm)
             points = search.propose(origin, old.points)
             logits = logits_fn(tf.reshape(points, [-1, *task.images.shape[1:]]))
             new = samples.Best.of(points, logits, here.labels, "margin").unless_worse_than(old)
-            return query + 1, tf.boolean_mask(index, ~new.fooled), samples.put(best, index, new)
+            return new, (), ~new.fooled
 
-        start = (tf.constant(0), standing, image._replace(loss=unknown))
-        best = tf.while_loop(going, body, start)[2].unless_worse_than(image)
+        way = samples.keep(samples.Way.start(laid_out, ()), standing)
+        best = samples.walk(body, self.queries, image._replace(loss=unknown), way)[0].unless_worse_than(image)
         return kinds.Perturbed(tf.reshape(best.points, tf.shape(task.images)), best.logits)
 
 

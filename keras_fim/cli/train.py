@@ -14,7 +14,7 @@ from keras_fim.cli.serving import export_and_verify
 from keras_fim.data import short_name
 from keras_fim.evaluation.plans import say
 from keras_fim.evaluation.report import table
-from keras_fim.geometry.penalty import label_smoothing_from_mu
+from keras_fim.geometry.simplex import label_smoothing_from_mu
 from keras_fim.records import read_json
 from keras_fim.training import TrainingConfig, comparison, defending, detecting, hardening, inputs, run, trained
 from keras_fim.training.demo import run_demo

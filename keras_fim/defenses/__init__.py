@@ -1,8 +1,9 @@
 """Defenses: Keras models around a classifier, which train it differently."""
 
-from keras_fim.defenses.adversarial import AdversarialTraining, GaussianAugmentation, n_fgm, n_fgsm
+from keras_fim.defenses.adversarial import (  # noqa: I001 - as `__all__`
+    AdversarialTraining, CatastrophicOverfitting, GaussianAugmentation, n_fgm, n_fgsm,
+)  # fmt: skip
 from keras_fim.defenses.base import Defense, plain
-from keras_fim.defenses.overfitting import CatastrophicOverfitting
 from keras_fim.defenses.penalties import TRADES, AdversarialLabelSmoothing, mu_from_budget
 from keras_fim.defenses.spectral import GradientPenalty, SpectralDefense
 

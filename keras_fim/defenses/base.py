@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import operator
 import re
 from collections.abc import Iterator
@@ -165,29 +166,22 @@ class Defense(keras.Model):
             return dict(self.get_metrics_result())
         return dict(self.compute_metrics(images, targets, predictions, sample_weight))
 
-    def fit(
-        self,
-        x: Any = None,
-        y: Any = None,
-        batch_size: int | None = None,
-        epochs: int = 1,
-        verbose: Any = "auto",
-        callbacks: Any = None,
-        **options: Any,
-    ) -> keras.callbacks.History:
+    def fit(self, *args: Any, **options: Any) -> keras.callbacks.History:
         """As `keras.Model.fit`; it also warns of a penalty that is too small to matter.
 
         Raises:
             ValueError: In place of TensorFlow's own error where an image or a label is not valid, or a batch left a
                 device without images; and if the classifier has no gradient.
         """
+        options = inspect.signature(super().fit).bind(*args, **options).arguments
         watches = [watch for part in self._parts() for watch in part.watches()]
+        callbacks = options.get("callbacks")
         if isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks.callbacks.extend(watches)
         else:
-            callbacks = [*(callbacks or []), *watches]
+            options["callbacks"] = [callbacks or [], watches]  # which Keras flattens
         with self._readable():
-            return super().fit(x, y, batch_size, epochs, verbose, callbacks, **options)
+            return super().fit(**options)
 
     def train_on_batch(self, *args: Any, **options: Any) -> Any:
         """As `keras.Model.train_on_batch`, with the errors of `fit`."""
@@ -257,11 +251,8 @@ class Defense(keras.Model):
         return [*(inner._parts() if inner else []), self]
 
     def _num_classes(self, images: tf.Tensor) -> int:
-        if getattr(self.model, "outputs", None):
-            shape = self.model.output_shape
-        else:
-            shape = self.model.compute_output_spec(keras.KerasTensor(images.shape, images.dtype)).shape
-        return max(2, int(shape[-1]))  # one unit is two classes
+        outputs = self.model.compute_output_spec(keras.KerasTensor(images.shape, images.dtype))
+        return max(2, int(outputs.shape[-1]))  # one unit is two classes
 
     def _step_seed(self) -> tf.Tensor:
         optimizer: Any = getattr(self.optimizer, "inner_optimizer", self.optimizer)

@@ -78,7 +78,8 @@ def nearest_boundary(logits: tf.Tensor, gradients: tf.Tensor, norm: float = 2.0)
         The distance and the class of the nearest rival, as `boundary_distance`.
     """
     largest, order = tf.math.top_k(logits, gradients.shape[1] + 1)
-    lengths = _length(gradients, DUAL[norm])
+    scale = tf.reduce_max(tf.abs(gradients), axis=-1, keepdims=True)  # so that squares do not underflow
+    lengths = scale[..., 0] * tf.norm(tf.math.divide_no_nan(gradients, scale), ord=DUAL[norm], axis=-1)
     distances = tf.cast(largest[:, :1] - largest[:, 1:], lengths.dtype) / lengths
     infinite = tf.cast(np.inf, distances.dtype)
     distances = tf.where((lengths > 0) & tf.math.is_finite(distances), distances, infinite)
@@ -86,9 +87,3 @@ def nearest_boundary(logits: tf.Tensor, gradients: tf.Tensor, norm: float = 2.0)
     smallest = tf.gather(distances, nearest, batch_dims=1)
     distance = tf.where(smallest < infinite, smallest, tf.cast(np.nan, distances.dtype))
     return tf.cast(distance, logits.dtype), tf.gather(order[:, 1:], nearest, batch_dims=1)
-
-
-def _length(vectors: tf.Tensor, order: float) -> tf.Tensor:
-    """The norms of vectors along the last axis, without underflow of squares."""
-    scale = tf.reduce_max(tf.abs(vectors), axis=-1, keepdims=True)
-    return scale[..., 0] * tf.norm(tf.math.divide_no_nan(vectors, scale), ord=order, axis=-1)

@@ -70,8 +70,24 @@ def krylov_spectrum_from(
     space = _start(scaled, images, k) if start is None else _with_vector(scaled, _empty(scaled, images), images, start)
     space = _advanced(scaled, space, images, k)
     spectrum = Spectrum(*_ritz(scaled, space, k, rtol), tf.ones_like(space.images))
+
+    def body(spectrum: Spectrum, space: _Space) -> tuple[Spectrum, _Space]:
+        """A further step for the images that have not converged, gathered into a smaller batch before it."""
+        active, where = tf.gather(images, space.images), space.images[:, None]
+        scaled = scaled_factor(linearize(logits_fn, active))
+        space = _advanced(scaled, space, active, k)
+        news = Spectrum(*_ritz(scaled, space, k, rtol), tf.gather(spectrum.num_steps, space.images) + 1)
+        updated = [tf.tensor_scatter_nd_update(old, where, new) for old, new in zip(spectrum, news, strict=True)]
+        return Spectrum(*updated), _only(space, ~news.converged)
+
+    def going(_: Spectrum, space: _Space) -> tf.Tensor:
+        return tf.size(space.images) > 0
+
     if max_steps > 1:
-        spectrum = _refined(logits_fn, images, spectrum, space, k, rtol, max_steps)
+        start = spectrum, _only(space, ~spectrum.converged)
+        spaces = [tf.TensorShape([None, None, part.shape[-1]]) for part in space[1:]]  # of any number of vectors
+        shapes = Spectrum(*(part.shape for part in spectrum)), _Space(tf.TensorShape([None]), *spaces)
+        spectrum, _ = tf.while_loop(going, body, start, shapes, maximum_iterations=max_steps - 1)
     return spectrum._replace(directions=in_image_shape(spectrum.directions, images))
 
 
@@ -114,30 +130,6 @@ def in_image_shape(directions: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
     directions = tf.reshape(directions, tf.concat([[tf.shape(images)[0], k], tf.shape(images)[1:]], axis=0))
     directions.set_shape([images.shape[0], k, *images.shape[1:]])
     return directions
-
-
-def _refined(
-    logits_fn: LogitsCallable, images: tf.Tensor, spectrum: Spectrum, space: _Space, k: int, rtol: float, max_steps: int
-) -> Spectrum:
-    """Further steps for the images that have not converged, gathered into a smaller batch before each."""
-
-    def body(spectrum: Spectrum, space: _Space) -> tuple[Spectrum, _Space]:
-        active = tf.gather(images, space.images)
-        scaled = scaled_factor(linearize(logits_fn, active))
-        space = _advanced(scaled, space, active, k)
-        steps = tf.gather(spectrum.num_steps, space.images) + 1
-        news = Spectrum(*_ritz(scaled, space, k, rtol), steps)
-        where = space.images[:, None]
-        updated = [tf.tensor_scatter_nd_update(old, where, new) for old, new in zip(spectrum, news, strict=True)]
-        return Spectrum(*updated), _only(space, ~news.converged)
-
-    size, classes = space.basis.shape[-1], space.products.shape[-1]
-    shapes = _Space(tf.TensorShape([None]), tf.TensorShape([None, None, size]), tf.TensorShape([None, None, classes]))
-    start, invariants = (spectrum, _only(space, ~spectrum.converged)), (Spectrum(*(v.shape for v in spectrum)), shapes)
-    refined, _ = tf.while_loop(
-        lambda _, space: tf.size(space.images) > 0, body, start, invariants, maximum_iterations=max_steps - 1
-    )
-    return Spectrum(*refined)
 
 
 def _empty(scaled: ScaledFactor, images: tf.Tensor) -> _Space:

@@ -118,7 +118,7 @@ def default_weights(defense: str, facts: DatasetInfo) -> dict[str, float]:
 
     Label smoothing matches the default μ of the Fisher trace. A defense without μ has the weight 0.
     """
-    from keras_fim.geometry.penalty import default_mu, label_smoothing_from_mu
+    from keras_fim.geometry.simplex import default_mu, label_smoothing_from_mu
 
     names, num_classes = defense.split("+"), facts.num_classes
     weights = {"mu": 0.0}

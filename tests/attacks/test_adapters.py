@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from keras_fim import attacks, models
 from keras_fim.attacks import CleverHans
-from keras_fim.attacks.adapters import common, repairs
+from keras_fim.attacks.adapters import cleverhans, foreign
 from keras_fim.logits import logits_function
 
 pytestmark = pytest.mark.slow  # the other libraries run eagerly
@@ -176,7 +176,7 @@ def test_carlini_wagner_of_cleverhans_sweeps_and_takes_color_images():
 def test_the_learning_rate_is_not_among_what_carlini_wagner_zeroes():
     optimizer = tf.keras.optimizers.Adam(0.1)
     variable = tf.Variable([1.0])
-    wrapped = repairs._Resettable(optimizer)
+    wrapped = cleverhans._Resettable(optimizer)
     wrapped.apply_gradients([(tf.constant([1.0]), variable)])
     state = wrapped.variables()
     assert len(state) == len(optimizer.variables) - 1 >= 3  # iterations, momentum, velocity
@@ -264,7 +264,7 @@ def test_a_missing_library_says_how_to_install_it(monkeypatch):
         attacks.Foolbox(None)
 
 
-class _Outside(common.Method):
+class _Outside(foreign.Method):
     """A library that goes twice as far as it may, and has no answer for the first image."""
 
     def generate(self, classifier, task, epsilon, seed):
@@ -275,7 +275,7 @@ class _Outside(common.Method):
 
 def test_what_leaves_the_ball_is_projected_and_marked(digit_model, digits):
     images = np.full((3, 28, 28, 1), 0.2, "float32")
-    result = common.wrapped(_Outside("outside", 2.0, "Outside("), minimal=False)(
+    result = foreign.wrapped(_Outside("outside", 2.0, "Outside("), minimal=False)(
         digit_model, images, digits[3][:3], epsilon=1.0
     )
     np.testing.assert_allclose(result.distances, [0, 1, 1], rtol=1e-5)

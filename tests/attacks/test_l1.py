@@ -42,21 +42,21 @@ def test_a_step_changes_as_many_values_as_it_should_and_its_length_follows_the_b
     images, near = np.full((2, 8), 0.5), np.full((2, 8), 0.55)
     task = attacks.APGD()._problem(logits_function(lambda x: x[:, :2], from_logits=True), images, [0, 0]).task
     task = task._replace(epsilon=tf.constant([2.0, 2.0], tf.float64))
-    climb = SparseClimb.start(tf.range(2), task, tf.constant(near))
+    climb = SparseClimb.start(task, tf.constant(near))
     np.testing.assert_allclose(climb.width, 8 / 1.5)
     slopes, loss = tf.constant([[8.0, -7, 6, 5, 4, 3, 2, 1]] * 2, tf.float64), tf.ones(2, tf.float64)
-    climb = climb.looked(slopes, loss).moved(tf.constant(1), 1)
+    climb = climb.looked(slopes, loss).moved(tf.constant(1), task, attacks.APGD(norm=1))
     np.testing.assert_array_equal(np.sign(climb.here.point - near)[:, :5], [[1, -1, 1, 1, 1]] * 2)
     sparse = climb.peak._replace(point=tf.constant(images + 0.5 * np.eye(8)[:2]))
     for peak, length, changed, there in (
         (climb.peak, 2 / 1.5, 8, climb.here.point),  # as dense as before: shorter steps
         (sparse, 2.0, 1, sparse.point),  # sparser: back to it, with long steps
     ):
-        checked = climb._replace(peak=peak).checked(tf.constant(0.0))
+        checked = climb._replace(peak=peak).checked(task, tf.constant(0.0))
         np.testing.assert_allclose(checked.length, length)
         np.testing.assert_allclose(checked.width, changed / 1.5)
         np.testing.assert_array_equal(checked.here.point, there)
-    short = climb._replace(length=tf.constant([0.21, 0.21], tf.float64)).checked(tf.constant(0.0))
+    short = climb._replace(length=tf.constant([0.21, 0.21], tf.float64)).checked(task, tf.constant(0.0))
     np.testing.assert_allclose(short.length, 0.2)
 
 
