@@ -220,10 +220,9 @@ def check_outputs(model: Any, facts: DatasetInfo) -> None:
     if not isinstance(shape, tuple) or not shape[-1]:
         return
     count = 2 if shape[-1] == 1 else shape[-1]
-    expected = f"at most the {count} classes of the model"
     names = ", ".join(facts.class_names[:10]) + (", ..." if facts.num_classes > 10 else "")
-    received = f"{facts.num_classes} classes ({names})"
-    require(facts.num_classes <= count, f"The dataset {facts.name} should have {expected}. Received: {received}")
+    expected = f"The dataset {facts.name} should have at most the {count} classes of the model"
+    require(facts.num_classes <= count, f"{expected}. Received: {facts.num_classes} classes ({names})")
 
 
 def model_range(
