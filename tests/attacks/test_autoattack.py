@@ -106,7 +106,8 @@ def test_random_outputs_are_refused():
         attacks.AutoAttack()(fn, images, labels, epsilon=0.1)
 
 
-@pytest.mark.parametrize(("num_classes", "epsilon"), [(4, 0.15), pytest.param(2, 0.3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_classes", "epsilon"), [(4, 0.15), (2, 0.3)])
 def test_under_rand_successes_repeat_themselves(num_classes, epsilon):
     fn, images, labels = noisy(num_classes)
     attack = attacks.AutoAttack(version="rand")

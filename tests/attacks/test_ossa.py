@@ -96,6 +96,7 @@ def test_steps_take_the_eigenvector_where_they_stand(smooth):
     np.testing.assert_allclose(both.adversarials, expected, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_two_steps_follow_the_eigenvectors_of_both_points(smooth):
     """Against dense eigenvectors of finite differences: the sides, the lengths, and how the second step goes on."""
     model, images, labels = smooth

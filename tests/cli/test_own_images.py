@@ -122,6 +122,7 @@ def test_train_from_scratch_on_a_function(photos, tmp_path, capsys):
     assert config["image_shape"] == [10, 10, 3] and load_model(tmp_path).output_shape == (None, 3)
 
 
+@pytest.mark.slow
 def test_export_with_labels_and_reference_images(photos, stranger, tmp_path, capsys):
     (tmp_path / "labels.txt").write_text("\n".join(NAMES))
     arguments = ["--labels", tmp_path / "labels.txt", "--reference-images", photos, "--max-samples", "30"]

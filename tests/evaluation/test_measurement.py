@@ -61,7 +61,11 @@ def test_what_the_model_answers_with_nan_is_no_success():
     assert not outcome.fooled.any()
 
 
-@pytest.mark.parametrize("attack", [attacks.FGSM(), attacks.FMN(), attacks.Strong(quick=True)], ids=repr)
+@pytest.mark.parametrize(
+    "attack",
+    [attacks.FGSM(), attacks.FMN(), pytest.param(attacks.Strong(quick=True), marks=pytest.mark.slow)],
+    ids=["fgsm", "fmn", "strong"],
+)
 def test_an_outcome_survives_json_and_chunks_are_joined(attack):
     model = linear()
     chunk, logits_fn = chunk_of(model), logits_function(model)

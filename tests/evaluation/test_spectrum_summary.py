@@ -61,6 +61,7 @@ def wide_network(classes=80, pixels=12):
     return logits_function(lambda x: tf.tanh(x @ first) @ second, from_logits=True), rng.normal(size=(24, pixels))
 
 
+@pytest.mark.slow
 def test_of_many_classes_one_krylov_step_and_a_few_probes_are_near_the_dense_matrices():
     model, points = wide_network()
     summary = information(model, tf.constant(points), max_steps=10)

@@ -159,6 +159,7 @@ def test_interrupted_run_ends_as_an_uninterrupted_one_and_repeats_no_step(fatal,
     assert all(len(figures) == 1 for figures in once.values())
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_write_one_run(tmp_path):
     program = (
         "import sys; from keras_fim import records\nwith records.locked(sys.argv[1]):\n print(1, flush=True), input()"
@@ -175,6 +176,7 @@ def test_two_processes_do_not_write_one_run(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_unfinished_files_of_killed_processes_are_removed(tmp_path):
     program = """
 import os, sys
