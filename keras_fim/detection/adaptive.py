@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -13,25 +13,12 @@ from keras_fim.attacks.kinds import FixedBudgetAttack, Perturbed
 from keras_fim.attacks.losses import margin_against
 from keras_fim.attacks.lp import by_image, project_inside, step, unit
 from keras_fim.attacks.problem import in_pixels
-from keras_fim.attacks.samples import Task, choose, random_start, repeat
+from keras_fim.attacks.samples import Best, Task, random_start, repeat
 from keras_fim.detection.detector import FisherDetector, features_of
-from keras_fim.geometry import boundary, jacobian, spectrum
+from keras_fim.geometry import boundary, jacobian, logit_fim_form, spectrum
 from keras_fim.logits import LogitsFunction
 
 _PROBE = 0.05  # length of the finite difference that stands for a derivative along an eigenvector
-_NOT_FOOLED = 1e6
-
-
-class _Best(NamedTuple):
-    """The best point of each sample: one that fools if there was one, of these the one with the lowest score."""
-
-    points: tf.Tensor
-    logits: tf.Tensor
-    value: tf.Tensor
-
-    def better(self, other: _Best) -> _Best:
-        """The better of both, sample by sample; of equals this one."""
-        return choose(other.value < self.value, other, self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,16 +65,16 @@ class AdaptivePGD(FixedBudgetAttack):
     def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> Perturbed:
         """One climb for each weight."""
 
-        def body(index: tf.Tensor, best: _Best) -> _Best:
+        def body(index: tf.Tensor, best: Best) -> Best:
             point = self._climb(logits_fn, task, random_start(task, self.norm, index), tf.gather(weights, index))
-            return best.better(self._truly(logits_fn, point, task.labels))
+            return self._truly(logits_fn, *point[:2], task.labels).unless_worse_than(best)
 
-        weights, logits = tf.constant(self.weights, task.images.dtype), state[0]
-        best = self._truly(logits_fn, _Best(task.images, logits, logits[:, 0]), task.labels)
+        weights = tf.constant(self.weights, task.images.dtype)
+        best = self._truly(logits_fn, task.images, state[0], task.labels)
         best = repeat(body, len(self.weights), best)
         return Perturbed(best.points, best.logits, {"score": self.detector.score(*in_pixels(logits_fn, best.points))})
 
-    def _climb(self, logits_fn: LogitsFunction, task: Task, start: tf.Tensor, weight: tf.Tensor) -> _Best:
+    def _climb(self, logits_fn: LogitsFunction, task: Task, start: tf.Tensor, weight: tf.Tensor) -> Best:
         """The best point of all steps with one weight."""
 
         def body(index: tf.Tensor, state: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -96,12 +83,12 @@ class AdaptivePGD(FixedBudgetAttack):
             climb, here = self._look(logits_fn, point, along, task.labels, weight)
             moved = step(point, climb, self.step_size * task.epsilon, self.norm)
             moved = project_inside(moved, task.images, task.epsilon, self.norm)
-            return moved, along, best.better(here)
+            return moved, along, here.unless_worse_than(best)
 
         along = self._directions(logits_fn, start)
         best = self._look(logits_fn, start, along, task.labels, weight)[1]
         point, along, best = repeat(body, self.steps, (start, along, best))
-        return best.better(self._look(logits_fn, point, along, task.labels, weight)[1])
+        return self._look(logits_fn, point, along, task.labels, weight)[1].unless_worse_than(best)
 
     def _directions(self, logits_fn: LogitsFunction, points: tf.Tensor) -> tf.Tensor:
         """Eigenvectors and, if the radius counts, the way to the boundary: ``(batch, directions, ...)``, in pixels."""
@@ -114,7 +101,7 @@ class AdaptivePGD(FixedBudgetAttack):
 
     def _look(
         self, logits_fn: LogitsFunction, points: tf.Tensor, along: tf.Tensor, labels: tf.Tensor, weight: tf.Tensor
-    ) -> tuple[tf.Tensor, _Best]:
+    ) -> tuple[tf.Tensor, Best]:
         """Where to go from some points, and what they are worth by the score along given eigenvectors."""
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch(points)
@@ -136,20 +123,13 @@ class AdaptivePGD(FixedBudgetAttack):
         logits, *others = tf.split(logits_fn(tf.concat(shifted, axis=0)), len(shifted))
         pairs = zip(others[: len(steps)], others[len(steps) :], strict=True)
         slopes = [(up - down) / (2 * _PROBE) for up, down in pairs]
-        values = [_variance(logits, slope) for slope in slopes[: self.detector.pairs]]
+        values = [logit_fim_form(logits, slope) for slope in slopes[: self.detector.pairs]]
         values += [tf.zeros_like(values[0])] * (2 - len(values))
         radius = _distance(logits, slopes[-1]) if self.detector.radius else tf.zeros_like(logits[:, 0])
         return logits, self.detector.combine(features_of(logits, tf.stack(values, axis=-1), radius))
 
-    def _truly(self, logits_fn: LogitsFunction, best: _Best, labels: tf.Tensor) -> _Best:
-        return _valued(best.points, best.logits, labels, self.detector.score(*in_pixels(logits_fn, best.points)))
-
-
-def _variance(logits: tf.Tensor, slopes: tf.Tensor) -> tf.Tensor:
-    """Variance of some values ``(batch, K)`` under the predicted distribution."""
-    p = tf.nn.softmax(logits)
-    centered = slopes - tf.reduce_sum(p * slopes, axis=-1, keepdims=True)
-    return tf.reduce_sum(p * centered**2, axis=-1)
+    def _truly(self, logits_fn: LogitsFunction, points: tf.Tensor, logits: tf.Tensor, labels: tf.Tensor) -> Best:
+        return _valued(points, logits, labels, self.detector.score(*in_pixels(logits_fn, points)))
 
 
 def _distance(logits: tf.Tensor, slopes: tf.Tensor) -> tf.Tensor:
@@ -159,7 +139,7 @@ def _distance(logits: tf.Tensor, slopes: tf.Tensor) -> tf.Tensor:
     return tf.math.divide_no_nan(margin, tf.abs(slope))
 
 
-def _valued(points: tf.Tensor, logits: tf.Tensor, labels: tf.Tensor, score: tf.Tensor) -> _Best:
-    """Points with what they are worth, the lower the better: the score if they fool."""
+def _valued(points: tf.Tensor, logits: tf.Tensor, labels: tf.Tensor, score: tf.Tensor) -> Best:
+    """Points with what they are worth: of those that fool the lowest score is best, of others the largest margin."""
     fooled = tf.argmax(logits, axis=-1) != labels
-    return _Best(points, logits, tf.where(fooled, score, _NOT_FOOLED - margin_against(logits, labels)))
+    return Best(points, logits, tf.where(fooled, -score, margin_against(logits, labels)), fooled, fooled)

@@ -18,7 +18,7 @@ from keras_fim.metrics import in_convention, mean_distance, median_distance, sta
 from keras_fim.typing import Images, Labels, Model
 from keras_fim.validation import check_images
 
-_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+_QUANTILES, _BINS = (0.1, 0.25, 0.5, 0.75, 0.9), 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +84,13 @@ class DistanceSummary(Report):
         values = standing_distances(self.distances, self.success, self.was_correct)
         values = values if len(values) else np.array([math.nan])
         return {f"{q:g}": float(np.quantile(values, q, method="inverted_cdf")) for q in _QUANTILES}
+
+    @property
+    def histogram(self) -> list[tuple[float, float, int]]:
+        """The lower end, the upper end and the number of images of bins of the successes' distances."""
+        distances = np.array(self.distances)[self.success]
+        counts, edges = np.histogram(distances, _BINS, (0, distances.max() if len(distances) else 1))
+        return list(zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True))
 
     def in_convention(self, convention: str) -> np.ndarray:
         """The distances as ``convention``, ``"norm"`` or ``"foolbox"``, reports them; float64 ``(batch,)``."""

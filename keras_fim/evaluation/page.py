@@ -1,38 +1,30 @@
-"""Evaluations as one page to read: HTML with its charts and a few attacked images inside, which needs no network."""
+"""What a page to read is made of: templates, which draw its charts, and a few attacked images; it needs no network."""
 
 from __future__ import annotations
 
 import base64
-import collections
 import dataclasses
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from keras_fim.attacks import Attack
 from keras_fim.attacks.lp import norm_name
-from keras_fim.evaluation.distances import DistanceSummary
 from keras_fim.evaluation.measurement import Outcome, measure, probabilities
 from keras_fim.evaluation.plans import Plan
-from keras_fim.evaluation.report import Ratio, columns, share, shown
+from keras_fim.evaluation.report import Ratio, columns, shown
 from keras_fim.evaluation.rows import budget, named
 from keras_fim.evaluation.sources import Chunk, joined
 from keras_fim.logits import LogitsFunction
 from keras_fim.typing import Bounds
 
-if TYPE_CHECKING:
-    from keras_fim.evaluation.result import Evaluation
-    from keras_fim.evaluation.side_by_side import SideBySide
-    from keras_fim.evaluation.smoothing import CertifiedAccuracy
-
 _COUNT, _SIDE = 3, 160  # pictures of a kind, and how large they are at most
 _KINDS = ("most fragile", "typical", "most robust")
-_BINS, _CONFUSIONS = 20, 10
 _STEPS = (0.5, 1, 2, 5, 10, 20)  # of the ticks of an axis in %
 
 
@@ -169,36 +161,6 @@ def _png(image: np.ndarray) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def page(evaluation: Evaluation) -> str:
-    """The report of an evaluation.
-
-    Args:
-        evaluation: The result.
-
-    Returns:
-        HTML, in which names of models and classes are escaped.
-    """
-    rows, accuracy, certified = evaluation.rows, evaluation.accuracy, evaluation.certified
-    several = len({row.options for row in rows}) > len({row.attack for row in rows})
-    ascending = sorted(rows, key=lambda row: row.epsilon)
-    values: dict[str, Any] = {
-        "rows": [(row.options if several else row.attack, accuracy, row) for row in ascending],
-        "certified": _certified(certified) if certified else None,
-        "histograms": [(summary, _histogram(summary)) for summary in evaluation.distances],
-        "classes": _by_class(evaluation, evaluation.strongest),
-        "confusions": _confusions(evaluation),
-    }
-    return rendered("report.html", result=evaluation, **values)
-
-
-def comparison_page(results: SideBySide) -> str:
-    """The report of several evaluations side by side, as `page`."""
-    rows = [(model.model, model.accuracy, model.strongest[key]) for key in results.budgets for model in results.results]
-    same = len({model.digests["data"] for model in results.results}) == 1  # only then can classes be compared
-    classes = list(zip(*(_by_class(model, [results.headline]) for model in results.results if same), strict=False))
-    return rendered("side_by_side.html", comparison=results, rows=rows, classes=classes)
-
-
 def rendered(template: str, **values: Any) -> str:
     """A template with its values filled in, without a line break at its end; HTML is escaped in HTML alone."""
     import jinja2
@@ -210,41 +172,9 @@ def rendered(template: str, **values: Any) -> str:
     return environment.get_template(template).render(values).rstrip("\n")
 
 
-def _certified(certified: CertifiedAccuracy) -> list[tuple[str, Ratio, dict[str, Any]]]:
-    """The points of the chart of certified accuracy, as those of attacks."""
-    name, pairs = f"smoothed, σ = {certified.sigma:g}", zip(certified.radii, certified.accuracy, strict=True)
-    return [(name, certified.accuracy[0], {"epsilon": radius, "robust": ratio}) for radius, ratio in pairs]
-
-
 def axis(ratios: list[Ratio]) -> dict[str, Any]:
     """Ends and ticks in % that leave room for the intervals."""
     low, high = 100 * min(ratio.low for ratio in ratios), 100 * max(ratio.high for ratio in ratios)
     step = next((step for step in _STEPS if high - low <= 6 * step), 25)
     first, last = math.floor(low / step), math.ceil(high / step)
     return {"low": first * step, "high": last * step, "ticks": [step * tick for tick in range(first, last + 1)]}
-
-
-def _by_class(evaluation: Evaluation, budgets: Iterable[tuple[str, float]]) -> list[tuple[int, list[Ratio]]]:
-    """For each class the accuracy without an attack, and under the strongest one at each norm and ε."""
-    if (samples := evaluation.samples) is None:
-        return []
-    labels, right = np.array(samples.label), np.array(samples.label) == np.array(samples.prediction)
-    standing = [right & (samples.wrong_classes(evaluation.strongest[key]) < 0) for key in budgets]
-    classes = np.unique(labels).tolist()
-    return [(label, [share(mask, labels == label) for mask in (right, *standing)]) for label in classes]
-
-
-def _confusions(evaluation: Evaluation) -> list[tuple[tuple[int, int], int]]:
-    """The true and the wrong class that the attack of the headline most often turns it into, and how often."""
-    if (samples := evaluation.samples) is None:
-        return []
-    labels, wrong = np.array(samples.label), samples.wrong_classes(evaluation.headline)
-    pairs = zip(labels[wrong >= 0].tolist(), wrong[wrong >= 0].tolist(), strict=True)
-    return collections.Counter(pairs).most_common(_CONFUSIONS)
-
-
-def _histogram(summary: DistanceSummary) -> list[tuple[float, float, int]]:
-    """Lower end, upper end and number of images of each bin of the distances to the nearest adversarials."""
-    distances = np.array(summary.distances)[summary.success]
-    counts, edges = np.histogram(distances, _BINS, (0, distances.max() if len(distances) else 1))
-    return list(zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,16 @@ from keras_fim.attacks import MinimalDistanceAttack
 from keras_fim.attacks.lp import norm_name
 from keras_fim.evaluation.distances import DistanceSummary
 from keras_fim.evaluation.measurement import Outcome
-from keras_fim.evaluation.page import Example, page, rendered
+from keras_fim.evaluation.page import Example, rendered
 from keras_fim.evaluation.plans import Plan
-from keras_fim.evaluation.report import Ratio, Report, Row, wilson
+from keras_fim.evaluation.report import Ratio, Report, Row, share, wilson
 from keras_fim.evaluation.rows import AttackRow, named
 from keras_fim.evaluation.smoothing import CertifiedAccuracy
 from keras_fim.evaluation.spectrum import RADIUS, SpectrumSummary
 from keras_fim.records import write_text
 
 _FURTHER = {RADIUS: RADIUS, "λ_max(G_x)": "λ_max(G_x)", "classes": "certified class", "radius": "certified radius"}
+_CONFUSIONS = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +84,19 @@ class PerSample(Report):
         """``taken_for`` of a row, int64 ``(n,)``."""
         names = [named(name, row.norm, row.epsilon) for name in (row.attack, row.options)]
         return np.array(next(self.taken_for[name] for name in names if name in self.taken_for))
+
+    def by_class(self, rows: Iterable[AttackRow]) -> list[tuple[int, list[Ratio]]]:
+        """For each class the accuracy without an attack, and under the attacks of some rows."""
+        labels, right = np.array(self.label), np.array(self.label) == np.array(self.prediction)
+        standing = [right & (self.wrong_classes(row) < 0) for row in rows]
+        classes = np.unique(labels).tolist()
+        return [(label, [share(mask, labels == label) for mask in (right, *standing)]) for label in classes]
+
+    def confusions(self, row: AttackRow) -> list[tuple[tuple[int, int], int]]:
+        """The true and the wrong class that an attack most often turns it into, and how often."""
+        labels, wrong = np.array(self.label), self.wrong_classes(row)
+        pairs = zip(labels[wrong >= 0].tolist(), wrong[wrong >= 0].tolist(), strict=True)
+        return collections.Counter(pairs).most_common(_CONFUSIONS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,7 +242,10 @@ class Evaluation(Report):
             return self.samples.save(path)
         if Path(path).suffix != ".html":
             return super().save(path)
-        return write_text(path, page(self))
+        several = len({row.options for row in self.rows}) > len({row.attack for row in self.rows})
+        ascending = sorted(self.rows, key=lambda row: row.epsilon)
+        points = [(row.options if several else row.attack, self.accuracy, row) for row in ascending]
+        return write_text(path, rendered("report.html", result=self, points=points))
 
     def to_pandas(self) -> Any:
         """The rows by sample as a ``pandas.DataFrame``, which has to be installed.

@@ -111,7 +111,12 @@ class SideBySide(Report):
         """Write the results aside and rename the file: ``.html`` for a page to read, or as `Report.save`."""
         if Path(path).suffix != ".html":
             return super().save(path)
-        return write_text(path, page.comparison_page(self))
+        points = [(model.model, model.accuracy, model.strongest[key]) for key in self.budgets for model in self.results]
+        same = len({model.digests["data"] for model in self.results}) == 1  # only then can classes be compared
+        sampled = [(model.samples, model.strongest[self.headline]) for model in self.results]
+        classes = [samples.by_class([row]) if samples and same else [] for samples, row in sampled]
+        columns = list(zip(*classes, strict=False))
+        return write_text(path, page.rendered("side_by_side.html", comparison=self, points=points, classes=columns))
 
 
 def pareto_front(points: Mapping[str, Sequence[float]]) -> list[str]:

@@ -76,6 +76,12 @@ class CertifiedAccuracy(Report):
         abstained = int((certificates.classes == ABSTAINED).sum())
         return cls(float(sigma), num_draws, ALPHA, tuple(radii.tolist()), tuple(accuracy), abstained)
 
+    @property
+    def points(self) -> list[tuple[str, Ratio, dict[str, Any]]]:
+        """The points of the chart, as those of attacks."""
+        name, pairs = f"smoothed, σ = {self.sigma:g}", zip(self.radii, self.accuracy, strict=True)
+        return [(name, self.accuracy[0], {"epsilon": radius, "robust": ratio}) for radius, ratio in pairs]
+
     def tables(self) -> dict[str, list[Row]]:
         """A row for each radius."""
         pairs = zip(self.radii, self.accuracy, strict=True)
