@@ -9,8 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import Count, Norm, Positive, expect
-from keras_fim.attacks.kinds import FixedBudgetAttack, Perturbed
-from keras_fim.attacks.losses import margin_against
+from keras_fim.attacks import kinds, losses
 from keras_fim.attacks.lp import by_image, project_inside, step, unit
 from keras_fim.attacks.problem import in_pixels
 from keras_fim.attacks.samples import Best, Task, random_start, repeat
@@ -22,7 +21,7 @@ _PROBE = 0.05  # length of the finite difference that stands for a derivative al
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AdaptivePGD(FixedBudgetAttack):
+class AdaptivePGD(kinds.FixedBudgetAttack):
     r"""PGD up the margin and down the detector's score at once: steps along :math:`\hat g_m - w\,\hat g_s`.
 
     Both gradients have norm 1; w is each of ``weights`` in turn, from a new random start. An infinite w is the
@@ -62,7 +61,7 @@ class AdaptivePGD(FixedBudgetAttack):
         valid = bool(self.weights) and min(self.weights) >= 0
         expect(valid, "weights", "one or more numbers >= 0", self.weights)
 
-    def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> Perturbed:
+    def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> kinds.Perturbed:
         """One climb for each weight."""
 
         def body(index: tf.Tensor, best: Best) -> Best:
@@ -72,7 +71,9 @@ class AdaptivePGD(FixedBudgetAttack):
         weights = tf.constant(self.weights, task.images.dtype)
         best = self._truly(logits_fn, task.images, state[0], task.labels)
         best = repeat(body, len(self.weights), best)
-        return Perturbed(best.points, best.logits, {"score": self.detector.score(*in_pixels(logits_fn, best.points))})
+        return kinds.Perturbed(
+            best.points, best.logits, {"score": self.detector.score(*in_pixels(logits_fn, best.points))}
+        )
 
     def _climb(self, logits_fn: LogitsFunction, task: Task, start: tf.Tensor, weight: tf.Tensor) -> Best:
         """The best point of all steps with one weight."""
@@ -106,7 +107,7 @@ class AdaptivePGD(FixedBudgetAttack):
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch(points)
             logits, score = self._score_along(logits_fn, points, along)
-            margin = margin_against(logits, labels)
+            margin = losses.margin_against(logits, labels)
         up, away = (unit(jacobian.gradient(tape, value, points)) for value in (margin, score))
         fooled = tf.argmax(logits, axis=-1) != labels
         selective = tf.where(by_image(fooled, points), -away, up)
@@ -142,4 +143,4 @@ def _distance(logits: tf.Tensor, slopes: tf.Tensor) -> tf.Tensor:
 def _valued(points: tf.Tensor, logits: tf.Tensor, labels: tf.Tensor, score: tf.Tensor) -> Best:
     """Points with what they are worth: of those that fool the lowest score is best, of others the largest margin."""
     fooled = tf.argmax(logits, axis=-1) != labels
-    return Best(points, logits, tf.where(fooled, -score, margin_against(logits, labels)), fooled, fooled)
+    return Best(points, logits, tf.where(fooled, -score, losses.margin_against(logits, labels)), fooled, fooled)

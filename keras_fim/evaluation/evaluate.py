@@ -11,9 +11,7 @@ from typing import Annotated, Any, TypeAlias
 import numpy as np
 
 from keras_fim.arguments import Count, Valid, checked
-from keras_fim.attacks import Attack, MinimalDistanceAttack
-from keras_fim.attacks.catalog import Epsilons
-from keras_fim.attacks.lp import norm_name
+from keras_fim.attacks import Attack, MinimalDistanceAttack, catalog, lp
 from keras_fim.distribution import devices_of, local_devices
 from keras_fim.evaluation import distances, flags, measurement, page, plans, rows, smoothing
 from keras_fim.evaluation.cells import BACKENDS, Cell, Cells, Here, finished
@@ -48,7 +46,7 @@ def evaluate(
     dataset: Dataset,
     *,
     attacks: Sequence[Attack | str] | None = None,
-    epsilons: Epsilons = None,
+    epsilons: catalog.Epsilons = None,
     max_samples: MaxSamples = 1000,
     bounds: Bounds | PixelRange | None = None,
     black_box: bool = False,
@@ -207,7 +205,7 @@ class Collected:
             return f"median λ_max(G_x) {np.median(columns['λ_max(G_x)']):.3g} on the last {len(columns[RADIUS])}"
         (attack, epsilons), names = self.todo[index], ("fooled", "unconfirmed", "was_correct")
         self.counts[index] += np.array([columns[name].sum(axis=-1) + np.zeros(len(epsilons), int) for name in names])
-        titles = [rows.named(attack.name, norm_name(attack.norm), epsilon) for epsilon in epsilons]
+        titles = [rows.named(attack.name, lp.norm_name(attack.norm), epsilon) for epsilon in epsilons]
         pairs = zip(titles, self.counts[index].T.tolist(), strict=True)
         return "; ".join(rows.line(title, wilson(fooled, total), more) for title, (fooled, more, total) in pairs)
 

@@ -5,9 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks import Attack
-from keras_fim.attacks.losses import loss_gradient
-from keras_fim.attacks.staged import StagedAttack, outputs_differ
+from keras_fim.attacks import Attack, losses, staged
 from keras_fim.evaluation.measurement import Outcome
 from keras_fim.evaluation.rows import AttackRow
 from keras_fim.logits import LogitsFunction
@@ -45,7 +43,7 @@ def outputs_flags(
     if not np.isfinite(first).all():
         share = 1 - np.isfinite(first).all(axis=-1).mean()
         flags.append(f"not finite: the logits of {100 * share:.0f} % of the images are NaN or infinite")
-    elif outputs_differ(first, second):
+    elif staged.outputs_differ(first, second):
         flags.append("random outputs: two passes over the same images differ, so a success may not repeat itself")
     elif (first == first[0]).all() and np.ptp(images, axis=0).any():
         flags.append("constant outputs: the logits are the same for every image, so no perturbation changes them")
@@ -55,7 +53,7 @@ def outputs_flags(
     if gradients:
         with logits_fn.explained():
             classes = tf.constant(check_labels(labels[:_FEW], *first.shape))
-            slope = np.asarray(loss_gradient(logits_fn, images, classes, loss="margin")[0])
+            slope = np.asarray(losses.loss_gradient(logits_fn, images, classes, loss="margin")[0])
         zero = float((np.abs(slope).reshape(len(slope), -1).max(axis=-1) == 0).mean())
         if zero > 0.01:
             text = f"of {100 * zero:.0f} % of the images the gradient of the margin is zero, so attacks cannot start"
@@ -114,7 +112,7 @@ def path_flags(attack: Attack, outcome: Outcome) -> list[str]:
         A sentence for each of: a search without gradients that fools what gradients do not, and samples that stand
         where the margin has no slope.
     """
-    if not isinstance(attack, StagedAttack) or not outcome.was_correct.any():
+    if not isinstance(attack, staged.StagedAttack) or not outcome.was_correct.any():
         return []
     stages = outcome.stages[:, outcome.was_correct]
     square, stuck = ((stages == number).mean(axis=1).max() for number in (attack.stages.index("square"), -2))

@@ -11,10 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import GradientNorm, checked
-from keras_fim.attacks import FGM, FGSM, PGD, FixedBudgetAttack, Square, resolve_epsilons
-from keras_fim.attacks.losses import loss_gradient
-from keras_fim.attacks.lp import norm_name
-from keras_fim.attacks.problem import Units
+from keras_fim.attacks import FGM, FGSM, PGD, FixedBudgetAttack, Square, losses, lp, problem, resolve_epsilons
 from keras_fim.evaluation.flags import one_class, outputs_flags
 from keras_fim.evaluation.measurement import measured, predicted_classes, predictions_of, probabilities, softmax
 from keras_fim.evaluation.report import Report, Row
@@ -175,7 +172,7 @@ def masking_report(
     checks = tuple(_check(*pair) for pair in probe.figures(fooled, middle, twin, queries).items())
     tried: dict[str, Any] = {"epsilon": middle, "epsilons": tuple(ratios), "fooling_ratios": tuple(ratios.values())}
     shared: dict[str, Any] = {"num_correct": len(probe.labels), "flags": tuple(flags)}
-    return MaskingReport(checks, repr(white), norm_name(white.norm), **tried, **shared)
+    return MaskingReport(checks, repr(white), lp.norm_name(white.norm), **tried, **shared)
 
 
 class Probe(NamedTuple):
@@ -224,7 +221,7 @@ class Probe(NamedTuple):
         (more,) = self.sweep(dataclasses.replace(attack, **finer), [epsilon])
         rounded = LogitsFunction(functools.partial(softmax, self.logits_fn), "probabilities")
         (through,) = self.sweep(attack, [epsilon], rounded)
-        half = Units(attack.bounds).scale / 2  # where all images can become the same gray
+        half = problem.Units(attack.bounds).scale / 2  # where all images can become the same gray
         (largest,) = self.sweep(attack, [half * (1 if flat else math.sqrt(math.prod(self.images.shape[1:])))])
         gradients = fooled | margin | more  # what others have to beat
         black_box, transferred = self.black_box(epsilon, queries), self.transferred(epsilon, twin)
@@ -277,7 +274,7 @@ class Probe(NamedTuple):
 
 def _margin_gradient(logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
     """The gradient of the margin of the predicted class."""
-    return loss_gradient(logits_fn, images, tf.argmax(logits_fn(images), axis=-1), loss="margin")[0]
+    return losses.loss_gradient(logits_fn, images, tf.argmax(logits_fn(images), axis=-1), loss="margin")[0]
 
 
 def _check(name: str, figure: float) -> MaskingCheck:

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from keras_fim.attacks import Attack
-from keras_fim.attacks.lp import norm_name
+from keras_fim.attacks import Attack, lp
 from keras_fim.evaluation.measurement import Outcome, measure, probabilities
 from keras_fim.evaluation.plans import Plan
 from keras_fim.evaluation.report import Ratio, columns, shown
@@ -84,7 +83,7 @@ class Gallery:
         shown = Attacked.of(logits_fn, plan, chunk, outcome, rows, restored=True)
         columns = shown.labels, shown.before.max(axis=-1), shown.after.argmax(axis=-1), shown.after.max(axis=-1)
         pictures, factors = shown.pictures()
-        names = [named(attack.name, norm_name(attack.norm), epsilon) for epsilon in shown.epsilons]
+        names = [named(attack.name, lp.norm_name(attack.norm), epsilon) for epsilon in shown.epsilons]
         kinds = [_KINDS[_COUNT * row // len(rows)] for row in rows]
         plain = [column.tolist() for column in (chunk.indices, *columns)]
         files = [tuple(map(_png, images)) for images in pictures]

@@ -13,11 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import checked, expect
-from keras_fim.attacks import FAB, FGM, FGSM, Attack, AutoAttack, MinimalDistance, Square, Strong
+from keras_fim.attacks import FAB, FGM, FGSM, Attack, AutoAttack, MinimalDistance, Square, Strong, losses, lp, staged
 from keras_fim.attacks.catalog import Epsilons, attack_by_name, resolve_epsilons
-from keras_fim.attacks.losses import TARGETED_LOSSES, loss_gradient
-from keras_fim.attacks.lp import norm_name
-from keras_fim.attacks.staged import StagedAttack
 from keras_fim.evaluation.measurement import fits_memory
 from keras_fim.evaluation.sources import Chunk, digest
 from keras_fim.logits import LogitsFunction, logits_function, predict_logits
@@ -109,8 +106,8 @@ def default_attacks(
         One or two attacks for each norm.
     """
     keys = list(epsilons) if isinstance(epsilons, Mapping) else []
-    keys = [norm_name(key) if isinstance(key, (int, float)) else str(key) for key in keys]
-    norms = [norm for norm in (1, 2, np.inf) if norm_name(norm) in keys] or [np.inf]
+    keys = [lp.norm_name(key) if isinstance(key, (int, float)) else str(key) for key in keys]
+    norms = [norm for norm in (1, 2, np.inf) if lp.norm_name(norm) in keys] or [np.inf]
     if black_box:
         return [Square(norm=norm, queries=5000) for norm in norms]
     if autoattack:
@@ -194,11 +191,11 @@ def stated_gradients(attack: Attack) -> int:
         >>> stated_gradients(attacks.FGSM()), stated_gradients(attacks.PGD(steps=10, restarts=3))
         (1, 30)
     """
-    if isinstance(attack, StagedAttack):
+    if isinstance(attack, staged.StagedAttack):
         return sum(stated_gradients(stage) for stage in attack.attacks().values())
     inner = stated_gradients(attack.attack) * 20 if isinstance(attack, MinimalDistance) else 0
     runs = math.prod(getattr(attack, option, 1) for option in ("restarts", "search_steps", "eot_draws"))
-    if getattr(attack, "loss", "") in TARGETED_LOSSES or isinstance(attack, FAB):
+    if getattr(attack, "loss", "") in losses.TARGETED_LOSSES or isinstance(attack, FAB):
         runs *= getattr(attack, "num_targets", 1)
     steps = getattr(attack, "steps", 1) * runs
     return int(inner + max(steps, getattr(attack, "queries", 0) // 3))
@@ -283,4 +280,4 @@ class Progress:
 
 
 def _timed(scores: bool, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    return logits_fn(images) if scores else loss_gradient(logits_fn, images, labels, loss="cross_entropy")[0]
+    return logits_fn(images) if scores else losses.loss_gradient(logits_fn, images, labels, loss="cross_entropy")[0]

@@ -7,9 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import Count, InnerShare, Norm, checked, expect
-from keras_fim.attacks import FMN, DeepFool
-from keras_fim.attacks.lp import norm_name, norms_of, step
-from keras_fim.attacks.problem import Units
+from keras_fim.attacks import FMN, DeepFool, lp, problem
 from keras_fim.evaluation.report import Report, Row
 from keras_fim.geometry.boundary import DUAL, RIVALS, boundary_distance
 from keras_fim.geometry.jacobian import linearize
@@ -152,7 +150,7 @@ def calibrate(
     factor = float(ratios[place - 1])
     if not np.isfinite(factor):
         raise ValueError(f"`images` should be fooled more often. Received: {np.isfinite(ratios).sum()} fooled images")
-    return Calibration(factor, float(share), norm_name(norm), len(ratios), int(np.isnan(radius).sum()))
+    return Calibration(factor, float(share), lp.norm_name(norm), len(ratios), int(np.isnan(radius).sum()))
 
 
 def radius_and_distance(
@@ -175,7 +173,7 @@ def radius_and_distance(
     """
     logits_fn = logits_function(model, check_images(images))
     pixels = find_range(logits_fn, images, bounds=bounds)
-    units, inside = Units(pixels.bounds), logits_fn.cast(pixels.clip(images)[0])
+    units, inside = problem.Units(pixels.bounds), logits_fn.cast(pixels.clip(images)[0])
     predicted = logits_fn.in_batches(predict_logits, inside).argmax(axis=-1)
     attacks = [FMN(norm=norm, bounds=units.bounds), *([DeepFool(norm=norm, bounds=units.bounds)] if norm != 1 else [])]
     distances = [attack(logits_fn, inside, predicted).distances for attack in attacks]
@@ -197,7 +195,7 @@ def _second_step(norm: float, rivals: int, logits_fn: LogitsFunction, images: tf
     for _ in range(2):
         slope = jacobian.pull(against)
         margin = tf.reduce_sum(against * jacobian.logits, axis=-1)
-        moved = step(moved, slope, -margin / norms_of(slope, DUAL[norm]), norm)
+        moved = lp.step(moved, slope, -margin / lp.norms_of(slope, DUAL[norm]), norm)
         jacobian = linearize(logits_fn, images + moved)
-    total = norms_of(moved, norm)
+    total = lp.norms_of(moved, norm)
     return tf.where(tf.math.is_finite(radius) & tf.math.is_finite(total), total, radius), rival

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_fim.attacks import MinimalDistanceAttack
-from keras_fim.attacks.lp import norm_name
+from keras_fim.attacks import MinimalDistanceAttack, lp
 from keras_fim.evaluation.distances import DistanceSummary
 from keras_fim.evaluation.measurement import Outcome
 from keras_fim.evaluation.page import Example, rendered
@@ -61,7 +60,7 @@ class PerSample(Report):
         for (attack, epsilons), outcome in pairs:
             name = repr(attack) if several else attack.name
             for epsilon, classes in zip(epsilons, outcome.taken_for, strict=True):
-                taken_for[named(name, norm_name(attack.norm), epsilon)] = tuple(classes.tolist())
+                taken_for[named(name, lp.norm_name(attack.norm), epsilon)] = tuple(classes.tolist())
             if isinstance(attack, MinimalDistanceAttack):
                 further[f"nearest of {name}"] = outcome.distances
         for key, name in _FURTHER.items():

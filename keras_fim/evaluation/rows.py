@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_fim.arguments import checked
-from keras_fim.attacks import Attack, MinimalDistanceAttack, attack_by_name, resolve_epsilons
-from keras_fim.attacks.lp import norm_name
+from keras_fim.attacks import Attack, MinimalDistanceAttack, attack_by_name, lp, resolve_epsilons
 from keras_fim.evaluation.measurement import Outcome, measured
 from keras_fim.evaluation.report import Ratio, Report, Row, wilson
 from keras_fim.logits import logits_function
@@ -164,7 +163,7 @@ def attack_rows(attack: Attack, epsilons: Sequence[float], outcome: Outcome) -> 
     correct, num_samples = outcome.was_correct, int((~np.isnan(outcome.distances)).sum())
     total = int(correct.sum())
     names = getattr(attack, "stages", ()) if total else ()
-    shared: dict[str, Any] = {"attack": attack.name, "options": repr(attack), "norm": norm_name(attack.norm)}
+    shared: dict[str, Any] = {"attack": attack.name, "options": repr(attack), "norm": lp.norm_name(attack.norm)}
     shared |= {"nearest": _nearest(attack, epsilons, outcome), "seconds": outcome.seconds / len(epsilons)}
     rows = []
     columns = outcome.fooled, outcome.unconfirmed, outcome.stages

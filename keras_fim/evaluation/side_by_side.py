@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from keras_fim.arguments import checked, expect
-from keras_fim.attacks import Attack, attack_by_name, resolve_epsilons
-from keras_fim.attacks.lp import norm_name
+from keras_fim.attacks import Attack, attack_by_name, lp, resolve_epsilons
 from keras_fim.evaluation import distances, page, sources
 from keras_fim.evaluation.measurement import measured, predicted_classes, predictions_of
 from keras_fim.evaluation.report import Ratio, Report, Row, share
@@ -233,7 +232,7 @@ def transfer(
     before = [np.concatenate([predicted_classes(model, chunk.images) for chunk in parts]) for model in models]
     for attack, given in zip(selected, budgets, strict=True):
         asked, epsilon = (attack, given[0]) if given else (distances.searching(attack), None)
-        described = asked.name, repr(asked), norm_name(asked.norm), epsilon
+        described = asked.name, repr(asked), lp.norm_name(asked.norm), epsilon
         for here, there in ((0, 1), (1, 0)):
             inspect = predictions_of(models[there])
             outcome = measured(models[here], asked, given[:1] or [np.inf], (images, labels), inspect)
