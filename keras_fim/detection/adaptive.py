@@ -1,7 +1,5 @@
 """An attacker who knows the detector: fool the classifier and stay below the threshold."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 
@@ -71,9 +69,8 @@ class AdaptivePGD(kinds.FixedBudgetAttack):
         weights = tf.constant(self.weights, task.images.dtype)
         best = self._truly(logits_fn, task.images, state[0], task.labels)
         best = repeat(body, len(self.weights), best)
-        return kinds.Perturbed(
-            best.points, best.logits, {"score": self.detector.score(*in_pixels(logits_fn, best.points))}
-        )
+        score = self.detector.score(*in_pixels(logits_fn, best.points))
+        return kinds.Perturbed(best.points, best.logits, {"score": score})
 
     def _climb(self, logits_fn: LogitsFunction, task: Task, start: tf.Tensor, weight: tf.Tensor) -> Best:
         """The best point of all steps with one weight."""

@@ -3,8 +3,6 @@
 It looks at the Fisher spectrum around an image, how sure the prediction is, and how near its end.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 
@@ -77,7 +75,7 @@ class FisherDetector:
         false_positive_rate: ShareBelowOne = 0.05,
         batch_size: Count = 128,
         bounds: Bounds | None = None,
-    ) -> FisherDetector:
+    ) -> "FisherDetector":
         """Choose the weights, and the threshold that passes all but a share of the benign samples.
 
         Args:

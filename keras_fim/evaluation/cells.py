@@ -96,16 +96,15 @@ class OnRay(Here):
         worker: Any = ray.remote(_Worker).options(max_restarts=_RETRIES, max_task_retries=_RETRIES, **resources)
         shipped = ray.put((logits_fn, [cell.measure for cell in cells]))
         self._start: Callable[[], Any] = lambda: worker.remote([shipped], single=kind == "CPU")
-        self._idle, self._busy = list[Any](), dict[Any, Any]()
+        self._busy: dict[Any, Any] = {}
 
     def submit(self, index: int, chunk: Chunk) -> Any:
         """As `Here`; waits for an actor if all are busy."""
-        if not self._idle and len(self._busy) < self.slots:
-            self._idle.append(self._start())
-        elif not self._idle:
+        if len(self._busy) < self.slots:
+            actor = self._start()
+        else:
             done, _ = self._ray.wait(list(self._busy))
-            self._idle.append(self._busy.pop(done[0]))
-        actor = self._idle.pop()
+            actor = self._busy.pop(done[0])
         task = actor.measure.remote(index, chunk)
         self._busy[task] = actor
         return task

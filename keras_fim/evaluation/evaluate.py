@@ -181,7 +181,7 @@ class Collected:
                 self.progress.end(index, len(part.labels), kept=took == "kept")
                 self.figures[index].append(columns)
                 if cell.name != "certificates":
-                    self.progress.report(f"{self.progress.done[index]} images ({took}): {self._so_far(index)}")
+                    self.progress.report(f"{self.progress.done[index]:.0f} images ({took}): {self._so_far(index)}")
             self._show(part)
         self.progress.report("")
         if not self.data:

@@ -132,16 +132,11 @@ def search_flags(rows: Sequence[AttackRow]) -> list[str]:
         A sentence for the largest such difference, if there is one above 2 %.
     """
     worst = (_MOST, "")
-    by_gradients = [row for row in rows if not _searches(row) and not row.aimed]
-    for row in filter(_searches, rows):
+    by_gradients = [row for row in rows if not row.attack.startswith("square_") and not row.aimed]
+    for row in (row for row in rows if row.attack.startswith("square_")):
         others = [other for other in by_gradients if (other.norm, other.epsilon) == (row.norm, row.epsilon)]
         if others:
             best = max(others, key=lambda other: other.fooling.value)
             where = f"at {row.norm} {row.epsilon:g} {row.attack} fools {row.fooling} and {best.attack} {best.fooling}"
             worst = max(worst, (row.fooling.value - best.fooling.value, where))
     return [f"black box: {worst[1]}, so gradients are masked or the attacks by them too weak"] if worst[1] else []
-
-
-def _searches(row: AttackRow) -> bool:
-    """Whether a row is of an attack without gradients."""
-    return row.attack.startswith("square_")

@@ -170,9 +170,8 @@ def masking_report(
     ratios = {epsilon: float(mask.mean()) for epsilon, mask in fooled.items()}
     middle = min(ratios, key=lambda epsilon: abs(ratios[epsilon] - 0.5))
     checks = tuple(_check(*pair) for pair in probe.figures(fooled, middle, twin, queries).items())
-    tried: dict[str, Any] = {"epsilon": middle, "epsilons": tuple(ratios), "fooling_ratios": tuple(ratios.values())}
-    shared: dict[str, Any] = {"num_correct": len(probe.labels), "flags": tuple(flags)}
-    return MaskingReport(checks, repr(white), lp.norm_name(white.norm), **tried, **shared)
+    tried = middle, tuple(ratios), tuple(ratios.values())
+    return MaskingReport(checks, repr(white), lp.norm_name(white.norm), *tried, len(probe.labels), tuple(flags))
 
 
 class Probe(NamedTuple):

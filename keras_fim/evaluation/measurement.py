@@ -1,7 +1,5 @@
 """The measurement: what an attack does to a chunk of samples, figure by figure, and how a model does without one."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -50,7 +48,7 @@ class Outcome(NamedTuple):
     seen: Sequence[Any] = ()
 
     @classmethod
-    def joined(cls, parts: Iterable[Outcome]) -> Outcome:
+    def joined(cls, parts: "Iterable[Outcome]") -> "Outcome":
         """The outcomes of several chunks as one; arrays ``(n,)`` that were ``seen`` are joined as well."""
         return cls(**joined([part._asdict() for part in parts]))
 

@@ -1,7 +1,5 @@
 """What a page to read is made of: templates, which draw its charts, and a few attacked images; it needs no network."""
 
-from __future__ import annotations
-
 import base64
 import dataclasses
 import io
@@ -114,7 +112,7 @@ class Attacked(NamedTuple):
     @classmethod
     def of(
         cls, logits_fn: LogitsFunction, plan: Plan, chunk: Chunk, outcome: Outcome, rows: np.ndarray, *, restored: bool
-    ) -> Attacked:
+    ) -> "Attacked":
         """Some rows of a chunk.
 
         Args:

@@ -173,14 +173,12 @@ def model_digest(logits_fn: LogitsFunction, images: np.ndarray) -> str:
     weighted = isinstance(logits_fn.model, keras.Model)
     probe = np.random.default_rng(0).uniform(size=(8, *images.shape[1:])) if weighted else images
     logits = np.asarray(logits_fn.in_batches(predict_logits, probe), np.float64)
-    arrays = [*logits_fn.model.get_weights(), *_coarse(logits)] if weighted else [logits]
-    return digest(*arrays, logits_fn.form)
-
-
-def _coarse(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sixteen levels of either sign, and the largest to a quarter of a power of two: rounding hardly moves them."""
+    if not weighted:
+        return digest(logits, logits_fn.form)
+    # sixteen levels of either sign, and the largest to a quarter of a power of two: rounding hardly moves them
     largest = np.maximum(np.abs(logits).max(), np.finfo(np.float32).tiny)
-    return np.round(16 * logits / largest).astype(np.int64), np.round(4 * np.log2(largest)).astype(np.int64)
+    levels = np.round(16 * logits / largest).astype(np.int64), np.round(4 * np.log2(largest)).astype(np.int64)
+    return digest(*logits_fn.model.get_weights(), *levels, logits_fn.form)
 
 
 def stated_gradients(attack: Attack) -> int:
@@ -248,16 +246,17 @@ class Progress:
     """
 
     def __init__(self, report: Callable[[str], None], work: Sequence[tuple[str, float]], total: int | None) -> None:
-        self.report, self.work, self.total = report, work, total
-        self.done, self.timed, self.seconds = [0] * len(work), [0] * len(work), [0.0] * len(work)
+        self.report, self.names, self.total = report, [name for name, _ in work], total
+        self.weights = np.array([weight for _, weight in work])
+        self.done, self.timed, self.seconds = np.zeros((3, len(work)))
         self._begin = time.perf_counter()
 
     def begin(self, index: int) -> None:
         """Report that a kind of work begins on the next images."""
         self._begin = time.perf_counter()
         done = self.done[index]
-        left = f"{done:,} images done" if self.total is None else f"at most {self.total - done:,} images left"
-        self.report(f"{self.work[index][0]}: {left}{self._time_left()}")
+        left = f"{done:,.0f} images done" if self.total is None else f"at most {self.total - done:,.0f} images left"
+        self.report(f"{self.names[index]}: {left}{self._time_left()}")
 
     def end(self, index: int, num_images: int, *, kept: bool) -> None:
         """Note that this work is done; what was kept from an earlier time took none."""
@@ -267,15 +266,12 @@ class Progress:
             self.seconds[index] += time.perf_counter() - self._begin
 
     def _time_left(self) -> str:
-        units = sum(timed * weight for timed, (_, weight) in zip(self.timed, self.work, strict=True))
-        measured = sum(weight for timed, (_, weight) in zip(self.timed, self.work, strict=True) if timed)
-        if self.total is None or measured < sum(weight for _, weight in self.work) / 2:
+        timed = self.timed > 0
+        if self.total is None or self.weights[timed].sum() < self.weights.sum() / 2:
             return ""  # compiling the quick ones says little about the slow ones
-        rates = [
-            seconds / timed if timed else weight * sum(self.seconds) / units
-            for seconds, timed, (_, weight) in zip(self.seconds, self.timed, self.work, strict=True)
-        ]
-        left = sum(max(0, self.total - done) * rate for done, rate in zip(self.done, rates, strict=True))
+        typical = self.seconds.sum() / (self.timed * self.weights).sum()
+        rates = np.where(timed, self.seconds / np.maximum(self.timed, 1), self.weights * typical)
+        left = float(np.maximum(0, self.total - self.done) @ rates)
         return f", about {left / 60:.0f} min left" if left >= 90 else f", about {left:.0f} s left"
 
 

@@ -1,7 +1,5 @@
 """What an evaluation says of a model."""
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -53,7 +51,7 @@ class PerSample(Report):
     @classmethod
     def of(
         cls, clean: dict[str, Any], pairs: Sequence[tuple[Plan, Outcome]], figures: Sequence[Any], files: Sequence[str]
-    ) -> PerSample:
+    ) -> "PerSample":
         """The rows by sample: of untouched images, of attacks (``pairs``), and of the cells' ``figures``."""
         several = len({plan.attack.name for plan, _ in pairs}) < len(pairs)  # of one attack with other options
         taken_for, further = {}, {}

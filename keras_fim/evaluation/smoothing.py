@@ -1,7 +1,5 @@
 """A guarantee: randomized smoothing, which certifies the smoothed classifier and no other."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Annotated, Any, NamedTuple, TypeAlias
@@ -66,7 +64,7 @@ class CertifiedAccuracy(Report):
     num_abstained: int
 
     @classmethod
-    def of(cls, certificates: Certificates, labels: np.ndarray, sigma: float, num_draws: int) -> CertifiedAccuracy:
+    def of(cls, certificates: Certificates, labels: np.ndarray, sigma: float, num_draws: int) -> "CertifiedAccuracy":
         """The summary of certificates of images with these class indices, at radii half a σ apart."""
         from scipy.stats import norm
 

@@ -1,7 +1,5 @@
 """Any dataset as chunks of arrays, and the one selection of samples: nothing holds more than a chunk."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Iterable, Iterator
@@ -37,7 +35,7 @@ class Chunk(NamedTuple):
     images: np.ndarray
     labels: np.ndarray
 
-    def take(self, where: Any) -> Chunk:
+    def take(self, where: Any) -> "Chunk":
         """The samples that an index, a mask or a slice selects."""
         return Chunk(*(column[where] for column in self))
 

@@ -1,7 +1,5 @@
 """How large the Fisher information is on a model's images."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 
@@ -53,7 +51,7 @@ class SpectrumSummary(Report):
     num_without_radius: int = 0
 
     @classmethod
-    def of(cls, columns: Mapping[str, np.ndarray], quantiles: Sequence[float] = _QUANTILES) -> SpectrumSummary:
+    def of(cls, columns: Mapping[str, np.ndarray], quantiles: Sequence[float] = _QUANTILES) -> "SpectrumSummary":
         """The summary of what `information` returns, without a trace of NaN."""
         radius = columns[RADIUS]
         defined = radius[~np.isnan(radius)]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_fim.callbacks import FisherSpectrum, fisher_spectrum
+from keras_fim.callbacks import FisherSpectrum, fisher
 from keras_fim.logits import logits_function
 from tests import oracles
 
@@ -75,10 +75,10 @@ def test_warns_once_when_one_falls_and_the_other_rises(monkeypatch, medians, war
     def information(logits_fn, images, max_steps):
         largest_s, largest_x = next(told)
         values = (largest_x, largest_x, largest_s, 0.1, 1.0, 0.5)
-        names = fisher_spectrum.spectrum.QUANTITIES
+        names = fisher.spectrum.QUANTITIES
         return {name: np.array([value]) for name, value in zip(names, values, strict=True)}
 
-    monkeypatch.setattr(fisher_spectrum.spectrum, "information", information)
+    monkeypatch.setattr(fisher.spectrum, "information", information)
     callback = FisherSpectrum((np.zeros((2, 3)), [0, 1]))
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, activation="softmax")])
     model.compile("sgd", loss="sparse_categorical_crossentropy")
