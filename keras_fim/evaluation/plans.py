@@ -173,12 +173,14 @@ def model_digest(logits_fn: LogitsFunction, images: np.ndarray) -> str:
     weighted = isinstance(logits_fn.model, keras.Model)
     probe = np.random.default_rng(0).uniform(size=(8, *images.shape[1:])) if weighted else images
     logits = np.asarray(logits_fn.in_batches(predict_logits, probe), np.float64)
-    if not weighted:
-        return digest(logits, logits_fn.form)
-    # sixteen levels of either sign, and the largest to a quarter of a power of two: rounding hardly moves them
+    arrays = [*logits_fn.model.get_weights(), *_coarse(logits)] if weighted else [logits]
+    return digest(*arrays, logits_fn.form)
+
+
+def _coarse(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sixteen levels of either sign, and the largest to a quarter of a power of two: rounding hardly moves them."""
     largest = np.maximum(np.abs(logits).max(), np.finfo(np.float32).tiny)
-    levels = np.round(16 * logits / largest).astype(np.int64), np.round(4 * np.log2(largest)).astype(np.int64)
-    return digest(*logits_fn.model.get_weights(), *levels, logits_fn.form)
+    return np.round(16 * logits / largest).astype(np.int64), np.round(4 * np.log2(largest)).astype(np.int64)
 
 
 def stated_gradients(attack: Attack) -> int:

@@ -185,26 +185,13 @@ class Evaluation(Report):
     @property
     def quotes(self) -> list[str]:
         """A sentence to quote for each norm and ε of `keras_fim.attacks.AutoAttack`, with what it was measured on."""
-        return rendered("quotes.txt", result=self, rows=self._by_autoattack()).splitlines()
-
-    def _by_autoattack(self) -> list[AttackRow]:
-        return [row for row in self.rows if row.attack.startswith("autoattack_")]
-
-    def _leaderboard(self) -> list[Row]:
-        """A row for each norm and ε of AutoAttack, with the share that stands after each stage."""
-        return [
-            {"model": self.model, "norm": row.norm, "ε": row.epsilon, "images": row.robust.total}
-            | {"version": "standard" if row.published is None else "rand", "clean": self.accuracy, "robust": row.robust}
-            | {"published rule": row.published or row.robust, "flags": len(self.flags)}
-            | {f"fooled by {stage}": f"{100 * share:.1f} %" for stage, share in row.stages.items()}
-            for row in self._by_autoattack()
-        ]
+        return rendered("quotes.txt", result=self).splitlines()
 
     def tables(self) -> dict[str, list[Row]]:
         """Accuracy; attacks; distances; spectrum."""
         clean: Row = {"model": self.model, "accuracy": self.accuracy, "mean confidence": self.mean_confidence}
         unique = len({row.options for row in self.rows}) == len({row.attack for row in self.rows})
-        attacks, stages = list[Row](), list[Row]()
+        attacks, stages, leaderboard = list[Row](), list[Row](), list[Row]()
         for row in self.rows:
             budget = {"attack": row.attack if unique else row.options, "norm": row.norm, "ε": row.epsilon}
             shares = {"fooling ratio": row.fooling, "robust accuracy": row.robust, "strongest": row.strongest}
@@ -212,9 +199,15 @@ class Evaluation(Report):
             if row.stages and (total := row.fooling.total):
                 by_stage = {stage: wilson(round(share * total), total) for stage, share in row.stages.items()}
                 stages.append({"attack": row.attack, "ε": row.epsilon, **by_stage})
+            if row.attack.startswith("autoattack_"):
+                budget = {"model": self.model, "norm": row.norm, "ε": row.epsilon, "images": row.robust.total}
+                version = {"version": "standard" if row.published is None else "rand", "clean": self.accuracy}
+                robust = {"robust": row.robust, "published rule": row.published or row.robust, "flags": len(self.flags)}
+                shown = {f"fooled by {stage}": f"{100 * share:.1f} %" for stage, share in row.stages.items()}
+                leaderboard.append({**budget, **version, **robust, **shown})
         return {
             f"On {self.accuracy.total} images, with 95 % intervals": [clean],
-            "Leaderboard": self._leaderboard(),
+            "Leaderboard": leaderboard,
             "Within ε": attacks,
             "Fooled by each stage": stages,
             "Nearest adversarials": [row for summary in self.distances for row in summary.tables()[""]],

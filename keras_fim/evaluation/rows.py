@@ -210,8 +210,10 @@ def marked(rows: Sequence[AttackRow]) -> tuple[AttackRow, ...]:
     for row in rows:
         if not row.aimed:
             most[row.norm, row.epsilon] = max(most.get((row.norm, row.epsilon), 0), row.fooling.count)
-    strongest = [not row.aimed and row.fooling.count == most[row.norm, row.epsilon] for row in rows]
-    return tuple(dataclasses.replace(row, strongest=mark) for row, mark in zip(rows, strongest, strict=True))
+    return tuple(
+        dataclasses.replace(row, strongest=not row.aimed and row.fooling.count == most[row.norm, row.epsilon])
+        for row in rows
+    )
 
 
 def _nearest(attack: Attack, epsilons: Sequence[float], outcome: Outcome) -> dict[str, float]:
