@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import keras_fim
 from keras_fim.detection import FisherDetector
 from keras_fim.logits import logits_function
 from keras_fim.pixels import PixelRange, find_range, images_in_range, range_by_accuracy
-from keras_fim.training.inputs import model_range
+from keras_fim.training.inputs import DataOptions, described_recipe, model_range
 
 LAYERS = keras.layers
 SHAPE = (4, 4, 3)
@@ -198,3 +200,15 @@ def test_a_range_that_the_accuracy_does_not_tell_is_in_doubt():
     dataset = tf.data.Dataset.from_tensor_slices((images, classes["difference"].astype(int))).batch(10)
     with pytest.warns(UserWarning, match=r"pixels 0..1, found .* give bounds \(--bounds LOW HIGH\)"):
         model_range(model, dataset)
+
+
+def test_a_model_that_is_trained_on_keeps_the_range_on_record(tmp_path):
+    """At chance, as here, the accuracy tells nothing."""
+    rng, (folder, archive) = np.random.default_rng(0), (tmp_path / "run", tmp_path / "noise.npz")
+    np.savez(archive, images=rng.integers(0, 256, (40, 4, 4, 1), np.uint8), labels=rng.permutation(40) % 2)
+    layers = [keras.layers.Flatten(), keras.layers.Dense(2, activation="softmax")]
+    folder.mkdir()
+    keras.Sequential([keras.Input((4, 4, 1)), *layers]).save(folder / "model.keras")
+    config = {"data": "elsewhere", "model": "theirs:model", "bounds": [0, 255]}
+    (folder / "run.json").write_text(json.dumps({"config": config}))
+    assert described_recipe(DataOptions(str(archive)), model=str(folder)).bounds == [0.0, 255.0]

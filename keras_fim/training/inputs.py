@@ -131,14 +131,15 @@ def described_recipe(options: DataOptions, **changes: Any) -> TrainingConfig:
             return recipe(data, **changes)
         facts = open_for(None, options).info
         return recipe(data, facts=facts, image_shape=list(facts.image_shape), **changes)
+    record = record_of(name)
     model = None if builds(name) else load_model(name)
-    facts = open_for(model, options, record_of(name)).info
+    facts = open_for(model, options, record).info
     if model is None:
         model = load_model(name, image_shape=facts.image_shape, num_classes=facts.num_classes)
         pixels = find_range(model, bounds=(bounds[0], bounds[1])) if bounds else range_of_model(model)
     else:
         images = load(data, 64, data_dir=options.data_dir, image_shape=facts.image_shape)[1]
-        pixels = model_range(model, images, bounds)
+        pixels = model_range(model, images, bounds, record)
     ends = pixels.bounds if pixels else (0.0, 1.0)
     if any(isinstance(end, tuple) for end in ends):
         raise ValueError(f"`--model` should take one range of pixels for all channels. Received: {pixels}")
