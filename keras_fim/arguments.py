@@ -48,7 +48,7 @@ CountOrNone: TypeAlias = Annotated[int | None, Valid(lambda n: n is None or n >=
 AtLeastTwo: TypeAlias = Annotated[int, Valid(lambda count: count >= 2, "at least 2")]
 Positive: TypeAlias = Annotated[float, Valid(lambda value: 0 < value < math.inf, "a positive number")]
 PositiveOrNone: TypeAlias = Annotated[
-    float | None, Valid(lambda value: value is None or 0 < value < math.inf, "a positive number or None")
+    float | None, Valid(lambda x: x is None or 0 < x < math.inf, "a positive number or None")
 ]
 NotNegative: TypeAlias = Annotated[float, Valid(lambda value: 0 <= value < math.inf, "a finite number >= 0")]
 Share: TypeAlias = Annotated[float, Valid(lambda share: 0 <= share <= 1, "in [0, 1]")]

@@ -16,12 +16,7 @@ REFERENCES = "keras_fim_reference.npz"
 
 _VERDICTS = ("classes", "is_adversarial", "in_bounds")
 _FIGURES = ("logits", "lambda_max", "confidence", "score", "kl_radius", "boundary_radius", "calibrated_radius")
-TOLERANCES = {
-    "probabilities": 1e-5,
-    "direction": 1e-3,
-    **dict.fromkeys(_FIGURES, 1e-4),
-    **dict.fromkeys(_VERDICTS, 0.0),
-}
+TOLERANCES = dict.fromkeys(_FIGURES, 1e-4) | dict.fromkeys(_VERDICTS, 0.0) | {"probabilities": 1e-5, "direction": 1e-3}
 """The largest deviation of each output, as `_deviation` measures it, that is allowed."""
 
 _SPLITS = ((16,), (1, 2, 5, 8), (0,))

@@ -182,9 +182,8 @@ def robustness_curve(config: TrainingConfig, dataset: tf.data.Dataset, **options
     if facts.image_shape[-1] == 3:
         epsilons = {norm_name(norm): values for norm, values in default_epsilons(facts.image_shape, bounds).items()}
         epsilons[_PGD] = epsilons["linf"][1]
-    return callbacks.RobustnessCurve(
-        dataset, epsilons=epsilons, class_names=facts.class_names, bounds=bounds, **options
-    )
+    options |= {"class_names": facts.class_names, "bounds": bounds}
+    return callbacks.RobustnessCurve(dataset, epsilons=epsilons, **options)
 
 
 def fisher_spectrum(config: TrainingConfig, dataset: tf.data.Dataset, **options: Any) -> callbacks.FisherSpectrum:
