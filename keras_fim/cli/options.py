@@ -92,13 +92,10 @@ def chunk(text: str) -> tuple[int, int]:
     Raises:
         ArgumentTypeError: If it is none.
     """
-    try:
-        first, second = map(int, text.split("/"))
-        if not 1 <= first <= second:
-            raise ValueError
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"should be K/N with K from 1 to N. Received: {text!r}") from None
-    return first, second
+    first, _, second = text.partition("/")
+    if not (first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
+        raise argparse.ArgumentTypeError(f"should be K/N with K from 1 to N. Received: {text!r}")
+    return int(first), int(second)
 
 
 def option(text: str) -> tuple[str, Any]:

@@ -161,18 +161,13 @@ def _stored(name: Path) -> Path:
 def _built(name: str, image_shape: Sequence[int] | None, num_classes: int | None) -> keras.Model:
     """The model that a function returns; it gets the image shape and the number of classes if it takes them."""
     module, _, attribute = name.rpartition(":")
-    if not module:
-        build: Any = models.MODELS[attribute]
-    elif module == "keras.applications":
-        build = getattr(keras.applications, attribute, None)
-    else:
-        sys.path.insert(0, str(Path.cwd()))  # as python -m does
-        try:
-            build = getattr(importlib.import_module(module), attribute, None)
-        except ImportError as error:
-            raise ValueError(f"The module of the model {name!r} cannot be imported: {error}") from error
-        finally:
-            sys.path.pop(0)
+    sys.path.insert(0, str(Path.cwd()))  # as python -m does
+    try:
+        build: Any = getattr(importlib.import_module(module), attribute, None) if module else models.MODELS[name]
+    except ImportError as error:
+        raise ValueError(f"The module of the model {name!r} cannot be imported: {error}") from error
+    finally:
+        sys.path.pop(0)
     require(callable(build), f"The model should be a function MODULE:FUNCTION. Received: {name!r}, which is {build!r}")
     given = _arguments(build, module, image_shape, num_classes)
     try:
