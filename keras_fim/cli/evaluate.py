@@ -148,9 +148,9 @@ def _with_usual(budgets: _Budgets, attacks: list[library.Attack], images: inputs
 def _attacks(arguments: argparse.Namespace, budgets: _Budgets, twin: LogitsFunction | None) -> list[library.Attack]:
     """The attacks that are named, or the default ones; strong ones as the options say."""
     options: dict[str, Any] = {"twin": twin, "quick": arguments.quick}
-    if arguments.autoattack and (arguments.attacks or arguments.quick or arguments.black_box or arguments.target):
-        others = "--attacks, --quick, --black-box and --target"
-        raise ValueError(f"`--autoattack` should stand without {others}. Received: both")
+    others = arguments.attacks or arguments.quick or arguments.black_box or arguments.target
+    message = "`--autoattack` should stand without --attacks, --quick, --black-box and --target. Received: both"
+    require(not (arguments.autoattack and others), message)
     if arguments.attacks is not None:
         named = [library.attack_by_name(name.strip()) for name in arguments.attacks.split(",") if name.strip()]
         return [dataclasses.replace(one, **options) if isinstance(one, library.Strong) else one for one in named]

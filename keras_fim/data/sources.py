@@ -156,8 +156,9 @@ def _read_folder(path: Path, class_names: Sequence[str] | None = None) -> tuple[
 
 def _roots(path: Path) -> dict[str, Path]:
     """The folders that hold class folders, by their part."""
-    inside = {entry.name.lower(): entry for entry in _folders(path) if _folders(entry)}  # a class may be named train
-    nested = {part: inside[name] for part, names in _PARTS.items() for name in names if name in inside}
+    inside = {entry.name.lower(): entry for entry in _folders(path)}
+    roots = {part: inside[name] for part, names in _PARTS.items() for name in names if name in inside}
+    nested = {part: root for part, root in roots.items() if _folders(root)}  # a class may be named train
     return nested if "train" in nested or "test" in nested else {"": path}
 
 
