@@ -21,7 +21,7 @@ from keras_fim.evaluation.report import encode
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.records import read_json
 from keras_fim.strangers import check_operations
-from keras_fim.training import hardening, inputs
+from keras_fim.training import hardening, inputs, trained
 
 _Budgets = dict[str, list[float]] | list[float] | None
 
@@ -39,7 +39,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         print(images.part, file=sys.stderr)
     if arguments.target:
         attacks = _aimed(attacks, images.facts.label(arguments.target))
-    name = _name(arguments.model)
+    name = trained.name_of(arguments.model)
     folder = arguments.out or Path("results/evaluations") / f"{name}-{short_name(arguments.data)}"
     _check_folder(folder, name)
     if arguments.ray:
@@ -127,12 +127,6 @@ def _model(source: str, data: inputs.DataOptions, *, strict: bool, returns: str 
     elif strict:
         check_operations(model, strict=True)
     return logits_function(model, from_logits=None if returns is None else returns == "logits")
-
-
-def _name(source: str) -> str:
-    """What to call a model."""
-    path = Path(source).resolve()
-    return path.parent.name if path.name == "model.keras" else path.name.removesuffix(".keras")
 
 
 def _with_usual(budgets: _Budgets, attacks: list[library.Attack], images: inputs.EvaluatedImages) -> _Budgets:

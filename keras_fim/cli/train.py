@@ -96,7 +96,7 @@ def _config(arguments: argparse.Namespace, mu: float | None) -> TrainingConfig:
 
 
 def _default_folder(config: TrainingConfig, *, quick: bool, sweep: bool) -> Path:
-    own = "" if config.model in _PAPER else Path(config.model).name.removesuffix(".keras").replace(":", "-")
+    own = "" if config.model in _PAPER else trained.name_of(config.model).replace(":", "-")
     usual = config.defense == TrainingConfig.defense
     weight = f"mu{config.mu:g}" if config.mu else "plain" if usual else ""
     parts = [own, short_name(config.data), "" if usual else config.defense, "sweep" if sweep else weight]

@@ -117,7 +117,7 @@ def evaluate_detection(
     config |= {"fitted_on": {"fgsm": budgets[np.inf][1], "pgd": budgets[np.inf][0]}}
     benign = {"num": len(test[0]), "accuracy": clean_performance(model, *test).accuracy, "detected": detection.alarms}
     fitted = {kind: detector.as_dict() for kind, detector in detectors.items()}
-    report = DetectionReport(Path(name).name.removesuffix(".keras"), config, benign, detection.rows, fitted)
+    report = DetectionReport(trained.name_of(name), config, benign, detection.rows, fitted)
     for suffix in ("json", "md"):
         report.save(folder / f"{report.model}.{suffix}")
     write_text(folder / f"{report.model}.curves.jsonl", "".join(f"{json.dumps(c)}\n" for c in detection.curves))

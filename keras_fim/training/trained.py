@@ -94,6 +94,12 @@ def builds(name: str | Path) -> bool:
     return str(name) in models.MODELS or (":" in str(name) and not Path(name).exists())
 
 
+def name_of(source: str | Path) -> str:
+    """What to call a model of `load_model`: the name of its file or folder, of ``model.keras`` that of its run."""
+    path = Path(source).resolve()
+    return path.parent.name if path.name == "model.keras" else path.name.removesuffix(".keras")
+
+
 def load_weights(model: keras.Model, path: Path) -> None:
     """Load a file of weights.
 

@@ -315,6 +315,14 @@ def test_command_line_turns_errors_into_one_line(capsys, tmp_path):
     assert capsys.readouterr().err.strip() == "error: `mu` should be a finite number >= 0. Received: mu=-1.0"
 
 
+def test_models_of_two_runs_are_trained_on_in_two_folders():
+    from keras_fim.cli.train import _default_folder
+
+    configs = [recipe("mnist5k", model=f"runs/{name}/model.keras") for name in ("first", "second")]
+    folders = [_default_folder(config, quick=False, sweep=False).name for config in configs]
+    assert [folder.partition("-mnist5k-")[0] for folder in folders] == ["first", "second"]
+
+
 def test_bare_command_says_why_this_mu(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
