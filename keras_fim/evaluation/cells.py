@@ -94,7 +94,7 @@ class OnRay(Here):
         self._ray, self.slots = ray, max(1, int(free.get(kind, 1)))
         resources: dict[str, Any] = {f"num_{kind.lower()}s": 1}
         worker: Any = ray.remote(_Worker).options(max_restarts=_RETRIES, max_task_retries=_RETRIES, **resources)
-        shipped = ray.put((logits_fn, [cell.measure for cell in cells]))
+        shipped = ray.put((logits_fn, cells))
         self._start: Callable[[], Any] = lambda: worker.remote([shipped], single=kind == "CPU")
         self._busy: dict[Any, Any] = {}
 
@@ -105,7 +105,7 @@ class OnRay(Here):
         else:
             done, _ = self._ray.wait(list(self._busy))
             actor = self._busy.pop(done[0])
-        task = actor.measure.remote(index, chunk)
+        task = actor.result.remote((index, chunk))
         self._busy[task] = actor
         return task
 
@@ -118,18 +118,14 @@ class OnRay(Here):
         return self._ray.get(task)
 
 
-class _Worker:
+class _Worker(Here):
     """A process of a Ray cluster with its own copy of the model."""
 
     def __init__(self, shipped: list[Any], *, single: bool) -> None:
         if single:  # before the first operation, and so before the model is there
             tf.config.threading.set_intra_op_parallelism_threads(1)
             tf.config.threading.set_inter_op_parallelism_threads(1)
-        self.logits_fn, self.measures = _ray().get(shipped[0])
-
-    def measure(self, index: int, chunk: Chunk) -> Any:
-        """The figures of a cell."""
-        return self.measures[index](self.logits_fn, chunk)
+        super().__init__(*_ray().get(shipped[0]))
 
 
 BACKENDS: dict[str, type[Here]] = {"local": Here, "ray": OnRay}

@@ -191,3 +191,15 @@ def test_an_image_without_a_finite_score_is_suspect():
     model = logits_function(broken, from_logits=True)
     assert np.isnan(detector.scores(model, images)[1])
     np.testing.assert_array_equal(detector.detect(model, images), [False, True])
+
+
+def test_points_that_do_not_fool_are_told_apart_by_margins_that_hardly_differ():
+    """A step of a thousandth towards a far boundary is better than none."""
+    weights = tf.constant([[3.0, 0.0], [4.0, 0.0]])
+    model = logits_function(lambda x: x @ weights, from_logits=True)
+    images = np.float32([[0.5, 0.5], [0.7, 0.4]])
+    detector = FisherDetector(threshold=0.0, false_positive_rate=0.1)
+    attack = AdaptivePGD(detector=detector, norm=2, steps=40, weights=(0.0,))
+    result = attack(model, images, [0, 0], epsilon=1e-3)
+    assert not result.success.any()
+    np.testing.assert_allclose(result.adversarials, images - 1e-3 * np.float32([0.6, 0.8]), atol=3e-5)
