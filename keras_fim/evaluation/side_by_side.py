@@ -78,10 +78,15 @@ class SideBySide(Report):
         norm, epsilon = self.headline
         left = [result.strongest[norm, epsilon].robust for result in self.results]
         best = int(np.nanargmax([ratio.value for ratio in left]))
-        near = [r.model for r, ratio in zip(self.results, left, strict=True) if ratio.high >= left[best].low]
+        near = [r.model for r, ratio in zip(self.results, left, strict=True) if not _differ(ratio, left[best])]
         near.remove(self.results[best].model)
         accurate = max(self.results, key=lambda result: result.accuracy.value)
-        figures: dict[str, Any] = {"best": self.results[best], "left": left[best].value, "near": near}
+        figures: dict[str, Any] = {
+            "best": self.results[best],
+            "left": left[best].value,
+            "near": near,
+            "others": len(left) - 1,
+        }
         texts = page.rendered("side_by_side.txt", norm=norm, epsilon=epsilon, accurate=accurate, **figures).splitlines()
         return texts[0], texts[1]
 
@@ -116,6 +121,14 @@ class SideBySide(Report):
         classes = [samples.by_class([row]) if samples and same else [] for samples, row in sampled]
         columns = list(zip(*classes, strict=False))
         return write_text(path, page.rendered("side_by_side.html", comparison=self, points=points, classes=columns))
+
+
+def _differ(one: Ratio, other: Ratio) -> bool:
+    """Whether Fisher's exact test tells two shares from one another at 5 %."""
+    from scipy.stats import fisher_exact
+
+    table = [[ratio.count, ratio.total - ratio.count] for ratio in (one, other)]
+    return bool(fisher_exact(table).pvalue < 0.05)
 
 
 def pareto_front(points: Mapping[str, Sequence[float]]) -> list[str]:

@@ -58,6 +58,8 @@ def test_evaluate(photos, stranger, tmp_path, capsys):
     rows = read_csv(tmp_path / "samples.csv")
     assert len({row["file"] for row in rows}) == 180 and all((photos / row["file"]).is_file() for row in rows)
     assert all(row["file"].startswith(f"{NAMES[row['label']]}/") for row in rows)
+    page, example = (tmp_path / "report.html").read_text(encoding="utf-8"), result["examples"][0]["index"]
+    assert f"Image {example} ({next(row['file'] for row in rows if row['index'] == example)}):" in page
     weakest, strongest = (min(row["robust"]["value"] for row in result["rows"] if row["epsilon"] == e) for e in (8, 32))
     assert strongest < weakest
 
