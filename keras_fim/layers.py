@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keras_fim.arguments import AtLeastTwo, PositiveOrNone, checked
 from keras_fim.geometry.simplex import penalized_cross_entropy
-from keras_fim.losses import mu_value, mu_variable
+from keras_fim.losses import Mu, mu_value, mu_variable
 
 
 @keras.saving.register_keras_serializable("keras_fim")
@@ -36,9 +36,7 @@ class FisherTraceRegularization(keras.layers.Layer):
     """
 
     @checked
-    def __init__(
-        self, mu: float | keras.Variable = 0.02, *, gradient_limit: PositiveOrNone = 1.0, **kwargs: Any
-    ) -> None:
+    def __init__(self, mu: Mu = 0.02, *, gradient_limit: PositiveOrNone = 1.0, **kwargs: Any) -> None:
         super().__init__(**{"autocast": False, **kwargs})  # logits stay float32 under a mixed policy
         self.mu = mu_variable(mu)
         self.gradient_limit = gradient_limit

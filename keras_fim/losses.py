@@ -5,7 +5,7 @@ where that is Keras' ``floatx``), also behind a softmax and under a mixed-precis
 """
 
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
@@ -13,6 +13,9 @@ import tensorflow as tf
 from keras_fim.arguments import PositiveOrNone, ShareBelowOne, checked, expect
 from keras_fim.geometry.simplex import penalized_cross_entropy, two_classes
 from keras_fim.validation import refuse
+
+Mu: TypeAlias = float | keras.Variable
+"""The weight μ of a penalty: a number, or a variable that others may change."""
 
 _NOT_PROBABILITIES = (
     "`y_pred` should hold probabilities: no negative entries, rows that sum to 1. Pass from_logits=True to the loss if "
@@ -26,7 +29,7 @@ _NOT_OF_CLASS_1 = "`y_true` should hold classes 0 and 1 for one unit. Received o
 _TINY = 1e-37  # a probability that underflowed to 0 counts as this one: log p = -85.2
 
 
-def mu_variable(mu: float | keras.Variable) -> keras.Variable:
+def mu_variable(mu: Mu) -> keras.Variable:
     """A scalar variable that holds μ, so that a schedule can change it in a compiled training step.
 
     Args:
@@ -39,16 +42,14 @@ def mu_variable(mu: float | keras.Variable) -> keras.Variable:
         ValueError: if ``mu`` is negative, NaN or infinite, or not a scalar.
     """
     if isinstance(mu, keras.Variable):
-        if tuple(mu.shape) != ():
-            raise ValueError(f"`mu` should be a scalar. Received: a variable of shape {tuple(mu.shape)}")
+        expect(tuple(mu.shape) == (), "mu", "a scalar", received=f"a variable of shape {tuple(mu.shape)}")
         mu_variable(mu_value(mu))  # the same bounds
         return mu
     try:
         value = float(mu)
     except (TypeError, ValueError):
         value = math.nan
-    if not 0 <= value < math.inf:
-        raise ValueError(f"`mu` should be a finite number >= 0. Received: mu={mu!r:.80}")
+    expect(0 <= value < math.inf, "mu", "a finite number >= 0", received=f"mu={mu!r:.80}")
     return keras.Variable(value, trainable=False, autocast=False, dtype="float32", name="mu")
 
 
@@ -81,7 +82,7 @@ class _FisherLoss(keras.losses.Loss):
     @checked
     def __init__(
         self,
-        mu: float | keras.Variable = 0.02,
+        mu: Mu = 0.02,
         from_logits: bool = False,
         label_smoothing: ShareBelowOne = 0.0,
         gradient_limit: PositiveOrNone = 1.0,

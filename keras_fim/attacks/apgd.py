@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from keras_fim.arguments import Count, Norm, Share, one_of
 from keras_fim.attacks import draws, kinds, lp
-from keras_fim.attacks.climbs import Ascent, Climb, SparseClimb
-from keras_fim.attacks.losses import LOSSES, TARGETED_LOSSES, most_probable_others
+from keras_fim.attacks.climbs import Ascent, Climb, Place, SparseClimb
+from keras_fim.attacks.losses import LOSSES, TARGETED_LOSSES
 from keras_fim.attacks.samples import MOST_DRAWS, Best, Task, Way, before_rounding, keep, random_start, repeat
 from keras_fim.logits import LogitsFunction
 
@@ -98,7 +98,7 @@ class APGD(Ascent):
 
     def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> kinds.Perturbed:
         """The steps, run by run: for each class aimed at, its restarts."""
-        best, targets = self._seen(task.images, state[0], task, self.loss), self._targets(state[0], task)
+        best, targets = self._seen(task.images, state[0], task), self._targets(state[0], task, self.num_targets)
         task = before_rounding(task, self.norm)
 
         def body(run: tf.Tensor, best: Best) -> Best:
@@ -108,12 +108,6 @@ class APGD(Ascent):
 
         best = repeat(body, self.restarts * targets.shape[1], best)
         return kinds.Perturbed(best.points, best.logits, {"once": best.once} if self.eot_draws > 1 else {})
-
-    def _targets(self, logits: tf.Tensor, task: Task) -> tf.Tensor:
-        """The classes aimed at in turn, ``(batch, runs)``; for a loss of one wrong class the most probable ones."""
-        if self.aimed or self.loss in LOSSES:
-            return task.target[:, None]
-        return tf.cast(most_probable_others(logits, task.labels, self.num_targets), task.labels.dtype)
 
     def _run(self, logits_fn: LogitsFunction, best: Best, way: Way, run: tf.Tensor) -> Best:
         """One climb; in l1 three, in smaller balls each time, of which the last counts."""
@@ -137,17 +131,17 @@ class APGD(Ascent):
         needed = tf.gather(tf.constant(climb.needed(steps, self.rho), task.images.dtype), step)
         return tf.cond(needed >= 0, lambda: climb.checked(task, needed), lambda: climb)
 
-    def _look(self, logits_fn: LogitsFunction, task: Task, points: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, Best]:
+    def _look(self, logits_fn: LogitsFunction, task: Task, points: tf.Tensor) -> tuple[Place, Best]:
         """Means over all draws; of one, a point fools where it does."""
         look = functools.partial(super()._look, logits_fn, task, points)
         if self.eot_draws == 1:
             return look()
 
         def draw() -> tuple[tf.Tensor, ...]:
-            gradient, loss, seen = look()
-            return gradient, loss, seen.logits, seen.loss, tf.cast(seen.fooled, points.dtype)
+            here, seen = look()
+            return here.gradient, here.loss, seen.logits, seen.loss, tf.cast(seen.fooled, points.dtype)
 
         first = draw()
         total = repeat(lambda _, total: tuple(map(tf.add, total, draw())), self.eot_draws - 1, first)
         gradient, loss, logits, score, fooled = (values / self.eot_draws for values in total)
-        return gradient, loss, Best(points, logits, score, fooled >= MOST_DRAWS, first[-1] > 0)
+        return Place(points, gradient, loss), Best(points, logits, score, fooled >= MOST_DRAWS, first[-1] > 0)

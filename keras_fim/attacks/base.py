@@ -117,14 +117,7 @@ class Attack(abc.ABC):
         return self._sweep(self._problem(model, images, labels, **options), [epsilon])[0]
 
     def sweep(
-        self,
-        model: Model,
-        images: Images,
-        labels: Labels,
-        epsilons: Sequence[float | None],
-        *,
-        indices: Any = None,
-        targets: Labels | None = None,
+        self, model: Model, images: Images, labels: Labels, epsilons: Sequence[float | None], **options: Any
     ) -> list[AttackResult]:
         """One result for each ε, paying what does not depend on it once.
 
@@ -133,9 +126,9 @@ class Attack(abc.ABC):
             images: As in the call.
             labels: As in the call.
             epsilons: The budgets, each >= 0.
-            indices: Each sample's index in its data set, integers ``(batch,)``, on which its random draws depend;
-                ``None`` for 0, 1, 2, ...
-            targets: The classes aimed at, as ``labels``, for an attack with ``target="given"`` and only then.
+            **options: ``indices``, each sample's index in its data set, integers ``(batch,)``, on which its random
+                draws depend, 0, 1, 2, ... by default; and ``targets``, the classes aimed at, as ``labels``, for an
+                attack with ``target="given"`` and only then.
 
         Returns:
             `AttackResult` by ε.
@@ -143,7 +136,7 @@ class Attack(abc.ABC):
         Raises:
             ValueError: As the call.
         """
-        return self._sweep(self._problem(model, images, labels, indices, targets), epsilons)
+        return self._sweep(self._problem(model, images, labels, **options), epsilons)
 
     @abc.abstractmethod
     def _sweep(self, problem: Problem, epsilons: Sequence[float | None]) -> list[AttackResult]:
@@ -256,11 +249,6 @@ class AimedAttack(Attack):
     def _aims(self, task: samples.Task, loss: str = "") -> tf.Tensor | None:
         """The task's targets, if there is a target, or if a loss that is raised has one; ``None`` otherwise."""
         return task.target if self.aimed or loss in losses.TARGETED_LOSSES else None
-
-    def _seen(self, points: tf.Tensor, logits: tf.Tensor, task: samples.Task, loss: str) -> samples.Best:
-        """Points by the loss that tells which of them is the best, whatever class they were to be."""
-        compared = "margin" if loss in losses.TARGETED_LOSSES else loss
-        return samples.Best.of(points, logits, task.labels, compared, self._aims(task))
 
     def _essence(self) -> Any:
         """The class is an argument of the compiled functions, not part of them."""

@@ -139,7 +139,7 @@ class DeepFool(kinds.SearchAttack):
     num_rivals: Count = 4
     overshoot: NotNegative = 0.02
 
-    def search(self, logits_fn: LogitsFunction, task: samples.Task) -> kinds.Found:
+    def search(self, logits_fn: LogitsFunction, task: samples.Task) -> kinds.Perturbed:
         """The steps."""
         images = task.images
         rivals = losses.most_probable_others(logits_fn(images), task.labels, self.num_rivals)
@@ -155,7 +155,7 @@ class DeepFool(kinds.SearchAttack):
             return points, (rivals, shift), tf.argmax(logits_fn(points), axis=-1) == task.labels
 
         way = samples.Way.start(task, (rivals, tf.zeros_like(images)))
-        return kinds.Found(samples.walk(body, self.steps, images, way)[0])
+        return kinds.Perturbed(samples.walk(body, self.steps, images, way)[0])
 
     def _step(self, logits_fn: LogitsFunction, points: tf.Tensor, labels: tf.Tensor, rivals: tf.Tensor) -> tf.Tensor:
         """To the nearest boundary."""
@@ -220,7 +220,7 @@ class FAB(kinds.SearchAttack):
         """The version and the norm, like ``fab_t_l2``."""
         return f"fab{'_t' if self.targeted else ''}_{norm_name(self.norm)}"
 
-    def search(self, logits_fn: LogitsFunction, task: samples.Task) -> kinds.Found:
+    def search(self, logits_fn: LogitsFunction, task: samples.Task) -> kinds.Perturbed:
         """A run for each target, or one."""
         rivals = losses.most_probable_others(logits_fn(task.images), task.labels, self.num_targets)
         width = 1 if self.targeted else rivals.shape[1]
@@ -231,7 +231,7 @@ class FAB(kinds.SearchAttack):
             return samples.walk(functools.partial(self._step, logits_fn), self.steps, nearest, way)[0]
 
         nearest = samples.Nearest.start(task.images)
-        return kinds.Found(samples.repeat(body, rivals.shape[1] // width, nearest).points)
+        return kinds.Perturbed(samples.repeat(body, rivals.shape[1] // width, nearest).points)
 
     def _step(
         self, logits_fn: LogitsFunction, _: tf.Tensor, task: samples.Task, nearest: samples.Nearest, state: _State

@@ -33,30 +33,41 @@ class Ascent(kinds.FixedBudgetAttack, base.AimedAttack):
 
         def body(step: tf.Tensor, task: Task, best: Best, climb: Any) -> tuple[Any, ...]:
             climb = tf.cond(step > 0, lambda: climb.moved(step, task, self), lambda: climb)
-            gradient, loss, new = self._look(logits_fn, task, climb.here.point)
-            climb = self._checked(climb.looked(gradient, loss), task, step, steps)
+            here, new = self._look(logits_fn, task, climb.here.point)
+            climb = self._checked(climb.looked(here), task, step, steps)
             if not counts:
                 return best, climb, None
             return self._better(new, best), climb, ~new.fooled if self.stop_early else None
 
         def last(step: tf.Tensor, task: Task, best: Best, climb: Any) -> Best:
             # compiled, its gradient is not computed
-            return self._better(self._look(logits_fn, task, climb.moved(step, task, self).here.point)[2], best)
+            return self._better(self._look(logits_fn, task, climb.moved(step, task, self).here.point)[1], best)
 
         return walk(body, steps, best, way, first=first, last=last if counts else None)
 
-    def _look(self, logits_fn: LogitsFunction, task: Task, points: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, Best]:
-        """The gradient and the loss at some points, and what can be kept of them."""
+    def _look(self, logits_fn: LogitsFunction, task: Task, points: tf.Tensor) -> tuple[Place, Best]:
+        """Some points with the gradient and the loss there, and what can be kept of them."""
         targets = self._aims(task, self.loss)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(points)
             logits = logits_fn(points)
             loss = losses.loss_value(logits, task.labels, self.loss, targets)
-        return gradient_of(tape, loss, points), loss, self._seen(points, logits, task, self.loss)
+        return Place(points, gradient_of(tape, loss, points), loss), self._seen(points, logits, task)
 
     def _checked(self, climb: Any, task: Task, step: tf.Tensor, steps: int) -> Any:
         """What a checkpoint changes, if the step is one."""
         return climb
+
+    def _seen(self, points: tf.Tensor, logits: tf.Tensor, task: Task) -> Best:
+        """Points by the loss that tells which of them is the best, whatever class they were to be."""
+        compared = "margin" if self.loss in losses.TARGETED_LOSSES else self.loss
+        return Best.of(points, logits, task.labels, compared, self._aims(task))
+
+    def _targets(self, logits: tf.Tensor, task: Task, count: int) -> tf.Tensor:
+        """The classes aimed at in turn, ``(batch, runs)``; for a loss of one wrong class the most probable ones."""
+        if self.aimed or self.loss not in losses.TARGETED_LOSSES:
+            return task.target[:, None]
+        return tf.cast(losses.most_probable_others(logits, task.labels, count), task.labels.dtype)
 
     def _better(self, new: Best, old: Best) -> Best:
         """The better of two points, or the new one if the last is asked for."""
@@ -130,11 +141,10 @@ class Climb(NamedTuple):
         moved = point + share * (aim - point) + (1 - share) * (point - self.previous)
         return self._replace(here=self.here._replace(point=_inside(moved, task, norm)), previous=point)
 
-    def looked(self, gradient: tf.Tensor, loss: tf.Tensor) -> Climb:
+    def looked(self, here: Place) -> Climb:
         """With what is known at the present points."""
-        here = Place(self.here.point, gradient, loss)
-        rises = self.rises + tf.cast(loss > self.here.loss, self.rises.dtype)
-        return self._replace(here=here, rises=rises, peak=choose(loss > self.peak.loss, here, self.peak))
+        rises = self.rises + tf.cast(here.loss > self.here.loss, self.rises.dtype)
+        return self._replace(here=here, rises=rises, peak=choose(here.loss > self.peak.loss, here, self.peak))
 
     def checked(self, task: Task, enough: tf.Tensor) -> Climb:
         """Half as long steps from the best point, of those that rose too seldom or not at all at this length."""
@@ -190,10 +200,9 @@ class SparseClimb(NamedTuple):
         point = lp.project_inside(point + lp.by_image(length, steps) * steps, task.images, task.epsilon, 1)
         return self._replace(here=self.here._replace(point=point))
 
-    def looked(self, gradient: tf.Tensor, loss: tf.Tensor) -> SparseClimb:
+    def looked(self, here: Place) -> SparseClimb:
         """With what is known at the present points."""
-        here = Place(self.here.point, gradient, loss)
-        return self._replace(here=here, peak=choose(loss > self.peak.loss, here, self.peak))
+        return self._replace(here=here, peak=choose(here.loss > self.peak.loss, here, self.peak))
 
     def checked(self, task: Task, enough: tf.Tensor) -> SparseClimb:
         """Where the best point has become sparser: from there, in long steps again; elsewhere in shorter ones."""

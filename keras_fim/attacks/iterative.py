@@ -21,9 +21,9 @@ class _Climb(NamedTuple):
     here: Place
     momentum: tf.Tensor
 
-    def looked(self, gradient: tf.Tensor, loss: tf.Tensor) -> _Climb:
+    def looked(self, here: Place) -> _Climb:
         """With what is known at the present points."""
-        return self._replace(here=Place(self.here.point, gradient, loss))
+        return self._replace(here=here)
 
     def moved(self, step: tf.Tensor, task: Task, attack: IterativeAttack) -> _Climb:
         """The step of a number, from 1 on."""
@@ -92,18 +92,17 @@ class IterativeAttack(Ascent):
         """Logits, and the gradient at the images if that is where the steps start."""
         if self.random_start or self.loss == "targeted_margin":
             return (logits_fn(task.images),)
-        targets = self._aims(task)
-        gradient, logits = losses.loss_gradient(logits_fn, task.images, task.labels, loss=self.loss, targets=targets)
-        return logits, gradient
+        here, seen = self._look(logits_fn, task, task.images)
+        return seen.logits, here.gradient
 
     def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> kinds.Perturbed:
         """The steps, restart by restart."""
         images, (logits, *gradient) = task.images, state
         # any other point replaces the image after a random start
-        best = self._seen(images, logits, task, self.loss)
+        best, targets = self._seen(images, logits, task), self._targets(logits, task, self.restarts)
         task = before_rounding(task, self.norm)
         for restart in range(self.restarts):
-            aimed, zero = task._replace(target=self._target(logits, task, restart)), tf.zeros_like(images)
+            aimed, zero = task._replace(target=targets[:, restart % targets.shape[1]]), tf.zeros_like(images)
             way = Way.start(aimed, _Climb(Place(images, gradient[0] if gradient else zero, best.loss), zero))
             if restart or self.stop_early:
                 way = keep(way, ~best.fooled)
@@ -112,13 +111,6 @@ class IterativeAttack(Ascent):
                 way = way._replace(state=_Climb(Place.start(point, 0), tf.zeros_like(point)))
             best, _ = self._climb(logits_fn, best, way, self.steps, first=int(bool(gradient) and not restart))
         return kinds.Perturbed(best.points, best.logits)
-
-    def _target(self, logits: tf.Tensor, task: Task, restart: int) -> tf.Tensor:
-        """The class that a restart aims at with ``"targeted_margin"``; that of the task for the other losses."""
-        if self.loss != "targeted_margin" or self.aimed:
-            return task.target
-        order = tf.argsort(losses.others(logits, task.labels), axis=-1, direction="DESCENDING")
-        return tf.cast(order[:, restart % (logits.shape[-1] - 1)], task.labels.dtype)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -87,7 +87,7 @@ class JSMA(kinds.SearchAttack):
     target: Annotated[str, one_of("none", *problem.TARGETS)] = "none"
     saliency: Annotated[str, one_of("logits", "probabilities")] = "probabilities"
 
-    def search(self, logits_fn: LogitsFunction, task: samples.Task) -> kinds.Found:
+    def search(self, logits_fn: LogitsFunction, task: samples.Task) -> kinds.Perturbed:
         """Moves until all samples have arrived or cannot move, and a look at the last one."""
         shape = [-1, *task.images.shape[1:]]
         origin = tf.reshape(task.images, [-1, task.images.shape[1:].num_elements()])
@@ -104,7 +104,8 @@ class JSMA(kinds.SearchAttack):
         move = functools.partial(self._move, flat_logits)
         _, arrived = tf.while_loop(lambda walk, _: tf.size(walk.index) > 0, move, start)
         points = self._put_back(flat_logits, arrived, origin, classes)
-        return kinds.Found(tf.reshape(points, shape), {} if self.target == "none" else {"targets": classes})
+        details = {} if self.target == "none" else {"targets": classes}
+        return kinds.Perturbed(tf.reshape(points, shape), details=details)
 
     def _move(self, logits_fn: LogitsCallable, walk: _Walk, arrived: _Arrived) -> tuple[_Walk, _Arrived]:
         """Samples that have arrived leave; the others change their best pair, or leave if there is none."""

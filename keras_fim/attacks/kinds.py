@@ -23,16 +23,17 @@ from keras_fim.typing import AttackResult
 
 
 class Perturbed(NamedTuple):
-    """What `FixedBudgetAttack.perturb` returns.
+    """What `FixedBudgetAttack.perturb`, `SearchAttack.search` and `MinimalDistanceAttack.nearest` return.
 
     Attributes:
-        adversarials: ``(batch, ...)``, within ε and the unit cube.
-        logits: ``(batch, K)``, theirs.
+        adversarials: ``(batch, ...)``, within the unit cube and, if there is one, ε. In a search, anything for samples
+            that were not fooled.
+        logits: ``(batch, K)``, theirs; not of a search.
         details: tensors ``(batch, ...)`` for `AttackResult.details`.
     """
 
     adversarials: tf.Tensor
-    logits: tf.Tensor
+    logits: Any = None
     details: dict[str, tf.Tensor] = {}  # noqa: RUF012 - never written to
 
 
@@ -90,18 +91,6 @@ def concatenated(parts: Sequence[Any]) -> Any:
     return tf.nest.map_structure(lambda *tensors: tf.concat(tensors, axis=0), *parts)
 
 
-class Found(NamedTuple):
-    """What `SearchAttack.search` and `MinimalDistanceAttack.nearest` return.
-
-    Attributes:
-        adversarials: ``(batch, ...)``, within the unit cube; of samples that were not fooled, anything.
-        details: ``(batch, ...)`` each, for `AttackResult.details`.
-    """
-
-    adversarials: tf.Tensor
-    details: dict[str, tf.Tensor] = {}  # noqa: RUF012 - never written to
-
-
 class MinimalDistanceAttack(base.Attack):
     """An attack that looks for the nearest adversarial of each image.
 
@@ -128,14 +117,14 @@ class MinimalDistanceAttack(base.Attack):
         return results
 
     @abc.abstractmethod
-    def nearest(self, problem: Problem, correct: np.ndarray) -> Found:
+    def nearest(self, problem: Problem, correct: np.ndarray) -> Perturbed:
         """The nearest adversarials at any distance of all samples; ``correct`` marks those that are asked for."""
 
 
 class SearchAttack(MinimalDistanceAttack):
     """A minimal-distance attack that searches batch by batch, in `search`."""
 
-    def nearest(self, problem: Problem, correct: np.ndarray) -> Found:
+    def nearest(self, problem: Problem, correct: np.ndarray) -> Perturbed:
         """`search` in batches, of the samples that are correct."""
         search = self._function(type(self).search, problem.unit_fn)
         points, details = problem.task.images.numpy().copy(), dict[str, np.ndarray]()
@@ -147,10 +136,10 @@ class SearchAttack(MinimalDistanceAttack):
             points[rows] = result.adversarials.numpy()
             for key, value in result.details.items():
                 details.setdefault(key, np.zeros((len(correct), *value.shape[1:]), value.numpy().dtype))[rows] = value
-        return Found(tf.constant(points), details)
+        return Perturbed(tf.constant(points), details=details)
 
     @abc.abstractmethod
-    def search(self, logits_fn: LogitsFunction, task: samples.Task) -> Found:
+    def search(self, logits_fn: LogitsFunction, task: samples.Task) -> Perturbed:
         """The nearest adversarials that can be found. Compiled."""
 
 
@@ -212,7 +201,7 @@ class MinimalDistance(MinimalDistanceAttack):
         """That of the attack, which has its own targets and the same pixels and seed."""
         return self.attack._problem(*data)
 
-    def nearest(self, problem: Problem, correct: np.ndarray) -> Found:
+    def nearest(self, problem: Problem, correct: np.ndarray) -> Perturbed:
         """The smallest ε by growth and halvings."""
         search, scale = _Search(self.attack.fooling_only(), problem, correct), problem.units.scale
         one_step = self.attack.one_step
@@ -233,7 +222,7 @@ class MinimalDistance(MinimalDistanceAttack):
             low = np.where(going & ~fooled, epsilon, low)
             going &= (high > low * (1 + self.rtol)) & (low < largest) & (high > largest * _VANISHING)
             bar.update(int((correct & ~going).sum()))
-        return Found(tf.constant(search.points))
+        return Perturbed(tf.constant(search.points))
 
 
 class _Search:

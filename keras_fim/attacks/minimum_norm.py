@@ -70,7 +70,7 @@ class CarliniWagner(kinds.SearchAttack, base.AimedAttack):
     base_name = "carlini_wagner"
     norm = 2.0
 
-    def search(self, logits_fn: LogitsFunction, task: samples.Task) -> kinds.Found:
+    def search(self, logits_fn: LogitsFunction, task: samples.Task) -> kinds.Perturbed:
         """The search over the weight, with a descent for each."""
         nearest, nobody = samples.Nearest.start(task.images), tf.zeros_like(task.labels, tf.bool)
         weight, infinite = self.initial_weight * tf.ones_like(nearest.distance), nearest.distance
@@ -83,7 +83,7 @@ class CarliniWagner(kinds.SearchAttack, base.AimedAttack):
             return nearest, low, tf.where(tf.math.is_finite(high), between, 10 * low), high
 
         start = (nearest, tf.zeros_like(weight), weight, infinite)
-        return kinds.Found(samples.repeat(body, self.search_steps, start)[0].points)
+        return kinds.Perturbed(samples.repeat(body, self.search_steps, start)[0].points)
 
     def _descend(self, logits_fn: LogitsFunction, task: samples.Task, weight: tf.Tensor, kept: _Kept) -> _Kept:
         """Adam at one weight per sample."""
@@ -167,13 +167,13 @@ class FMN(kinds.SearchAttack):
     step_size: PositiveOrNone = None
     gamma: InnerShare = 0.1
 
-    def search(self, logits_fn: LogitsFunction, task: samples.Task) -> kinds.Found:
+    def search(self, logits_fn: LogitsFunction, task: samples.Task) -> kinds.Perturbed:
         """The steps, then a last look."""
         nearest = samples.Nearest.start(task.images)
         start = _State(task.images, nearest.distance, nearest)
         state = samples.repeat(functools.partial(self._step, logits_fn, task), self.steps, start)
         fooled = losses.margin_against(logits_fn(state.points), task.labels) > 0
-        return kinds.Found(state.looked(task.images, fooled, self.norm).nearest.points)
+        return kinds.Perturbed(state.looked(task.images, fooled, self.norm).nearest.points)
 
     def _step(self, logits_fn: LogitsFunction, task: samples.Task, step: tf.Tensor, state: _State) -> _State:
         images = task.images
@@ -232,13 +232,13 @@ class SigmaZero(kinds.SearchAttack):
     threshold: Share = 0.3
     rate: Share = 0.01
 
-    def search(self, logits_fn: LogitsFunction, task: samples.Task) -> kinds.Found:
+    def search(self, logits_fn: LogitsFunction, task: samples.Task) -> kinds.Perturbed:
         """The steps, and a last look."""
         threshold = self.threshold * tf.ones_like(task.epsilon)
         start = _State(task.images, threshold, samples.Nearest.start(task.images))
         state = samples.repeat(functools.partial(self._step, logits_fn, task), self.steps, start)
         fooled = losses.margin_against(logits_fn(state.points), task.labels) > 0
-        return kinds.Found(state.looked(task.images, fooled, self.norm).nearest.points)
+        return kinds.Perturbed(state.looked(task.images, fooled, self.norm).nearest.points)
 
     def _step(self, logits_fn: LogitsFunction, task: samples.Task, step: tf.Tensor, state: _State) -> _State:
         images, axes = task.images, tuple(range(1, task.images.shape.rank))

@@ -67,10 +67,6 @@ class Best(NamedTuple):
         better = (self.fooled & ~old.fooled) | ((self.fooled == old.fooled) & (self.loss > old.loss))
         return choose(better, self, old)._replace(once=self.once | old.once)
 
-    def improved_at(self, index: tf.Tensor, new: Best) -> Best:
-        """The same with the ``new`` points of some samples where they are better."""
-        return put(self, index, new.unless_worse_than(take(self, index)))
-
 
 class Nearest(NamedTuple):
     """The nearest adversarial of each sample so far: its point ``(n, ...)``, and its distance, inf if there is none."""

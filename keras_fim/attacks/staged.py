@@ -93,7 +93,7 @@ class StagedAttack(kinds.FixedBudgetAttack):
             for index in self._standing(task, best):
                 part = take(task._replace(keys=draws.fold(task.keys, turn)), index)
                 new = self._run(self.stages[number], attack, logits_fn, part, tf.gather(logits, index))
-                best = best.improved_at(index, new)
+                best = put(best, index, new.unless_worse_than(take(best, index)))
                 reached = tf.where(new.fooled, number, tf.where(new.once, -3, tf.gather(stage, index)))
                 stage = put(stage, index, reached)
             bar.update(turn + 1)

@@ -132,9 +132,8 @@ class AdversarialTraining(Defense):
         Raises:
             ValueError: If the attack is not one of `keras_fim.attacks`.
         """
-        kind = getattr(attacks, config["attack"]["class"], None)
-        if kind is None:
-            raise ValueError(f"`attack` should be one of keras_fim.attacks. Received: {config['attack']['class']}")
+        kind: Any = getattr(attacks, config["attack"]["class"], None)
+        expect(kind is not None, "attack", "one of keras_fim.attacks", received=config["attack"]["class"])
         return super().from_config({**config, "attack": kind(**config["attack"]["options"])}, custom_objects)
 
 

@@ -136,7 +136,8 @@ class Defense(keras.Model):
         images, again, seed = self._logits_fn.cast(images), SameState(self._logits_fn), self._step_seed()
         if not images.shape[1:].is_fully_defined():  # lost in the input pipeline
             images = tf.ensure_shape(images, self.input_shape)
-        labels = class_indices(targets, self._num_classes(images))
+        outputs = self.model.compute_output_spec(keras.KerasTensor(images.shape, images.dtype))
+        labels = class_indices(targets, max(2, outputs.shape[-1]))  # one unit is two classes
         replicas = tf.distribute.get_strategy().num_replicas_in_sync  # Keras divides losses by their number
         images = inside(images, self.bounds)
         for part in self._parts():
@@ -249,10 +250,6 @@ class Defense(keras.Model):
         """The defenses, innermost first."""
         inner = getattr(self, "inner", None)  # Keras asks for the metrics before it is there
         return [*(inner._parts() if inner else []), self]
-
-    def _num_classes(self, images: tf.Tensor) -> int:
-        outputs = self.model.compute_output_spec(keras.KerasTensor(images.shape, images.dtype))
-        return max(2, int(outputs.shape[-1]))  # one unit is two classes
 
     def _step_seed(self) -> tf.Tensor:
         optimizer: Any = getattr(self.optimizer, "inner_optimizer", self.optimizer)

@@ -13,7 +13,7 @@ from keras_fim.attacks import lp, problem, samples
 from keras_fim.defenses.base import Defense
 from keras_fim.defenses.batch import Batch, attack_task
 from keras_fim.geometry import jacobian, kl_divergence
-from keras_fim.losses import mu_value, mu_variable
+from keras_fim.losses import Mu, mu_value, mu_variable
 
 
 class Penalized(Defense, abc.ABC):
@@ -36,11 +36,8 @@ class Penalized(Defense, abc.ABC):
 
     _weight = "mu"  # the constructor's name of μ
 
-    def __init__(
-        self, model: keras.Model, mu: float | keras.Variable | None, *, measure: str, budget: Any = None, **options: Any
-    ) -> None:
-        if budget is not None and mu is not None:
-            raise ValueError(f"`budget` should be given in place of `mu`. Received: mu={mu}, budget={budget}")
+    def __init__(self, model: keras.Model, mu: Mu | None, *, measure: str, budget: Any = None, **options: Any) -> None:
+        expect(budget is None or mu is None, "budget", "given in place of `mu`", received=f"mu={mu}, budget={budget}")
         variable = mu_variable(1.0 if mu is None else mu)
         variable.trainable = False
         super().__init__(model, **options)
@@ -142,7 +139,7 @@ class AdversarialLabelSmoothing(Penalized):
     _weight = "alpha"
 
     @checked
-    def __init__(self, model: keras.Model, alpha: float | keras.Variable = 0.3, **options: Any) -> None:
+    def __init__(self, model: keras.Model, alpha: Mu = 0.3, **options: Any) -> None:
         value = mu_value(alpha) if isinstance(alpha, keras.Variable) else alpha
         expect(0 <= value < 1, "alpha", "in [0, 1)", value)
         super().__init__(model, alpha, measure="logit_gap", **{"name": "adversarial_label_smoothing", **options})
@@ -191,7 +188,7 @@ class TRADES(Penalized):
     def __init__(
         self,
         model: keras.Model,
-        beta: float | keras.Variable = 6.0,
+        beta: Mu = 6.0,
         *,
         epsilon: NotNegative,
         norm: GradientNorm = np.inf,

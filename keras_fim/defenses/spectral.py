@@ -11,6 +11,7 @@ from keras_fim.defenses.batch import Batch
 from keras_fim.defenses.penalties import Penalized
 from keras_fim.geometry import Linearization, krylov_direction, linearized, logit_fim_form
 from keras_fim.geometry.jacobian import gradient
+from keras_fim.losses import Mu
 
 
 @keras.saving.register_keras_serializable("keras_fim")
@@ -69,7 +70,7 @@ class SpectralDefense(Penalized):
     def __init__(
         self,
         model: keras.Model,
-        mu: float | keras.Variable | None = None,
+        mu: Mu | None = None,
         *,
         budget: float | None = None,
         penalty: Annotated[str, one_of("eigenvalue", "trace")] = "eigenvalue",
@@ -151,15 +152,14 @@ class GradientPenalty(Penalized):
     def __init__(
         self,
         model: keras.Model,
-        mu: float | keras.Variable | None = None,
+        mu: Mu | None = None,
         *,
         budget: float | None = None,
         step: Positive = 0.1,
         **options: Any,
     ) -> None:
-        super().__init__(
-            model, mu, measure="squared_gradient", budget=budget, **{"name": "gradient_penalty", **options}
-        )
+        options = {"name": "gradient_penalty", **options}
+        super().__init__(model, mu, measure="squared_gradient", budget=budget, **options)
         self.step = float(step)
 
     def measure(self, batch: Batch) -> tf.Tensor:

@@ -140,9 +140,9 @@ class ForeignAttack(_Wrapped, kinds.FixedBudgetAttack):
 class ForeignSearch(_Wrapped, kinds.SearchAttack):
     """A minimal-distance attack of another library."""
 
-    def search(self, logits_fn: LogitsFunction, task: Task) -> kinds.Found:
+    def search(self, logits_fn: LogitsFunction, task: Task) -> kinds.Perturbed:
         """The method's answer."""
-        return kinds.Found(self.method.points(logits_fn, task, None))
+        return kinds.Perturbed(self.method.points(logits_fn, task, None))
 
 
 def wrapped(method: Method, minimal: bool, **options: Any) -> ForeignAttack | ForeignSearch:
