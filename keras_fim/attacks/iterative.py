@@ -1,4 +1,4 @@
-"""Many small steps up the loss inside the ball: BIM, PGD and MIM as one compiled loop."""
+"""Many small steps up a loss inside the ball as one compiled loop, which APGD shares; and BIM, PGD and MIM."""
 
 from __future__ import annotations
 
@@ -9,10 +9,82 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import Count, Norm, NotNegative, Positive, Share, expect, one_of
-from keras_fim.attacks import kinds, losses, lp
-from keras_fim.attacks.climbs import Ascent, Place
-from keras_fim.attacks.samples import Task, Way, before_rounding, keep, random_start
+from keras_fim.attacks import base, kinds, losses, lp
+from keras_fim.attacks.samples import Best, Task, Way, before_rounding, keep, random_start, walk
+from keras_fim.geometry.jacobian import gradient as gradient_of
 from keras_fim.logits import LogitsFunction
+
+
+class Place(NamedTuple):
+    """Points of some samples, with the gradient and the loss there."""
+
+    point: tf.Tensor
+    gradient: tf.Tensor
+    loss: tf.Tensor
+
+    @classmethod
+    def start(cls, points: tf.Tensor, loss: float) -> Place:
+        """Points that the model has not been asked about, with a loss to compare with."""
+        return cls(points, tf.zeros_like(points), tf.fill(tf.shape(points)[:1], tf.cast(loss, points.dtype)))
+
+
+class Ascent(kinds.FixedBudgetAttack, base.AimedAttack):
+    """An attack by steps up a loss; what it keeps of samples on their way has a `Place` and makes its own steps."""
+
+    loss: str
+    stop_early: bool
+    keep_best: bool = True
+
+    def fooling_only(self) -> Ascent:
+        """With `stop_early`, unless the last point was asked for."""
+        return dataclasses.replace(self, stop_early=self.keep_best)  # type: ignore[call-arg]
+
+    def _climb(
+        self, logits_fn: LogitsFunction, best: Best, way: Way, steps: int, *, first: int = 0, counts: bool = True
+    ) -> tuple[Best, Way]:
+        """All steps of a run: the best points, if its points count, and the samples that are left."""
+
+        def body(step: tf.Tensor, task: Task, best: Best, climb: Any) -> tuple[Any, ...]:
+            climb = tf.cond(step > 0, lambda: climb.moved(step, task, self), lambda: climb)
+            here, new = self._look(logits_fn, task, climb.here.point)
+            climb = self._checked(climb.looked(here), task, step, steps)
+            if not counts:
+                return best, climb, None
+            return self._better(new, best), climb, ~new.fooled if self.stop_early else None
+
+        def last(step: tf.Tensor, task: Task, best: Best, climb: Any) -> Best:
+            # compiled, its gradient is not computed
+            return self._better(self._look(logits_fn, task, climb.moved(step, task, self).here.point)[1], best)
+
+        return walk(body, steps, best, way, first=first, last=last if counts else None)
+
+    def _look(self, logits_fn: LogitsFunction, task: Task, points: tf.Tensor) -> tuple[Place, Best]:
+        """Some points with the gradient and the loss there, and what can be kept of them."""
+        targets = self._aims(task, self.loss)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(points)
+            logits = logits_fn(points)
+            loss = losses.loss_value(logits, task.labels, self.loss, targets)
+        return Place(points, gradient_of(tape, loss, points), loss), self._seen(points, logits, task)
+
+    def _checked(self, climb: Any, task: Task, step: tf.Tensor, steps: int) -> Any:
+        """What a checkpoint changes, if the step is one."""
+        return climb
+
+    def _seen(self, points: tf.Tensor, logits: tf.Tensor, task: Task) -> Best:
+        """Points by the loss that tells which of them is the best, whatever class they were to be."""
+        compared = "margin" if self.loss in losses.TARGETED_LOSSES else self.loss
+        return Best.of(points, logits, task.labels, compared, self._aims(task))
+
+    def _targets(self, logits: tf.Tensor, task: Task, count: int) -> tf.Tensor:
+        """The classes aimed at in turn, ``(batch, runs)``; for a loss of one wrong class the most probable ones."""
+        if self.aimed or self.loss not in losses.TARGETED_LOSSES:
+            return task.target[:, None]
+        return tf.cast(losses.most_probable_others(logits, task.labels, count), task.labels.dtype)
+
+    def _better(self, new: Best, old: Best) -> Best:
+        """The better of two points, or the new one if the last is asked for."""
+        return new.unless_worse_than(old) if self.keep_best else new
 
 
 class _Climb(NamedTuple):

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from typing import Annotated, NamedTuple, TypeAlias
+from typing import Annotated, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -14,19 +14,10 @@ from keras_fim.geometry import jacobian
 from keras_fim.logits import LogitsFunction
 from keras_fim.typing import LogitsCallable
 
+_State: TypeAlias = tuple[tf.Tensor, tf.Tensor]
+"""Points of samples, ``(n, D)``, and the pair of values that was changed last; without an adversarial, the image."""
 
-class _Walk(NamedTuple):
-    """Samples on their way, ``(active, ...)`` each: where they are among all, and the pair that was changed last."""
-
-    index: tf.Tensor
-    origin: tf.Tensor
-    classes: tf.Tensor
-    point: tf.Tensor
-    pair: tf.Tensor
-
-
-_Arrived: TypeAlias = tuple[tf.Tensor, tf.Tensor]
-"""All samples: the adversarial of those that have one, the image of others, and the pair that was changed last."""
+_ENDLESS = 2**31 - 1  # moves
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,34 +89,33 @@ class JSMA(kinds.SearchAttack):
         def flat_logits(points: tf.Tensor) -> tf.Tensor:
             return logits_fn(tf.reshape(points, shape))
 
-        count = tf.shape(origin)[0]
-        pairs = tf.zeros([count, 2], tf.int32)
-        start = _Walk(tf.range(count), origin, classes, origin, pairs), (origin, pairs)
-        move = functools.partial(self._move, flat_logits)
-        _, arrived = tf.while_loop(lambda walk, _: tf.size(walk.index) > 0, move, start)
+        start = origin, tf.zeros([tf.shape(origin)[0], 2], tf.int32)
+        way = samples.Way.start(task._replace(images=origin, target=classes), start)
+        arrived, _ = samples.walk(functools.partial(self._move, flat_logits), _ENDLESS, start, way)
         points = self._put_back(flat_logits, arrived, origin, classes)
         details = {} if self.target == "none" else {"targets": classes}
         return kinds.Perturbed(tf.reshape(points, shape), details=details)
 
-    def _move(self, logits_fn: LogitsCallable, walk: _Walk, arrived: _Arrived) -> tuple[_Walk, _Arrived]:
+    def _move(
+        self, logits_fn: LogitsCallable, _: tf.Tensor, task: samples.Task, arrived: _State, state: _State
+    ) -> tuple[_State, _State, tf.Tensor]:
         """Samples that have arrived leave; the others change their best pair, or leave if there is none."""
-        rise, fall, logits = self._slopes(logits_fn, walk)
-        done = self._done(logits, walk.classes)
-        there = samples.keep(walk, done)
-        arrived = samples.put(arrived, there.index, (there.point, there.pair))
-        walk, rise, fall = samples.keep((walk, rise, fall), ~done)
-        moved = tf.clip_by_value(walk.point + self.theta, 0, 1)
-        pair, exists = best_pairs(rise, fall, self._free(walk, moved))
-        point = tf.where(_marks(pair, moved), moved, walk.point)
-        return samples.keep(walk._replace(point=point, pair=pair), exists), arrived
+        point, moved = state[0], tf.clip_by_value(state[0] + self.theta, 0, 1)
+        rise, fall, logits = self._slopes(logits_fn, point, task.target)
+        done = self._done(logits, task.target)
+        pair, exists = best_pairs(rise, fall, self._free(task.images, point, moved) & ~done[:, None])
+        onward = tf.where(_marks(pair, moved), moved, point), pair
+        return samples.choose(done, state, arrived), onward, exists & ~done
 
-    def _slopes(self, logits_fn: LogitsCallable, walk: _Walk) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _slopes(
+        self, logits_fn: LogitsCallable, point: tf.Tensor, classes: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Slopes, in the direction of a move, of what should rise and of minus what should fall; and the logits."""
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-            tape.watch(walk.point)
-            logits = logits_fn(walk.point)
-            values = self._rise_and_fall(logits, walk.classes)
-        slopes = [jacobian.gradient(tape, value, walk.point) for value in values]
+            tape.watch(point)
+            logits = logits_fn(point)
+            values = self._rise_and_fall(logits, classes)
+        slopes = [jacobian.gradient(tape, value, point) for value in values]
         if self.theta < 0:
             slopes = [-slope for slope in slopes]
         return slopes[0], slopes[-1], logits
@@ -144,14 +134,14 @@ class JSMA(kinds.SearchAttack):
         predicted = tf.argmax(logits, axis=-1)
         return predicted != classes if self.target == "none" else predicted == classes
 
-    def _free(self, walk: _Walk, moved: tf.Tensor) -> tf.Tensor:
+    def _free(self, origin: tf.Tensor, point: tf.Tensor, moved: tf.Tensor) -> tf.Tensor:
         """Values that a move would change; where two more are too many, only those that were changed already."""
         limit = math.floor(self.gamma * moved.shape[-1] + 1e-6)
-        changed = walk.point != walk.origin
+        changed = point != origin
         room = tf.math.count_nonzero(changed, axis=-1, keepdims=True) + 2 <= limit
-        return (moved != walk.point) & (changed | room)
+        return (moved != point) & (changed | room)
 
-    def _put_back(self, logits_fn: LogitsCallable, end: _Arrived, origin: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+    def _put_back(self, logits_fn: LogitsCallable, end: _State, origin: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         """The adversarials, without a value of the pair changed last if they stay adversarial."""
         points, pairs = end
         for which in (1, 0):

@@ -120,7 +120,7 @@ def loss_value(logits: tf.Tensor, labels: tf.Tensor, loss: str, targets: tf.Tens
 
 
 def loss_gradient(
-    logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, *, loss: str, targets: Any = None
+    logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor, *, loss: str = "cross_entropy", targets: Any = None
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Gradient of each image's loss in the image, up to a positive factor per image, and the logits.
 

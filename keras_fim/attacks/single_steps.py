@@ -23,12 +23,10 @@ class OneStep(kinds.FixedBudgetAttack):
 
     def prepare(self, logits_fn: LogitsFunction, task: samples.Task) -> tuple[tf.Tensor, ...]:
         """Logits of the images, and directions of norm 1: up the loss, or down that of the targets."""
-        gradient, logits = losses.loss_gradient(
-            logits_fn, task.images, task.labels, loss="cross_entropy", targets=lambda z: self._targets(z, task)
-        )
-        return logits, lp.steepest(gradient, self.norm)
+        slope, logits = losses.loss_gradient(logits_fn, task.images, task.labels, targets=lambda z: self._aim(z, task))
+        return logits, lp.steepest(slope, self.norm)
 
-    def _targets(self, logits: tf.Tensor, task: samples.Task) -> tf.Tensor | None:
+    def _aim(self, logits: tf.Tensor, task: samples.Task) -> tf.Tensor | None:
         """The classes to aim at, if there are any."""
         return None
 
@@ -64,7 +62,7 @@ class FGSM(OneStep, base.AimedAttack):
         """``fgsm``, with the target if there is one, like ``fgsm_to_3``."""
         return f"fgsm{self._suffix}"
 
-    def _targets(self, logits: tf.Tensor, task: samples.Task) -> tf.Tensor | None:
+    def _aim(self, logits: tf.Tensor, task: samples.Task) -> tf.Tensor | None:
         return self._aims(task)
 
 
@@ -117,7 +115,7 @@ class OTCM(OneStep):
         """``otcm``, with the norm if it is not the default."""
         return "otcm" if self.norm == np.inf else f"otcm_{lp.norm_name(self.norm)}"
 
-    def _targets(self, logits: tf.Tensor, task: samples.Task) -> tf.Tensor:
+    def _aim(self, logits: tf.Tensor, task: samples.Task) -> tf.Tensor:
         return problem.choose_targets(self.target, task, logits)
 
 

@@ -129,7 +129,8 @@ class Square(kinds.FixedBudgetAttack):
 
         def body(query: tf.Tensor, here: samples.Task, old: samples.Best, _: Any) -> tuple[Any, ...]:
             origin, keys = here.images, draws.fold(here.keys, query)
-            search = _Query(keys, lp.by_image(here.epsilon, origin), query, schedule, self.norm)
+            side = tf.gather(tf.constant(schedule), query)
+            search = _Query(keys, lp.by_image(here.epsilon, origin), query, side, schedule, self.norm)
             points = search.propose(origin, old.points)
             logits = logits_fn(tf.reshape(points, [-1, *task.images.shape[1:]]))
             new = samples.Best.of(points, logits, here.labels, "margin").unless_worse_than(old)
@@ -143,12 +144,13 @@ class Square(kinds.FixedBudgetAttack):
 class _Query(NamedTuple):
     """What one query asks for, for each sample; the ``stream`` of a draw tells those of one query apart.
 
-    ``epsilon`` is ``(n, 1, 1, 1)``, ``schedule`` the side of the square of every query.
+    ``epsilon`` is ``(n, 1, 1, 1)``, ``side`` that of the square in pixels, ``schedule`` those of all queries.
     """
 
     keys: tf.Tensor
     epsilon: tf.Tensor
     number: tf.Tensor
+    side: tf.Tensor
     schedule: np.ndarray
     norm: float
 
@@ -162,10 +164,6 @@ class _Query(NamedTuple):
             return lp.project_inside(origin + delta, origin, self.epsilon[:, 0, 0, 0], 1)
         return tf.clip_by_value(origin + (delta if self.norm == np.inf else self.epsilon * lp.unit(delta)), 0, 1)
 
-    @property
-    def _side(self) -> tf.Tensor:
-        return tf.gather(tf.constant(self.schedule), self.number)
-
     def _signs(self, stream: int, *shape: int) -> tf.Tensor:
         """1 or -1, ``(n, *shape)``."""
         return draws.signs(draws.fold(self.keys, stream), shape, self.epsilon.dtype)
@@ -173,13 +171,13 @@ class _Query(NamedTuple):
     def _window(self, stream: int, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Rows and columns from the upper left corner of a square on, ``(n, height)`` and ``(n, width)``."""
         height, width = images.shape[1:3]
-        corner = draws.integers(draws.fold(self.keys, stream), (2,), tf.constant([height, width]) - self._side + 1)
+        corner = draws.integers(draws.fold(self.keys, stream), (2,), tf.constant([height, width]) - self.side + 1)
         corner = tf.cast(corner, tf.int32)
         return tf.range(height) - corner[:, :1], tf.range(width) - corner[:, 1:]
 
     def _within(self, window: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         """Bool ``(n, height, width, 1)``: which pixels a window holds."""
-        rows, columns = ((places >= 0) & (places < self._side) for places in window)
+        rows, columns = ((places >= 0) & (places < self.side) for places in window)
         return (rows[:, :, None] & columns[:, None, :])[..., None]
 
     def _stripes(self, delta: tf.Tensor) -> tf.Tensor:
@@ -221,7 +219,7 @@ class _Query(NamedTuple):
         sizes = np.unique(self.schedule)
         largest = int(sizes[-1])
         table = np.stack([np.pad(eta(int(size), self.norm), (0, largest - int(size))) for size in sizes])
-        size = tf.searchsorted(tf.constant(sizes), [self._side])[0]
+        size = tf.searchsorted(tf.constant(sizes), [self.side])[0]
         pattern = tf.gather(tf.constant(table, self.epsilon.dtype), size)
         rows, columns = (tf.clip_by_value(places, 0, largest - 1) for places in window)
         zero = tf.zeros_like(rows[:, :, None] + columns[:, None])

@@ -11,7 +11,7 @@ This is also the one place that takes gradients in the images: a missing one is 
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -27,9 +27,7 @@ class NoGradientError(ValueError):
     __init__ = Exception.__init__  # so that AutoGraph passes it on as what it is
 
 
-def gradient(
-    tape: tf.GradientTape, values: tf.Tensor, images: tf.Tensor, upstream: tf.Tensor | None = None
-) -> tf.Tensor:
+def gradient(tape: tf.GradientTape, values: tf.Tensor, images: tf.Tensor, upstream: Any = None) -> tf.Tensor:
     """The gradient of values in the images.
 
     Args:

@@ -175,11 +175,11 @@ def penalized_cross_entropy(
     expect(penalty in ("trace", "eigenvalue"), "penalty", '"trace" or "eigenvalue"', penalty)
     mu = tf.convert_to_tensor(mu, logits.dtype)
     if gradient_limit is None:
-        return _value_and_slopes(targets, logits, mu, penalty)[0]
+        return _with_slopes(targets, logits, mu, penalty)[0]
 
     @tf.custom_gradient
     def limited(z: tf.Tensor) -> tuple[tf.Tensor, Any]:
-        value, slopes = _value_and_slopes(targets, z, mu, penalty)
+        value, slopes = _with_slopes(targets, z, mu, penalty)
 
         def grad(upstream: tf.Tensor) -> tf.Tensor:
             gradient = tf.nn.softmax(z) * tf.reduce_sum(slopes, axis=-1, keepdims=True) - slopes
@@ -192,9 +192,7 @@ def penalized_cross_entropy(
     return limited(logits)
 
 
-def _value_and_slopes(
-    targets: tf.Tensor, logits: tf.Tensor, mu: tf.Tensor, penalty: str
-) -> tuple[tf.Tensor, tf.Tensor]:
+def _with_slopes(targets: tf.Tensor, logits: tf.Tensor, mu: tf.Tensor, penalty: str) -> tuple[tf.Tensor, tf.Tensor]:
     """The loss per sample and its derivative in ``-log p_i``, the ``D_i`` of `penalized_cross_entropy`."""
     surprisal = -tf.nn.log_softmax(logits)
     inverse = tf.exp(tf.minimum(surprisal, math.log(INVERSE_PROBABILITY_CAP)))

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from keras_fim import attacks
-from keras_fim.attacks.climbs import checkpoints
+from keras_fim.attacks.apgd import checkpoints
 from keras_fim.attacks.losses import logits_ratio_against
 from keras_fim.logits import logits_function
 

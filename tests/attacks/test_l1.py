@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from keras_fim import attacks
-from keras_fim.attacks.climbs import SparseClimb
+from keras_fim.attacks.apgd import SparseClimb
 from keras_fim.attacks.square import eta
 from keras_fim.evaluation.plans import default_attacks, stated_gradients
 from keras_fim.logits import logits_function
