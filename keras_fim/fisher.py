@@ -5,7 +5,7 @@ from typing import Annotated
 import tensorflow as tf
 
 from keras_fim.arguments import Count, Positive, checked, one_of
-from keras_fim.geometry.krylov import MAX_STEPS, METHODS, RTOL
+from keras_fim.geometry import krylov
 from keras_fim.geometry.spectrum import spectrum_and_logits
 from keras_fim.logits import logits_function
 from keras_fim.pixels import images_in_range
@@ -18,9 +18,9 @@ def fisher_spectrum(
     images: Images,
     k: int = 1,
     *,
-    method: Annotated[str, one_of(*METHODS)] = "auto",
-    rtol: Positive = RTOL,
-    max_steps: Count = MAX_STEPS,
+    method: Annotated[str, one_of(*krylov.METHODS)] = "auto",
+    rtol: Positive = krylov.RTOL,
+    max_steps: Count = krylov.MAX_STEPS,
     batch_size: Count = 128,
     bounds: Bounds | None = None,
 ) -> Spectrum:

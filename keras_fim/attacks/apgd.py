@@ -11,9 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import Count, Norm, Share, one_of
-from keras_fim.attacks import base, draws, kinds, lp
-from keras_fim.attacks.iterative import Ascent, Place
-from keras_fim.attacks.losses import LOSSES, TARGETED_LOSSES
+from keras_fim.attacks import base, draws, iterative, kinds, losses, lp
 from keras_fim.attacks.samples import MOST_DRAWS, Best, Task, Way, before_rounding, choose, keep, random_start, repeat
 from keras_fim.logits import LogitsFunction
 
@@ -44,19 +42,19 @@ class Climb(NamedTuple):
     checkpoint, whether that halved them; the place of the largest loss, and that loss at the last checkpoint.
     """
 
-    here: Place
+    here: iterative.Place
     previous: tf.Tensor
     length: tf.Tensor
     rises: tf.Tensor
     halved: tf.Tensor
-    peak: Place
+    peak: iterative.Place
     checked_loss: tf.Tensor
 
     @classmethod
     def start(cls, task: Task, points: tf.Tensor) -> Climb:
         """Before the first look, which is not a rise."""
-        rises, peak = tf.zeros_like(task.labels), Place.start(points, -np.inf)
-        here = Place.start(points, np.inf)
+        rises, peak = tf.zeros_like(task.labels), iterative.Place.start(points, -np.inf)
+        here = iterative.Place.start(points, np.inf)
         return cls(here, points, 2 * task.epsilon, rises, rises > 0, peak, peak.loss)
 
     @staticmethod
@@ -74,7 +72,7 @@ class Climb(NamedTuple):
         moved = point + share * (aim - point) + (1 - share) * (point - self.previous)
         return self._replace(here=self.here._replace(point=_inside(moved, task, norm)), previous=point)
 
-    def looked(self, here: Place) -> Climb:
+    def looked(self, here: iterative.Place) -> Climb:
         """With what is known at the present points."""
         rises = self.rises + tf.cast(here.loss > self.here.loss, self.rises.dtype)
         return self._replace(here=here, rises=rises, peak=choose(here.loss > self.peak.loss, here, self.peak))
@@ -103,16 +101,16 @@ class SparseClimb(NamedTuple):
     loss, and how many values it had changed at the last checkpoint.
     """
 
-    here: Place
+    here: iterative.Place
     length: tf.Tensor
     width: tf.Tensor
-    peak: Place
+    peak: iterative.Place
     changed: tf.Tensor
 
     @classmethod
     def start(cls, task: Task, points: tf.Tensor) -> SparseClimb:
         """Before the first look."""
-        peak, changed = Place.start(points, -np.inf), lp.num_changed(points, task.images)
+        peak, changed = iterative.Place.start(points, -np.inf), lp.num_changed(points, task.images)
         return cls(peak, task.epsilon, changed / 1.5, peak, changed)
 
     @staticmethod
@@ -133,7 +131,7 @@ class SparseClimb(NamedTuple):
         point = lp.project_inside(point + lp.by_image(length, steps) * steps, task.images, task.epsilon, 1)
         return self._replace(here=self.here._replace(point=point))
 
-    def looked(self, here: Place) -> SparseClimb:
+    def looked(self, here: iterative.Place) -> SparseClimb:
         """With what is known at the present points."""
         return self._replace(here=here, peak=choose(here.loss > self.peak.loss, here, self.peak))
 
@@ -150,7 +148,7 @@ class SparseClimb(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class APGD(Ascent):
+class APGD(iterative.Ascent):
     r"""Auto-PGD, projected gradient ascent with momentum and without a step size to choose.
 
     .. math::
@@ -203,7 +201,7 @@ class APGD(Ascent):
     """
 
     norm: Norm = np.inf
-    loss: Annotated[str, one_of(*LOSSES, *TARGETED_LOSSES)] = "cross_entropy"
+    loss: Annotated[str, one_of(*losses.LOSSES, *losses.TARGETED_LOSSES)] = "cross_entropy"
     steps: Count = 100
     restarts: Count = 1
     rho: Share = 0.75
@@ -224,7 +222,7 @@ class APGD(Ascent):
     @property
     def whole_batch(self) -> bool:
         """Whether there is one run and no `stop_early`."""
-        return self.restarts == 1 and not self.stop_early and (self.aimed or self.loss in LOSSES)
+        return self.restarts == 1 and not self.stop_early and (self.aimed or self.loss in losses.LOSSES)
 
     def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> kinds.Perturbed:
         """The steps, run by run: for each class aimed at, its restarts."""
@@ -261,7 +259,7 @@ class APGD(Ascent):
         needed = tf.gather(tf.constant(climb.needed(steps, self.rho), task.images.dtype), step)
         return tf.cond(needed >= 0, lambda: climb.checked(task, needed), lambda: climb)
 
-    def _look(self, logits_fn: LogitsFunction, task: Task, points: tf.Tensor) -> tuple[Place, Best]:
+    def _look(self, logits_fn: LogitsFunction, task: Task, points: tf.Tensor) -> tuple[iterative.Place, Best]:
         """Means over all draws; of one, a point fools where it does."""
         look = functools.partial(super()._look, logits_fn, task, points)
         if self.eot_draws == 1:
@@ -274,4 +272,4 @@ class APGD(Ascent):
         first = draw()
         total = repeat(lambda _, total: tuple(map(tf.add, total, draw())), self.eot_draws - 1, first)
         gradient, loss, logits, score, fooled = (values / self.eot_draws for values in total)
-        return Place(points, gradient, loss), Best(points, logits, score, fooled >= MOST_DRAWS, first[-1] > 0)
+        return iterative.Place(points, gradient, loss), Best(points, logits, score, fooled >= MOST_DRAWS, first[-1] > 0)

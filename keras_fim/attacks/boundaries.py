@@ -10,10 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import Count, GradientNorm, Norm, NotNegative, PositiveShare, Share, Valid
-from keras_fim.attacks import kinds, losses, samples
-from keras_fim.attacks.lp import by_image, grown, least_multiplier, norm_name, norms_of
-from keras_fim.geometry.boundary import DUAL
-from keras_fim.geometry.jacobian import gradient
+from keras_fim.attacks import kinds, losses, lp, samples
+from keras_fim.geometry import boundary, jacobian
 from keras_fim.logits import LogitsFunction
 
 # Added to the gap in DeepFool, as the authors do, so that the last steps do not become ever smaller. Half of it is
@@ -59,8 +57,8 @@ class Boundaries(NamedTuple):
             logits = logits_fn(points)
             own = tf.gather(logits, labels, batch_dims=1)[:, None]
             columns = tf.unstack(tf.gather(logits, rivals, batch_dims=1) - own, axis=-1)
-        slopes = [gradient(tape, column, points) for column in columns]
-        lengths = tf.stack([norms_of(slope, DUAL[norm]) for slope in slopes], axis=1)
+        slopes = [jacobian.gradient(tape, column, points) for column in columns]
+        lengths = tf.stack([lp.norms_of(slope, boundary.DUAL[norm]) for slope in slopes], axis=1)
         return cls(tf.stack(columns, axis=1), tf.stack(slopes, axis=1), lengths, own)
 
 
@@ -98,10 +96,10 @@ def to_hyperplane(points: tf.Tensor, slopes: tf.Tensor, gaps: tf.Tensor, p: floa
     if p == 1:
         gains, zero = steep * room, tf.zeros_like(room)
         top = tf.reduce_max(steep, axis=-1, keepdims=True)
-        spent = least_multiplier(lambda least: tf.where(steep > least, gains, zero), top, gap)
+        spent = lp.least_multiplier(lambda least: tf.where(steep > least, gains, zero), top, gap)
         moves = tf.math.divide_no_nan(spent, steep)
     else:
-        moves = grown(steep if p == 2 else tf.ones_like(steep), room, steep, gap)
+        moves = lp.grown(steep if p == 2 else tf.ones_like(steep), room, steep, gap)
     return tf.reshape(tf.sign(flat) * moves, shape)
 
 
@@ -164,9 +162,9 @@ class DeepFool(kinds.SearchAttack):
         beyond = tf.maximum(0.5 * _BEYOND * tf.abs(rivals.own), _BEYOND)
         distances = tf.where(rivals.lengths > 0, (tf.abs(rivals.gaps) + beyond) / rivals.lengths, np.inf)
         nearest, parts = tf.argmin(distances, axis=-1), (rivals.slopes, rivals.lengths, distances)
-        gradient, length, distance = (tf.gather(values, nearest, batch_dims=1) for values in parts)
-        unit = tf.sign(gradient) if self.norm == np.inf else tf.math.divide_no_nan(gradient, by_image(length, gradient))
-        return unit * by_image(tf.where(tf.math.is_finite(distance), distance, tf.zeros_like(distance)), gradient)
+        slope, length, distance = (tf.gather(values, nearest, batch_dims=1) for values in parts)
+        unit = tf.sign(slope) if self.norm == np.inf else tf.math.divide_no_nan(slope, lp.by_image(length, slope))
+        return unit * lp.by_image(tf.where(tf.math.is_finite(distance), distance, tf.zeros_like(distance)), slope)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -218,7 +216,7 @@ class FAB(kinds.SearchAttack):
     @property
     def name(self) -> str:
         """The version and the norm, like ``fab_t_l2``."""
-        return f"fab{'_t' if self.targeted else ''}_{norm_name(self.norm)}"
+        return f"fab{'_t' if self.targeted else ''}_{lp.norm_name(self.norm)}"
 
     def search(self, logits_fn: LogitsFunction, task: samples.Task) -> kinds.Perturbed:
         """A run for each target, or one."""
@@ -240,7 +238,7 @@ class FAB(kinds.SearchAttack):
         images, (rivals, start) = task.images, state
         point = self._moved(logits_fn, task, start, rivals)
         fooled = tf.argmax(logits_fn(point), axis=-1) != task.labels
-        nearest = nearest.or_new(point, norms_of(point - images, self.norm), fooled)
+        nearest = nearest.or_new(point, lp.norms_of(point - images, self.norm), fooled)
         back = samples.choose(fooled, images + self.beta * (point - images), point)
         return nearest, (rivals, back), nearest.distance > task.epsilon
 
@@ -253,7 +251,7 @@ class FAB(kinds.SearchAttack):
         axes = tuple(range(1, point.shape.rank))
         here = to_hyperplane(point, slope, -gap, self.norm)
         first = to_hyperplane(images, slope, -gap - tf.reduce_sum(slope * (images - point), axis=axes), self.norm)
-        lengths = [tf.maximum(norms_of(shift, self.norm), 1e-8) for shift in (here, first)]
-        share = by_image(tf.minimum(lengths[0] / (lengths[0] + lengths[1]), self.alpha_max), point)
+        lengths = [tf.maximum(lp.norms_of(shift, self.norm), 1e-8) for shift in (here, first)]
+        share = lp.by_image(tf.minimum(lengths[0] / (lengths[0] + lengths[1]), self.alpha_max), point)
         moved = (1 - share) * (point + self.eta * here) + share * (images + self.eta * first)
         return tf.clip_by_value(moved, 0, 1)

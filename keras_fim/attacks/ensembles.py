@@ -8,14 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import one_of
-from keras_fim.attacks import base, lp, staged
-from keras_fim.attacks.apgd import APGD
-from keras_fim.attacks.boundaries import FAB
-from keras_fim.attacks.iterative import PGD
-from keras_fim.attacks.minimum_norm import FMN
+from keras_fim.attacks import apgd, base, boundaries, iterative, lp, minimum_norm, square, staged
 from keras_fim.attacks.problem import Problem, Units
 from keras_fim.attacks.samples import MOST_DRAWS, Best, Task
-from keras_fim.attacks.square import Square
 from keras_fim.logits import LogitsFunction, logits_function, predict_logits
 from keras_fim.typing import AttackResult, Model
 
@@ -69,15 +64,17 @@ class Strong(staged.StagedAttack):
         shared: dict[str, Any] = {"norm": self.norm, "bounds": self.bounds, "batch_size": self.batch_size}
         part = 4 if self.quick else 1
         pgd = {"loss": "margin", "steps": 40 // part, "step_size": 0.25 if self.quick else 0.125, **shared}
-        apgd = {"steps": 100 // part, "stop_early": True, **shared}
+        ascent = {"steps": 100 // part, "stop_early": True, **shared}
         return {
-            "transfer": PGD(**pgd),  # to the largest margin of the twin: what barely fools it will not fool another
-            "pgd": PGD(restarts=5, stop_early=True, **pgd),
-            "apgd_ce": APGD(**apgd),
-            "apgd_dlr": APGD(loss="dlr", **apgd),
-            "fmn": FMN(steps=100 // part, gamma=0.05, **shared),  # not the default, so that revision 2 stays comparable
-            "apgd_t": APGD(loss="dlr_targeted" if num_classes > 3 else "targeted_margin", **apgd),
-            "square": Square(queries=1000 // part, **shared),
+            # to the largest margin of the twin: what barely fools it will not fool another
+            "transfer": iterative.PGD(**pgd),
+            "pgd": iterative.PGD(restarts=5, stop_early=True, **pgd),
+            "apgd_ce": apgd.APGD(**ascent),
+            "apgd_dlr": apgd.APGD(loss="dlr", **ascent),
+            # γ is not the default, so that revision 2 stays comparable
+            "fmn": minimum_norm.FMN(steps=100 // part, gamma=0.05, **shared),
+            "apgd_t": apgd.APGD(loss="dlr_targeted" if num_classes > 3 else "targeted_margin", **ascent),
+            "square": square.Square(queries=1000 // part, **shared),
         }
 
     def _rounds(self, num_classes: int) -> list[tuple[int, base.Attack]]:
@@ -172,16 +169,16 @@ class AutoAttack(staged.StagedAttack):
         shared: dict[str, Any] = {"norm": self.norm, "bounds": self.bounds, "batch_size": self.batch_size}
         if self.version == "rand":
             losses = {"apgd_ce": "cross_entropy", "apgd_dlr": "dlr"}
-            return {name: APGD(loss=loss, eot_draws=_DRAWS, **shared) for name, loss in losses.items()}
+            return {name: apgd.APGD(loss=loss, eot_draws=_DRAWS, **shared) for name, loss in losses.items()}
         runs, num_targets = (5, 5) if self.norm == 1 else (1, 9)
-        dlr = {"apgd_dlr": APGD(loss="dlr", stop_early=True, **shared)} if num_classes == 3 else {}
+        dlr = {"apgd_dlr": apgd.APGD(loss="dlr", stop_early=True, **shared)} if num_classes == 3 else {}
         targeted = "dlr_targeted" if num_classes > 3 else "targeted_margin"
         return {
-            "apgd_ce": APGD(restarts=runs, stop_early=True, **shared),
+            "apgd_ce": apgd.APGD(restarts=runs, stop_early=True, **shared),
             **dlr,
-            "apgd_t": APGD(loss=targeted, num_targets=num_targets, stop_early=True, **shared),
-            "fab_t": FAB(**shared),
-            "square": Square(queries=5000, **shared),
+            "apgd_t": apgd.APGD(loss=targeted, num_targets=num_targets, stop_early=True, **shared),
+            "fab_t": boundaries.FAB(**shared),
+            "square": square.Square(queries=5000, **shared),
         }
 
     def _logits(self, logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
@@ -194,8 +191,8 @@ class AutoAttack(staged.StagedAttack):
         """What a stage finds; with ``rand``, by the verdict of fresh draws."""
         if self.version == "standard":
             return super()._run(stage, attack, logits_fn, task, logits)
-        assert isinstance(attack, APGD)
-        reached = attack._function(APGD.perturb, logits_fn)(task, (logits,))
+        assert isinstance(attack, apgd.APGD)
+        reached = attack._function(apgd.APGD.perturb, logits_fn)(task, (logits,))
         votes = _votes(logits_fn.compiled(_drawn, 2 * _DRAWS)(reached.adversarials), task.labels)
         verdict = Best.of(reached.adversarials, votes, task.labels, "margin")
         return verdict._replace(once=verdict.fooled | reached.details["once"])

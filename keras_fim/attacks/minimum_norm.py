@@ -12,8 +12,7 @@ import tensorflow as tf
 
 from keras_fim.arguments import Count, InnerShare, Norm, NotNegative, Positive, PositiveOrNone, Share
 from keras_fim.attacks import base, kinds, losses, lp, samples
-from keras_fim.geometry.boundary import DUAL
-from keras_fim.geometry.jacobian import gradient as gradient_of
+from keras_fim.geometry import boundary, jacobian
 from keras_fim.logits import LogitsFunction
 
 _INSIDE = 1 - 1e-3  # pixels at a bound start where tanh still has a slope, and not hundreds of steps away from it
@@ -184,8 +183,8 @@ class FMN(kinds.SearchAttack):
         cosine = (1 + tf.cos(math.pi * tf.cast(step, images.dtype) / self.steps)) / 2
         gamma = 1e-4 + (self.gamma - 1e-4) * cosine
         way = lp.norms_of(state.points - images, self.norm)
-        boundary = way + tf.math.divide_no_nan(-margin, lp.norms_of(gradient, DUAL[self.norm]))
-        grown = tf.where(tf.math.is_finite(state.radius) & ~found_before, tf.maximum(state.radius, boundary), boundary)
+        reach = way + tf.math.divide_no_nan(-margin, lp.norms_of(gradient, boundary.DUAL[self.norm]))
+        grown = tf.where(tf.math.is_finite(state.radius) & ~found_before, tf.maximum(state.radius, reach), reach)
         outside = (1 + gamma) * tf.where(found_before, state.radius, grown)  # past the boundary, not onto it
         radius = tf.where(fooled, tf.minimum(state.radius * (1 - gamma), state.nearest.distance), outside)
         length = (self.step_size or (10.0 if self.norm == np.inf else 1.0)) * (0.01 + 0.99 * cosine)
@@ -247,7 +246,7 @@ class SigmaZero(kinds.SearchAttack):
             margin = losses.margin_against(logits_fn(state.points), task.labels)
             square = (state.points - images) ** 2
             loss = tf.maximum(-margin, 0) + tf.reduce_mean(square / (square + self.sigma), axis=axes)
-        gradient = gradient_of(tape, loss, state.points)
+        gradient = jacobian.gradient(tape, loss, state.points)
         gradient = tf.math.divide_no_nan(gradient, tf.reduce_max(tf.abs(gradient), axis=axes, keepdims=True))
         fooled = margin > 0
         state = state.looked(images, fooled, self.norm)

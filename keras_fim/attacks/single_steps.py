@@ -11,8 +11,7 @@ import tensorflow as tf
 
 from keras_fim.arguments import Count, GradientNorm, InnerShare, Positive, one_of
 from keras_fim.attacks import base, kinds, losses, lp, problem, samples
-from keras_fim.geometry import krylov
-from keras_fim.geometry.spectrum import spectrum_and_logits
+from keras_fim.geometry import krylov, spectrum
 from keras_fim.logits import LogitsFunction
 
 
@@ -157,17 +156,17 @@ class SpectralAttack(kinds.FixedBudgetAttack):
 
     def prepare(self, logits_fn: LogitsFunction, task: samples.Task) -> tuple[tf.Tensor, ...]:
         """Logits, unit directions, and the details."""
-        spectrum, logits = spectrum_and_logits(
+        eigenpairs, logits = spectrum.spectrum_and_logits(
             logits_fn, task.images, method=self.method, rtol=self.rtol, max_steps=self.max_steps
         )
-        saturated = spectrum.eigenvalues[:, 0] <= 0
+        saturated = eigenpairs.eigenvalues[:, 0] <= 0
         margins = tf.cond(
             tf.reduce_any(saturated),
             lambda: lp.unit(losses.loss_gradient(logits_fn, task.images, task.labels, loss="margin")[0]),
             lambda: tf.zeros_like(task.images),
         )
-        directions = samples.choose(saturated, margins, spectrum.directions[:, 0])
-        return logits, directions, saturated, spectrum.converged, spectrum.num_steps
+        directions = samples.choose(saturated, margins, eigenpairs.directions[:, 0])
+        return logits, directions, saturated, eigenpairs.converged, eigenpairs.num_steps
 
     def _better_side(
         self, logits_fn: LogitsFunction, task: samples.Task, directions: tf.Tensor, share: float

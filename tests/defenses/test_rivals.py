@@ -340,6 +340,15 @@ def test_optimizer_leaves_a_weight_that_is_a_variable(make):
     assert logs["penalty"] == pytest.approx(0.25 * logs[defense.trackers()[1].name])
 
 
+def test_fit_takes_its_arguments_in_the_order_of_keras_and_a_single_callback():
+    epochs = []
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: epochs.append((epoch, sorted(logs))))
+    compiled(defenses.GradientPenalty(classifier())).fit(IMAGES, LABELS, 10, 2, 0, callback)
+    assert [epoch for epoch, _ in epochs] == [0, 1] and "penalty" in epochs[0][1]
+    with pytest.raises(TypeError, match="batches"):
+        compiled(defenses.GradientPenalty(classifier())).fit(IMAGES, LABELS, batches=3)
+
+
 class Subclassed(keras.Model):
     """Returns logits; Keras knows neither its shapes nor its last layer."""
 

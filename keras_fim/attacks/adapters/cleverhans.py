@@ -30,10 +30,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import expect
+from keras_fim.attacks import losses, lp, samples
 from keras_fim.attacks.adapters.foreign import Classifier, ForeignAttack, ForeignSearch, Method, library, wrapped
-from keras_fim.attacks.losses import log_odds_against
-from keras_fim.attacks.lp import check_norm, norm_name
-from keras_fim.attacks.samples import Task, take
 
 _METHODS = json.loads(Path(__file__).with_suffix(".json").read_text())
 """What each attack takes: its norms, of which the first is the default, and its parameters with their defaults here.
@@ -82,13 +80,13 @@ def CleverHans(  # noqa: N802 - reads as the classes beside it
     """
     expect(attack in _METHODS, "attack", f"one of {', '.join(_METHODS)}", attack)
     norms = tuple(map(float, _METHODS[attack]["norms"]))
-    norm = check_norm(norms[0] if norm is None else norm, norms)
+    norm = lp.check_norm(norms[0] if norm is None else norm, norms)
     options = {name: parameters.pop(name) for name in _SHARED if name in parameters}
     _check_parameters(attack, parameters)
     given = {"norm": norm, **dict(sorted(parameters.items()))}
-    name = f"cleverhans_{attack}" if attack.endswith(norm_name(norm)) else f"cleverhans_{attack}_{norm_name(norm)}"
+    suffix = "" if attack.endswith(lp.norm_name(norm)) else f"_{lp.norm_name(norm)}"
     call = f"CleverHans({attack!r}, {', '.join(f'{key}={value!r}' for key, value in given.items())}"
-    method = _Named(name, norm, call, attack, tuple(sorted(parameters.items())))
+    method = _Named(f"cleverhans_{attack}{suffix}", norm, call, attack, tuple(sorted(parameters.items())))
     return wrapped(method, attack == "carlini_wagner_l2", **options)
 
 
@@ -116,7 +114,7 @@ class _Named(Method):
     attack: str
     parameters: tuple[tuple[str, Any], ...]
 
-    def generate(self, classifier: Classifier, task: Task, epsilon: float | None, seed: int) -> tf.Tensor:
+    def generate(self, classifier: Classifier, task: samples.Task, epsilon: float | None, seed: int) -> tf.Tensor:
         """CleverHans' answer."""
         options = {"clip_min": 0.0, "clip_max": 1.0, **_METHODS[self.attack]["parameters"], **dict(self.parameters)}
         if epsilon is None:
@@ -124,7 +122,7 @@ class _Named(Method):
         options["eps"] = epsilon
         if self.attack == "spsa":
             attack = functools.partial(spsa(seed), classifier, **options)
-            ones = [take(task, slice(i, i + 1)) for i in range(len(task.images))]
+            ones = [samples.take(task, slice(i, i + 1)) for i in range(len(task.images))]
             return tf.concat([attack(one.images, one.labels) for one in ones], axis=0)
         loss_fn = options.pop("loss_fn", None) or cross_entropy
         if self.attack != "fast_gradient_method":
@@ -144,7 +142,7 @@ def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     Returns:
         ``(batch,)``.
     """
-    return tf.nn.softplus(log_odds_against(logits, labels))
+    return tf.nn.softplus(losses.log_odds_against(logits, labels))
 
 
 def gradient_method(

@@ -192,7 +192,10 @@ def Foolbox(attack: Any, **options: Any) -> ForeignAttack | ForeignSearch:  # no
         in PyTorch, TensorFlow, and JAX (JOSS 2020).
     """
     base = library("foolbox.attacks.base", "Foolbox")
-    kind = type(_innermost(attack))
+    innermost = attack
+    while hasattr(innermost, "times") and hasattr(innermost, "attack"):  # which repeat others
+        innermost = innermost.attack
+    kind = type(innermost)
     valid = issubclass(kind, (base.FixedEpsilonAttack, base.MinimizationAttack))
     expect(valid, "attack", "an attack object of Foolbox", attack)
     norm = lp.check_norm(getattr(attack.distance, "p", None), (0, 1, 2, np.inf))  # type: ignore[arg-type]
@@ -213,13 +216,6 @@ class _Object(Method):
         foolbox = library("foolbox", "Foolbox")
         model = foolbox.TensorFlowModel(classifier, (0.0, 1.0), device="/CPU:0")  # of an empty tensor; the model stays
         return self.attack(model, task.images, foolbox.Misclassification(task.labels), epsilons=epsilon)[1]
-
-
-def _innermost(attack: Any) -> Any:
-    """The attack that others repeat."""
-    while hasattr(attack, "times") and hasattr(attack, "attack"):
-        attack = attack.attack
-    return attack
 
 
 def ART(  # noqa: N802 - reads as the classes beside it
