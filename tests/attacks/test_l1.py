@@ -45,7 +45,9 @@ def test_a_step_changes_as_many_values_as_it_should_and_its_length_follows_the_b
     climb = SparseClimb.start(task, tf.constant(near))
     np.testing.assert_allclose(climb.width, 8 / 1.5)
     slopes, loss = tf.constant([[8.0, -7, 6, 5, 4, 3, 2, 1]] * 2, tf.float64), tf.ones(2, tf.float64)
-    climb = climb.looked(slopes, loss).moved(tf.constant(1), task, attacks.APGD(norm=1))
+    climb = climb.looked(climb.here._replace(gradient=slopes, loss=loss)).moved(
+        tf.constant(1), task, attacks.APGD(norm=1)
+    )
     np.testing.assert_array_equal(np.sign(climb.here.point - near)[:, :5], [[1, -1, 1, 1, 1]] * 2)
     sparse = climb.peak._replace(point=tf.constant(images + 0.5 * np.eye(8)[:2]))
     for peak, length, changed, there in (
