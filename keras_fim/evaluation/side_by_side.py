@@ -81,12 +81,8 @@ class SideBySide(Report):
         near = [r.model for r, ratio in zip(self.results, left, strict=True) if not _differ(ratio, left[best])]
         near.remove(self.results[best].model)
         accurate = max(self.results, key=lambda result: result.accuracy.value)
-        figures: dict[str, Any] = {
-            "best": self.results[best],
-            "left": left[best].value,
-            "near": near,
-            "others": len(left) - 1,
-        }
+        figures: dict[str, Any] = {"best": self.results[best], "left": left[best].value, "near": near}
+        figures["clear"] = len(near) + 1 < len(self.results)
         texts = page.rendered("side_by_side.txt", norm=norm, epsilon=epsilon, accurate=accurate, **figures).splitlines()
         return texts[0], texts[1]
 
