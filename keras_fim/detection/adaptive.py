@@ -45,6 +45,7 @@ class AdaptivePGD(kinds.FixedBudgetAttack):
     """
 
     base_name = "adaptive_pgd"
+    revision = 2
 
     detector: FisherDetector
     norm: Norm = np.inf
