@@ -117,7 +117,14 @@ class Attack(abc.ABC):
         return self._sweep(self._problem(model, images, labels, **options), [epsilon])[0]
 
     def sweep(
-        self, model: Model, images: Images, labels: Labels, epsilons: Sequence[float | None], **options: Any
+        self,
+        model: Model,
+        images: Images,
+        labels: Labels,
+        epsilons: Sequence[float | None],
+        *,
+        indices: Any = None,
+        targets: Labels | None = None,
     ) -> list[AttackResult]:
         """One result for each ε, paying what does not depend on it once.
 
@@ -126,9 +133,9 @@ class Attack(abc.ABC):
             images: As in the call.
             labels: As in the call.
             epsilons: The budgets, each >= 0.
-            **options: ``indices``, each sample's index in its data set, integers ``(batch,)``, on which its random
-                draws depend, 0, 1, 2, ... by default; and ``targets``, the classes aimed at, as ``labels``, for an
-                attack with ``target="given"`` and only then.
+            indices: Each sample's index in its data set, integers ``(batch,)``, on which its random draws depend;
+                ``None`` for 0, 1, 2, ...
+            targets: The classes aimed at, as ``labels``, for an attack with ``target="given"`` and only then.
 
         Returns:
             `AttackResult` by ε.
@@ -136,7 +143,7 @@ class Attack(abc.ABC):
         Raises:
             ValueError: As the call.
         """
-        return self._sweep(self._problem(model, images, labels, **options), epsilons)
+        return self._sweep(self._problem(model, images, labels, indices, targets), epsilons)
 
     @abc.abstractmethod
     def _sweep(self, problem: Problem, epsilons: Sequence[float | None]) -> list[AttackResult]:

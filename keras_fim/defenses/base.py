@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import operator
 import re
@@ -167,6 +168,7 @@ class Defense(keras.Model):
             return dict(self.get_metrics_result())
         return dict(self.compute_metrics(images, targets, predictions, sample_weight))
 
+    @functools.wraps(keras.Model.fit, assigned=())  # the signature that editors show
     def fit(self, *args: Any, **options: Any) -> keras.callbacks.History:
         """As `keras.Model.fit`; it also warns of a penalty that is too small to matter.
 
