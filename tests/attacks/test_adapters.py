@@ -246,6 +246,8 @@ def test_attacks_are_values():
         (lambda: CleverHans("madry_et_al", norm=1), "`norm` should be one of np.inf, 2. Received: norm=1"),
         (lambda: CleverHans("madry_et_al", targeted=True), "`madry_et_al` takes .* Received: targeted=True"),
         (lambda: CleverHans("spsa", nb_iter=0), "`nb_iter` should be a positive integer. Received: nb_iter=0"),
+        (lambda: CleverHans("spsa", nb_iter=True), "`nb_iter` should be a positive integer. Received: nb_iter=True"),
+        (lambda: CleverHans("spsa", learning_rate="a"), "`learning_rate` should be a positive number. Rec.*=.a.$"),
         (lambda: CleverHans("spsa", spsa_samples=3), "`spsa_samples` should be even. Received: spsa_samples=3"),
         (lambda: CleverHans("madry_et_al", eps_iter=-1.0), "`eps_iter` should be a positive number. Rec.*=-1.0"),
         (lambda: CleverHans("madry_et_al", eps_iter=0.1, step_size=0.1), "`eps_iter` and `step_size` exclude"),

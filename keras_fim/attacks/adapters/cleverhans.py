@@ -23,6 +23,7 @@ import functools
 import json
 import types
 from collections.abc import Callable, Iterable
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +101,9 @@ def _check_parameters(attack: str, given: dict[str, Any]) -> None:
     for name, value in given.items():
         if name not in parameters:
             raise ValueError(f"`{attack}` takes the parameters {', '.join(parameters)}. Received: {name}={value!r}")
-        expect(name not in _COUNTS or isinstance(value, int) and value >= 1, name, "a positive integer", value)
-        expect(name not in _POSITIVE or value is None or 0 < value < np.inf, name, "a positive number", value)
+        number = isinstance(value, Real) and not isinstance(value, bool) and 0 < value < np.inf
+        expect(name not in _COUNTS or (number and isinstance(value, Integral)), name, "a positive integer", value)
+        expect(name not in _POSITIVE or value is None or number, name, "a positive number", value)
         expect(name != "spsa_samples" or value % 2 == 0, name, "even", value)
     if given.get("eps_iter") is not None and given.get("step_size") is not None:
         raise ValueError("`eps_iter` and `step_size` exclude each other. Received: both")
