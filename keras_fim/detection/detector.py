@@ -37,6 +37,9 @@ class FisherDetector:
         bias: What is added to the weighted sum.
         threshold: The largest score that passes for benign.
         false_positive_rate: The share of the benign samples of `fit` that may score above the threshold.
+        least_log_radius: The smallest logarithm of a boundary radius that counts as it is; smaller ones count as this
+            one. A regression's is the smallest of a benign sample of `fit`: attacks that stop at the boundary go far
+            below, where a line through the attacks of the fit says nothing.
 
     Example:
         >>> from keras_fim import models
@@ -54,6 +57,7 @@ class FisherDetector:
     bias: float = 0.0
     threshold: float
     false_positive_rate: ShareBelowOne
+    least_log_radius: float = float(np.log(_TINY))
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -61,7 +65,7 @@ class FisherDetector:
         object.__setattr__(self, "weights", (*weights, 0.0) if len(weights) == len(FEATURES) - 1 else weights)
         if len(self.weights) != len(FEATURES):
             raise ValueError(f"`weights` should hold {len(FEATURES)} numbers. Received: weights={self.weights}")
-        if not np.isfinite([*self.weights, self.bias, self.threshold]).all():
+        if not np.isfinite([*self.weights, self.bias, self.threshold, self.least_log_radius]).all():
             raise ValueError(f"`weights`, `bias` and `threshold` should be finite. Received: {self!r}")
 
     @classmethod
@@ -103,12 +107,15 @@ class FisherDetector:
                 f"`benign` should have Fisher information. Received: {100 * zero:.0f} % of the largest eigenvalues are "
                 "0: the model is constant around these images; are they on the scale that it takes?"
             )
-        weights, bias = cls.weights, 0.0
+        weights, bias, least = cls.weights, 0.0, cls.least_log_radius
         if attacked is not None:
-            weights, bias = _regression(features, _features(model, attacked, *wanted, batch_size, bounds))
+            least = float(features[:, -1].min())
+            others = _features(model, attacked, *wanted, batch_size, bounds)
+            weights, bias = _regression(features, _floored(others, least).numpy())
         scores = features @ np.asarray(weights, np.float32) + np.float32(bias)
         threshold = float(np.quantile(scores, 1 - false_positive_rate, method="higher"))
-        return cls(weights=weights, bias=bias, threshold=threshold, false_positive_rate=false_positive_rate)
+        fitted = {"weights": weights, "bias": bias, "least_log_radius": least}
+        return cls(threshold=threshold, false_positive_rate=false_positive_rate, **fitted)
 
     @property
     def pairs(self) -> int:
@@ -134,6 +141,7 @@ class FisherDetector:
 
     def combine(self, features: tf.Tensor) -> tf.Tensor:
         """The score ``(batch,)`` of features ``(batch, 5)``."""
+        features = _floored(features, self.least_log_radius)
         return tf.linalg.matvec(features, tf.constant(self.weights, features.dtype)) + self.bias
 
     def scores(
@@ -199,6 +207,11 @@ def features_of(logits: tf.Tensor, eigenvalues: tf.Tensor, radius: tf.Tensor) ->
     floored = (tf.where(v < _TINY, tf.cast(_TINY, v.dtype), v) for v in (eigenvalues, radius))  # NaN stays NaN
     log_eigenvalues, log_radius = map(tf.math.log, floored)
     return tf.concat([log_eigenvalues, tf.stack([*of_prediction, log_radius], axis=-1)], axis=-1)
+
+
+def _floored(features: Any, least: float) -> tf.Tensor:
+    """Features whose last one, which is never NaN, is at least ``least``."""
+    return tf.concat([features[:, :-1], tf.maximum(features[:, -1:], least)], axis=-1)
 
 
 def _features(

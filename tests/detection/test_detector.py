@@ -67,6 +67,7 @@ def test_regression_is_scikit_learns_on_the_features(mlp):
     detector = FisherDetector.fit(mlp, benign, attacked)
     both = np.concatenate([benign, attacked])
     features = spectral_features(logits_function(mlp), tf.constant(both)).numpy()
+    features[:, -1] = np.maximum(features[:, -1], features[:80, -1].min())  # no radius is below the benign ones
     pipeline = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced"))
     pipeline.fit(features, np.repeat([0, 1], [80, 40]))
     np.testing.assert_allclose(detector.scores(mlp, both), pipeline.decision_function(features), rtol=1e-4, atol=1e-4)
@@ -110,6 +111,16 @@ def test_attacks_that_stop_at_the_boundary_are_detected(digit_model, attacked_di
     result = attacks.DeepFool()(digit_model, images, labels)
     curves = detection_curves(detector.scores(digit_model, images), detector.scores(digit_model, result.adversarials))
     assert result.success.mean() > 0.9 and curves.auc > 0.85
+
+
+def test_small_radii_count_as_the_smallest_of_a_benign_sample(mlp, points):
+    benign, attacked = (np.random.default_rng(seed).normal(size=(40, 6)) for seed in (2, 3))
+    detector = FisherDetector.fit(mlp, benign, attacked)
+    assert detector.least_log_radius == pytest.approx(np.log(keras_fim.boundary_radius(mlp, benign).radius.min()))
+    features = np.zeros((2, 5))
+    features[:, -1] = detector.least_log_radius - np.array([0.0, 7.0])
+    low, lower = detector.combine(features).numpy()
+    assert low == lower
 
 
 @pytest.mark.slow
