@@ -13,8 +13,8 @@ from pathlib import Path
 from keras_fim import data
 from keras_fim.records import versions, write_json
 from keras_fim.training import recipe
-from keras_fim.training.comparison import step_costs
 from keras_fim.training.defending import NAMES
+from keras_fim.training.run import step_costs
 
 KRYLOV = {"direction": "krylov"}
 VARIANTS = {

@@ -15,8 +15,8 @@ from keras_fim.evaluation import clean_performance, masking_report
 from keras_fim.evaluation.report import encode
 from keras_fim.fisher import fisher_spectrum
 from keras_fim.records import read_json
-from keras_fim.training.comparison import step_costs, write
-from keras_fim.training.defense_rows import Comparison, DefenseRow
+from keras_fim.training.comparison import Comparison, DefenseRow, write
+from keras_fim.training.run import step_costs
 from reproduction.contestants import BUDGETS, MASKING_IMAGES, contestant, stored_as
 from reproduction.workbench import Workbench, digest, same_attack
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_fim import attacks, plots
 from keras_fim.logits import logits_function
-from keras_fim.training.defense_rows import spread
+from keras_fim.training.comparison import spread
 from reproduction.bench import PaperBench
 from reproduction.recipes import DEFENDED_MU, SEEDS, model_name
 from reproduction.report import Report

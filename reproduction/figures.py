@@ -11,8 +11,8 @@ import numpy as np
 
 from keras_fim import attacks, plots
 from keras_fim.evaluation import clean_performance, robustness_curve
+from keras_fim.training.comparison import spread
 from keras_fim.training.config import TrainingConfig, recipe
-from keras_fim.training.defense_rows import spread
 from keras_fim.training.trained import record_of
 from reproduction.bench import PaperBench
 from reproduction.recipes import MUS, SEEDS, model_name

@@ -10,7 +10,7 @@ import numpy as np
 from keras_fim.attacks import Strong
 from keras_fim.evaluation.report import Row, table
 from keras_fim.records import read_json, versions, write_json, write_text
-from keras_fim.training.defense_rows import spread
+from keras_fim.training.comparison import spread
 from reproduction.contestants import BUDGETS, contestant, stored_as
 from reproduction.workbench import Workbench
 

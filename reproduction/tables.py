@@ -10,7 +10,7 @@ import numpy as np
 from keras_fim import attacks
 from keras_fim.attacks.lp import norm_name
 from keras_fim.evaluation import clean_performance
-from keras_fim.training.defense_rows import spread
+from keras_fim.training.comparison import spread
 from keras_fim.typing import AttackResult
 from reproduction.bench import PaperBench
 from reproduction.recipes import DEFENDED_MU, SEEDS, model_name

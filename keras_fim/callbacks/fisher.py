@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import checked, expect
+from keras_fim.arguments import checked, expect, require
 from keras_fim.callbacks.measuring import MeasuringCallback
 from keras_fim.evaluation import sources, spectrum
 from keras_fim.validation import check_images
@@ -153,15 +153,12 @@ class MuSchedule(keras.callbacks.Callback):
         """Find the variable."""
         places = [self.model.loss, self.model] if self.target is None else [self.target]
         places = [place for place in places if hasattr(place, "mu")] or places[:1]
-        if len(places) > 1:
-            raise ValueError("Loss and model have a `mu` each: pass target=model.loss or target=model.")
+        require(len(places) == 1, "Loss and model have a `mu` each: pass target=model.loss or target=model.")
         mu = getattr(places[0], "mu", None)
-        if not isinstance(mu, keras.Variable):
-            raise ValueError(
-                "`target` should have a keras.Variable `mu`, as FisherTraceLoss has. "
-                f"Received: {places[0]!r}; compile the model with such a loss or pass target=."
-            )
-        self._mu = mu
+        expected = "`target` should have a keras.Variable `mu`, as FisherTraceLoss has"
+        received = f"{places[0]!r}; compile the model with such a loss or pass target=."
+        require(isinstance(mu, keras.Variable), f"{expected}. Received: {received}")
+        self._mu: Any = mu
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Set μ for this step."""

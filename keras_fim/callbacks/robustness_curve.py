@@ -20,7 +20,7 @@ from keras_fim.callbacks.measuring import MeasuringCallback
 from keras_fim.evaluation import flags, measurement, page, plans, report, rows, sources
 from keras_fim.logits import LogitsFunction
 from keras_fim.pixels import check_contradiction
-from keras_fim.typing import AttackResult, Bounds
+from keras_fim.typing import Bounds
 from keras_fim.validation import check_bounds, check_images
 
 _ITERATIVE = CleverHans("projected_gradient_descent", nb_iter=10)
@@ -207,8 +207,9 @@ def measure_attack(
     attack, epsilons = plan
     asked = attack.fooling_only() if isinstance(attack, kinds.FixedBudgetAttack) else attack
     first, *others = sources.chunks(samples)
-    shown = measurement.measure(logits_fn, asked, epsilons, first, inspect=_candidates)
-    rest = [measurement.measure(logits_fn, asked, epsilons, chunk) for chunk in others]
+    given = logits_fn, asked, epsilons
+    shown = measurement.measure(*given, first, inspect=lambda result: result.adversarials[:_CANDIDATES].copy())
+    rest = [measurement.measure(*given, chunk) for chunk in others]
     correct, fooled = np.flatnonzero(shown.was_correct[:_CANDIDATES]), np.asarray(shown.fooled.any(axis=0))
     best = np.sort(correct[np.argsort(~fooled[correct], kind="stable")][:num_examples])
     restored = isinstance(attack, kinds.MinimalDistanceAttack)  # beyond the largest ε it does not count
@@ -216,10 +217,6 @@ def measure_attack(
     outcome = measurement.Outcome.joined([part._replace(seen=()) for part in (shown, *rest)])
     named = (dataclasses.replace(row, attack=name) for row in rows.attack_rows(attack, epsilons, outcome))
     return rows.RobustnessCurve(tuple(named)), examples
-
-
-def _candidates(result: AttackResult) -> np.ndarray:
-    return np.array(result.adversarials[:_CANDIDATES])
 
 
 def _named(attacks: Attack | str | Sequence[Attack | str] | Mapping[str, Attack | str]) -> dict[str, Attack]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import Count, ShareBelowOne, check_fields, checked
+from keras_fim.arguments import Count, ShareBelowOne, check_fields, checked, require
 from keras_fim.geometry import boundary_distance, linearize
 from keras_fim.geometry.spectrum import spectrum_and_logits
 from keras_fim.logits import LogitsFunction, logits_function
@@ -102,11 +102,9 @@ class FisherDetector:
         wanted = (1, False) if attacked is None else (2, True)
         features = _features(model, benign, *wanted, batch_size, bounds)
         zero = float(np.mean(features[:, 0] <= np.log(_TINY)))
-        if zero > 0.5:
-            raise ValueError(
-                f"`benign` should have Fisher information. Received: {100 * zero:.0f} % of the largest eigenvalues are "
-                "0: the model is constant around these images; are they on the scale that it takes?"
-            )
+        advice = "the model is constant around these images; are they on the scale that it takes?"
+        received = f"{100 * zero:.0f} % of the largest eigenvalues are 0: {advice}"
+        require(zero <= 0.5, f"`benign` should have Fisher information. Received: {received}")
         weights, bias, least = cls.weights, 0.0, cls.least_log_radius
         if attacked is not None:
             least = float(features[:, -1].min())

@@ -1,6 +1,7 @@
 """The cells of an evaluation: found in their files, or measured in this process or by the workers of a Ray cluster."""
 
 import collections
+import contextlib
 import functools
 import importlib
 import json
@@ -24,7 +25,6 @@ Measure: TypeAlias = Callable[[LogitsFunction, Chunk], dict[str, Any]]
 Finished: TypeAlias = tuple[Chunk, Iterator[tuple[dict[str, Any], str]]]
 
 _Result = TypeVar("_Result")
-_DAMAGED = (ValueError, TypeError, LookupError, AttributeError)
 _RETRIES = 3
 
 
@@ -175,6 +175,7 @@ class Cells:
 
     def __init__(self, folder: str | Path | None, same: Callable[[Any, Any], bool] = operator.eq) -> None:
         self.folder, self.same = None if folder is None else Path(folder), same
+        self._versions = {} if folder is None else versions()
 
     def kept(self, name: str, settings: dict[str, Any], read: Callable[[Any], _Result]) -> _Result | None:
         """A result from its file; None without one, or if the file is not of these settings or damaged.
@@ -186,12 +187,10 @@ class Cells:
         """
         path = None if self.folder is None else self.folder / f"{name}.json"
         if path is not None and path.is_file():
-            try:
+            with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError):  # it is damaged
                 cell = read_json(path)
                 if self.same(cell["settings"], json.loads(json.dumps(settings))):
                     return read(cell["result"])
-            except _DAMAGED:
-                pass
         return None
 
     def keep(self, name: str, settings: dict[str, Any], content: Any) -> None:
@@ -199,10 +198,6 @@ class Cells:
         if self.folder is not None:
             cell = {"settings": settings, "versions": self._versions, "result": content}
             write_text(self.folder / f"{name}.json", json.dumps(cell) + "\n")
-
-    @functools.cached_property
-    def _versions(self) -> dict[str, str | None]:
-        return versions()
 
 
 def packed(columns: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 
-from keras_fim.arguments import Count, Valid, checked
+from keras_fim.arguments import Count, Valid, checked, expect
 from keras_fim.attacks import Attack, MinimalDistanceAttack, catalog, lp
 from keras_fim.distribution import devices_of, local_devices
 from keras_fim.evaluation import distances, flags, measurement, page, plans, rows, smoothing
@@ -34,9 +34,7 @@ def _is_part(chunk: Any) -> bool:
 
 _Part: TypeAlias = Annotated[tuple[int, int], Valid(_is_part, "two integers, such as (3, 16) for 3/16")]
 _Backend: TypeAlias = Annotated[str, Valid(BACKENDS.__contains__, f"one of {tuple(BACKENDS)}")]
-_Sigma: TypeAlias = Annotated[
-    float | None, Valid(lambda sigma: sigma is None or 0 < sigma < math.inf, "a finite number > 0")
-]
+_Sigma: TypeAlias = Annotated[float | None, Valid(lambda x: x is None or 0 < x < math.inf, "a finite number > 0")]
 _FIGURES = measurement.Outcome._fields[:-1]  # without what was seen
 
 
@@ -184,9 +182,8 @@ class Collected:
                     self.progress.report(f"{self.progress.done[index]:.0f} images ({took}): {self._so_far(index)}")
             self._show(part)
         self.progress.report("")
-        if not self.data:
-            expected = "a part that the dataset has, of at most 256 samples"
-            raise ValueError(f"`chunk` should be {expected}. Received: chunk={chunk}, where nothing is left to measure")
+        received = f"chunk={chunk}, where nothing is left to measure"
+        expect(bool(self.data), "chunk", "a part that the dataset has, of at most 256 samples", received=received)
 
     def add(self, chunk: Chunk) -> str:
         """Predict untouched images; returns the digest of the chunk."""

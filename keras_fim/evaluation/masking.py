@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import GradientNorm, checked
+from keras_fim.arguments import GradientNorm, checked, require
 from keras_fim.attacks import FGM, FGSM, PGD, FixedBudgetAttack, Square, losses, lp, problem, resolve_epsilons
 from keras_fim.evaluation.flags import one_class, outputs_flags
 from keras_fim.evaluation.measurement import measured, predicted_classes, predictions_of, probabilities, softmax
@@ -158,8 +158,7 @@ def masking_report(
     right = p.argmax(axis=-1) == check_labels(labels, *p.shape)
     flags = outputs_flags(logits_fn, images, labels, gradients=False, bounds=pixels.bounds)
     flags += one_class(p.argmax(axis=-1), labels)
-    if not right.any():
-        raise ValueError("`model` should have at least one of the samples right. Received: accuracy 0")
+    require(right.any(), "`model` should have at least one of the samples right. Received: accuracy 0")
     size = min(1.0, 5 / max(1, steps))  # from one end of the ball to the other and back
     options: dict[str, Any] = {"steps": steps, "step_size": size, "bounds": pixels.bounds, "seed": seed}
     options |= {"random_start": False, "restarts": 2, "stop_early": True}  # from the image, then from a random start

@@ -206,14 +206,10 @@ def budget(epsilon: float) -> str:
 
 def marked(rows: Sequence[AttackRow]) -> tuple[AttackRow, ...]:
     """The rows, with those marked that fool most at their norm and ε."""
-    most: dict[tuple[str, float], int] = {}
-    for row in rows:
-        if not row.aimed:
-            most[row.norm, row.epsilon] = max(most.get((row.norm, row.epsilon), 0), row.fooling.count)
-    return tuple(
-        dataclasses.replace(row, strongest=not row.aimed and row.fooling.count == most[row.norm, row.epsilon])
-        for row in rows
-    )
+    ascending = sorted((row for row in rows if not row.aimed), key=lambda row: row.fooling.count)
+    most = {(row.norm, row.epsilon): row.fooling.count for row in ascending}
+    marks = [not row.aimed and row.fooling.count == most[row.norm, row.epsilon] for row in rows]
+    return tuple(dataclasses.replace(row, strongest=mark) for row, mark in zip(rows, marks, strict=True))
 
 
 def _nearest(attack: Attack, epsilons: Sequence[float], outcome: Outcome) -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_fim.arguments import checked, expect
+from keras_fim.arguments import checked, expect, require
 from keras_fim.attacks import Attack, attack_by_name, lp, resolve_epsilons
 from keras_fim.evaluation import distances, page, sources
 from keras_fim.evaluation.measurement import measured, predicted_classes, predictions_of
@@ -230,8 +230,7 @@ def transfer(
         >>> rows[0].accuracy.value, rows[1].accuracy.value  # what crosses 0.5 is still above 0.3, not vice versa
         (1.0, 0.0)
     """
-    if not len(attacks):
-        raise ValueError("`attacks` should hold at least one attack. Received: none")
+    require(len(attacks), "`attacks` should hold at least one attack. Received: none")
     expect(len(set(names)) == 2, "names", "two different names", names)
     selected = [attack_by_name(attack) for attack in attacks]
     budgets = resolve_epsilons(selected, epsilons or {}, defaults=False)

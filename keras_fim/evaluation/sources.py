@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import Valid, checked, expect
+from keras_fim.arguments import Valid, checked, expect, require
 from keras_fim.validation import check_labels
 
 Dataset: TypeAlias = Any
@@ -150,8 +150,7 @@ def _read(dataset: Dataset) -> Iterator[Chunk]:
     for chunk in _grouped(_numbered(_elements(dataset))):
         count += len(chunk.labels)
         yield chunk
-    if not count:
-        raise ValueError("`dataset` should not be empty. Received: no sample")
+    require(count, "`dataset` should not be empty. Received: no sample")
 
 
 def _numbered(elements: Iterable[Any]) -> Iterator[Chunk]:
@@ -190,9 +189,8 @@ def _elements(dataset: Dataset) -> Iterable[Any]:
 def _check_lengths(images: Any, labels: Any) -> None:
     if np.ndim(labels) == 0:
         raise ValueError(f"`labels` should be classes, one for each image. Received: {labels!r:.80}")
-    if len(images) != len(labels):
-        received = f"{len(images)} images and {len(labels)} labels"
-        raise ValueError(f"`dataset` should hold as many labels as images. Received: {received}")
+    received = f"{len(images)} images and {len(labels)} labels"
+    require(len(images) == len(labels), f"`dataset` should hold as many labels as images. Received: {received}")
 
 
 def _classes(labels: np.ndarray) -> np.ndarray:

@@ -1,28 +1,136 @@
 """Defenses side by side: trained alike, attacked alike, with their cost."""
 
 import dataclasses
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_fim import attacks, data
 from keras_fim.arguments import Count, checked, require
 from keras_fim.evaluation import Evaluation, SideBySide, evaluate, masking_report, samples
+from keras_fim.evaluation.report import Report, Row
+from keras_fim.evaluation.side_by_side import pareto_front
 from keras_fim.fisher import fisher_spectrum
 from keras_fim.pixels import PixelRange
-from keras_fim.records import written
+from keras_fim.plots import defenses_figure
+from keras_fim.records import versions, written
 from keras_fim.training import defending, hardening, inputs, run, trained
 from keras_fim.training.config import TrainingConfig, differences, recipe
-from keras_fim.training.defense_rows import Comparison, DefenseRow, mean
 
 _MASKING_SAMPLES = 200
-_STEPS = 3  # timed together
+_STRONG = "strong "  # the labels of the strongest attack begin so
 _Configs: TypeAlias = Sequence[TrainingConfig]  # of one defense, by seed
+
+
+@dataclasses.dataclass(frozen=True)
+class DefenseRow:
+    """The figures of one defense, over its seeds.
+
+    Attributes:
+        defense: The name of the defense.
+        config: How the model of the first seed was trained.
+        seeds: The random seeds of the trainings.
+        accuracy: The accuracy on test images, by seed.
+        fooling: The fooling ratios by seed, for each attack, norm and ε.
+        robust: As ``fooling``, the shares of all attacked images that are classified correctly before and after.
+        eigenvalue: The mean of λ_max(G_x), which eq. (2) penalizes, over the attacked images, by seed.
+        suspects: The checks of the masking report that fired for the first seed, with their norm.
+        cost: Training CPU time relative to plain training: the ratio of a step times the ratio of the epochs.
+    """
+
+    defense: str
+    config: dict[str, Any]
+    seeds: tuple[int, ...]
+    accuracy: tuple[float, ...]
+    fooling: dict[str, tuple[float, ...]]
+    robust: dict[str, tuple[float, ...]]
+    eigenvalue: tuple[float, ...]
+    suspects: tuple[str, ...]
+    cost: float
+
+    def objectives(self) -> list[float]:
+        """Error, fooling ratios of the strongest attack, and cost to one decimal, as in the table: means over seeds."""
+        strong = [mean(values) for key, values in self.fooling.items() if key.startswith(_STRONG)]
+        return [1 - mean(self.accuracy), *strong, round(self.cost, 1)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison(Report):
+    """Defenses on one dataset.
+
+    Attributes:
+        data: The name of the dataset.
+        images: The number of test images that were attacked.
+        quick: Whether `keras_fim.attacks.Strong` took a quarter of its steps.
+        rows: One row for each defense.
+        versions: The versions of the packages that measured this.
+    """
+
+    data: str
+    images: int
+    quick: bool
+    rows: tuple[DefenseRow, ...]
+    versions: dict[str, str | None] = dataclasses.field(default_factory=versions)
+
+    def tables(self) -> dict[str, list[Row]]:
+        """One row for each defense; ratios in %, means over seeds with their range."""
+        steps = ", a quarter of the strong attack's steps" if self.quick else ""
+        what = f"fooling ratio in %, of the correct among {self.images} test images{steps}; their mean λ_max(G_x)"
+        title = f"{self.data}: {what}; over seeds, mean (range)"
+        front = self.front()
+        return {title: [_table_row(row, row.defense in front) for row in self.rows]}
+
+    def records(self) -> list[dict[str, Any]]:
+        """One row for each defense and seed; ratios in [0, 1]."""
+        records = []
+        for row in self.rows:
+            for index, seed in enumerate(row.seeds):
+                record = {"defense": row.defense, "seed": seed, "accuracy": row.accuracy[index]}
+                record |= {f"{key} fooling": values[index] for key, values in row.fooling.items()}
+                record |= {f"{key} robust": values[index] for key, values in row.robust.items()}
+                records.append({**record, "eigenvalue": row.eigenvalue[index], "cost": row.cost})
+        return records
+
+    def front(self) -> list[str]:
+        """The Pareto front: no other defense is as good in all of `DefenseRow.objectives` and better in one."""
+        return pareto_front({row.defense: row.objectives() for row in self.rows})
+
+    def figure(self) -> Any:
+        """A matplotlib figure: accuracy and robust accuracy, under the strongest attack at each norm's smallest ε."""
+        strong = [key for key in self.rows[0].robust if key.startswith(_STRONG)]
+        panels = {
+            key: {row.defense: (mean(row.accuracy), mean(row.robust[key]), row.cost) for row in self.rows}
+            for key in {key.split()[1]: key for key in reversed(strong)}.values()
+        }
+        return defenses_figure(panels, self.front())
+
+
+def spread(values: Sequence[float], form: str = ".1f", *, scale: float = 1.0) -> str:
+    """The mean and range of a figure over seeds, such as ``12.3 (11.9-12.8)``; a single value alone."""
+    numbers: Any = np.asarray(values, float) * scale
+    mean, low, high = (format(float(value), form) for value in (numbers.mean(), numbers.min(), numbers.max()))
+    return mean if len(numbers) == 1 else f"{mean} ({low}-{high})"
+
+
+def _table_row(row: DefenseRow, on_front: bool) -> Row:
+    return {
+        "defense": row.defense,
+        "accuracy": spread(row.accuracy, ".2f", scale=100),
+        **{key: spread(values, scale=100) for key, values in row.fooling.items()},
+        "λ_max": spread(row.eigenvalue, ".2g"),
+        "cost": f"{row.cost:.1f}",
+        "on the front": on_front,
+        f"masked gradients? (seed {row.seeds[0]})": ", ".join(row.suspects) or "no sign",
+        "seeds": len(row.seeds),
+    }
+
+
+def mean(values: Any) -> float:
+    """The mean in float64."""
+    return float(np.asarray(values, np.float64).mean())
 
 
 @checked
@@ -82,7 +190,7 @@ def compare(
     empty = Comparison(data_name, len(images[1]), quick, ())
     rows = _finished(empty, folder, configs)
     missing = {name: group[0] for name, group in configs.items() if name == "none" or name not in rows}
-    costs = step_costs(missing) if len(missing) > 1 else {"none": {"cpu": 1.0}}
+    costs = run.step_costs(missing) if len(missing) > 1 else {"none": {"cpu": 1.0}}
     for name, group in configs.items():
         if name not in rows:
             cost = costs[name]["cpu"] * group[0].epochs / configs["none"][0].epochs
@@ -178,47 +286,3 @@ def _finished(empty: Comparison, folder: Path, configs: Mapping[str, _Configs]) 
         if row.seeds == tuple(config.seed for config in group) and not differences(row.config, group[0]):
             rows[row.defense] = row
     return rows
-
-
-def step_costs(configs: Mapping[str, TrainingConfig], *, rounds: int = 12) -> dict[str, dict[str, float]]:
-    """Measure the time of a training step: CPU time, which other processes disturb least, and wall-clock time.
-
-    The configurations take turns on the same random images, so that changes in the machine's speed affect all of them.
-
-    Args:
-        configs: Configurations by name, for images of one shape in batches of one size. The others are compared with
-            the first one. Weights of ``init_from`` are not loaded.
-        rounds: The number of rounds of three steps each, after a first one that compiles.
-
-    Returns:
-        By name, ``cpu`` and ``wall``, the medians over the rounds of the ratio to the first configuration; and
-        ``seconds``, the median time of a step.
-    """
-    first = next(iter(configs.values()))
-    facts, rng = first.facts, np.random.default_rng(0)
-    images = rng.uniform(*first.pixels, size=(first.batch_size, *facts.image_shape)).astype("float32")
-    batch = tf.constant(images), tf.constant(rng.integers(0, facts.num_classes, first.batch_size))
-    steps = {name: _step(config, batch) for name, config in configs.items()}
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in configs}
-    for index in range(rounds + 1):
-        for name, step in steps.items():
-            begin = time.process_time(), time.perf_counter()
-            for _ in range(_STEPS):
-                step()
-            if index:  # the first round compiles
-                taken[name].append((time.process_time() - begin[0], time.perf_counter() - begin[1]))
-    base = next(iter(taken.values()))
-    costs = {}
-    for name, times in taken.items():
-        cpu, wall = np.median(np.divide(times, base), axis=0).tolist()
-        costs[name] = {"cpu": cpu, "wall": wall, "seconds": float(np.median(times, axis=0)[1]) / _STEPS}
-    return costs
-
-
-def _step(config: TrainingConfig, batch: tuple[tf.Tensor, tf.Tensor]) -> Callable[[], object]:
-    keras.utils.set_random_seed(0)
-    model = defending.defended(config, run.build_model(config, fresh=True))
-    run.compile_model(model, config, steps_per_epoch=100)
-    iterator = iter(tf.data.Dataset.from_tensors(batch).repeat())
-    function = model.make_train_function() or model.train_function
-    return lambda: function(iterator)

@@ -92,9 +92,8 @@ def check_defense(defense: str, options: dict[str, Any], mu: float = 0.0) -> Non
         ValueError: If a part or an option is unknown, the parts do not go together, or none of them has a weight.
     """
     names = defense.split("+")
-    if any(name not in NAMES for name in names):
-        expected = f"one of {', '.join(NAMES)}, or several joined by +"
-        raise ValueError(f"`defense` should be {expected}. Received: {defense!r}")
+    allowed = f"one of {', '.join(NAMES)}, or several joined by +"
+    expect(set(names) <= set(NAMES), "defense", allowed, received=repr(defense))
     with_mu = [part for part in _parts(defense) if part.mu]
     with_epsilon = [part for part in _parts(defense) if "epsilon" in part.options]
     together = len(set(names)) == len(names) and (len(names) == 1 or "none" not in names)

@@ -104,8 +104,7 @@ def evaluate_detection(
     detection = _Measurement(logits_function(model), tested.pixels.bounds)
     plans = _plans(budgets)
     on_progress(estimate(detection.logits_fn, plans, next(iter(chunks(test))), len(test[1])))
-    detection.fit(*fit, budgets[np.inf], false_positive_rate)
-    detection.look(test[0])
+    detection.fit(*fit, test[0], budgets[np.inf], false_positive_rate)
     detectors = detection.detectors
     for plan in plans:
         detection.attack(plan, test, detectors)
@@ -164,8 +163,8 @@ class _Measurement:
         self.detectors: dict[str, FisherDetector] = {}
         self.rows, self.curves = list[dict[str, Any]](), list[dict[str, Any]]()
 
-    def fit(self, images: np.ndarray, labels: np.ndarray, budgets: Sequence[float], rate: float) -> None:
-        """Fit the detectors to images, and to those that two attacks fooled the model with."""
+    def fit(self, images: Any, labels: Any, benign: Any, budgets: Sequence[float], rate: float) -> None:
+        """Fit the detectors to images, and to those that two attacks fooled the model with; score other benign ones."""
         options: dict[str, Any] = {"false_positive_rate": rate, "bounds": self.bounds}
         self.detectors["lambda"] = FisherDetector.fit(self.logits_fn, images, **options)
         plans = {"fgsm": (attacks.FGSM(), budgets[1]), "pgd": (attacks.PGD(steps=20), budgets[0])}
@@ -174,10 +173,7 @@ class _Measurement:
             attacked = result.adversarials[result.success]
             if len(attacked) >= _FEWEST:
                 self.detectors[kind] = FisherDetector.fit(self.logits_fn, images, attacked, **options)
-
-    def look(self, images: np.ndarray) -> None:
-        """Score images that nobody tampered with."""
-        self.benign = {kind: self._scores(kind, images) for kind in self.detectors}
+        self.benign = {kind: self._scores(kind, benign) for kind in self.detectors}
         self.alarms = {kind: float((s > self.detectors[kind].threshold).mean()) for kind, s in self.benign.items()}
 
     def _scores(self, kind: str, images: np.ndarray) -> np.ndarray:

@@ -1,13 +1,16 @@
-"""One training run, in its own folder, from data to test accuracy; it can be killed at any time and resumed."""
+"""One training run, from data to test accuracy, which can be killed and resumed; and what a training step costs."""
 
 import contextlib
 import dataclasses
 import math
 import sys
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_fim import callbacks, data, defenses, distribution, losses, models
@@ -16,6 +19,8 @@ from keras_fim.logits import logits_function
 from keras_fim.records import locked, read_run, versions, write_json, written
 from keras_fim.training import defending, inputs, trained, watching
 from keras_fim.training.config import TrainingConfig, differences
+
+_STEPS = 3  # timed together
 
 
 @checked
@@ -229,3 +234,47 @@ def _results(measured: dict[str, float], history: list[dict[str, float]], monito
         "epochs": len(history),
         "training_seconds": round(sum(row["seconds"] for row in history), 1),
     }
+
+
+def step_costs(configs: Mapping[str, TrainingConfig], *, rounds: int = 12) -> dict[str, dict[str, float]]:
+    """Measure the time of a training step: CPU time, which other processes disturb least, and wall-clock time.
+
+    The configurations take turns on the same random images, so that changes in the machine's speed affect all of them.
+
+    Args:
+        configs: Configurations by name, for images of one shape in batches of one size. The others are compared with
+            the first one. Weights of ``init_from`` are not loaded.
+        rounds: The number of rounds of three steps each, after a first one that compiles.
+
+    Returns:
+        By name, ``cpu`` and ``wall``, the medians over the rounds of the ratio to the first configuration; and
+        ``seconds``, the median time of a step.
+    """
+    first = next(iter(configs.values()))
+    facts, rng = first.facts, np.random.default_rng(0)
+    images = rng.uniform(*first.pixels, size=(first.batch_size, *facts.image_shape)).astype("float32")
+    batch = tf.constant(images), tf.constant(rng.integers(0, facts.num_classes, first.batch_size))
+    steps = {name: _step(config, batch) for name, config in configs.items()}
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in configs}
+    for index in range(rounds + 1):
+        for name, step in steps.items():
+            begin = time.process_time(), time.perf_counter()
+            for _ in range(_STEPS):
+                step()
+            if index:  # the first round compiles
+                taken[name].append((time.process_time() - begin[0], time.perf_counter() - begin[1]))
+    base = next(iter(taken.values()))
+    costs = {}
+    for name, times in taken.items():
+        cpu, wall = np.median(np.divide(times, base), axis=0).tolist()
+        costs[name] = {"cpu": cpu, "wall": wall, "seconds": float(np.median(times, axis=0)[1]) / _STEPS}
+    return costs
+
+
+def _step(config: TrainingConfig, batch: tuple[tf.Tensor, tf.Tensor]) -> Callable[[], object]:
+    keras.utils.set_random_seed(0)
+    model = defending.defended(config, build_model(config, fresh=True))
+    compile_model(model, config, steps_per_epoch=100)
+    iterator = iter(tf.data.Dataset.from_tensors(batch).repeat())
+    function = model.make_train_function() or model.train_function
+    return lambda: function(iterator)

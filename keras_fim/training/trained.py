@@ -201,9 +201,7 @@ def image_hashes(dataset: tf.data.Dataset) -> np.ndarray:
 
 def was_seen(images: np.ndarray, hashes: np.ndarray) -> np.ndarray:
     """Which images in [0, 1] have one of the sorted hashes; bool ``(n,)``."""
-    own = _hashed(images)
-    places = np.searchsorted(hashes, own)
-    return np.asarray(hashes[np.minimum(places, len(hashes) - 1)] == own)
+    return np.isin(_hashed(images), hashes)
 
 
 def warn_of_seen(source: str | Path, dataset: tf.data.Dataset, max_samples: int) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from keras_fim.training.defense_rows import Comparison
+from keras_fim.training.comparison import Comparison
 from reproduction import contest as contests
 from reproduction import contestants
 from reproduction.__main__ import main

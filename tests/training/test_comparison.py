@@ -6,9 +6,8 @@ import pytest
 
 from keras_fim.cli import main
 from keras_fim.plots import defenses_figure
-from keras_fim.training import comparison, recipe
-from keras_fim.training.comparison import compare
-from keras_fim.training.defense_rows import Comparison, DefenseRow, spread
+from keras_fim.training import comparison, recipe, run
+from keras_fim.training.comparison import Comparison, DefenseRow, compare, spread
 
 
 @pytest.mark.nightly
@@ -35,7 +34,7 @@ def test_compare_command_measures_once_and_writes(tmp_path, monkeypatch, capsys)
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["n-fgm-seed0", "none-seed0"]
 
     monkeypatch.setattr(comparison, "evaluate", None)  # everything is there: nothing is measured again
-    monkeypatch.setattr(comparison, "step_costs", None)
+    monkeypatch.setattr(run, "step_costs", None)
     assert main(command) == 0
     assert Comparison.load(tmp_path / "comparison.json") == measured
 
@@ -102,7 +101,7 @@ def test_comparison_survives_its_file(tmp_path):
 def test_a_step_with_more_gradients_costs_more():
     config = {"model_options": {"filters": [2, 4]}, "batch_size": 32}
     configs = {"none": recipe("mnist", defense="none", **config), "pgd": recipe("mnist", defense="pgd", **config)}
-    costs = comparison.step_costs(configs, rounds=3)
+    costs = run.step_costs(configs, rounds=3)
     assert costs["none"]["cpu"] == costs["none"]["wall"] == 1
     assert costs["pgd"]["cpu"] > 2 and costs["pgd"]["seconds"] > costs["none"]["seconds"]
 

@@ -24,8 +24,7 @@ def test_figures_do_not_depend_on_the_chunks_in_which_images_are_read(monkeypatc
     for size in (100, 64):
         monkeypatch.setattr(sources, "_LARGEST", size)
         measurement = detecting._Measurement(model, (0.0, 1.0))
-        measurement.fit(images, labels, (0.1, 0.2), 0.05)
-        measurement.look(images)
+        measurement.fit(images, labels, images, (0.1, 0.2), 0.05)
         measurement.attack(Plan(attacks.FGSM(), (0.05, 0.3)), (images, labels), measurement.detectors)
         measurements.append(measurement)
     whole, parts = measurements
