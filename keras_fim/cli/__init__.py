@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
         command = commands[arguments.command]
-        command.error(f"there is no option {unknown[0]!r}{nearest(unknown[0], command._option_string_actions)}")
+        kind = "option" if unknown[0].startswith("-") else "argument"
+        command.error(f"there is no {kind} {unknown[0]!r}{nearest(unknown[0], command._option_string_actions)}")
     if arguments.command == "completion":
         print(_completion(parser, arguments.shell))
         return 0

@@ -146,7 +146,8 @@ def _attacks(arguments: argparse.Namespace, budgets: _Budgets, twin: LogitsFunct
     message = "`--autoattack` should stand without --attacks, --quick, --black-box and --target. Received: both"
     require(not (arguments.autoattack and others), message)
     if arguments.attacks is not None:
-        named = [library.attack_by_name(name.strip()) for name in arguments.attacks.split(",") if name.strip()]
+        names = [name.strip() for text in arguments.attacks for name in text.split(",")]
+        named = [library.attack_by_name(name) for name in names if name]
         return [dataclasses.replace(one, **options) if isinstance(one, library.Strong) else one for one in named]
     if not arguments.target:
         return measuring.default_attacks(budgets, **given(arguments, "black_box", "autoattack"), **options)

@@ -60,7 +60,7 @@ def test_a_row_for_the_leaderboard_and_a_sentence_to_quote(saved, tmp_path, caps
 
 
 def test_raw_logits_of_flat_images(saved, tmp_path, capsys, monkeypatch):
-    options = ("--attacks", "fgsm,minimal_fgm", "--epsilons", "linf=0.05,0.1")
+    options = ("--attacks", "fgsm", "minimal_fgm", "--epsilons", "linf=0.05,0.1")
     arguments = command(saved / "logits.keras", tmp_path, *options)
     assert cli.main(arguments) == 0
     printed, progress = capsys.readouterr()

@@ -23,7 +23,7 @@ def test_help_and_wrong_names_need_no_tensorflow():
 import sys
 sys.argv[0] = "keras-fim"
 from keras_fim.cli import main, _COMMANDS
-wrong = ["nothing"], ["verify", "saved", "--verbsoe"], ["train", "--data", "mnist", "--defense", "nfgm"]
+wrong = ["nothing"], ["verify", "a", "b"], ["verify", "a", "--verbsoe"], ["train", "--data", "a", "--defense", "nfgm"]
 for arguments in (["--help"], ["completion", "bash"], *wrong, *([name, "--help"] for name in _COMMANDS)):
     try:
         assert main(arguments) == 0
@@ -34,6 +34,7 @@ print({"tensorflow", "keras", "numpy", "matplotlib", "scipy"} & set(sys.modules)
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert finished.stdout.endswith("set()\n"), finished.stderr
     assert "there is no command 'nothing'. The commands are evaluate, train" in finished.stderr
+    assert "error: there is no argument 'b'" in finished.stderr
     assert "error: there is no option '--verbsoe'; did you mean --verbose?" in finished.stderr
     assert "there is no defense 'nfgm'; did you mean n-fgm?\nSee keras-fim train --help." in finished.stderr
 
