@@ -103,10 +103,10 @@ def require(valid: Any, message: str) -> None:
         raise ValueError(message)
 
 
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """The end of a message about a wrong name: which one is near, if any."""
+def did_you_mean(name: str, names: Iterable[str], text: str = " (did you mean {}?)", otherwise: str = "") -> str:
+    """The end of a message about a wrong name: which one is near, or ``otherwise`` if none is."""
     near = difflib.get_close_matches(name, [*names], 1)
-    return f" (did you mean {near[0]}?)" if near else ""
+    return text.format(*near) if near else otherwise
 
 
 def _check(values: Mapping[str, Any], owner: Any) -> None:

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_fim.arguments import require
 from keras_fim.typing import Images
 
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
@@ -43,9 +44,8 @@ def output_form(model: Any, images: Images | None, from_logits: bool | None) -> 
     outputs = call_model(float_twin(model), _probe(model, images), training=False)
     if not tf.is_tensor(outputs):
         raise ValueError(_several(model, f"{type(outputs).__name__} of {len(outputs)} outputs"))
-    if outputs.shape.rank != 2:
-        shape = tuple(outputs.shape)
-        raise ValueError(f"`model` should return one row of 2 or more classes per image. Received: shape={shape}")
+    expected = "one row of 2 or more classes per image"
+    require(outputs.shape.rank == 2, f"`model` should return {expected}. Received: shape={tuple(outputs.shape)}")
     kind = _kind(outputs)
     if stated == "logits":
         return stated
@@ -55,8 +55,7 @@ def output_form(model: Any, images: Images | None, from_logits: bool | None) -> 
     linear = isinstance(last, _WEIGHTED) and last.activation is keras.activations.linear
     if stated is None and (linear or getattr(model, "output", None) == "logits"):  # the latter: of a SavedModel
         return "logits"
-    if kind == "sigmoid":
-        raise ValueError(_MULTI_LABEL)
+    require(kind != "sigmoid", _MULTI_LABEL)
     if kind or stated:
         return str(kind or stated)
     rows = outputs.numpy().astype(np.float64)

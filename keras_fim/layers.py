@@ -50,9 +50,8 @@ class FisherTraceRegularization(keras.layers.Layer):
     def call(self, inputs: tf.Tensor, mask: tf.Tensor | None = None) -> tf.Tensor:
         """Add the loss, of positions that are not masked; return ``inputs``, logits ``(batch, ..., K)``, unchanged."""
         logits = tf.cast(inputs, tf.float64 if inputs.dtype == tf.float64 else tf.float32)
-        trace = penalized_cross_entropy(
-            tf.zeros_like(logits), logits, tf.cast(self.mu, logits.dtype), gradient_limit=self.gradient_limit
-        )
+        zero, mu = tf.zeros_like(logits), tf.cast(self.mu, logits.dtype)
+        trace = penalized_cross_entropy(zero, logits, mu, gradient_limit=self.gradient_limit)
         weights = tf.ones_like(trace) if mask is None else tf.cast(mask, trace.dtype)
         self.add_loss(tf.math.divide_no_nan(tf.reduce_sum(trace * weights), tf.reduce_sum(weights)))
         return inputs

@@ -9,6 +9,8 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 
+from keras_fim.arguments import require
+
 _REACHING = set(Path(__file__).with_suffix(".txt").read_text(encoding="utf-8").split())
 """Operations that reach beyond the graph, as TensorFlow names them."""
 _SAVER = {"SaveV2", "RestoreV2", "MergeV2Checkpoints"}  # what it does in its own functions
@@ -69,8 +71,7 @@ class SavedModel:
             raise ValueError(f"{path} should be a SavedModel that TensorFlow can load: {reason}") from error
         signatures = self.loaded.signatures
         name = "logits" if "logits" in signatures else "serving_default"
-        if name not in signatures:
-            raise ValueError(f"The SavedModel {path} has no signature `logits` or `serving_default`")
+        require(name in signatures, f"The SavedModel {path} has no signature `logits` or `serving_default`")
         self.signature = signatures[name]
         ((self.argument, spec),) = self.signature.structured_input_signature[1].items()
         self.dtype = spec.dtype

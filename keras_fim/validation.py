@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import expect
+from keras_fim.arguments import expect, require
 from keras_fim.typing import Bounds, Images, Labels
 
 _SLACK = 0.5 / 255  # of the range: float16, resizing and JSON round, and so do images of 8 bits
@@ -30,18 +30,16 @@ def check_images(images: Images, bounds: Bounds | None = None) -> tf.Tensor:
         images = tf.convert_to_tensor(images)
     except (ValueError, TypeError) as error:
         raise ValueError(f"`images` should be an array of numbers. Received: {images!r:.80} ({error})") from error
-    if not (images.dtype.is_floating or images.dtype.is_integer):
-        raise ValueError(f"`images` should be numbers. Received: {images.dtype.name}")
+    expect(images.dtype.is_floating or images.dtype.is_integer, "images", "numbers", received=images.dtype.name)
     if images.shape.rank is None or images.shape.rank < 2:
         raise ValueError(f"`images` should have shape (batch, ...). Received: shape={tuple(images.shape)}")
-    if images.shape[0] == 0:
-        raise ValueError("`images` should not be empty. Received: 0 images")
+    require(images.shape[0] != 0, "`images` should not be empty. Received: 0 images")
     if bounds is not None and images.dtype.is_integer and bounds == (0.0, 1.0):
         raise ValueError(f"`images` should be in [0, 1]. Received: {images.dtype.name} images; divide them by 255")
     if images.dtype != tf.float64:
         images = tf.cast(images, tf.float32)
-    if not bool(tf.reduce_all(tf.math.is_finite(images))):
-        raise ValueError("`images` should be finite. Received: NaN or infinite values")
+    finite = bool(tf.reduce_all(tf.math.is_finite(images)))
+    expect(finite, "images", "finite", received="NaN or infinite values")
     return images if bounds is None else clipped(images, bounds)[0]
 
 
@@ -112,9 +110,8 @@ def check_labels(labels: Labels, num_images: int, num_classes: int) -> np.ndarra
         return np.asarray(array.argmax(axis=-1), np.int64)
     if array.shape == (num_images, 1):
         array = array[:, 0]
-    if array.shape != (num_images,):
-        expected = f"({num_images},) or ({num_images}, {num_classes})"
-        raise ValueError(f"`labels` should have shape {expected}. Received: shape={array.shape}")
+    expected = f"({num_images},) or ({num_images}, {num_classes})"
+    require(array.shape == (num_images,), f"`labels` should have shape {expected}. Received: shape={array.shape}")
     indices = array.astype(np.int64)
     if (indices != array).any():
         raise ValueError(f"`labels` should be whole numbers. Received: {array[indices != array][0]}")

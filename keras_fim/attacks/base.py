@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import Count, Valid, check_fields
+from keras_fim.arguments import Count, Valid, check_fields, require
 from keras_fim.attacks import draws, losses, lp, samples
 from keras_fim.attacks.problem import Problem, Units, check_targets
 from keras_fim.logits import LogitsFunction, logits_function, predict_logits
@@ -163,9 +163,8 @@ class Attack(abc.ABC):
         logits_fn, count, units = logits_function(model, images), len(images), Units(self.bounds)
         images = logits_fn.cast(images)
         num_classes = logits_fn.compiled(predict_logits)(images[:1]).shape[-1]
-        if num_classes < self.least_classes:
-            expected = f"at least {self.least_classes} classes for {self.name}"
-            raise ValueError(f"`model` should have {expected}. Received: a model of {num_classes} classes")
+        expected = f"at least {self.least_classes} classes for {self.name}. Received: a model of {num_classes} classes"
+        require(num_classes >= self.least_classes, f"`model` should have {expected}")
         classes = check_labels(labels, count, num_classes)
         aims = check_targets(targets, getattr(self, "target", ""), classes, num_classes, aimed=self.aimed)
         indices = np.arange(count) if indices is None else np.asarray(indices)

@@ -248,7 +248,7 @@ class FAB(kinds.SearchAttack):
         rivals = Boundaries.of(logits_fn, point, task.labels, rivals, self.norm)
         nearest = tf.argmin(tf.abs(rivals.gaps) / (_TINY + rivals.lengths), axis=1)
         gap, slope = (tf.gather(values, nearest, batch_dims=1) for values in (rivals.gaps, rivals.slopes))
-        axes = tuple(range(1, point.shape.rank))
+        axes = lp.axes(point)
         here = to_hyperplane(point, slope, -gap, self.norm)
         first = to_hyperplane(images, slope, -gap - tf.reduce_sum(slope * (images - point), axis=axes), self.norm)
         lengths = [tf.maximum(lp.norms_of(shift, self.norm), 1e-8) for shift in (here, first)]

@@ -1,6 +1,5 @@
 """Attacks by name, and the budgets that each gets."""
 
-import difflib
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from keras_fim.arguments import checked, expect, hints_of
+from keras_fim.arguments import checked, did_you_mean, expect, hints_of, require
 from keras_fim.attacks import apgd, boundaries, ensembles, iterative, jsma, kinds, lp, minimum_norm, problem, square
 from keras_fim.attacks.adapters.cleverhans import CleverHans, cleverhans_attacks
 from keras_fim.attacks.base import Attack, check_epsilons
@@ -90,9 +89,8 @@ def attack_by_name(name: str | Attack, **options: Any) -> Attack:
         return name
     inner, names = str(name).removeprefix(_MINIMAL), attack_names()
     if inner not in names:
-        hint = "".join(f" (did you mean {near}?)" for near in difflib.get_close_matches(inner, names, 1))
         expected = f"an attack or one of {', '.join(names)}, or {_MINIMAL} and one with a budget"
-        raise ValueError(f"`attack` should be {expected}. Received: attack={name!r}{hint}")
+        raise ValueError(f"`attack` should be {expected}. Received: attack={name!r}{did_you_mean(inner, names)}")
     attack = _CONSTRUCTORS[full_name(inner)](**options)
     if inner == name:
         return attack
@@ -162,10 +160,8 @@ def _key(key: Any, names: Sequence[str]) -> str | float:
 
 def _budgets(values: float | Sequence[float]) -> tuple[float, ...]:
     budgets = tuple(float(value) for value in (values if isinstance(values, Iterable) else [values]))
-    if not budgets:
-        raise ValueError("`epsilons` should hold at least one budget. Received: none")
-    check_epsilons(budgets)
-    return budgets
+    require(budgets, "`epsilons` should hold at least one budget. Received: none")
+    return tuple(check_epsilons(budgets))
 
 
 def _default(attack: Attack) -> tuple[float, ...]:

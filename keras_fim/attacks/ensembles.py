@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import one_of
+from keras_fim.arguments import one_of, require
 from keras_fim.attacks import apgd, base, boundaries, iterative, lp, minimum_norm, square, staged
 from keras_fim.attacks.problem import Problem, Units
 from keras_fim.attacks.samples import MOST_DRAWS, Best, Task
@@ -90,10 +90,8 @@ class Strong(staged.StagedAttack):
         moved = task._replace(images=twin.cast(task.images))
         moved, twin = moved._replace(epsilon=tf.cast(task.epsilon, moved.images.dtype)), units.logits_fn(twin)
         seen = twin.compiled(predict_logits)(moved.images)
-        if seen.shape[-1] != logits.shape[-1]:
-            raise ValueError(
-                f"`twin` should have {logits.shape[-1]} classes like the model. Received: {seen.shape[-1]} classes"
-            )
+        expected = f"{logits.shape[-1]} classes like the model. Received: {seen.shape[-1]} classes"
+        require(seen.shape[-1] == logits.shape[-1], f"`twin` should have {expected}")
         points = tf.cast(super()._run(stage, attack, twin, moved, seen).points, task.images.dtype)
         return Best.of(points, logits_fn.compiled(predict_logits)(points), task.labels, "margin")
 

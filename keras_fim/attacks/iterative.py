@@ -101,8 +101,7 @@ class _Climb(NamedTuple):
         """The step of a number, from 1 on."""
         point, gradient, momentum = *self.here[:2], self.momentum
         if attack.decay:
-            axes = tuple(range(1, gradient.shape.rank))
-            mean = tf.reduce_mean(tf.abs(gradient), axis=axes, keepdims=True)
+            mean = tf.reduce_mean(tf.abs(gradient), axis=lp.axes(gradient), keepdims=True)
             gradient = momentum = attack.decay * momentum + tf.math.divide_no_nan(gradient, mean)
         length = attack.step_size * task.epsilon
         if attack.norm == 1:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import operator
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
@@ -187,15 +188,8 @@ class MinimalDistance(MinimalDistanceAttack):
         """``minimal_`` and the attack's name."""
         return f"minimal_{self.attack.name}"
 
-    @property
-    def norm(self) -> float:
-        """That of the attack."""
-        return self.attack.norm
-
-    @property
-    def aimed(self) -> bool:
-        """Whether the attack is."""
-        return self.attack.aimed
+    norm = property(operator.attrgetter("attack.norm"), doc="That of the attack.")
+    aimed = property(operator.attrgetter("attack.aimed"), doc="Whether the attack is.")
 
     def _problem(self, *data: Any) -> Problem:
         """That of the attack, which has its own targets and the same pixels and seed."""
@@ -232,9 +226,8 @@ class _Search:
         self.attack, self.problem, self.task = attack, problem, problem.task
         self.points = problem.task.images.numpy().copy()
         self.distances = np.where(correct, np.inf, 0.0)
-        prepare, self.perturb = (
-            attack._function(half, problem.unit_fn) for half in (type(attack).prepare, type(attack).perturb)
-        )
+        halves = type(attack).prepare, type(attack).perturb
+        prepare, self.perturb = (attack._function(half, problem.unit_fn) for half in halves)
         self.state = concatenated([prepare(samples.take(self.task, batch)) for batch in attack._batches(len(correct))])
 
     def attempt(self, going: np.ndarray, epsilons: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ def norms_of(perturbations: tf.Tensor, p: float) -> tf.Tensor:
 
 def num_changed(points: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
     """The number of values in which points and images differ, ``(batch,)``: the l0 norm of the perturbation."""
-    return tf.math.count_nonzero(points != images, axis=_axes(points), dtype=points.dtype)
+    return tf.math.count_nonzero(points != images, axis=axes(points), dtype=points.dtype)
 
 
 def norm_name(p: float) -> str:
@@ -62,9 +62,9 @@ def by_image(values: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
 
 def unit(vectors: tf.Tensor) -> tf.Tensor:
     """Each of ``(batch, ...)`` divided by its l2 norm; zero stays zero. No overflow or underflow on the way."""
-    axes = _axes(vectors)
-    vectors = tf.math.divide_no_nan(vectors, tf.reduce_max(tf.abs(vectors), axis=axes, keepdims=True))
-    return tf.math.divide_no_nan(vectors, tf.sqrt(tf.reduce_sum(vectors**2, axis=axes, keepdims=True)))
+    sides = axes(vectors)
+    vectors = tf.math.divide_no_nan(vectors, tf.reduce_max(tf.abs(vectors), axis=sides, keepdims=True))
+    return tf.math.divide_no_nan(vectors, tf.sqrt(tf.reduce_sum(vectors**2, axis=sides, keepdims=True)))
 
 
 def steepest(gradients: tf.Tensor, p: float) -> tf.Tensor:
@@ -121,7 +121,7 @@ def project(perturbations: tf.Tensor, epsilon: tf.Tensor, p: float) -> tf.Tensor
     if p == np.inf:
         return tf.clip_by_value(perturbations, -radius, radius)
     if p == 2:
-        length = tf.sqrt(tf.reduce_sum(perturbations**2, axis=_axes(perturbations), keepdims=True))
+        length = tf.sqrt(tf.reduce_sum(perturbations**2, axis=axes(perturbations), keepdims=True))
         return perturbations * tf.minimum(tf.cast(1, radius.dtype), tf.math.divide_no_nan(radius, length))
     return tf.sign(perturbations) * _capped(tf.abs(perturbations), tf.abs(perturbations), epsilon, p)
 
@@ -240,16 +240,16 @@ def least_multiplier(rows: Callable[[tf.Tensor], tf.Tensor], top: tf.Tensor, lim
 
     low = tf.zeros_like(top)
     high = tf.where(total(rows(low)) > limit, top, low)
-    low, high = tf.while_loop(
-        lambda *_: True, body, (low, high), maximum_iterations=54 if top.dtype == tf.float64 else 26
-    )
+    halvings = 54 if top.dtype == tf.float64 else 26
+    low, high = tf.while_loop(lambda *_: True, body, (low, high), maximum_iterations=halvings)
     more, less = rows(low), rows(high)
     share = tf.math.divide_no_nan(total(more) - limit, total(more) - total(less))
     inside = more + tf.clip_by_value(share, 0, 1) * (less - more)
     return inside * tf.minimum(tf.math.divide_no_nan(limit, total(inside)), 1)  # the sums round
 
 
-def _axes(tensor: tf.Tensor) -> tuple[int, ...]:
+def axes(tensor: tf.Tensor) -> tuple[int, ...]:
+    """The axes of one sample: all but the first."""
     return tuple(range(1, tensor.shape.rank))
 
 

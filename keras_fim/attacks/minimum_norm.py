@@ -95,12 +95,11 @@ class CarliniWagner(kinds.SearchAttack, base.AimedAttack):
         self, logits_fn: LogitsFunction, step: tf.Tensor, task: samples.Task, kept: _Kept, descent: _Descent
     ) -> tuple[_Kept, _Descent, tf.Tensor]:
         """One step; what fools on the way and is nearer than before is kept."""
-        axes = tuple(range(1, descent.variable.shape.rank))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(descent.variable)
             points = (tf.tanh(descent.variable) + 1) / 2
             logits = logits_fn(points)
-            square = tf.reduce_sum((points - task.images) ** 2, axis=axes)
+            square = tf.reduce_sum((points - task.images) ** 2, axis=lp.axes(points))
             margin = losses.loss_value(logits, task.labels, "margin", self._aims(task))
             loss = square + descent.weight * tf.maximum(self.confidence - margin, 0)
         gradient = tape.gradient(loss, descent.variable)
@@ -168,11 +167,7 @@ class FMN(kinds.SearchAttack):
 
     def search(self, logits_fn: LogitsFunction, task: samples.Task) -> kinds.Perturbed:
         """The steps, then a last look."""
-        nearest = samples.Nearest.start(task.images)
-        start = _State(task.images, nearest.distance, nearest)
-        state = samples.repeat(functools.partial(self._step, logits_fn, task), self.steps, start)
-        fooled = losses.margin_against(logits_fn(state.points), task.labels) > 0
-        return kinds.Perturbed(state.looked(task.images, fooled, self.norm).nearest.points)
+        return _searched(self, logits_fn, task, np.inf)
 
     def _step(self, logits_fn: LogitsFunction, task: samples.Task, step: tf.Tensor, state: _State) -> _State:
         images = task.images
@@ -233,14 +228,10 @@ class SigmaZero(kinds.SearchAttack):
 
     def search(self, logits_fn: LogitsFunction, task: samples.Task) -> kinds.Perturbed:
         """The steps, and a last look."""
-        threshold = self.threshold * tf.ones_like(task.epsilon)
-        start = _State(task.images, threshold, samples.Nearest.start(task.images))
-        state = samples.repeat(functools.partial(self._step, logits_fn, task), self.steps, start)
-        fooled = losses.margin_against(logits_fn(state.points), task.labels) > 0
-        return kinds.Perturbed(state.looked(task.images, fooled, self.norm).nearest.points)
+        return _searched(self, logits_fn, task, self.threshold)
 
     def _step(self, logits_fn: LogitsFunction, task: samples.Task, step: tf.Tensor, state: _State) -> _State:
-        images, axes = task.images, tuple(range(1, task.images.shape.rank))
+        images, axes = task.images, lp.axes(task.images)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(state.points)
             margin = losses.margin_against(logits_fn(state.points), task.labels)
@@ -256,3 +247,11 @@ class SigmaZero(kinds.SearchAttack):
         threshold = tf.clip_by_value(state.radius + change, 0, 1)
         small = tf.abs(moved - images) < lp.by_image(threshold, images)
         return state._replace(points=tf.where(small, images, moved), radius=threshold)
+
+
+def _searched(attack: FMN | SigmaZero, logits_fn: LogitsFunction, task: samples.Task, radius: float) -> kinds.Perturbed:
+    """The nearest adversarials seen in all steps of an attack that starts at the images with a radius."""
+    start = _State(task.images, radius * tf.ones_like(task.epsilon), samples.Nearest.start(task.images))
+    state = samples.repeat(functools.partial(attack._step, logits_fn, task), attack.steps, start)
+    fooled = losses.margin_against(logits_fn(state.points), task.labels) > 0
+    return kinds.Perturbed(state.looked(task.images, fooled, attack.norm).nearest.points)

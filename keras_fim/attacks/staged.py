@@ -56,11 +56,9 @@ class StagedAttack(kinds.FixedBudgetAttack):
         Returns:
             Shares by the name of the stage; NaN if no sample was correct.
         """
-        stage, total = result.details["stage"][result.was_correct], np.count_nonzero(result.was_correct)
-        return {
-            name: np.count_nonzero(stage == number) / total if total else float("nan")
-            for number, name in enumerate(self.stages)
-        }
+        stage = result.details["stage"][result.was_correct]
+        total = len(stage) or float("nan")
+        return {name: np.count_nonzero(stage == number) / total for number, name in enumerate(self.stages)}
 
     def _sweep(self, problem: Problem, epsilons: Sequence[float | None]) -> list[AttackResult]:
         """From the smallest ε to the largest: what was fooled stays fooled, by the same point."""

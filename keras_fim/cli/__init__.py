@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import keras_fim
+from keras_fim.arguments import did_you_mean
 from keras_fim.cli.errors import run_safely
-from keras_fim.cli.options import add_options, nearest
+from keras_fim.cli.options import NEAREST, add_options
 
 __all__ = ["main", "train_script"]
 
@@ -37,13 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     if not argv[0].startswith("-") and argv[0] not in _COMMANDS:
-        names = ", ".join(_COMMANDS)
-        parser.error(f"there is no command {argv[0]!r}{nearest(argv[0], _COMMANDS)} The commands are {names}.")
+        names, near = ", ".join(_COMMANDS), did_you_mean(argv[0], _COMMANDS, NEAREST, ".")
+        parser.error(f"there is no command {argv[0]!r}{near} The commands are {names}.")
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
         command = commands[arguments.command]
         kind = "option" if unknown[0].startswith("-") else "argument"
-        command.error(f"there is no {kind} {unknown[0]!r}{nearest(unknown[0], command._option_string_actions)}")
+        near = did_you_mean(unknown[0], command._option_string_actions, NEAREST, ".")
+        command.error(f"there is no {kind} {unknown[0]!r}{near}")
     if arguments.command == "completion":
         print(_completion(parser, arguments.shell))
         return 0

@@ -2,18 +2,19 @@
 
 import argparse
 import dataclasses
-import difflib
 import json
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from keras_fim.arguments import did_you_mean
 from keras_fim.training.config import RECIPES, TrainingConfig, descriptions
 from keras_fim.training.defending import COMPARED, NAMES
 
 SMOKE_TEST = "This was a smoke test: the figures show that everything works. Leave out --quick for figures to quote."
+NEAREST = "; did you mean {}?"  # what a message about a wrong name on the command line ends in
 _OWN = ("image_shape", "class_names", "bounds")  # attributes that have options of another form
 _TABLE = json.loads(Path(__file__).with_name("options.json").read_text(encoding="utf-8"))
 _TEXTS = {**_TABLE["texts"], "defenses": ", ".join(NAMES), "compared": " ".join(COMPARED)}
@@ -54,12 +55,6 @@ def add_option(parser: argparse.ArgumentParser, name: str, **settings: Any) -> N
     parser.add_argument(name, **settings)
 
 
-def nearest(name: str, names: Iterable[str], otherwise: str = ".") -> str:
-    """The end of a message about a wrong name."""
-    near = difflib.get_close_matches(name, list(names), 1)
-    return f"; did you mean {near[0]}?" if near else otherwise
-
-
 def number(text: str) -> float:
     """A number as it is typed for ε: ``0.1`` or ``8/255``.
 
@@ -81,7 +76,7 @@ def defense(text: str) -> str:
     """
     for part in text.split("+"):
         if part not in NAMES:
-            hint = nearest(part, NAMES, f". The defenses are {', '.join(NAMES)}")
+            hint = did_you_mean(part, NAMES, NEAREST, f". The defenses are {', '.join(NAMES)}")
             raise argparse.ArgumentTypeError(f"there is no defense {part!r}{hint}")
     return text
 

@@ -33,9 +33,8 @@ def export_and_verify(source: str | Path, folder: Path, arguments: argparse.Name
     options = given(arguments, "max_samples", "version", "direction", "calibrated")
     if getattr(arguments, "detector", None):
         options["detector"] = read_detector(arguments.detector)
-    names = [field.name for field in dataclasses.fields(exporting.Limits)]
-    limits = {name: getattr(arguments, f"max_{name}", None) for name in names}
-    options["limits"] = exporting.Limits(**{name: value for name, value in limits.items() if value is not None})
+    limits = {key: getattr(arguments, f"max_{key}", None) for key in exporting.Limits.__dataclass_fields__}
+    options["limits"] = exporting.Limits(**{key: value for key, value in limits.items() if value is not None})
     reference = getattr(arguments, "reference_images", None)
     if getattr(arguments, "labels", None):
         options["labels"] = read_text(arguments.labels).splitlines()

@@ -139,9 +139,9 @@ def _read_folder(path: Path, class_names: Sequence[str] | None = None) -> tuple[
     """
     roots = _roots(path)
     present = sorted({entry.name for root in roots.values() for entry in _folders(root)})
-    if len(present) < 2:
-        held = f"the folder {present[0]}" if present else "no folder"
-        raise ValueError(f"{path} should hold a folder of images for each class, at least two. Received: {held}")
+    received = f"the folder {present[0]}" if present else "no folder"
+    expected = "a folder of images for each class, at least two"
+    require(len(present) >= 2, f"{path} should hold {expected}. Received: {received}")
     names = tuple(present if class_names is None else class_names)
     if unknown := sorted(set(present) - set(names)):
         expected = f"named as the model's classes: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
@@ -222,11 +222,10 @@ def _shape_of_files(name: str, files: Files) -> tuple[int, int, int]:
         except OSError:
             continue  # counted where the images are read
     sizes = {shape[:2] for shape in shapes}
-    if len(sizes) != 1:
-        received = ", ".join(f"{width}x{height}" for height, width in sorted(sizes)[:3]) or "no readable image"
-        received += ", ..." if len(sizes) > 3 else ""
-        expected = "one size, or be resized to the one that is given (--image-size 224, image_shape=(224, 224, 3))"
-        raise ValueError(f"The images in {name} should have {expected}. Received: {received}")
+    received = ", ".join(f"{width}x{height}" for height, width in sorted(sizes)[:3]) or "no readable image"
+    received += ", ..." if len(sizes) > 3 else ""
+    expected = "one size, or be resized to the one that is given (--image-size 224, image_shape=(224, 224, 3))"
+    require(len(sizes) == 1, f"The images in {name} should have {expected}. Received: {received}")
     return (*sizes.pop(), max(shape[2] for shape in shapes))
 
 

@@ -120,8 +120,7 @@ class Files(Split):
 
     def elements(self, image_shape: Sequence[int], seed: int | PassSeed | None = None) -> tf.data.Dataset:
         """See `Split`."""
-        dataset = tf.data.Dataset.from_tensor_slices((self.paths, self.labels))
-        dataset = _shuffled(dataset, len(self.labels), seed)
+        dataset = _shuffled(tf.data.Dataset.from_tensor_slices((self.paths, self.labels)), len(self.labels), seed)
         return dataset.map(lambda path, label: (_decoded(tf.io.read_file(path), image_shape), label), tf.data.AUTOTUNE)
 
 

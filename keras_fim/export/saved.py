@@ -173,9 +173,8 @@ def _has_gradient(logits_fn: LogitsFunction, image_shape: tuple[int, ...], detec
 
 def _next_version(folder: Path, version: int | None) -> int:
     """The version to write: the one asked for if it is free, or the next."""
-    if set("[]*?") & set(str(folder.resolve())):
-        expected = "be a path without [, ], * and ?, which TensorFlow takes for patterns when it loads a model"
-        raise ValueError(f"`folder` should {expected}. Received: {str(folder)!r}")
+    expected = "a path without [, ], * and ?, which TensorFlow takes for patterns when it loads a model"
+    expect(not set("[]*?") & set(str(folder.resolve())), "folder", expected, received=repr(str(folder)))
     if version is None:
         return 1 + max((int(path.name) for path in folder.glob("*") if path.name.isdecimal()), default=0)
     if version < 1 or (folder / str(version)).exists():

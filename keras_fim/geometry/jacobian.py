@@ -189,9 +189,8 @@ class ScaledFactor(NamedTuple):
         slopes = self.jacobian.push(vectors)
         slopes -= tf.reduce_sum(self.predicted * slopes, axis=-1, keepdims=True)
         mean = tf.reduce_sum(self.rest * slopes, axis=-1, keepdims=True)
-        return tf.sqrt(self.rest) * (slopes - self.unsure * mean) - self.predicted * (
-            tf.sqrt(self.sure * self.unsure) * mean
-        )
+        own = self.predicted * (tf.sqrt(self.sure * self.unsure) * mean)
+        return tf.sqrt(self.rest) * (slopes - self.unsure * mean) - own
 
     def transpose_product(self, vectors: tf.Tensor) -> tf.Tensor:
         """``Bᵀ u`` up to a positive factor that keeps it in range, in the shape of the images."""

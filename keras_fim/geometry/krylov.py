@@ -184,9 +184,8 @@ def _ritz(scaled: ScaledFactor, space: _Space, k: int, rtol: float) -> tuple[tf.
     gaps = values[:, :k] - values[:, 1 : k + 1]
     gaps = tf.minimum(gaps, tf.concat([gaps[:, :1], gaps[:, :-1]], axis=-1))
     converged = tf.reduce_all(tf.norm(newest, axis=1) <= rtol * gaps + noise, axis=-1)
-    eigenvalues = tf.where(
-        values[:, :k] <= noise, tf.cast(0, values.dtype), scaled.unsure * scale[:, 0] ** 2 * values[:, :k]
-    )
+    eigenvalues = scaled.unsure * scale[:, 0] ** 2 * values[:, :k]
+    eigenvalues = tf.where(values[:, :k] <= noise, tf.cast(0, values.dtype), eigenvalues)
     directions = _unit(tf.matmul(vectors[:, :, :k], space.basis, transpose_a=True))
     return eigenvalues, tf.where(eigenvalues[..., None] <= 0, tf.zeros_like(directions), directions), converged
 

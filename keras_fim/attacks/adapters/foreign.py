@@ -7,6 +7,7 @@ and of ART, the Adversarial Robustness Toolbox, are objects that a user makes.
 import abc
 import dataclasses
 import importlib
+import operator
 import re
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
@@ -97,15 +98,8 @@ class _Wrapped:
 
     compiled: ClassVar[bool] = False
 
-    @property
-    def name(self) -> str:
-        """That of the method."""
-        return self.method.name
-
-    @property
-    def norm(self) -> float:
-        """That of the method."""
-        return self.method.norm
+    name = property(operator.attrgetter("method.name"), doc="That of the method.")
+    norm = property(operator.attrgetter("method.norm"), doc="That of the method.")
 
     def __repr__(self) -> str:
         options = ", ".join(f"{option}={getattr(self, option)!r}" for option in ("bounds", "batch_size", "seed"))
