@@ -153,7 +153,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint in _SIMPLE:
         return _SIMPLE[hint](value)
     if origin is typing.Annotated:
-        return _fits(value, hint.__origin__) and not (hint.__metadata__ == ("Model",) and _is_data(value))
+        data = isinstance(value, (Real, bytes, list, tuple, Mapping)) or type(value).__name__ == "ndarray"
+        return _fits(value, hint.__origin__) and not (hint.__metadata__ == ("Model",) and data)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, option) for option in inner)
     if origin is collections.abc.Callable:
@@ -173,10 +174,6 @@ def _fits(value: Any, hint: Any) -> bool:
     # an object of another class may do what Keras or a protocol asks of it, but not a number or a list
     strict = hint.__module__.startswith("keras_fim.") and not (hint is _Scope or getattr(hint, "_is_protocol", False))
     return not (strict or isinstance(value, _PLAIN) or type(value).__name__ in ("tuple", "ndarray"))
-
-
-def _is_data(value: Any) -> bool:
-    return isinstance(value, (Real, bytes, list, tuple, Mapping)) or type(value).__name__ == "ndarray"
 
 
 def _is_number(value: Any, kind: type) -> bool:

@@ -1,6 +1,6 @@
 """The Fisher spectrum of a model on images."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import tensorflow as tf
 
@@ -55,7 +55,7 @@ def fisher_spectrum(
         (TensorShape([3, 2]), TensorShape([3, 2, 28, 28, 1]))
     """
     images = images_in_range(model, images, bounds)
-    spectrum, _ = logits_function(model, images).in_batches(
-        spectrum_and_logits, images, k=k, method=method, rtol=rtol, max_steps=max_steps, batch_size=batch_size
-    )
+    options: dict[str, Any] = {"k": k, "method": method, "rtol": rtol, "max_steps": max_steps}
+    logits_fn = logits_function(model, images)
+    spectrum, _ = logits_fn.in_batches(spectrum_and_logits, images, batch_size=batch_size, **options)
     return Spectrum(*map(tf.constant, spectrum))

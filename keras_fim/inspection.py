@@ -46,7 +46,9 @@ def output_form(model: Any, images: Images | None, from_logits: bool | None) -> 
         raise ValueError(_several(model, f"{type(outputs).__name__} of {len(outputs)} outputs"))
     expected = "one row of 2 or more classes per image"
     require(outputs.shape.rank == 2, f"`model` should return {expected}. Received: shape={tuple(outputs.shape)}")
-    kind = _kind(outputs)
+    rows = outputs.numpy().astype(np.float64)
+    finite = rows[np.isfinite(rows).all(axis=-1)]
+    kind = _kind(rows, finite, getattr(outputs, "_keras_logits", None))
     if stated == "logits":
         return stated
     if outputs.shape[-1] == 1:
@@ -58,8 +60,6 @@ def output_form(model: Any, images: Images | None, from_logits: bool | None) -> 
     require(kind != "sigmoid", _MULTI_LABEL)
     if kind or stated:
         return str(kind or stated)
-    rows = outputs.numpy().astype(np.float64)
-    finite = rows[np.isfinite(rows).all(axis=-1)]
     received = f"NaN or infinite numbers for all of {len(rows)} images"
     if len(finite):
         worst = finite[np.maximum(np.abs(finite.sum(axis=-1) - 1), -finite.min(axis=-1)).argmax()]
@@ -79,15 +79,12 @@ def check_model(model: Any, images: Images | None) -> None:
         raise ValueError(f"`images` should have shape (batch, {expected}). Received: shape={tuple(shape)}")
 
 
-def _kind(outputs: tf.Tensor) -> str | None:
+def _kind(rows: np.ndarray, finite: np.ndarray, behind: tf.Tensor | None) -> str | None:
     """``"softmax"`` or ``"sigmoid"`` where Keras keeps the logits, ``"probabilities"`` elsewhere, None if not these.
 
     Rows with a NaN do not count: the model that returns some of them is flagged by what it does to all images.
     """
-    rows = outputs.numpy().astype(np.float64)
-    finite = rows[np.isfinite(rows).all(axis=-1)]
     sums = len(finite) > 0 and (finite >= 0).all() and np.allclose(finite.sum(axis=-1), 1, atol=1e-2)
-    behind = getattr(outputs, "_keras_logits", None)
     if behind is None:
         return "probabilities" if sums else None
     if np.allclose(rows, tf.sigmoid(behind), atol=1e-2, equal_nan=True) and not (sums and rows.shape[-1] > 1):

@@ -104,12 +104,11 @@ class LogitsFunction:
         return tf.cast(images, self._dtype(images))
 
     def _dtype(self, images: tf.Tensor) -> tf.DType:
+        dtype: Any = images.dtype
         if isinstance(self.model, keras.layers.Layer):
             inputs = getattr(self.model, "inputs", None)
-            double = (inputs[0].dtype if inputs else self.model.compute_dtype) == "float64"
-        else:
-            double = images.dtype == tf.float64
-        return tf.float64 if double else tf.float32
+            dtype = inputs[0].dtype if inputs else self.model.compute_dtype
+        return tf.float64 if dtype == "float64" else tf.float32
 
     def compiled(self, function: Callable[..., Any], *static: Hashable, **options: Hashable) -> Callable[..., Any]:
         """``function(*static, self, *tensors, **options)`` as a compiled function of tensors.

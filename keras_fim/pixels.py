@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import checked
+from keras_fim.arguments import checked, expect
 from keras_fim.inspection import single_input
 from keras_fim.logits import LogitsFunction, logits_function, predict_logits
 from keras_fim.typing import Bounds, Images, Labels, Model
@@ -104,11 +104,9 @@ def find_range(
     told = range_of_model(model, images)
     if told is not None:
         high = float(np.max(images)) if images is not None and np.size(images) else 0.0
-        if np.max(told.high) > 2 and 0 < high <= 1:
-            raise ValueError(
-                f"`images` should be in the range that the model takes: {told}. Received: values up to {high:g}, as of "
-                "images scaled to 0..1; pass bounds if they are meant so"
-            )
+        received = f"values up to {high:g}, as of images scaled to 0..1; pass bounds if they are meant so"
+        fits = np.max(told.high) <= 2 or not 0 < high <= 1
+        expect(fits, "images", f"in the range that the model takes: {told}", received=received)
         return told
     if images is None or labels is None:
         raise ValueError(

@@ -150,12 +150,9 @@ def _key(key: Any, names: Sequence[str]) -> str | float:
             if name in names:
                 return name
         key = _NORMS.get(key, key)
-    if key in DEFAULT_EPSILONS:
-        return float(key)
-    raise ValueError(
-        "`epsilons` should have norms (0, 1, 2, inf, 'l0', 'l1', 'l2', 'linf') or names of the attacks "
-        f"({', '.join(sorted(names))}) for keys. Received: {key!r}"
-    )
+    expected = f"norms (0, 1, 2, inf, 'l0', 'l1', 'l2', 'linf') or names of the attacks ({', '.join(sorted(names))})"
+    require(key in DEFAULT_EPSILONS, f"`epsilons` should have {expected} for keys. Received: {key!r}")
+    return float(key)
 
 
 def _budgets(values: float | Sequence[float]) -> tuple[float, ...]:

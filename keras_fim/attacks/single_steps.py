@@ -156,15 +156,14 @@ class SpectralAttack(kinds.FixedBudgetAttack):
 
     def prepare(self, logits_fn: LogitsFunction, task: samples.Task) -> tuple[tf.Tensor, ...]:
         """Logits, unit directions, and the details."""
-        eigenpairs, logits = spectrum.spectrum_and_logits(
-            logits_fn, task.images, method=self.method, rtol=self.rtol, max_steps=self.max_steps
-        )
+        options: dict[str, Any] = {"method": self.method, "rtol": self.rtol, "max_steps": self.max_steps}
+        eigenpairs, logits = spectrum.spectrum_and_logits(logits_fn, task.images, **options)
         saturated = eigenpairs.eigenvalues[:, 0] <= 0
-        margins = tf.cond(
-            tf.reduce_any(saturated),
-            lambda: lp.unit(losses.loss_gradient(logits_fn, task.images, task.labels, loss="margin")[0]),
-            lambda: tf.zeros_like(task.images),
-        )
+
+        def steepest() -> tf.Tensor:
+            return lp.unit(losses.loss_gradient(logits_fn, task.images, task.labels, loss="margin")[0])
+
+        margins = tf.cond(tf.reduce_any(saturated), steepest, lambda: tf.zeros_like(task.images))
         directions = samples.choose(saturated, margins, eigenpairs.directions[:, 0])
         return logits, directions, saturated, eigenpairs.converged, eigenpairs.num_steps
 

@@ -176,8 +176,6 @@ def _epsilons(texts: list[str] | None) -> _Budgets:
         except argparse.ArgumentTypeError:
             expected = "NORM=NUMBERS, such as l2=0.5,1,2 or linf=8/255"
             raise ValueError(f"`--epsilons` should be {expected}. Received: {text!r}") from None
-    if "" not in budgets:
-        return budgets
-    if len(budgets) > 1:
-        raise ValueError(f"`--epsilons` should have a norm for each list, or be one list. Received: {' '.join(texts)}")
-    return budgets[""]
+    expected = "have a norm for each list, or be one list"
+    require("" not in budgets or len(budgets) == 1, f"`--epsilons` should {expected}. Received: {' '.join(texts)}")
+    return budgets.get("", budgets)

@@ -118,25 +118,21 @@ def described(name: str, image_shape: Sequence[int], class_names: Sequence[str])
 
 
 def _from_folder(name: str, image_shape: Sequence[int] | None, class_names: Sequence[str] | None) -> Source:
-    names, files = _read_folder(Path(name).expanduser(), class_names)
-    parts = _divided(files)
-    return Source(described(name, image_shape or _shape_of_files(name, parts["test"]), names), **parts)
-
-
-def _read_folder(path: Path, class_names: Sequence[str] | None = None) -> tuple[tuple[str, ...], dict[str, Files]]:
-    """List the image files of a folder; none is opened.
+    """List the image files of a folder; some are opened where the shape of the images is not given.
 
     Args:
-        path: The folder.
+        name: The folder.
+        image_shape: As in `open_source`.
         class_names: The classes in the order of a model's outputs, if that is on record; the folder may have fewer.
 
     Returns:
-        The names of the class folders, sorted, and the files by the name of their part, ``train``, ``validation`` or
-        ``test``; or all of them by ``""``.
+        `Source`, whose classes are the names of the class folders, sorted, unless they are given.
 
     Raises:
-        ValueError: If it holds no images, one class only, an empty class, or a class that is not in ``class_names``.
+        ValueError: If it holds no images, one class only, an empty class, or a class that is not in ``class_names``;
+            or if the images have different sizes and no shape is given.
     """
+    path = Path(name).expanduser()
     roots = _roots(path)
     present = sorted({entry.name for root in roots.values() for entry in _folders(root)})
     received = f"the folder {present[0]}" if present else "no folder"
@@ -146,12 +142,13 @@ def _read_folder(path: Path, class_names: Sequence[str] | None = None) -> tuple[
     if unknown := sorted(set(present) - set(names)):
         expected = f"named as the model's classes: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
         raise ValueError(f"The folders in {path} should be {expected}. Received: {', '.join(unknown[:10])}")
-    parts = {part: _files(root, names) for part, root in roots.items()}
-    for part, files in parts.items():
+    named = {part: _files(root, names) for part, root in roots.items()}
+    for part, files in named.items():
         counts = np.bincount(files.labels, minlength=len(names))
         if empty := [name for name in present if (roots[part] / name).is_dir() and not counts[names.index(name)]]:
             raise ValueError(f"{roots[part]} should hold images of each class. Received: none in {', '.join(empty)}")
-    return names, parts
+    parts = _divided(named)
+    return Source(described(name, image_shape or _shape_of_files(name, parts["test"]), names), **parts)
 
 
 def _roots(path: Path) -> dict[str, Path]:

@@ -275,9 +275,8 @@ class CatastrophicOverfitting(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Attack, log, and warn."""
-        one_step, iterative = (
-            attack(self.model, self.images, self.labels, epsilon=self.epsilon).fooling_ratio for attack in self.attacks
-        )
+        data = self.model, self.images, self.labels
+        one_step, iterative = (attack(*data, epsilon=self.epsilon).fooling_ratio for attack in self.attacks)
         one_step_only = iterative >= 3 * one_step and iterative - one_step >= 0.2
         overfits = one_step_only and (iterative > 2 / 3 or iterative - self._lowest >= 0.2)
         self._lowest = min(self._lowest, iterative)

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_fim.arguments import checked, expect
+from keras_fim.arguments import checked, expect, require
 from keras_fim.defenses.batch import Batch, SameState, class_indices
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.pixels import range_of_model
@@ -77,9 +77,9 @@ class Defense(keras.Model):
         classifier = given.model if isinstance(given, LogitsFunction) else given
         expect(isinstance(classifier, keras.Model) and classifier.built, "model", "a built Keras model", model)
         logits_fn = logits_function(given)
-        if logits_fn.form == "method":
-            received = f"{type(classifier).__name__}, which has a method `logits`"
-            raise ValueError(f"`model` should return probabilities or logits when it is called. Received: {received}")
+        received = f"{type(classifier).__name__}, which has a method `logits`"
+        expected = "return probabilities or logits when it is called"
+        require(logits_fn.form != "method", f"`model` should {expected}. Received: {received}")
         super().__init__(name=name, dtype=classifier.dtype_policy, autocast=False)
         self.supports_jit = False  # under XLA assertions vanish, and batches of changing size are compiled one by one
         self.inner, self.model, self.seed = inner, classifier, int(seed)

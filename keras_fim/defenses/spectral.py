@@ -158,8 +158,9 @@ class GradientPenalty(Penalized):
         step: Positive = 0.1,
         **options: Any,
     ) -> None:
-        options = {"name": "gradient_penalty", **options}
-        super().__init__(model, mu, measure="squared_gradient", budget=budget, **options)
+        super().__init__(
+            model, mu, measure="squared_gradient", budget=budget, **{"name": "gradient_penalty", **options}
+        )
         self.step = float(step)
 
     def measure(self, batch: Batch) -> tf.Tensor:
@@ -169,9 +170,6 @@ class GradientPenalty(Penalized):
             odds = losses.log_odds_against(batch.logits, labels)  # the cross-entropy's direction, and never 0
         span = problem.Units(self.bounds).span(images.dtype)
         direction = tf.stop_gradient(lp.unit(span * gradient(batch.tape, odds, images)))
-        ahead = _cross_entropy(batch.again(images + self.step * span * direction), labels)
-        return batch.mean(((ahead - _cross_entropy(batch.logits, labels)) / self.step) ** 2)
-
-
-def _cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+        both = batch.again(images + self.step * span * direction), batch.logits
+        ahead, here = (tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits) for logits in both)
+        return batch.mean(((ahead - here) / self.step) ** 2)

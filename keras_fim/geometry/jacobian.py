@@ -161,10 +161,7 @@ def linearized(tape: tf.GradientTape, images: tf.Tensor, logits: tf.Tensor) -> L
         zero = tf.UnconnectedGradients.ZERO  # of `pulled`, which exists: a gradient that is constantly zero
         return outer.gradient(pulled, seed, output_gradients=vectors, unconnected_gradients=zero)
 
-    def pull(vectors: tf.Tensor) -> tf.Tensor:
-        return gradient(tape, logits, images, vectors)
-
-    return Linearization(logits, push, pull)
+    return Linearization(logits, push, functools.partial(gradient, tape, logits, images))
 
 
 class ScaledFactor(NamedTuple):

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import expect, require
+from keras_fim.arguments import expect
 from keras_fim.attacks import losses, lp, samples
 from keras_fim.attacks.adapters.foreign import Classifier, ForeignAttack, ForeignSearch, Method, library, wrapped
 
@@ -99,9 +99,8 @@ def cleverhans_attacks() -> list[tuple[str, float]]:
 def _check_parameters(attack: str, given: dict[str, Any]) -> None:
     parameters = _METHODS[attack]["parameters"]
     for name, value in given.items():
-        require(
-            name in parameters, f"`{attack}` takes the parameters {', '.join(parameters)}. Received: {name}={value!r}"
-        )
+        if name not in parameters:
+            raise ValueError(f"`{attack}` takes the parameters {', '.join(parameters)}. Received: {name}={value!r}")
         number = isinstance(value, Real) and not isinstance(value, bool) and 0 < value < np.inf  # type: ignore[operator]
         expect(name not in _COUNTS or (number and isinstance(value, Integral)), name, "a positive integer", value)
         expect(name not in _POSITIVE or value is None or number, name, "a positive number", value)

@@ -132,7 +132,9 @@ def _archives(dl_manager: tfds.download.DownloadManager) -> dict[str, Path]:
     if not missing:
         return paths
     try:
-        if not all(_is_cached(dl_manager, url) for url in missing.values()):
+        notes = (Path(dl_manager.download_dir) / Builder.name).glob("*.INFO")  # beside what TFDS has downloaded earlier
+        texts = [note.read_text(encoding="utf-8") for note in notes]
+        if not all(any(f'"{url}"' in text for text in texts) for url in missing.values()):
             requests.head(URL, timeout=10)  # TFDS would try again for minutes where there is no network
         downloads = dl_manager.download(missing)
     except Exception as error:  # whatever the network throws
@@ -145,12 +147,6 @@ def _archives(dl_manager: tfds.download.DownloadManager) -> dict[str, Path]:
         paths[key] = Path(path)
         _check_download(key, paths[key])
     return paths
-
-
-def _is_cached(dl_manager: tfds.download.DownloadManager, url: str) -> bool:
-    """Whether TFDS keeps an earlier download of ``url``, with its ``.INFO`` beside it."""
-    notes = (Path(dl_manager.download_dir) / Builder.name).glob("*.INFO")
-    return any(f'"{url}"' in note.read_text(encoding="utf-8") for note in notes)
 
 
 def _check_download(key: str, path: Path) -> None:
