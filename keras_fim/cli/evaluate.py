@@ -21,7 +21,7 @@ from keras_fim.evaluation.report import encode
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.records import read_json
 from keras_fim.strangers import check_operations
-from keras_fim.training import hardening, inputs, trained
+from keras_fim.training import inputs, outcomes, trained
 
 _Budgets = dict[str, list[float]] | list[float] | None
 
@@ -134,7 +134,7 @@ def _with_usual(budgets: _Budgets, attacks: list[library.Attack], images: inputs
     shape, pixels = images.facts.image_shape, images.pixels
     if isinstance(budgets, list) or len(shape) != 3 or shape[-1] != 3 or isinstance(pixels.low, tuple):
         return budgets
-    usual = hardening.default_epsilons(shape, pixels.bounds)
+    usual = outcomes.default_epsilons(shape, pixels.bounds)
     suited = {norm_name(norm): [*values] for norm, values in usual.items() if norm in {a.norm for a in attacks}}
     return {**suited, **(budgets or {})} or None
 

@@ -15,8 +15,8 @@ from keras_fim.evaluation import samples
 from keras_fim.evaluation.report import table
 from keras_fim.export.client import predict_grpc, predict_rest
 from keras_fim.records import read_json, read_text
-from keras_fim.training.exporting import export_model
 from keras_fim.training.inputs import in_range
+from keras_fim.training.outcomes import export_model
 
 
 def export(arguments: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ from keras_fim.evaluation.plans import say
 from keras_fim.evaluation.report import table
 from keras_fim.geometry.simplex import label_smoothing_from_mu
 from keras_fim.records import read_json
-from keras_fim.training import TrainingConfig, comparison, defending, detecting, hardening, inputs, run, trained
+from keras_fim.training import TrainingConfig, comparison, defending, detecting, inputs, outcomes, run, trained
 from keras_fim.training.demo import run_demo
 
 _PAPER = ("convnet", "vgg11", "resnet14")
@@ -66,10 +66,10 @@ def _train(config: TrainingConfig, folder: Path, arguments: argparse.Namespace, 
 
 def _say_robustness(config: TrainingConfig, folder: Path, arguments: argparse.Namespace) -> None:
     """Print accuracy and robust accuracy of the model before and after."""
-    results = hardening.before_and_after(config, folder, progress=say, **given(arguments, "data_dir", "quick"))
+    results = outcomes.before_and_after(config, folder, progress=say, **given(arguments, "data_dir", "quick"))
     names = [*results, *(["report"] if len(results) > 1 else [])]
     pages = ", ".join(str(folder / "robustness" / f"{name}.html") for name in names)
-    print(f"\n{table(hardening.comparison_rows(results))}\nreports: {pages}")
+    print(f"\n{table(outcomes.comparison_rows(results))}\nreports: {pages}")
 
 
 def _table(records: list[dict[str, Any]]) -> str:

@@ -112,7 +112,7 @@ class FisherDetector:
             weights, bias = _regression(features, _floored(others, least).numpy())
         scores = features @ np.asarray(weights, np.float32) + np.float32(bias)
         threshold = float(np.quantile(scores, 1 - false_positive_rate, method="higher"))
-        fitted = {"weights": weights, "bias": bias, "least_log_radius": least}
+        fitted: dict[str, Any] = {"weights": weights, "bias": bias, "least_log_radius": least}
         return cls(threshold=threshold, false_positive_rate=false_positive_rate, **fitted)
 
     @property

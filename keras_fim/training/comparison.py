@@ -17,7 +17,7 @@ from keras_fim.fisher import fisher_spectrum
 from keras_fim.pixels import PixelRange
 from keras_fim.plots import defenses_figure
 from keras_fim.records import versions, written
-from keras_fim.training import defending, hardening, inputs, run, trained
+from keras_fim.training import defending, inputs, outcomes, run, trained
 from keras_fim.training.config import TrainingConfig, differences, recipe
 
 _MASKING_SAMPLES = 200
@@ -184,7 +184,7 @@ def compare(
     folder, pixels = Path(folder), PixelRange(*own.pixels)
     test = data.load(data_name, 500, data_dir=data_dir, test_limit=max_samples, image_shape=own.image_shape)[1]
     images = samples(inputs.in_range(test, pixels.bounds))
-    usual = hardening.default_epsilons(own.facts.image_shape, pixels.bounds)
+    usual = outcomes.default_epsilons(own.facts.image_shape, pixels.bounds)
     epsilons = {norm: values[1:2] for norm, values in usual.items()}  # one for each norm, the second smallest
     work = _Work(folder, images, epsilons, pixels, quick, data_dir, on_progress or (lambda line: None))
     empty = Comparison(data_name, len(images[1]), quick, ())

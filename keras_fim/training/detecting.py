@@ -16,7 +16,7 @@ from keras_fim.evaluation.plans import Plan, bounded, estimate
 from keras_fim.evaluation.report import Report, Row
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.records import versions, write_json, write_text
-from keras_fim.training import hardening, inputs, trained
+from keras_fim.training import inputs, outcomes, trained
 from keras_fim.typing import AttackResult, Bounds
 
 _CURVES = ("false_positive_rates", "true_positive_rates", "precisions", "recalls")
@@ -98,7 +98,7 @@ def evaluate_detection(
     model = inputs.model_for(name, data)
     tested = inputs.evaluated_images(name, model, data, max_samples)
     images, labels = samples(tested.dataset, max_samples)
-    usual = hardening.default_epsilons(images.shape[1:], tested.pixels.bounds)
+    usual = outcomes.default_epsilons(images.shape[1:], tested.pixels.bounds)
     budgets = {norm: epsilons[1:] for norm, epsilons in usual.items()}
     fit, test = (images[::2], labels[::2]), (images[1::2], labels[1::2])
     detection = _Measurement(logits_function(model), tested.pixels.bounds)

@@ -18,7 +18,7 @@ from keras_fim.evaluation import flags, samples
 from keras_fim.logits import logits_function, predict_logits
 from keras_fim.records import written
 from keras_fim.training.config import TrainingConfig, recipe
-from keras_fim.training.hardening import default_epsilons
+from keras_fim.training.outcomes import default_epsilons
 from keras_fim.training.trained import load_weights
 
 _NUM_GRADIENTS = 1000  # in a measurement of the Fisher spectrum; an image takes one for each class

