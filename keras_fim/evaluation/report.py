@@ -194,11 +194,8 @@ def _plain(row: Row) -> dict[str, Any]:
     """A row without dataclasses: their fields become columns, the field ``value`` the column itself."""
     plain: dict[str, Any] = {}
     for column, value in row.items():
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            for field in dataclasses.fields(value):
-                plain[column if field.name == "value" else f"{column} {field.name}"] = getattr(value, field.name)
-        else:
-            plain[column] = value
+        fields = vars(value) if dataclasses.is_dataclass(value) else {"value": value}
+        plain |= {column if name == "value" else f"{column} {name}": part for name, part in fields.items()}
     return plain
 
 

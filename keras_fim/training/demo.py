@@ -79,11 +79,9 @@ def run_demo(folder: Path, export_folder: Path, *, mu: float = 0.02, epochs: int
 def _story(result: Evaluation) -> list[str]:
     """The verdict, and the image that is fooled most easily."""
     fragile = result.examples[0]
-    before, after = f"{100 * fragile.confidence:.0f} % sure", f"{100 * fragile.confidence_after:.0f} % sure"
-    easiest = (
-        f"Most easily fooled: image {fragile.index}, a {fragile.label} ({before}), is taken for a {fragile.prediction} "
-        f"({after}) under {fragile.attack}."
-    )
+    image = f"image {fragile.index}, a {fragile.label} ({100 * fragile.confidence:.0f} % sure)"
+    taken = f"taken for a {fragile.prediction} ({100 * fragile.confidence_after:.0f} % sure) under {fragile.attack}"
+    easiest = f"Most easily fooled: {image}, is {taken}."
     return [*result.sentences, *([easiest] if fragile.prediction != fragile.label else [])]
 
 
