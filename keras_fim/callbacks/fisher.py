@@ -91,13 +91,11 @@ class FisherSpectrum(MeasuringCallback):
             fell, rose = largest_s < (1 - _TOLERANCE) * before_s, largest_x > (1 + _TOLERANCE) * before_x
             if fell and rose and not self._warned:
                 self._warned = True
-                warnings.warn(
-                    f"FisherSpectrum: the median of λ_max(G_s), 1 / min p, fell from {before_s:.3g} to {largest_s:.3g} "
-                    f"but that of λ_max(G_x) rose from {before_x:.3g} to {largest_x:.3g}: predictions are flatter, "
-                    "yet they change faster with the image. Judge the defense by attacks.",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+                flatter = f"of λ_max(G_s), 1 / min p, fell from {before_s:.3g} to {largest_s:.3g}"
+                faster = f"that of λ_max(G_x) rose from {before_x:.3g} to {largest_x:.3g}"
+                advice = "predictions are flatter, yet they change faster with the image. Judge the defense by attacks."
+                message = f"FisherSpectrum: the median {flatter} but {faster}: {advice}"
+                warnings.warn(message, RuntimeWarning, stacklevel=2)
         self._medians.append((largest_s, largest_x))
 
     def _charts(self) -> dict[str, list[tuple[str, str]]]:

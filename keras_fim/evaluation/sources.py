@@ -132,10 +132,9 @@ def _again(dataset: Dataset, indices: np.ndarray, digests: list[str]) -> Iterato
     """The samples at some indices, if the dataset is what it was."""
     for position, chunk in enumerate(_read(dataset)):
         if position >= len(digests) or _digest(dataset, chunk) != digests[position]:
-            raise ValueError(
-                "`dataset` should yield the same samples in the same order each time it is read. Received: other ones "
-                "the second time; leave out shuffling (shuffle=True) and random augmentation, or pass arrays"
-            )
+            expected = "yield the same samples in the same order each time it is read"
+            advice = "leave out shuffling (shuffle=True) and random augmentation, or pass arrays"
+            raise ValueError(f"`dataset` should {expected}. Received: other ones the second time; {advice}")
         yield chunk.take(np.isin(chunk.indices, indices))
         if chunk.indices[-1] >= indices[-1]:
             return

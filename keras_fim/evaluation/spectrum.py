@@ -56,11 +56,8 @@ class SpectrumSummary(Report):
         radius = columns[RADIUS]
         defined = radius[~np.isnan(radius)]
         columns = {**columns, RADIUS: defined if len(defined) else radius}
-        values = {
-            key: tuple(float(value) for value in np.quantile(columns[key], quantiles, method="inverted_cdf"))
-            for key in QUANTITIES[:-1]
-            if key != "tr G_x" or not np.isnan(columns[key]).all()
-        }
+        keys = [key for key in QUANTITIES[:-1] if key != "tr G_x" or not np.isnan(columns[key]).all()]
+        values = {key: tuple(np.quantile(columns[key], quantiles, method="inverted_cdf").tolist()) for key in keys}
         missing = len(radius) - len(defined)
         return cls(tuple(float(quantile) for quantile in quantiles), values, len(radius), missing)
 

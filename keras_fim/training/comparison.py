@@ -177,10 +177,8 @@ def compare(
     require(seeds, "`seeds` should not be empty. Received: no seed")
     dataset = inputs.DataOptions(data_name, data_dir, image_size, bounds)
     own = inputs.described_recipe(dataset, **(changes or {}))
-    configs = {
-        name: [_config(own, changes or {}, name, seed) for seed in dict.fromkeys(seeds)]
-        for name in dict.fromkeys(["none", *defenses])
-    }
+    names = dict.fromkeys(["none", *defenses])
+    configs = {name: [_config(own, changes or {}, name, seed) for seed in dict.fromkeys(seeds)] for name in names}
     folder, pixels = Path(folder), PixelRange(*own.pixels)
     test = data.load(data_name, 500, data_dir=data_dir, test_limit=max_samples, image_shape=own.image_shape)[1]
     images = samples(inputs.in_range(test, pixels.bounds))

@@ -158,10 +158,8 @@ def _stored(name: Path) -> Path:
             return folder
     stored, new = ", ".join(stored_names()), ", ".join(models.MODELS)
     missing = ", where no file or folder is" if "." in str(name) or "/" in str(name) else ""
-    raise ValueError(
-        "The model should be a .keras file, a run folder, MODULE:FUNCTION, keras.applications:NAME, one of "
-        f"{new}, or one of the stored weights: {stored}. Received: {str(name)!r}{missing}"
-    )
+    expected = f"MODULE:FUNCTION, keras.applications:NAME, one of {new}, or one of the stored weights: {stored}"
+    raise ValueError(f"The model should be a .keras file, a run folder, {expected}. Received: {str(name)!r}{missing}")
 
 
 def _built(name: str, image_shape: Sequence[int] | None, num_classes: int | None) -> keras.Model:
