@@ -16,8 +16,7 @@ from keras_fim.attacks.lp import norm_name
 from keras_fim.cli.options import SMOKE_TEST, data_options, given, number
 from keras_fim.data import short_name
 from keras_fim.distribution import local_strategy
-from keras_fim.evaluation import cells, plans
-from keras_fim.evaluation.report import encode
+from keras_fim.evaluation import cells, plans, report
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.records import read_json
 from keras_fim.strangers import check_operations
@@ -69,14 +68,14 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 def _finish(result: measuring.Evaluation, masking: list[str], folder: Path, arguments: argparse.Namespace) -> None:
     """Write the result, print it, and judge it if there is a threshold."""
-    report = folder / "report.html"
+    page = folder / "report.html"
     for file in ("evaluation.json", "evaluation.csv", "evaluation.md", "report.html", "samples.csv"):
         result.save(folder / file)
     if arguments.json:
         summary = {key: getattr(result, key) for key in ("sentences", "flags", "pixels")}
-        print(json.dumps(encode({**summary, "report": str(report), "records": result.records()}), indent=2))
+        print(json.dumps(report.encode({**summary, "report": str(page), "records": result.records()}), indent=2))
     else:
-        print(result, *masking, "\n".join([*result.sentences, f"report: {report}"]), sep="\n\n")
+        print(result, *masking, "\n".join([*result.sentences, f"report: {page}"]), sep="\n\n")
     if arguments.quick:
         print(SMOKE_TEST, file=sys.stderr)
     if arguments.fail_under is not None and result.headline.robust.value < arguments.fail_under:
@@ -115,7 +114,7 @@ def _masking(
         reports.append(measuring.masking_report(model, images.dataset, norm=norm, twin=twin, bounds=images.pixels))
         for suffix in (".json", ".csv", ".md"):
             reports[-1].save(folder / f"masking_{norm_name(norm)}{suffix}")
-    return [str(report) for report in reports]
+    return [*map(str, reports)]
 
 
 def _model(source: str, data: inputs.DataOptions, *, strict: bool, returns: str | None = None) -> LogitsFunction:

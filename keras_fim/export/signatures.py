@@ -13,8 +13,7 @@ from keras_fim.detection import FisherDetector
 from keras_fim.evaluation.radius import Calibration
 from keras_fim.evaluation.spectrum import spectrum_and_radius
 from keras_fim.export.decoding import Limits, decoded
-from keras_fim.geometry import boundary_distance, linearize
-from keras_fim.geometry.boundary import RIVALS
+from keras_fim.geometry import boundary, linearize
 from keras_fim.geometry.spectrum import spectrum_and_logits
 from keras_fim.logits import LogitsFunction
 from keras_fim.pixels import PixelRange
@@ -154,10 +153,10 @@ def trusted(steps: int, logits_fn: LogitsFunction, images: tf.Tensor) -> Outputs
     """
     jacobian = linearize(logits_fn, images)
     logits = jacobian.logits
-    if logits.shape[-1] > RIVALS + 1:
+    if logits.shape[-1] > boundary.RIVALS + 1:
         spectrum, radius = spectrum_and_radius(logits_fn, jacobian, images, steps)
     else:
-        spectrum, radius = spectrum_and_logits(logits_fn, images, 1)[0], boundary_distance(jacobian)[0]
+        spectrum, radius = spectrum_and_logits(logits_fn, images, 1)[0], boundary.boundary_distance(jacobian)[0]
     confidence = tf.reduce_max(tf.nn.softmax(logits), axis=-1)
     return {"lambda_max": spectrum.eigenvalues[:, 0], "radius": radius, "confidence": confidence, "logits": logits}
 

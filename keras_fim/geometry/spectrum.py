@@ -10,9 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import expect
-from keras_fim.geometry import krylov
 from keras_fim.geometry.jacobian import factor, linearize
-from keras_fim.geometry.krylov import MAX_STEPS, RTOL
+from keras_fim.geometry.krylov import MAX_STEPS, RTOL, in_image_shape, krylov_spectrum_from, largest_first
 from keras_fim.typing import LogitsCallable, Spectrum
 
 _CLASSES_PER_PAIR = 4  # up to 4 k classes, K gradients cost no more than the Krylov method's first step
@@ -96,12 +95,12 @@ def spectrum_and_logits(
         method = "exact" if logits_fn(images[:1]).shape[-1] <= _CLASSES_PER_PAIR * k else "krylov"
     if method == "krylov":
         jacobian = linearize(logits_fn, images)
-        return krylov.krylov_spectrum_from(logits_fn, jacobian, images, k=k, **krylov_options), jacobian.logits
+        return krylov_spectrum_from(logits_fn, jacobian, images, k=k, **krylov_options), jacobian.logits
     matrix, logits = factor(logits_fn, images)
     eigenvalues, directions = spectrum_of_factor(matrix, k)
     batch = tf.shape(images)[0]
     converged, num_steps = tf.ones((batch,), tf.bool), tf.zeros((batch,), tf.int32)
-    return Spectrum(eigenvalues, krylov.in_image_shape(directions, images), converged, num_steps), logits
+    return Spectrum(eigenvalues, in_image_shape(directions, images), converged, num_steps), logits
 
 
 def spectrum_of_factor(matrix: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]:
@@ -122,7 +121,7 @@ def spectrum_of_factor(matrix: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]
     # B of a nearly saturated sample is tiny; its square would underflow
     scale = tf.reduce_max(tf.abs(matrix), axis=(1, 2), keepdims=True)
     scaled = tf.math.divide_no_nan(matrix, scale)
-    values, vectors = krylov.largest_first(tf.matmul(scaled, scaled, transpose_b=True))
+    values, vectors = largest_first(tf.matmul(scaled, scaled, transpose_b=True))
     values, vectors = values[:, :k], vectors[:, :, :k]
     tolerance = num_classes * float(np.finfo(matrix.dtype.as_numpy_dtype).eps)
     zero = tf.cast(0, values.dtype)
