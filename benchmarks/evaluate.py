@@ -140,7 +140,7 @@ def run_large() -> dict[str, Any]:
     result["Krylov step and radius"] = {
         "gradients per image": gradients() / 8,
         "|cos| to convergence": cosines.tolist(),
-        "eigenvalue over the converged one": (step.eigenvalues[:, 0] / exact.eigenvalues[:, 0]).tolist(),
+        "eigenvalue over the converged one": np.divide(step.eigenvalues[:, 0], exact.eigenvalues[:, 0]).tolist(),
     }
     watch = callbacks.FisherSpectrum((images, labels), max_samples=16)
     figures = watch.measure(network)

@@ -216,7 +216,7 @@ def _shape_of_files(name: str, files: Files) -> tuple[int, int, int]:
         try:
             with Image.open(path) as image:
                 shapes.add((image.height, image.width, 1 if image.mode in ("1", "L", "I", "I;16") else 3))
-        except OSError:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             continue  # counted where the images are read
     sizes = {shape[:2] for shape in shapes}
     received = ", ".join(f"{width}x{height}" for height, width in sorted(sizes)[:3]) or "no readable image"

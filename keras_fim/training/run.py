@@ -164,6 +164,9 @@ class _Run:
     def _fit(self, model: keras.Model, splits: data.Splits, seed: data.PassSeed, monitor: str) -> None:
         config, folder = self.config, self.folder
         history = watching.resume(model, folder, monitor=monitor)
+        whole = all({"epoch", "val_accuracy", "seconds"} <= row.keys() for row in history)
+        columns = "epoch, val_accuracy and seconds for every epoch"
+        require(whole, f"{folder / 'history.csv'} should have {columns}. Received: a row without one of them")
         distribution.fit(
             model,
             splits.train,

@@ -91,11 +91,13 @@ def resume(model: keras.Model, folder: Path, *, monitor: str = "val_accuracy") -
 def read_history(folder: Path) -> list[dict[str, float]]:
     """The rows of metrics of a run's epochs, first to last."""
     path = Path(folder) / "history.csv"
-    with open(path, newline="", encoding="utf-8") as file:
-        try:
-            return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
-        except (ValueError, TypeError, csv.Error) as error:
-            raise ValueError(f"{path} should hold the metrics of each epoch as numbers: {error}") from error
+    try:
+        text = path.read_text(encoding="utf-8")
+        if text and not text.endswith("\n"):
+            raise ValueError("its last line is cut off")
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(text.splitlines())]
+    except (ValueError, TypeError, csv.Error) as error:
+        raise ValueError(f"{path} should hold the metrics of each epoch as numbers: {error}") from error
 
 
 def size_of(model: keras.Model) -> int:

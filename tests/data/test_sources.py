@@ -106,14 +106,16 @@ def test_unreadable_files_are_named_skipped_and_counted(tmp_path):
     whole = (tmp_path / "a" / "0.png").read_bytes()
     (tmp_path / "a" / "cut.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "b" / "text.jpg").write_text("no image")
+    short = whole[:8] + (5).to_bytes(4, "big") + whole[12:]  # Pillow's own error for a header like that is a ValueError
+    (tmp_path / "b" / "header.png").write_bytes(short)
     (tmp_path / "b" / "notes.txt").write_text("not even by its name")
     source = data.open_source(str(tmp_path))
-    with pytest.warns(UserWarning, match=r"2 of 10 image files cannot be read.*cut.png \(.*text.jpg \("):
+    with pytest.warns(UserWarning, match=r"3 of 11 image files cannot be read.*cut.png \(.*text.jpg \("):
         images, split = data.evaluated(source, None, unseen=False)
     assert len(split.labels) == len(samples(images)[1]) == 8
     for path in tmp_path.rglob("*.png"):
         path.write_bytes(b"")
-    with pytest.raises(ValueError, match="None of the 10 image files can be read"):
+    with pytest.raises(ValueError, match="None of the 11 image files can be read"):
         data.evaluated(source, None, unseen=False)
 
 

@@ -45,6 +45,14 @@ def test_histories(run, text):
         train(recipe("mnist5k", epochs=3, **SMALL), _with_epochs(run, 3), resume=True)
 
 
+@pytest.mark.parametrize("damage", [lambda text: text[:-4], lambda text: text.replace("seconds", "secunds")])
+def test_histories_without_a_column_that_the_record_needs(run, damage):
+    path = run / "history.csv"
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(ValueError, match=r"history\.csv should h"):
+        train(recipe("mnist5k", epochs=3, **SMALL), _with_epochs(run, 3), resume=True)
+
+
 def test_checkpoints(run):
     _with_epochs(run, 3)
     (run / "checkpoints" / "epoch-notes.weights.h5").write_text("a stray file")
