@@ -191,9 +191,9 @@ class MinimalDistance(MinimalDistanceAttack):
     norm = property(operator.attrgetter("attack.norm"), doc="That of the attack.")
     aimed = property(operator.attrgetter("attack.aimed"), doc="Whether the attack is.")
 
-    def _problem(self, *data: Any) -> Problem:
+    def _problem(self, *data: Any, **options: Any) -> Problem:
         """That of the attack, which has its own targets and the same pixels and seed."""
-        return self.attack._problem(*data)
+        return self.attack._problem(*data, **options)
 
     def nearest(self, problem: Problem, correct: np.ndarray) -> Perturbed:
         """The smallest ε by growth and halvings."""
