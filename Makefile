@@ -25,7 +25,7 @@ nightly: $(VENV)/.dev ## the tests that take minutes each
 campaign: $(VENV)/.dev ## try to lose a run or get past the checks, for hours; the table goes to results/campaign
 	$(BIN)/python -m tests.campaign --out results/campaign
 
-check: lint ## the gate before a commit, under 3 minutes: lint, fast tests, docstring examples
+check: lint ## the gate before a commit, some four minutes: lint, fast tests, docstring examples
 	$(PYTEST) -m "not slow and not nightly"
 
 lint: $(VENV)/.dev ## ruff and mypy
