@@ -93,17 +93,14 @@ def _kind(rows: np.ndarray, finite: np.ndarray, behind: tf.Tensor | None) -> str
 
 
 def _form_of_one_unit(kind: str | None, stated: str | None) -> str:
-    if kind in ("softmax", "probabilities"):
-        raise ValueError(
-            "`model` should not end in a softmax over one unit, which is always 1: give the unit a sigmoid, or use two "
-            "units with a softmax. Received: one row of 2 or more classes per image is needed, and there is one unit"
-        )
-    if kind != "sigmoid" and stated is None:
-        raise ValueError(
-            "`model` should return one row of 2 or more classes per image, or one Keras sigmoid. Received: one unit; "
-            "pass keras_fim.logits.logits_function(model, from_logits=True) in its place if it is the logit of class "
-            "1, from_logits=False if it is its probability"
-        )
+    always_one = "a softmax over one unit, which is always 1: give the unit a sigmoid, or use two units with a softmax"
+    received = "one row of 2 or more classes per image is needed, and there is one unit"
+    require(kind not in ("softmax", "probabilities"), f"`model` should not end in {always_one}. Received: {received}")
+    expected = "one row of 2 or more classes per image, or one Keras sigmoid"
+    advice = "if it is the logit of class 1, from_logits=False if it is its probability"
+    call = "pass keras_fim.logits.logits_function(model, from_logits=True) in its place"
+    told = kind == "sigmoid" or stated is not None
+    require(told, f"`model` should return {expected}. Received: one unit; {call} {advice}")
     return kind or "probabilities"
 
 

@@ -108,11 +108,9 @@ def find_range(
         fits = np.max(told.high) <= 2 or not 0 < high <= 1
         expect(fits, "images", f"in the range that the model takes: {told}", received=received)
         return told
-    if images is None or labels is None:
-        raise ValueError(
-            "`bounds` should be (lowest, highest) pixel value: the model does not begin with a rescaling that tells "
-            "it, and images without labels do not; pass them (--bounds LOW HIGH). Received: bounds=None"
-        )
+    silent = "the model does not begin with a rescaling that tells it, and images without labels do not"
+    expected = f"(lowest, highest) pixel value: {silent}; pass them (--bounds LOW HIGH)"
+    expect(images is not None and labels is not None, "bounds", expected, received="bounds=None")
     return range_by_accuracy(model, images, labels)
 
 
@@ -204,10 +202,8 @@ def range_by_accuracy(model: Model, images: Images, labels: Labels, *, scale: bo
     low, high = float(tf.reduce_min(images)), float(tf.reduce_max(images))
     own = next((usual for usual in _USUAL if bool(tf.reduce_all(inside_or_not(images, usual)[1]))), None)
     if own is None:
-        raise ValueError(
-            f"`bounds` should be (lowest, highest) pixel value. Received: bounds=None, with images from {low:g} to "
-            f"{high:g}, which is no usual range"
-        )
+        received = f"bounds=None, with images from {low:g} to {high:g}, which is no usual range"
+        raise ValueError(f"`bounds` should be (lowest, highest) pixel value. Received: {received}")
     logits_fn = logits_function(model, images)
     units = (logits_fn.cast(images) - own[0]) / (own[1] - own[0])
     scaled = {usual: usual[0] + (usual[1] - usual[0]) * units for usual in _USUAL}

@@ -259,9 +259,9 @@ class APGD(iterative.Ascent):
         needed = tf.gather(tf.constant(climb.needed(steps, self.rho), task.images.dtype), step)
         return tf.cond(needed >= 0, lambda: climb.checked(task, needed), lambda: climb)
 
-    def _look(self, logits_fn: LogitsFunction, task: Task, points: tf.Tensor) -> tuple[iterative.Place, Best]:
+    def _look(self, logits_fn: LogitsFunction, task: Task, points: Any, *, slope: bool = True) -> tuple[Any, Best]:
         """Means over all draws; of one, a point fools where it does."""
-        look = functools.partial(super()._look, logits_fn, task, points)
+        look = functools.partial(super()._look, logits_fn, task, points, slope=slope)
         if self.eot_draws == 1:
             return look()
 

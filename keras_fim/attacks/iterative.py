@@ -53,19 +53,20 @@ class Ascent(kinds.FixedBudgetAttack, base.AimedAttack):
             return self._better(new, best), climb, ~new.fooled if self.stop_early else None
 
         def last(step: tf.Tensor, task: Task, best: Best, climb: Any) -> Best:
-            # compiled, its gradient is not computed
-            return self._better(self._look(logits_fn, task, climb.moved(step, task, self).here.point)[1], best)
+            end = climb.moved(step, task, self).here.point
+            return self._better(self._look(logits_fn, task, end, slope=False)[1], best)
 
         return walk(body, steps, best, way, first=first, last=last if counts else None)
 
-    def _look(self, logits_fn: LogitsFunction, task: Task, points: tf.Tensor) -> tuple[Place, Best]:
-        """Some points with the gradient and the loss there, and what can be kept of them."""
+    def _look(self, logits_fn: LogitsFunction, task: Task, points: Any, *, slope: bool = True) -> tuple[Place, Best]:
+        """Some points with the loss and, if it is asked for, its gradient there, and what can be kept of them."""
         targets = self._aims(task, self.loss)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(points)
             logits = logits_fn(points)
             loss = losses.loss_value(logits, task.labels, self.loss, targets)
-        return Place(points, gradient_of(tape, loss, points), loss), self._seen(points, logits, task)
+        gradient = gradient_of(tape, loss, points) if slope else points
+        return Place(points, gradient, loss), self._seen(points, logits, task)
 
     def _checked(self, climb: Any, task: Task, step: tf.Tensor, steps: int) -> Any:
         """What a checkpoint changes, if the step is one."""

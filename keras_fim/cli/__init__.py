@@ -16,7 +16,7 @@ __all__ = ["main", "train_script"]
 
 _Formatter = argparse.RawDescriptionHelpFormatter
 _GROUPS = {  # the module of each command, in which a function has its name
-    "Use": {"evaluate": "evaluate", "train": "train", "compare": "train", "board": "train"},
+    "Use": {"evaluate": "evaluate", "train": "train", "compare": "train", "board": "board"},
     "Ship": {"export": "serving", "verify": "serving", "serve-client": "serving"},
     "More": {"detect": "train", "demo": "train", "completion": ""},
 }

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim import attacks
-from keras_fim.arguments import GradientNorm, NotNegative, Positive, PositiveShare, checked, expect, one_of
+from keras_fim.arguments import GradientNorm, NotNegative, Positive, PositiveShare, checked, expect, one_of, require
 from keras_fim.attacks import draws, problem, samples
 from keras_fim.defenses.base import Defense
 from keras_fim.defenses.batch import Batch, SameState, attack_task
@@ -84,11 +84,10 @@ class AdversarialTraining(Defense):
             options["bounds"] = attack.bounds
         super().__init__(model, **{"name": "adversarial_training", **options})
         normalizes = any(isinstance(layer, keras.layers.BatchNormalization) for layer in self.model._flatten_layers())
-        if attack_mode == "training" and not attack.whole_batch and normalizes:
-            raise ValueError(
-                "`attack` should keep the batch together, because the model normalizes it: no early stops, no restarts "
-                f'and as many steps for each image; or pass attack_mode="inference". Received: attack={attack!r}'
-            )
+        why = "because the model normalizes it: no early stops, no restarts and as many steps for each image"
+        message = f'`attack` should keep the batch together, {why}; or pass attack_mode="inference"'
+        whole = attack_mode != "training" or attack.whole_batch or not normalizes
+        require(whole, f"{message}. Received: attack={attack!r}")
         self.attack, self.attack_mode = dataclasses.replace(attack, bounds=self.bounds), attack_mode
         self.epsilon, self.noise, self.mix, self.perturbs = float(epsilon), float(noise), float(mix), mix == 1
         self._adversarial = keras.metrics.SparseCategoricalAccuracy(name="adversarial_accuracy")

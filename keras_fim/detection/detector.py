@@ -107,7 +107,7 @@ class FisherDetector:
         require(zero <= 0.5, f"`benign` should have Fisher information. Received: {received}")
         weights, bias, least = cls.weights, 0.0, cls.least_log_radius
         if attacked is not None:
-            least = float(features[:, -1].min())
+            least = float(min((radius for radius in features[:, -1] if radius > least + 1), default=least))  # defined
             others = _features(model, attacked, *wanted, batch_size, bounds)
             weights, bias = _regression(features, _floored(others, least).numpy())
         scores = features @ np.asarray(weights, np.float32) + np.float32(bias)

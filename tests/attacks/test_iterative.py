@@ -116,3 +116,22 @@ def test_bad_options(options, message):
 def test_names():
     named = [attacks.PGD(), attacks.BIM(norm=1), attacks.MIM(), attacks.OTCM(norm=2), attacks.DeepFool()]
     assert [a.name for a in named] == ["pgd_linf", "bim_l1", "mim_linf", "otcm_l2", "deepfool_l2"]
+
+
+@pytest.mark.parametrize("attack", [attacks.PGD(steps=3), attacks.APGD(steps=3)], ids=["pgd", "apgd"])
+def test_the_gradient_is_built_once_and_not_for_the_last_look(attack):
+    """The tape's work on a large network takes seconds, also where what it gives is thrown away."""
+    built = []
+
+    @tf.custom_gradient
+    def watched(points):
+        def back(upstream):
+            built.append(1)
+            return upstream
+
+        return tf.identity(points), back
+
+    kernel = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
+    function = logits_function(lambda points: watched(points) @ kernel, from_logits=True)
+    attack(function, np.full((2, 4), 0.5, "float32"), [0, 1], epsilon=0.1)
+    assert len(built) == 1

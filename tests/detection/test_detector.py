@@ -113,10 +113,19 @@ def test_attacks_that_stop_at_the_boundary_are_detected(digit_model, attacked_di
     assert result.success.mean() > 0.9 and curves.auc > 0.85
 
 
-def test_small_radii_count_as_the_smallest_of_a_benign_sample(mlp, points):
+def features_with(radius):
+    """Of three samples, one of which has no radius."""
+    rows = np.random.default_rng(0).normal(size=(3, 5)).astype("float32")
+    rows[:, -1] = [np.log(1e-30), radius, radius + 1]
+    return rows
+
+
+def test_small_radii_count_as_the_smallest_of_a_benign_sample(mlp, points, monkeypatch):
     benign, attacked = (np.random.default_rng(seed).normal(size=(40, 6)) for seed in (2, 3))
     detector = FisherDetector.fit(mlp, benign, attacked)
     assert detector.least_log_radius == pytest.approx(np.log(keras_fim.boundary_radius(mlp, benign).radius.min()))
+    monkeypatch.setattr(keras_fim.detection.detector, "_features", lambda *_: features_with(detector.least_log_radius))
+    assert FisherDetector.fit(mlp, benign, attacked).least_log_radius == pytest.approx(detector.least_log_radius)
     features = np.zeros((2, 5))
     features[:, -1] = detector.least_log_radius - np.array([0.0, 7.0])
     low, lower = detector.combine(features).numpy()
