@@ -275,8 +275,8 @@ def _margin_gradient(logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
     """The gradient of the margin of the predicted class."""
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(images)
-        largest, second = tf.unstack(tf.math.top_k(logits_fn(images), 2).values, axis=-1)
-    return jacobian.gradient(tape, largest - second, images)
+        margins = tf.reduce_sum(tf.math.top_k(logits_fn(images), 2).values * [1.0, -1.0], axis=-1)
+    return jacobian.gradient(tape, margins, images)
 
 
 def _check(name: str, figure: float) -> MaskingCheck:
