@@ -157,10 +157,10 @@ class Records(Split):
         wanted = np.zeros(size.num_examples, bool)
         wanted[self.indices] = True
         dataset = _encoded(self.builder, self.name).enumerate().filter(lambda i, _: tf.gather(wanted, i))
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(self.labels)))
         buffer = max(1000, _BUFFER * size.num_examples // max(1, size.num_bytes))
         dataset = _shuffled(dataset.map(lambda _, element: element), min(buffer, len(self.labels)), seed)
-        dataset = dataset.map(lambda file, label: (_decoded(file, image_shape), label), tf.data.AUTOTUNE)
-        return dataset.apply(tf.data.experimental.assert_cardinality(len(self.labels)))
+        return dataset.map(lambda file, label: (_decoded(file, image_shape), label), tf.data.AUTOTUNE)
 
 
 def _encoded(builder: Any, name: str) -> tf.data.Dataset:

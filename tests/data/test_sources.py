@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -228,3 +229,16 @@ def test_tfds_is_streamed(tmp_path):
     seen = [sorted((255 * samples(part)[0][:, 0, 0, 0]).round().astype(int) // 8) for part in (train, test)]
     assert sorted(seen[0] + seen[1]) == list(range(30)) and len(seen[1]) == 6
     assert isinstance(train, tf.data.Dataset) and len(train) == 6
+
+
+def test_a_run_trains_on_tfds_in_passes_of_their_own_order(tmp_path):
+    seed = data.PassSeed(0)
+    train, validation, _ = data.load_splits("tfds:dots", 4, data_dir=tmp_path, validation=0.25, seed=seed)
+    orders = []
+    for index in (0, 1, 0):
+        seed.start(index)
+        orders.append((255 * samples(train)[0][:, 0, 0, 0]).round().astype(int).tolist())
+    assert orders[0] == orders[2] != orders[1] and sorted(orders[0]) == sorted(orders[1])
+    model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(2)])
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    assert len(model.fit(train, validation_data=validation, epochs=2, verbose=0).history["val_loss"]) == 2
