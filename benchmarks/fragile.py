@@ -35,7 +35,7 @@ def draw(path: Path, images: np.ndarray, adversarials: np.ndarray) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="gtsrb-plain")
-    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--images", type=int, help="so many, the same number of each class (default: all)")
     parser.add_argument("--data-dir")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/fragile.json"))
     parser.add_argument("--picture", type=Path)
@@ -60,7 +60,7 @@ def main() -> None:
             labels, radii.rival[order], radii.radius[order], result.distances, strict=True
         )
     ]
-    config = {"model": arguments.model, "images": arguments.images, "correct": int(right.sum())}
+    config = {"model": arguments.model, "images": len(right), "correct": int(right.sum())}
     write_json(arguments.out, {"config": config, "rows": rows, "versions": versions()})
     if arguments.picture:
         draw(arguments.picture, images, result.adversarials)

@@ -30,6 +30,8 @@ from keras_fim.records import versions, write_json
 from keras_fim.training.trained import load_model, record_of
 
 MODELS = ("mnist-plain", "mnist-fisher", "cifar10-plain", "cifar10-fisher", "gtsrb-plain", "gtsrb-fisher")
+DEFENDED = ("mnist-n-fgm-noisy", "mnist-spectral", "cifar10-n-fgm", "gtsrb-n-fgm")
+MODELS += tuple(f"results/models/defense-{name}-seed0" for name in DEFENDED)
 SHARE, TINY = 0.9, 1e-30
 
 
