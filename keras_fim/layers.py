@@ -1,7 +1,5 @@
 """Layers: a Fisher penalty for whatever loss a model is trained with, and the thermometer encoding of pixels."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras
@@ -111,7 +109,7 @@ class ThermometerEncoding(keras.layers.Layer):
         entries = tf.sigmoid(margins / self.temperature) if smooth else tf.cast(margins >= 0, inputs.dtype)
         return tf.reshape(entries, tf.concat([tf.shape(inputs)[:-1], [inputs.shape[-1] * self.levels]], axis=0))
 
-    def smooth(self, temperature: float = 0.1) -> ThermometerEncoding:
+    def smooth(self, temperature: float = 0.1) -> "ThermometerEncoding":
         """The layer of the same name with a gradient, for a twin of the model."""
         return ThermometerEncoding(**{**self.get_config(), "temperature": temperature})
 

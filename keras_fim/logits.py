@@ -1,7 +1,5 @@
 """From any classifier to a function that returns its logits."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os
@@ -13,12 +11,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_fim import distribution, inspection, strangers
 from keras_fim.arguments import checked, expect
-from keras_fim.distribution import devices_of, shares
 from keras_fim.geometry.jacobian import NoGradientError, gradient
 from keras_fim.geometry.simplex import two_classes
-from keras_fim.inspection import call_model, check_model, float_twin, gradient_stop, output_form
-from keras_fim.strangers import SavedModel
 from keras_fim.typing import Images, Model
 
 _ATTRIBUTE = "_keras_fim_logits_function"
@@ -41,7 +37,7 @@ class LogitsFunction:
         backward: another logits function, whose gradient in the images takes the place of this one's; or None.
     """
 
-    def __init__(self, model: Any, form: str, backward: LogitsFunction | None = None) -> None:
+    def __init__(self, model: Any, form: str, backward: "LogitsFunction | None" = None) -> None:
         self.model, self.form, self.backward = model, form, backward
         self.outputs = getattr(model, "outputs", None)  # a Sequential that changes gets others
         self._compiled: dict[Any, Any] = {}
@@ -50,7 +46,7 @@ class LogitsFunction:
     @functools.cached_property
     def forward(self) -> Any:
         """``model``, or its twin on floats if it has an integer input (`keras_fim.inspection.float_twin`)."""
-        return float_twin(self.model)
+        return inspection.float_twin(self.model)
 
     def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Logits of images.
@@ -63,12 +59,12 @@ class LogitsFunction:
             ``(batch, K)``, float32 (float64 from a float64 model).
         """
         images, parts = tf.convert_to_tensor(images), []
-        for share in shares(images, devices_of(self.model)):
+        for share in distribution.shares(images, distribution.devices_of(self.model)):
             with share.place:
                 if self.form == "method":
                     logits = _at_least_float32(self.model.logits(share.images, training=training))
                 else:
-                    logits = self.of(call_model(self.forward, share.images, training))
+                    logits = self.of(inspection.call_model(self.forward, share.images, training))
                 parts.append(logits if share.size is None else logits[: share.size])
         logits = tf.concat(parts, axis=0)
         if images.dtype.is_floating:
@@ -77,7 +73,7 @@ class LogitsFunction:
 
     def called(self, images: tf.Tensor, training: bool = False) -> Any:
         """What the model itself returns, as it does for its user; arguments as of the call."""
-        return call_model(self.model, images, training)
+        return inspection.call_model(self.model, images, training)
 
     def of(self, outputs: Any) -> tf.Tensor:
         """Logits behind what the model returned, of any form but ``"method"``.
@@ -173,7 +169,7 @@ class LogitsFunction:
         try:
             yield
         except NoGradientError:
-            place = gradient_stop(self.forward)
+            place = inspection.gradient_stop(self.forward)
             raise NoGradientError(_NO_GRADIENT.format(f": it stops at the layer {place}" if place else "")) from None
         except ValueError as error:  # TensorFlow writes the lines that led there before the message
             _, marker, message = str(error).rpartition("\n    ValueError: ")
@@ -233,13 +229,13 @@ def logits_function(
         return model
     if isinstance(model, (str, os.PathLike)):
         model = _load(Path(model))
-    check_model(model, images)
+    inspection.check_model(model, images)
     if from_logits is not None:
-        return LogitsFunction(model, output_form(model, images, from_logits))
+        return LogitsFunction(model, inspection.output_form(model, images, from_logits))
     kept = vars(model).get(_ATTRIBUTE) if hasattr(model, "__dict__") else None
     if isinstance(kept, LogitsFunction) and kept.outputs is getattr(model, "outputs", None):
         return kept
-    logits_fn = LogitsFunction(model, output_form(model, images, None))
+    logits_fn = LogitsFunction(model, inspection.output_form(model, images, None))
     if isinstance(model, keras.Model):
         object.__setattr__(model, _ATTRIBUTE, logits_fn)  # not tracked by Keras; goes with the model
     return logits_fn
@@ -254,7 +250,7 @@ def _load(path: Path) -> Any:
     if path.suffix == ".keras" and path.is_file():
         return keras.models.load_model(path)
     if (path / "saved_model.pb").is_file():
-        return SavedModel(path)
+        return strangers.SavedModel(path)
     raise ValueError(f"`model` should be the path of a .keras file or a SavedModel folder. Received: {str(path)!r}")
 
 

@@ -1,7 +1,5 @@
 """APGD: steps up the loss whose length follows from how the climb goes; what it keeps, its steps and checkpoints."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math
@@ -51,7 +49,7 @@ class Climb(NamedTuple):
     checked_loss: tf.Tensor
 
     @classmethod
-    def start(cls, task: Task, points: tf.Tensor) -> Climb:
+    def start(cls, task: Task, points: tf.Tensor) -> "Climb":
         """Before the first look, which is not a rise."""
         rises, peak = tf.zeros_like(task.labels), iterative.Place.start(points, -np.inf)
         here = iterative.Place.start(points, np.inf)
@@ -64,7 +62,7 @@ class Climb(NamedTuple):
         enough[marks[1:]] = rho * np.diff(marks)
         return enough
 
-    def moved(self, step: tf.Tensor, task: Task, attack: base.Attack) -> Climb:
+    def moved(self, step: tf.Tensor, task: Task, attack: base.Attack) -> "Climb":
         """One step; the first has no momentum."""
         norm, point, length = attack.norm, self.here.point, lp.by_image(self.length, self.previous)
         aim = _inside(point + length * lp.steepest(self.here.gradient, norm), task, norm)
@@ -72,12 +70,12 @@ class Climb(NamedTuple):
         moved = point + share * (aim - point) + (1 - share) * (point - self.previous)
         return self._replace(here=self.here._replace(point=_inside(moved, task, norm)), previous=point)
 
-    def looked(self, here: iterative.Place) -> Climb:
+    def looked(self, here: iterative.Place) -> "Climb":
         """With what is known at the present points."""
         rises = self.rises + tf.cast(here.loss > self.here.loss, self.rises.dtype)
         return self._replace(here=here, rises=rises, peak=choose(here.loss > self.peak.loss, here, self.peak))
 
-    def checked(self, task: Task, enough: tf.Tensor) -> Climb:
+    def checked(self, task: Task, enough: tf.Tensor) -> "Climb":
         """Half as long steps from the best point, of those that rose too seldom or not at all at this length."""
         halve = (tf.cast(self.rises, enough.dtype) < enough) | (~self.halved & (self.peak.loss <= self.checked_loss))
         return self._replace(
@@ -108,7 +106,7 @@ class SparseClimb(NamedTuple):
     changed: tf.Tensor
 
     @classmethod
-    def start(cls, task: Task, points: tf.Tensor) -> SparseClimb:
+    def start(cls, task: Task, points: tf.Tensor) -> "SparseClimb":
         """Before the first look."""
         peak, changed = iterative.Place.start(points, -np.inf), lp.num_changed(points, task.images)
         return cls(peak, task.epsilon, changed / 1.5, peak, changed)
@@ -118,7 +116,7 @@ class SparseClimb(NamedTuple):
         """As of `Climb`; every step in 25 is a checkpoint."""
         return np.where(np.arange(steps + 1) % max(1, steps // 25), -1.0, 0.0)
 
-    def moved(self, step: tf.Tensor, task: Task, attack: base.Attack) -> SparseClimb:
+    def moved(self, step: tf.Tensor, task: Task, attack: base.Attack) -> "SparseClimb":
         """One step, of equal length for the values of the largest slopes that have room in its direction."""
         gradient, point = self.here.gradient, self.here.point
         room = tf.where(gradient > 0, 1 - point, point) > 0
@@ -131,11 +129,11 @@ class SparseClimb(NamedTuple):
         point = lp.project_inside(point + lp.by_image(length, steps) * steps, task.images, task.epsilon, 1)
         return self._replace(here=self.here._replace(point=point))
 
-    def looked(self, here: iterative.Place) -> SparseClimb:
+    def looked(self, here: iterative.Place) -> "SparseClimb":
         """With what is known at the present points."""
         return self._replace(here=here, peak=choose(here.loss > self.peak.loss, here, self.peak))
 
-    def checked(self, task: Task, enough: tf.Tensor) -> SparseClimb:
+    def checked(self, task: Task, enough: tf.Tensor) -> "SparseClimb":
         """Where the best point has become sparser: from there, in long steps again; elsewhere in shorter ones."""
         changed, longest = lp.num_changed(self.peak.point, task.images), task.epsilon
         sparser = changed < 0.95 * self.changed

@@ -1,7 +1,5 @@
 """Attacks that step to linearized decision boundaries, and the shortest way onto a hyperplane: DeepFool and FAB."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from typing import Annotated, Any, NamedTuple, TypeAlias
@@ -42,7 +40,7 @@ class Boundaries(NamedTuple):
     @classmethod
     def of(
         cls, logits_fn: LogitsFunction, points: tf.Tensor, labels: tf.Tensor, rivals: tf.Tensor, norm: float
-    ) -> Boundaries:
+    ) -> "Boundaries":
         """Those at some points, at the price of a forward pass and a gradient for each rival.
 
         Args:

@@ -1,7 +1,5 @@
 """Many small steps up a loss inside the ball as one compiled loop, which APGD shares; and BIM, PGD and MIM."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Annotated, Any, NamedTuple
 
@@ -23,7 +21,7 @@ class Place(NamedTuple):
     loss: tf.Tensor
 
     @classmethod
-    def start(cls, points: tf.Tensor, loss: float) -> Place:
+    def start(cls, points: tf.Tensor, loss: float) -> "Place":
         """Points that the model has not been asked about, with a loss to compare with."""
         return cls(points, tf.zeros_like(points), tf.fill(tf.shape(points)[:1], tf.cast(loss, points.dtype)))
 
@@ -35,7 +33,7 @@ class Ascent(kinds.FixedBudgetAttack, base.AimedAttack):
     stop_early: bool
     keep_best: bool = True
 
-    def fooling_only(self) -> Ascent:
+    def fooling_only(self) -> "Ascent":
         """With `stop_early`, unless the last point was asked for."""
         return dataclasses.replace(self, stop_early=self.keep_best)  # type: ignore[call-arg]
 
@@ -94,11 +92,11 @@ class _Climb(NamedTuple):
     here: Place
     momentum: tf.Tensor
 
-    def looked(self, here: Place) -> _Climb:
+    def looked(self, here: Place) -> "_Climb":
         """With what is known at the present points."""
         return self._replace(here=here)
 
-    def moved(self, step: tf.Tensor, task: Task, attack: IterativeAttack) -> _Climb:
+    def moved(self, step: tf.Tensor, task: Task, attack: "IterativeAttack") -> "_Climb":
         """The step of a number, from 1 on."""
         point, gradient, momentum = *self.here[:2], self.momentum
         if attack.decay:

@@ -4,8 +4,6 @@ An attack with a budget has two compiled halves, what does not depend on ε (one
 over many ε pays the first half once.
 """
 
-from __future__ import annotations
-
 import abc
 import dataclasses
 import operator
@@ -74,7 +72,7 @@ class FixedBudgetAttack(base.Attack):
         """Whether all samples stay in the batch to the end, which a model that normalizes batches would notice."""
         return True
 
-    def fooling_only(self) -> FixedBudgetAttack:
+    def fooling_only(self) -> "FixedBudgetAttack":
         """The same attack, as fast as it can be where only fooled-or-not is asked."""
         return self
 

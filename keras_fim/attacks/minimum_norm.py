@@ -1,7 +1,5 @@
 """Gradient steps that close in on the nearest adversarial: Carlini-Wagner in l2, FMN in l1, l2 and l∞, σ-zero in l0."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math
@@ -125,7 +123,7 @@ class _State(NamedTuple):
     radius: tf.Tensor
     nearest: samples.Nearest
 
-    def looked(self, images: tf.Tensor, fooled: tf.Tensor, norm: float) -> _State:
+    def looked(self, images: tf.Tensor, fooled: tf.Tensor, norm: float) -> "_State":
         """With the present points where they are the nearest adversarials."""
         distance = lp.norms_of(self.points - images, norm) if norm else lp.num_changed(self.points, images)
         return self._replace(nearest=self.nearest.or_new(self.points, distance, fooled))

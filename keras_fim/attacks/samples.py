@@ -1,7 +1,5 @@
 """Tuples of tensors that have one entry for each sample: what an attack is called on, and what it keeps on its way."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -56,13 +54,13 @@ class Best(NamedTuple):
     @classmethod
     def of(
         cls, points: tf.Tensor, logits: tf.Tensor, labels: tf.Tensor, loss: str, targets: tf.Tensor | None = None
-    ) -> Best:
+    ) -> "Best":
         """Points that were looked at; ``loss`` and ``targets`` are as for `keras_fim.attacks.losses.loss_value`."""
         predicted = tf.argmax(logits, axis=-1)
         fooled = predicted != labels if targets is None else predicted == targets
         return cls(points, logits, losses.loss_value(logits, labels, loss, targets), fooled, fooled)
 
-    def unless_worse_than(self, old: Best) -> Best:
+    def unless_worse_than(self, old: "Best") -> "Best":
         """The better ones of two, sample by sample; of equals the old."""
         better = (self.fooled & ~old.fooled) | ((self.fooled == old.fooled) & (self.loss > old.loss))
         return choose(better, self, old)._replace(once=self.once | old.once)
@@ -75,11 +73,11 @@ class Nearest(NamedTuple):
     distance: tf.Tensor
 
     @classmethod
-    def start(cls, images: tf.Tensor) -> Nearest:
+    def start(cls, images: tf.Tensor) -> "Nearest":
         """None so far."""
         return cls(images, tf.fill(tf.shape(images)[:1], tf.cast(np.inf, images.dtype)))
 
-    def or_new(self, points: tf.Tensor, distance: tf.Tensor, fooled: tf.Tensor) -> Nearest:
+    def or_new(self, points: tf.Tensor, distance: tf.Tensor, fooled: tf.Tensor) -> "Nearest":
         """With the points that ``fooled`` marks where they are nearer; of as near ones the earlier."""
         return choose(fooled & (distance < self.distance), Nearest(points, distance), self)
 
@@ -123,7 +121,7 @@ class Way(NamedTuple):
     state: Any
 
     @classmethod
-    def start(cls, task: Task, state: Any) -> Way:
+    def start(cls, task: Task, state: Any) -> "Way":
         """That of all samples."""
         return cls(tf.range(tf.shape(task.labels)[0]), task, state)
 

@@ -1,7 +1,5 @@
 """Single steps along the gradient of the loss, or along the top eigenvector of the Fisher information matrix."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from typing import Annotated, Any

@@ -194,24 +194,3 @@ def write_layout(charts: Mapping[str, Sequence[tuple[str, str]]]) -> None:
         for chart, pattern in members:
             category.chart.add(title=chart).multiline.tag.append(pattern)
     tf.summary.experimental.write_raw_pb(summary.pb(layout).SerializeToString())
-
-
-def write_hparams(
-    folder: str | Path, options: Mapping[str, bool | int | float | str], figures: Mapping[str, float], *, name: str
-) -> None:
-    """One row of TensorBoard's HParams table: how a run was set up, and what came out.
-
-    Args:
-        folder: The folder of this row alone, a TensorBoard run.
-        options: The columns on the left. A column stays numeric only while all of its values in all rows are numbers.
-        figures: The columns on the right.
-        name: The name of the row, unlike those of other rows.
-    """
-    from tensorboard.plugins.hparams import api
-
-    writer = tf.summary.create_file_writer(str(folder))
-    with writer.as_default(step=0):
-        api.hparams(dict(options), trial_id=name)
-        for key, value in figures.items():
-            tf.summary.scalar(key, value)
-    writer.close()

@@ -11,8 +11,7 @@ from typing import Any
 from keras_fim import attacks as library
 from keras_fim import evaluation as measuring
 from keras_fim.arguments import require
-from keras_fim.attacks.base import AimedAttack
-from keras_fim.attacks.lp import norm_name
+from keras_fim.attacks import base, lp
 from keras_fim.cli.options import SMOKE_TEST, data_options, given, number
 from keras_fim.data import short_name
 from keras_fim.distribution import local_strategy
@@ -84,7 +83,7 @@ def _finish(result: measuring.Evaluation, masking: list[str], folder: Path, argu
 
 def _check_budgets(arguments: argparse.Namespace, attacks: list[library.Attack], budgets: _Budgets) -> None:
     """Refuse budgets in a norm that no attack has, and a threshold that several figures could be held against."""
-    norms = {norm_name(attack.norm) for attack in attacks}
+    norms = {lp.norm_name(attack.norm) for attack in attacks}
     unused = [key for key in budgets or () if key in ("l0", "l1", "l2", "linf") and key not in norms]
     expected = f"norms of the attacks, which are {', '.join(attack.name for attack in attacks)}"
     received = f"{unused}; a name such as pgd_l2 chooses the norm of an attack"
@@ -93,7 +92,7 @@ def _check_budgets(arguments: argparse.Namespace, attacks: list[library.Attack],
         return
     require(0 <= arguments.fail_under <= 1, f"`--fail-under` should be from 0 to 1. Received: {arguments.fail_under:g}")
     todo = plans.planned(attacks, budgets, None, black_box=arguments.black_box)
-    distinct = {f"{norm_name(plan.attack.norm)} {epsilon:g}" for plan in todo for epsilon in plan.epsilons}
+    distinct = {f"{lp.norm_name(plan.attack.norm)} {epsilon:g}" for plan in todo for epsilon in plan.epsilons}
     expected = "one norm and one budget, such as --epsilons linf=0.03"
     require(len(distinct) == 1, f"`--fail-under` should have {expected}. Received: {', '.join(sorted(distinct))}")
 
@@ -113,7 +112,7 @@ def _masking(
     for norm in [norm for norm in (2.0, math.inf) if norm in norms] or [2.0, math.inf]:
         reports.append(measuring.masking_report(model, images.dataset, norm=norm, twin=twin, bounds=images.pixels))
         for suffix in (".json", ".csv", ".md"):
-            reports[-1].save(folder / f"masking_{norm_name(norm)}{suffix}")
+            reports[-1].save(folder / f"masking_{lp.norm_name(norm)}{suffix}")
     return [*map(str, reports)]
 
 
@@ -134,7 +133,7 @@ def _with_usual(budgets: _Budgets, attacks: list[library.Attack], images: inputs
     if isinstance(budgets, list) or len(shape) != 3 or shape[-1] != 3 or isinstance(pixels.low, tuple):
         return budgets
     usual = outcomes.default_epsilons(shape, pixels.bounds)
-    suited = {norm_name(norm): [*values] for norm, values in usual.items() if norm in {a.norm for a in attacks}}
+    suited = {lp.norm_name(norm): [*values] for norm, values in usual.items() if norm in {a.norm for a in attacks}}
     return {**suited, **(budgets or {})} or None
 
 
@@ -158,9 +157,9 @@ def _attacks(arguments: argparse.Namespace, budgets: _Budgets, twin: LogitsFunct
 
 def _aimed(attacks: list[library.Attack], target: int) -> list[library.Attack]:
     """The attacks with a target."""
-    if wrong := [attack.name for attack in attacks if not isinstance(attack, AimedAttack)]:
+    if wrong := [attack.name for attack in attacks if not isinstance(attack, base.AimedAttack)]:
         raise ValueError(f"`--target` should go with attacks that take one, such as fgsm,apgd_ce. Received: {wrong}")
-    return [dataclasses.replace(attack, target=target) for attack in attacks if isinstance(attack, AimedAttack)]
+    return [dataclasses.replace(attack, target=target) for attack in attacks if isinstance(attack, base.AimedAttack)]
 
 
 def _epsilons(texts: list[str] | None) -> _Budgets:

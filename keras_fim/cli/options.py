@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from keras_fim.arguments import did_you_mean
-from keras_fim.training.config import RECIPES, TrainingConfig, descriptions
-from keras_fim.training.defending import COMPARED, NAMES
+from keras_fim.training import config, defending
 
 SMOKE_TEST = "This was a smoke test: the figures show that everything works. Leave out --quick for figures to quote."
 NEAREST = "; did you mean {}?"  # what a message about a wrong name on the command line ends in
 _OWN = ("image_shape", "class_names", "bounds")  # attributes that have options of another form
 _TABLE = json.loads(Path(__file__).with_name("options.json").read_text(encoding="utf-8"))
-_TEXTS = {**_TABLE["texts"], "defenses": ", ".join(NAMES), "compared": " ".join(COMPARED)}
+_TEXTS = {**_TABLE["texts"], "defenses": ", ".join(defending.NAMES), "compared": " ".join(defending.COMPARED)}
 
 
 def add_options(parser: argparse.ArgumentParser, command: str, *, data_name: str | None = None) -> None:
@@ -29,7 +28,7 @@ def add_options(parser: argparse.ArgumentParser, command: str, *, data_name: str
         data_name: The dataset that ``--data`` is by default; ``None`` makes it required where a command needs one.
     """
     for name, settings in _TABLE["commands"][command].items():
-        if name == TrainingConfig.__name__:
+        if name == config.TrainingConfig.__name__:
             add_training_options(parser, settings, data_name=data_name)
         elif name == "--data" and data_name is not None:
             usual = {"required": False, "default": data_name, "default_data": f" (default: {data_name})"}
@@ -75,8 +74,8 @@ def defense(text: str) -> str:
         ArgumentTypeError: If a part has no such name.
     """
     for part in text.split("+"):
-        if part not in NAMES:
-            hint = did_you_mean(part, NAMES, NEAREST, f". The defenses are {', '.join(NAMES)}")
+        if part not in defending.NAMES:
+            hint = did_you_mean(part, defending.NAMES, NEAREST, f". The defenses are {', '.join(defending.NAMES)}")
             raise argparse.ArgumentTypeError(f"there is no defense {part!r}{hint}")
     return text
 
@@ -121,9 +120,9 @@ def add_training_options(
         names: The attributes; all those with a single value that the parser does not have yet, if empty.
         data_name: The dataset whose defaults are shown; ``None`` to show how they depend on the dataset.
     """
-    texts = descriptions()
+    texts = config.descriptions()
     taken = {action.dest for action in parser._actions}
-    for name, hint in typing.get_type_hints(TrainingConfig).items():
+    for name, hint in typing.get_type_hints(config.TrainingConfig).items():
         if name in _OWN or typing.get_origin(hint) is dict or name in taken or (names and name not in names):
             continue
         kind = next(kind for kind in typing.get_args(hint) or (hint,) if kind is not types.NoneType)
@@ -134,8 +133,8 @@ def add_training_options(
 
 def _default(name: str, data_name: str | None) -> str:
     """What an option of the training is by default, where that can be told."""
-    usual = TrainingConfig.__dataclass_fields__[name].default
-    values = {key: recipe.get(name, usual) for key, recipe in RECIPES.items() if data_name in (None, key)}
+    usual = config.TrainingConfig.__dataclass_fields__[name].default
+    values = {key: recipe.get(name, usual) for key, recipe in config.RECIPES.items() if data_name in (None, key)}
     groups: dict[str, list[str]] = {}
     for key, value in values.items():
         if value is not None and value is not dataclasses.MISSING:
@@ -153,7 +152,7 @@ def _shown(value: Any) -> str:
 
 def training_options(arguments: argparse.Namespace, *, skip: Sequence[str] = ()) -> dict[str, Any]:
     """The attributes of `TrainingConfig` that were given on the command line."""
-    names = typing.get_type_hints(TrainingConfig).keys() - set(skip)
+    names = typing.get_type_hints(config.TrainingConfig).keys() - set(skip)
     return {key: value for key, value in vars(arguments).items() if key in names and value is not None}
 
 

@@ -15,8 +15,7 @@ from keras_fim.evaluation import samples
 from keras_fim.evaluation.report import table
 from keras_fim.export.client import predict_grpc, predict_rest
 from keras_fim.records import read_json, read_text
-from keras_fim.training.inputs import in_range
-from keras_fim.training.outcomes import export_model
+from keras_fim.training import inputs, outcomes
 
 
 def export(arguments: argparse.Namespace) -> None:
@@ -46,7 +45,7 @@ def export_and_verify(source: str | Path, folder: Path, arguments: argparse.Name
             print(reports[0])
             raise SystemExit(1)
 
-    path = export_model(source, folder, data_options(arguments, reference), check=check, **options)
+    path = outcomes.export_model(source, folder, data_options(arguments, reference), check=check, **options)
     report = dataclasses.replace(reports[0], path=str(path))
     print(report if getattr(arguments, "verbose", False) else report.summary)
 
@@ -80,7 +79,7 @@ def serve_client(arguments: argparse.Namespace) -> None:
     shape = (arguments.image_size, arguments.image_size, arguments.channels) if arguments.image_size else None
     source = data.open_source(arguments.data, arguments.data_dir, image_shape=shape)
     test = data.evaluated(source, arguments.count, unseen=False)[0]
-    images, labels = samples(in_range(test, tuple(arguments.bounds or (0.0, 1.0))), arguments.count)
+    images, labels = samples(inputs.in_range(test, tuple(arguments.bounds or (0.0, 1.0))), arguments.count)
     predictions, trust = (_ask(arguments, images, signature) for signature in ("serving_default", "trust"))
     called = dict(enumerate(source.info.class_names))  # the model may have more classes
     rows = []

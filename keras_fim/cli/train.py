@@ -10,8 +10,7 @@ from keras_fim.arguments import require
 from keras_fim.cli.options import SMOKE_TEST, data_options, given, training_options
 from keras_fim.cli.serving import export_and_verify
 from keras_fim.data import short_name
-from keras_fim.evaluation.plans import say
-from keras_fim.evaluation.report import table
+from keras_fim.evaluation import plans, report
 from keras_fim.geometry.simplex import label_smoothing_from_mu
 from keras_fim.records import read_json
 from keras_fim.training import TrainingConfig, comparison, defending, detecting, inputs, outcomes, run, trained
@@ -64,10 +63,10 @@ def _train(config: TrainingConfig, folder: Path, arguments: argparse.Namespace, 
 
 def _say_robustness(config: TrainingConfig, folder: Path, arguments: argparse.Namespace) -> None:
     """Print accuracy and robust accuracy of the model before and after."""
-    results = outcomes.before_and_after(config, folder, progress=say, **given(arguments, "data_dir", "quick"))
+    results = outcomes.before_and_after(config, folder, progress=plans.say, **given(arguments, "data_dir", "quick"))
     names = [*results, *(["report"] if len(results) > 1 else [])]
     pages = ", ".join(str(folder / "robustness" / f"{name}.html") for name in names)
-    print(f"\n{table(outcomes.comparison_rows(results))}\nreports: {pages}")
+    print(f"\n{report.table(outcomes.comparison_rows(results))}\nreports: {pages}")
 
 
 def _table(records: list[dict[str, Any]]) -> str:
@@ -79,7 +78,7 @@ def _table(records: list[dict[str, Any]]) -> str:
         ratios |= {key.removeprefix("fooling/"): figures[key] for key in figures if key.startswith("fooling/")}
         shown = {key: "" if ratio is None else f"{100 * ratio:.2f} %" for key, ratio in ratios.items()}
         rows.append({"mu": f"{record['config']['mu']:g}", **shown})
-    return table(rows, markdown=True)
+    return report.table(rows, markdown=True)
 
 
 def _config(arguments: argparse.Namespace, mu: float | None) -> TrainingConfig:
@@ -134,7 +133,7 @@ def compare(arguments: argparse.Namespace) -> None:
         folder,
         [name for text in arguments.defenses or defending.COMPARED for name in text.split(",") if name],
         changes=training_options(arguments, skip=("data", "bounds")),
-        on_progress=say,
+        on_progress=plans.say,
         **given(arguments, "seeds", "max_samples", "quick", "data_dir", "image_size", "bounds"),
     )
     print(f"\n{compared}\n\nwritten to {folder}: comparison.md, .csv, .json and .png\nreport: {folder / 'report.html'}")

@@ -1,7 +1,5 @@
 """The splits of a dataset: labels in memory, images in memory, in files or in TFDS records, read as they are needed."""
 
-from __future__ import annotations
-
 import abc
 import dataclasses
 import io
@@ -101,7 +99,7 @@ class Files(Split):
 
     paths: np.ndarray
 
-    def readable(self) -> Files:
+    def readable(self) -> "Files":
         """The files that can be decoded; a warning counts the others and names some.
 
         Raises:
@@ -141,13 +139,13 @@ class Records(Split):
     name: str
 
     @classmethod
-    def of(cls, builder: Any, name: str) -> Records:
+    def of(cls, builder: Any, name: str) -> "Records":
         """All samples of a split, whose labels are read."""
         labels = np.fromiter((label for _, label in _encoded(builder, name).as_numpy_iterator()), np.int64)
         indices = np.arange(len(labels))
         return cls(labels, indices, indices, builder, name)
 
-    def take(self, indices: np.ndarray) -> Records:
+    def take(self, indices: np.ndarray) -> "Records":
         """The samples at ``indices``, in the order of the records."""
         return super().take(np.sort(indices))
 

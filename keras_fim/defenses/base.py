@@ -1,7 +1,5 @@
 """What all defenses share: a Keras model around a classifier, which is trained in place."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import inspect
@@ -58,7 +56,7 @@ class Defense(keras.Model):
     """
 
     model: keras.Model
-    inner: Defense | None
+    inner: "Defense | None"
     perturbs: bool = False
     _logits_fn: LogitsFunction
     _options: tuple[str, ...] = ()  # the attributes that are arguments of the constructor, too
@@ -242,13 +240,13 @@ class Defense(keras.Model):
         return {option: getattr(self, option) for option in self._options}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Defense:
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Defense":
         """A defense from `get_config`."""
         form, config = config["form"], {key: value for key, value in config.items() if key != "form"}
         model = keras.saving.deserialize_keras_object(config["model"], custom_objects=custom_objects)
         return cls(**{**config, "model": model if isinstance(model, Defense) else LogitsFunction(model, form)})
 
-    def _parts(self) -> list[Defense]:
+    def _parts(self) -> "list[Defense]":
         """The defenses, innermost first."""
         inner = getattr(self, "inner", None)  # Keras asks for the metrics before it is there
         return [*(inner._parts() if inner else []), self]

@@ -1,7 +1,5 @@
 """A training step, as defenses see it: the pass whose statistics are kept, and further ones that leave no trace."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 
@@ -66,7 +64,7 @@ class Batch:
     clean_loss: tf.Tensor
     seed: tf.Tensor
 
-    def part(self, share: float) -> Batch:
+    def part(self, share: float) -> "Batch":
         """The first samples, with a forward pass of their own: its statistics are theirs alone."""
         if share == 1:
             return self

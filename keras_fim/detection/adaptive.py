@@ -7,9 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import Count, Norm, Positive, expect
-from keras_fim.attacks import kinds, losses
+from keras_fim.attacks import kinds, losses, problem
 from keras_fim.attacks.lp import by_image, project_inside, step, unit
-from keras_fim.attacks.problem import in_pixels
 from keras_fim.attacks.samples import Best, Task, random_start, repeat
 from keras_fim.detection.detector import FisherDetector, features_of
 from keras_fim.geometry import boundary, jacobian, logit_fim_form, spectrum
@@ -70,7 +69,7 @@ class AdaptivePGD(kinds.FixedBudgetAttack):
         weights = tf.constant(self.weights, task.images.dtype)
         best = self._truly(logits_fn, task.images, state[0], task.labels)
         best = repeat(body, len(self.weights), best)
-        score = self.detector.score(*in_pixels(logits_fn, best.points))
+        score = self.detector.score(*problem.in_pixels(logits_fn, best.points))
         return kinds.Perturbed(best.points, best.logits, {"score": score})
 
     def _climb(self, logits_fn: LogitsFunction, task: Task, start: tf.Tensor, weight: tf.Tensor) -> Best:
@@ -91,7 +90,7 @@ class AdaptivePGD(kinds.FixedBudgetAttack):
 
     def _directions(self, logits_fn: LogitsFunction, points: tf.Tensor) -> tf.Tensor:
         """Eigenvectors and, if the radius counts, the way to the boundary: ``(batch, directions, ...)``, in pixels."""
-        logits_fn, points = in_pixels(logits_fn, points)
+        logits_fn, points = problem.in_pixels(logits_fn, points)
         directions = spectrum.spectrum_and_logits(logits_fn, points, self.detector.pairs, max_steps=2)[0].directions
         if not self.detector.radius:
             return directions
@@ -116,7 +115,7 @@ class AdaptivePGD(kinds.FixedBudgetAttack):
         self, logits_fn: LogitsFunction, points: tf.Tensor, along: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Logits and a score that can be differentiated: of the eigenvalues and the radius along given directions."""
-        logits_fn, points = in_pixels(logits_fn, points)
+        logits_fn, points = problem.in_pixels(logits_fn, points)
         steps = [_PROBE * along[:, index] for index in range(along.shape[1])]
         shifted = [points, *(points + step for step in steps), *(points - step for step in steps)]
         logits, *others = tf.split(logits_fn(tf.concat(shifted, axis=0)), len(shifted))
@@ -128,7 +127,7 @@ class AdaptivePGD(kinds.FixedBudgetAttack):
         return logits, self.detector.combine(features_of(logits, tf.stack(values, axis=-1), radius))
 
     def _truly(self, logits_fn: LogitsFunction, points: tf.Tensor, logits: tf.Tensor, labels: tf.Tensor) -> Best:
-        return _valued(points, logits, labels, self.detector.score(*in_pixels(logits_fn, points)))
+        return _valued(points, logits, labels, self.detector.score(*problem.in_pixels(logits_fn, points)))
 
 
 def _distance(logits: tf.Tensor, slopes: tf.Tensor) -> tf.Tensor:

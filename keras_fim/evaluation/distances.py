@@ -11,8 +11,7 @@ import numpy as np
 from keras_fim.arguments import checked, expect
 from keras_fim.attacks import Attack, MinimalDistance, MinimalDistanceAttack, attack_by_name
 from keras_fim.attacks.lp import norm_name
-from keras_fim.evaluation.measurement import Outcome, measured
-from keras_fim.evaluation.report import Interval, Ratio, Report, Row, bootstrap, share
+from keras_fim.evaluation import measurement, report
 from keras_fim.logits import logits_function
 from keras_fim.metrics import in_convention, mean_distance, median_distance, standing_distances
 from keras_fim.typing import Images, Labels, Model
@@ -22,7 +21,7 @@ _QUANTILES, _BINS = (0.1, 0.25, 0.5, 0.75, 0.9), 20
 
 
 @dataclasses.dataclass(frozen=True)
-class DistanceSummary(Report):
+class DistanceSummary(report.Report):
     """Distances to the nearest adversarials that an attack found, over the originally correct samples.
 
     Attributes:
@@ -74,9 +73,9 @@ class DistanceSummary(Report):
         return mean_distance(self.in_convention("foolbox"), self.success, self.was_correct)[0]
 
     @property
-    def success_share(self) -> Ratio:
+    def success_share(self) -> report.Ratio:
         """Share of originally correct samples for which an adversarial was found."""
-        return share(self.success, self.was_correct)
+        return report.share(self.success, self.was_correct)
 
     @property
     def quantiles(self) -> dict[str, float]:
@@ -97,7 +96,7 @@ class DistanceSummary(Report):
         bounds: Any = self.bounds
         return in_convention(self.distances, _P[self.norm], self.size, convention=convention, bounds=bounds)
 
-    def interval(self, statistic: str = "median", *, convention: str = "norm", **options: Any) -> Interval:
+    def interval(self, statistic: str = "median", *, convention: str = "norm", **options: Any) -> report.Interval:
         """The median or the mean with its bootstrap interval.
 
         Args:
@@ -113,15 +112,15 @@ class DistanceSummary(Report):
         """
         expect(statistic in _STATISTICS, "statistic", "median or mean", statistic)
         columns = self.in_convention(convention), self.success, self.was_correct
-        return bootstrap(_STATISTICS[statistic], *columns, **options)
+        return report.bootstrap(_STATISTICS[statistic], *columns, **options)
 
-    def tables(self) -> dict[str, list[Row]]:
+    def tables(self) -> dict[str, list[report.Row]]:
         """A row: attack, median, mean over successes, their share, Foolbox' mean."""
         row = {"attack": self.attack, "norm": self.norm, **self._intervals, "successes": self.success_share}
         return {"": [{**row, "mean, Foolbox 0.x": self.foolbox_mean}]}
 
     @functools.cached_property
-    def _intervals(self) -> dict[str, Interval]:
+    def _intervals(self) -> dict[str, report.Interval]:
         return {"median": self.interval("median"), "mean of successes": self.interval("mean")}
 
     def records(self) -> list[dict[str, Any]]:
@@ -154,7 +153,7 @@ def minimal_distances(model: Model, images: Images, labels: Labels, attack: Atta
     """
     attack = searching(attack_by_name(attack))
     given = check_images(images)
-    outcome = measured(logits_function(model, given), attack, [np.inf], (images, labels))
+    outcome = measurement.measured(logits_function(model, given), attack, [np.inf], (images, labels))
     return distance_summary(attack, outcome, tuple(given.shape[1:]))
 
 
@@ -163,7 +162,7 @@ def searching(attack: Any) -> MinimalDistanceAttack:
     return attack if isinstance(attack, MinimalDistanceAttack) else MinimalDistance(attack)
 
 
-def distance_summary(attack: Attack, outcome: Outcome, shape: Sequence[int]) -> DistanceSummary:
+def distance_summary(attack: Attack, outcome: measurement.Outcome, shape: Sequence[int]) -> DistanceSummary:
     """What an attack found that looks for the nearest adversarial, on images of a shape."""
     columns = (tuple(column.tolist()) for column in (outcome.distances, outcome.was_correct))
     return DistanceSummary(attack.name, repr(attack), norm_name(attack.norm), math.prod(shape), attack.bounds, *columns)

@@ -10,21 +10,18 @@ from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 
+from keras_fim import distribution, inspection, records, validation
 from keras_fim.arguments import Count, Valid, checked, expect
 from keras_fim.attacks import Attack, MinimalDistanceAttack, catalog, lp
-from keras_fim.distribution import devices_of, local_devices
 from keras_fim.evaluation import distances, flags, measurement, page, plans, rows, smoothing
 from keras_fim.evaluation.cells import BACKENDS, Cell, Cells, Here, finished
 from keras_fim.evaluation.report import wilson
 from keras_fim.evaluation.result import Evaluation, PerSample
 from keras_fim.evaluation.sources import Chunk, Dataset, MaxSamples, chunks, digest
 from keras_fim.evaluation.spectrum import QUANTITIES, RADIUS, SpectrumSummary, information
-from keras_fim.inspection import gradient_stop
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.pixels import PixelRange
-from keras_fim.records import versions
 from keras_fim.typing import Bounds, Model
-from keras_fim.validation import check_images, check_labels
 
 
 def _is_part(chunk: Any) -> bool:
@@ -114,9 +111,9 @@ def evaluate(
     parts = chunks(dataset, max_samples)
     first = next(parts)
     following = list(itertools.islice(parts, 1))
-    logits_fn = logits_function(model, check_images(first.images))
+    logits_fn = logits_function(model, validation.check_images(first.images))
     pixels = plans.pixel_range(logits_fn, first, attacks, bounds)
-    size = first.images.shape[1:], len(local_devices(devices_of(logits_fn.model)))
+    size = first.images.shape[1:], len(distribution.local_devices(distribution.devices_of(logits_fn.model)))
     todo = [plans.fitted(plan, *size) for plan in plans.planned(attacks, epsilons, pixels, black_box=black_box)]
     cells = _cells(todo, pixels, first, spectrum and not black_box, certify_sigma, num_draws)
     report = progress or (lambda line: None)
@@ -162,7 +159,7 @@ class Collected:
         if self.pixels is not None:
             self.progress.report(str(self.pixels))
             self.flags += [self.pixels.doubt] if self.pixels.doubt else []
-        if black_box and "Embedding" in (gradient_stop(self.logits_fn.model) or ""):
+        if black_box and "Embedding" in (inspection.gradient_stop(self.logits_fn.model) or ""):
             raise ValueError("`model` should take continuous values with black_box=True. Received: token ids")
         images, _ = plans.within(self.pixels, chunk)
         bounds = None if self.pixels is None else self.pixels.bounds
@@ -191,7 +188,7 @@ class Collected:
         images, num_clipped = plans.within(self.pixels, chunk)
         self.num_clipped += num_clipped
         p = measurement.probabilities(self.logits_fn, images)
-        classes = {"label": check_labels(chunk.labels, *p.shape), "prediction": p.argmax(axis=-1)}
+        classes = {"label": validation.check_labels(chunk.labels, *p.shape), "prediction": p.argmax(axis=-1)}
         self.clean.append({"index": chunk.indices, **classes, "confidence": p.max(axis=-1)})
         return self.data[-1]
 
@@ -241,7 +238,7 @@ class Collected:
             distances=tuple(distances.distance_summary(plan.attack, outcome, self.shape) for plan, outcome in searches),
             spectrum=spectrum,
             digests={"model": self.model, "data": digest(*self.data)},
-            versions=versions(),
+            versions=records.versions(),
             samples=PerSample.of(clean, pairs, figures, file_names),
             class_names=tuple(class_names),
             certified=certified,

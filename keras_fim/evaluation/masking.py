@@ -11,12 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import GradientNorm, checked, require
-from keras_fim.attacks import FGM, FGSM, PGD, FixedBudgetAttack, Square, lp, problem, resolve_epsilons
+from keras_fim.attacks import FGM, FGSM, PGD, FixedBudgetAttack, Square, losses, lp, problem, resolve_epsilons
 from keras_fim.evaluation.flags import one_class, outputs_flags
 from keras_fim.evaluation.measurement import measured, predicted_classes, predictions_of, probabilities, softmax
 from keras_fim.evaluation.report import Report, Row
 from keras_fim.evaluation.sources import Dataset, MaxSamples, chunks, samples
-from keras_fim.geometry import jacobian
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.pixels import PixelRange, find_range
 from keras_fim.records import read_json
@@ -273,10 +272,7 @@ class Probe(NamedTuple):
 
 def _margin_gradient(logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
     """The gradient of the margin of the predicted class."""
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(images)
-        margins = tf.reduce_sum(tf.math.top_k(logits_fn(images), 2).values * [1.0, -1.0], axis=-1)
-    return jacobian.gradient(tape, margins, images)
+    return losses.loss_gradient(logits_fn, images, None, loss="margin", targets=lambda z: tf.argmax(z, axis=-1))[0]
 
 
 def _check(name: str, figure: float) -> MaskingCheck:

@@ -97,11 +97,7 @@ class Report(abc.ABC):
         if path.suffix == ".json":
             return write_json(path, {"type": type(self).__name__, **self.as_dict()})
         if path.suffix == ".csv":
-            text, records = io.StringIO(), self.records()
-            writer = csv.DictWriter(text, columns(records), restval="", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(records)
-            return write_text(path, text.getvalue())
+            return write_text(path, csv_text(self.records()))
         if path.suffix == ".md":
             return write_text(path, self.markdown())
         raise ValueError(f"`path` should end in .json, .csv or .md. Received: path={str(path)!r}")
@@ -157,6 +153,15 @@ def table(rows: Sequence[Row], *, markdown: bool = False) -> str:
         return "\n".join("  ".join(line).rstrip() for line in lines)
     rule = [("-" * (max(width, 3) - 1)) + (":" if flush else "-") for width, flush in zip(widths, right, strict=True)]
     return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as the content of a CSV file; what a row does not have is empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns(rows), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def columns(rows: Sequence[Row]) -> list[str]:

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from keras_fim.attacks import MinimalDistanceAttack, lp
+from keras_fim.evaluation import page, smoothing
 from keras_fim.evaluation.distances import DistanceSummary
 from keras_fim.evaluation.measurement import Outcome
-from keras_fim.evaluation.page import Example, rendered
 from keras_fim.evaluation.plans import Plan
 from keras_fim.evaluation.report import Ratio, Report, Row, share, wilson
 from keras_fim.evaluation.rows import AttackRow, named
-from keras_fim.evaluation.smoothing import CertifiedAccuracy
 from keras_fim.evaluation.spectrum import RADIUS, SpectrumSummary
 from keras_fim.records import write_text
 
@@ -128,9 +127,9 @@ class Evaluation(Report):
     digests: dict[str, str]
     versions: dict[str, str | None] = dataclasses.field(repr=False)
     samples: PerSample | None = dataclasses.field(default=None, repr=False)
-    examples: tuple[Example, ...] = dataclasses.field(default=(), repr=False)
+    examples: tuple[page.Example, ...] = dataclasses.field(default=(), repr=False)
     class_names: tuple[str, ...] = dataclasses.field(default=(), repr=False)
-    certified: CertifiedAccuracy | None = None
+    certified: smoothing.CertifiedAccuracy | None = None
 
     def row(self, attack: str, epsilon: float) -> AttackRow:
         """The row of an attack, by name, at an ε.
@@ -174,18 +173,18 @@ class Evaluation(Report):
     @property
     def sentences(self) -> tuple[str, str]:
         """The verdict in two sentences."""
-        first, second = rendered("sentences.txt", result=self).splitlines()
+        first, second = page.rendered("sentences.txt", result=self).splitlines()
         return first, second
 
     @property
     def verdict(self) -> str:
         """The robust accuracy that may be quoted: for each norm and ε that of the attack here that fools most."""
-        return rendered("verdict.txt", result=self)
+        return page.rendered("verdict.txt", result=self)
 
     @property
     def quotes(self) -> list[str]:
         """A sentence to quote for each norm and ε of `keras_fim.attacks.AutoAttack`, with what it was measured on."""
-        return rendered("quotes.txt", result=self).splitlines()
+        return page.rendered("quotes.txt", result=self).splitlines()
 
     def tables(self) -> dict[str, list[Row]]:
         """Accuracy; attacks; distances; spectrum."""
@@ -235,7 +234,7 @@ class Evaluation(Report):
         several = len({row.options for row in self.rows}) > len({row.attack for row in self.rows})
         ascending = sorted(self.rows, key=lambda row: row.epsilon)
         points = [(row.options if several else row.attack, self.accuracy, row) for row in ascending]
-        return write_text(path, rendered("report.html", result=self, points=points))
+        return write_text(path, page.rendered("report.html", result=self, points=points))
 
     def to_pandas(self) -> Any:
         """The rows by sample as a ``pandas.DataFrame``, which has to be installed.

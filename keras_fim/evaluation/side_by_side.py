@@ -9,9 +9,8 @@ import numpy as np
 
 from keras_fim.arguments import checked, expect, require
 from keras_fim.attacks import Attack, attack_by_name, lp, resolve_epsilons
-from keras_fim.evaluation import distances, page, sources
+from keras_fim.evaluation import distances, page, report, sources
 from keras_fim.evaluation.measurement import measured, predicted_classes, predictions_of
-from keras_fim.evaluation.report import Ratio, Report, Row, share
 from keras_fim.evaluation.result import Evaluation
 from keras_fim.evaluation.rows import budget
 from keras_fim.logits import logits_function
@@ -21,7 +20,7 @@ from keras_fim.validation import check_images
 
 
 @dataclasses.dataclass(frozen=True)
-class SideBySide(Report):
+class SideBySide(report.Report):
     """Evaluations of several models on the same images; prints as a table, and ``save("report.html")`` writes a page.
 
     Attributes:
@@ -97,9 +96,9 @@ class SideBySide(Report):
                 flags.append(f"other attacks: at {norm} {budget(epsilon)} not all models met the same attacks")
         return tuple(flags)
 
-    def tables(self) -> dict[str, list[Row]]:
+    def tables(self) -> dict[str, list[report.Row]]:
         """A row for each model."""
-        rows: list[Row] = []
+        rows: list[report.Row] = []
         for index, result in enumerate(self.results):
             robust = {f"{norm} {budget(e)}": result.strongest[norm, e].robust for norm, e in self.budgets}
             front = result.model in self.front(*self.headline)
@@ -119,7 +118,7 @@ class SideBySide(Report):
         return write_text(path, page.rendered("side_by_side.html", comparison=self, points=points, classes=columns))
 
 
-def _differ(one: Ratio, other: Ratio) -> bool:
+def _differ(one: report.Ratio, other: report.Ratio) -> bool:
     """Whether Fisher's exact test tells two shares from one another at 5 %."""
     from scipy.stats import fisher_exact
 
@@ -163,13 +162,13 @@ class TransferRow:
     epsilon: float | None
     source: str
     target: str
-    fooled: Ratio
-    accuracy: Ratio
-    accuracy_of_all: Ratio
+    fooled: report.Ratio
+    accuracy: report.Ratio
+    accuracy_of_all: report.Ratio
 
 
 @dataclasses.dataclass(frozen=True)
-class Transfer(Report):
+class Transfer(report.Report):
     """Adversarials of each of two models, tested on the other; prints as a table.
 
     Attributes:
@@ -180,9 +179,9 @@ class Transfer(Report):
     rows: tuple[TransferRow, ...]
     num_samples: int
 
-    def tables(self) -> dict[str, list[Row]]:
+    def tables(self) -> dict[str, list[report.Row]]:
         """A row for each attack and direction."""
-        rows = list[Row]()
+        rows = list[report.Row]()
         for row in self.rows:
             epsilon = "nearest" if row.epsilon is None else f"{row.epsilon:g}"
             made = {"attack": row.attack, "norm": row.norm, "ε": epsilon, "adversarials of": row.source}
@@ -246,6 +245,6 @@ def transfer(
             outcome = measured(models[here], asked, given[:1] or [np.inf], (images, labels), inspect)
             fooled, right = outcome.fooled[0], outcome.seen[0] == truth
             both = fooled & (before[there] == truth)
-            shares = share(fooled, outcome.was_correct), share(right, both), share(right, fooled)
+            shares = report.share(fooled, outcome.was_correct), report.share(right, both), report.share(right, fooled)
             rows.append(TransferRow(*described, names[here], names[there], *shares))
     return Transfer(tuple(rows), len(truth))

@@ -7,12 +7,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import checked, expect
-from keras_fim.evaluation.measurement import fits_memory
-from keras_fim.evaluation.report import Report, Row
-from keras_fim.geometry import linearize, logit_fim_largest_eigenvalue, simplex_fim_largest_eigenvalue
-from keras_fim.geometry.boundary import RIVALS, nearest_boundary, rival_gradients
+from keras_fim.evaluation import measurement, report
+from keras_fim.geometry import boundary, krylov, linearize, logit_fim_largest_eigenvalue, simplex_fim_largest_eigenvalue
 from keras_fim.geometry.jacobian import Linearization, class_slopes, factor_of
-from keras_fim.geometry.krylov import krylov_spectrum_from
 from keras_fim.geometry.spectrum import spectrum_of_factor
 from keras_fim.logits import LogitsFunction, logits_function, predict_logits
 from keras_fim.typing import Images, Model, Spectrum
@@ -32,7 +29,7 @@ _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclasses.dataclass(frozen=True)
-class SpectrumSummary(Report):
+class SpectrumSummary(report.Report):
     r"""Quantiles of the Fisher information over images; prints as a table.
 
     Attributes:
@@ -61,7 +58,7 @@ class SpectrumSummary(Report):
         missing = len(radius) - len(defined)
         return cls(tuple(float(quantile) for quantile in quantiles), values, len(radius), missing)
 
-    def tables(self) -> dict[str, list[Row]]:
+    def tables(self) -> dict[str, list[report.Row]]:
         """A row for each quantity."""
         names = [f"{100 * quantile:g} %" for quantile in self.quantiles]
         return {"": [{"quantity": key, **dict(zip(names, row, strict=True))} for key, row in self.values.items()]}
@@ -130,18 +127,18 @@ def information(
     """
     shape = tuple(images.shape[1:])
     classes = logits_fn.in_batches(predict_logits, images[:1]).shape[-1]
-    size = fits_memory(shape)
+    size = measurement.fits_memory(shape)
     if classes > EXACT_CLASSES:
         return dict(logits_fn.in_batches(_estimated, images, max_steps, probes, batch_size=size))
-    size = min(size, fits_memory(shape, copies=3 * classes))  # B and its copy in float64
+    size = min(size, measurement.fits_memory(shape, copies=3 * classes))  # B and its copy in float64
     return dict(logits_fn.in_batches(_exact, images, batch_size=size))
 
 
 def _exact(logits_fn: LogitsFunction, images: tf.Tensor) -> dict[str, tf.Tensor]:
     slopes, logits = class_slopes(logits_fn, images)
     matrix = tf.cast(factor_of(slopes, logits), tf.float64)
-    rivals = tf.math.top_k(logits, min(RIVALS + 1, logits.shape[-1])).indices[:, 1:]
-    radius = nearest_boundary(logits, tf.gather(slopes, rivals, batch_dims=1))[0]
+    rivals = tf.math.top_k(logits, min(boundary.RIVALS + 1, logits.shape[-1])).indices[:, 1:]
+    radius = boundary.nearest_boundary(logits, tf.gather(slopes, rivals, batch_dims=1))[0]
     return _figures(logits, spectrum_of_factor(matrix, 1)[0][:, 0], tf.reduce_sum(matrix**2, axis=(1, 2)), radius)
 
 
@@ -184,10 +181,10 @@ def spectrum_and_radius(
     Returns:
         `Spectrum`, and the radius ``(batch,)`` of `keras_fim.geometry.boundary_distance`.
     """
-    logits, gradients = jacobian.logits, rival_gradients(jacobian, RIVALS)
+    logits, gradients = jacobian.logits, boundary.rival_gradients(jacobian, boundary.RIVALS)
     start = spectrum_of_factor(_factor_of_rivals(logits, gradients), 1)[1][:, 0]
-    spectrum = krylov_spectrum_from(logits_fn, jacobian, images, start, max_steps=max_steps)
-    return spectrum, nearest_boundary(logits, gradients)[0]
+    spectrum = krylov.krylov_spectrum_from(logits_fn, jacobian, images, start, max_steps=max_steps)
+    return spectrum, boundary.nearest_boundary(logits, gradients)[0]
 
 
 def _factor_of_rivals(logits: tf.Tensor, gradients: tf.Tensor) -> tf.Tensor:

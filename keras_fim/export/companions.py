@@ -15,8 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import checked
-from keras_fim.export import runner
-from keras_fim.export.decoding import PREPROCESSING
+from keras_fim.export import decoding, runner
 from keras_fim.export.signatures import Serving, trusted
 from keras_fim.fisher import fisher_spectrum
 from keras_fim.logits import LogitsFunction
@@ -122,7 +121,7 @@ def write_card(path: Path, serving: Serving, signatures: Any, *, version: int, r
         "version": version,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),
-        "images": {**images, "found": pixels.origin, "files": PREPROCESSING if serving.decodes else None},
+        "images": {**images, "found": pixels.origin, "files": decoding.PREPROCESSING if serving.decodes else None},
         "limits": dataclasses.asdict(serving.limits),
         "labels": serving.labels,
         "signatures": {name: _interface(function) for name, function in signatures.items()},

@@ -8,14 +8,11 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
-from keras_fim import attacks, data
+from keras_fim import attacks, data, fisher, plots
 from keras_fim.arguments import Count, checked, require
-from keras_fim.evaluation import Evaluation, SideBySide, evaluate, masking_report, samples
+from keras_fim.evaluation import Evaluation, SideBySide, evaluate, masking_report, samples, side_by_side
 from keras_fim.evaluation.report import Report, Row
-from keras_fim.evaluation.side_by_side import pareto_front
-from keras_fim.fisher import fisher_spectrum
 from keras_fim.pixels import PixelRange
-from keras_fim.plots import defenses_figure
 from keras_fim.records import versions, written
 from keras_fim.training import defending, inputs, outcomes, run, trained
 from keras_fim.training.config import TrainingConfig, differences, recipe
@@ -96,7 +93,7 @@ class Comparison(Report):
 
     def front(self) -> list[str]:
         """The Pareto front: no other defense is as good in all of `DefenseRow.objectives` and better in one."""
-        return pareto_front({row.defense: row.objectives() for row in self.rows})
+        return side_by_side.pareto_front({row.defense: row.objectives() for row in self.rows})
 
     def figure(self) -> Any:
         """A matplotlib figure: accuracy and robust accuracy, under the strongest attack at each norm's smallest ε."""
@@ -105,7 +102,7 @@ class Comparison(Report):
             key: {row.defense: (mean(row.accuracy), mean(row.robust[key]), row.cost) for row in self.rows}
             for key in {key.split()[1]: key for key in reversed(strong)}.values()
         }
-        return defenses_figure(panels, self.front())
+        return plots.defenses_figure(panels, self.front())
 
 
 def spread(values: Sequence[float], form: str = ".1f", *, scale: float = 1.0) -> str:
@@ -237,7 +234,7 @@ class _Work:
         options: dict[str, Any] = {"twin": twins[0], "max_samples": _MASKING_SAMPLES, "bounds": self.pixels}
         reports = {norm: masking_report(models[0], self.images, norm=norm, **options) for norm in self.epsilons}
         checks = [(norm, check) for norm, report in reports.items() for check in report.checks]
-        spectra = (fisher_spectrum(model, self.images[0], bounds=self.pixels.bounds) for model in models)
+        spectra = (fisher.fisher_spectrum(model, self.images[0], bounds=self.pixels.bounds) for model in models)
         by_attack = {
             f"{row.attack.removesuffix(f'_{row.norm}')} {row.norm} {row.epsilon:.3g}": (row, *others)
             for row, *others in zip(*(evaluation.rows for evaluation in measured), strict=True)

@@ -6,8 +6,7 @@ from typing import Any
 
 from keras_fim import attacks, data
 from keras_fim.arguments import expect
-from keras_fim.evaluation import Evaluation, SideBySide, evaluate
-from keras_fim.evaluation.report import Row, table
+from keras_fim.evaluation import Evaluation, SideBySide, evaluate, report
 from keras_fim.export import saved_model
 from keras_fim.records import read_run, write_json, write_text
 from keras_fim.training.config import TrainingConfig, differences, recipe
@@ -69,11 +68,11 @@ def run_demo(folder: Path, export_folder: Path, *, mu: float = 0.02, epochs: int
         "TensorBoard": f"keras-fim board {folder}",
     }
     rows = _rows(results)
-    write_text(folder / "table.md", table(rows, markdown=True) + "\n")
+    write_text(folder / "table.md", report.table(rows, markdown=True) + "\n")
     measured = {name: result.as_dict() for name, result in results.items()}
     write_json(folder / "results.json", {name: {**m, "samples": None, "examples": []} for name, m in measured.items()})
     listed = "\n".join(f"{what + ':':13}{path}" for what, path in files.items())
-    return f"\n{table(rows)}\n\n{' '.join(comparison.sentences)}\n\n{listed}"
+    return f"\n{report.table(rows)}\n\n{' '.join(comparison.sentences)}\n\n{listed}"
 
 
 def _story(result: Evaluation) -> list[str]:
@@ -85,9 +84,9 @@ def _story(result: Evaluation) -> list[str]:
     return [*result.sentences, *([easiest] if fragile.prediction != fragile.label else [])]
 
 
-def _rows(results: dict[str, Evaluation]) -> list[Row]:
+def _rows(results: dict[str, Evaluation]) -> list[report.Row]:
     """Accuracy and robust accuracy, one column for each model."""
-    rows: list[Row] = [{"": "accuracy", **{name: result.accuracy for name, result in results.items()}}]
+    rows: list[report.Row] = [{"": "accuracy", **{name: result.accuracy for name, result in results.items()}}]
     for index, row in enumerate(next(iter(results.values())).rows):
         title = f"under {row.attack.partition('_')[0].upper()}, {row.norm} {row.epsilon:g}"
         rows.append({"": title, **{name: result.rows[index].robust for name, result in results.items()}})

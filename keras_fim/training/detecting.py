@@ -10,8 +10,7 @@ import numpy as np
 
 from keras_fim import attacks
 from keras_fim.detection import AdaptivePGD, FisherDetector, detection_curves
-from keras_fim.evaluation import chunks, clean_performance, samples
-from keras_fim.evaluation.measurement import measured
+from keras_fim.evaluation import chunks, clean_performance, measurement, samples
 from keras_fim.evaluation.plans import Plan, bounded, estimate
 from keras_fim.evaluation.report import Report, Row
 from keras_fim.logits import LogitsFunction, logits_function
@@ -188,7 +187,7 @@ class _Measurement:
                 scores[row, result.success] = self._scores(kind, result.adversarials[result.success])
             return scores
 
-        outcome = measured(self.logits_fn, bounded(plan.attack, self.bounds), plan.epsilons, test, scored)
+        outcome = measurement.measured(self.logits_fn, bounded(plan.attack, self.bounds), plan.epsilons, test, scored)
         num = int(outcome.was_correct.sum())
         for position, epsilon in enumerate(plan.epsilons):
             fooled = outcome.fooled[position]

@@ -13,13 +13,11 @@ import tensorflow as tf
 
 from keras_fim import models
 from keras_fim.arguments import require
-from keras_fim.data import DatasetInfo, Source, evaluated, load, names, open_source
-from keras_fim.data.splits import Files
+from keras_fim.data import DatasetInfo, Source, evaluated, load, names, open_source, splits
 from keras_fim.evaluation import samples
 from keras_fim.logits import LogitsFunction
 from keras_fim.pixels import PixelRange, find_range, range_by_accuracy, range_of_model
-from keras_fim.training.config import TrainingConfig, recipe
-from keras_fim.training.trained import builds, load_model, record_of, warn_of_seen
+from keras_fim.training import config, trained
 from keras_fim.typing import Bounds
 
 _PROBED = 512  # images that tell the range of the pixels
@@ -104,13 +102,13 @@ def model_for(source: str | Path, options: DataOptions) -> keras.Model:
     Raises:
         ValueError: As `load_model` and `keras_fim.data.open_source`.
     """
-    if not options.name or not builds(source):
-        return load_model(source)
+    if not options.name or not trained.builds(source):
+        return trained.load_model(source)
     facts = open_for(None, options).info
-    return load_model(source, image_shape=facts.image_shape, num_classes=facts.num_classes)
+    return trained.load_model(source, image_shape=facts.image_shape, num_classes=facts.num_classes)
 
 
-def described_recipe(options: DataOptions, **changes: Any) -> TrainingConfig:
+def described_recipe(options: DataOptions, **changes: Any) -> config.TrainingConfig:
     """`recipe` for any dataset and any model: looks at both, and tells image shape, classes and range of the pixels.
 
     Args:
@@ -128,14 +126,14 @@ def described_recipe(options: DataOptions, **changes: Any) -> TrainingConfig:
     if name is None or name in models.MODELS:
         changes["bounds"] = bounds and [float(end) for end in bounds]
         if data in names() and options.image_size is None:
-            return recipe(data, **changes)
+            return config.recipe(data, **changes)
         facts = open_for(None, options).info
-        return recipe(data, facts=facts, image_shape=list(facts.image_shape), **changes)
-    record = record_of(name)
-    model = None if builds(name) else load_model(name)
+        return config.recipe(data, facts=facts, image_shape=list(facts.image_shape), **changes)
+    record = trained.record_of(name)
+    model = None if trained.builds(name) else trained.load_model(name)
     facts = open_for(model, options, record).info
     if model is None:
-        model = load_model(name, image_shape=facts.image_shape, num_classes=facts.num_classes)
+        model = trained.load_model(name, image_shape=facts.image_shape, num_classes=facts.num_classes)
         pixels = find_range(model, bounds=(bounds[0], bounds[1])) if bounds else range_of_model(model)
     else:
         images = load(data, 64, data_dir=options.data_dir, image_shape=facts.image_shape)[1]
@@ -144,7 +142,7 @@ def described_recipe(options: DataOptions, **changes: Any) -> TrainingConfig:
     if any(isinstance(end, tuple) for end in ends):
         raise ValueError(f"`--model` should take one range of pixels for all channels. Received: {pixels}")
     settings = {"image_shape": list(facts.image_shape), "bounds": [float(np.max(end)) for end in ends]}
-    return recipe(data, facts=facts, trained=not builds(name), **{**settings, **changes})
+    return config.recipe(data, facts=facts, trained=not trained.builds(name), **{**settings, **changes})
 
 
 class EvaluatedImages(NamedTuple):
@@ -187,12 +185,12 @@ def evaluated_images(
         ValueError: As `open_for` and `model_range`, or if the images do not fit the model.
     """
     keras_model = model.model if isinstance(model, LogitsFunction) else model
-    record = None if (Path(source) / "saved_model.pb").is_file() else record_of(source)
+    record = None if (Path(source) / "saved_model.pb").is_file() else trained.record_of(source)
     opened, data = open_for(keras_model, options, record), options.name
     own = record is not None and record["config"]["data"] == data
     label = None if only is None else opened.info.label(only)
     dataset, split = evaluated(opened, max_samples, unseen=own, only=label)
-    flags = warn_of_seen(source, dataset, max_samples)
+    flags = trained.warn_of_seen(source, dataset, max_samples)
     which = "the 20 % that the run of the model did not train on" if own else "all images are taken"
     part = "" if opened.whole is None else f"{data} has no test part: {which}, {len(split.labels)} images"
     part += "; if the model was trained on some of them, its figures are too good" if part and not own else ""
@@ -200,7 +198,7 @@ def evaluated_images(
     enough = only is None and max_samples >= _PROBED
     probed = dataset if enough or options.bounds else evaluated(opened, _PROBED, unseen=own)[0]
     pixels = model_range(model, in_range(probed, (0.0, 1.0), shape), options.bounds, record)
-    paths = split.paths.tolist() if isinstance(split, Files) else []
+    paths = split.paths.tolist() if isinstance(split, splits.Files) else []
     names = tuple(os.path.relpath(path, Path(data).expanduser()) for path in paths)
     return EvaluatedImages(in_range(dataset, pixels.bounds, shape), pixels, opened.info, part, names, flags)
 

@@ -13,10 +13,10 @@ from tensorflow.core.util import event_pb2
 
 from keras_fim import callbacks, defenses, distribution
 from keras_fim.attacks.lp import norm_name
-from keras_fim.callbacks.measuring import write_hparams
 from keras_fim.evaluation import flags, samples
+from keras_fim.evaluation.report import csv_text
 from keras_fim.logits import logits_function, predict_logits
-from keras_fim.records import written
+from keras_fim.records import write_text, written
 from keras_fim.training.config import TrainingConfig, recipe
 from keras_fim.training.outcomes import default_epsilons
 from keras_fim.training.trained import load_weights
@@ -53,7 +53,7 @@ class RunCheckpoint(keras.callbacks.Callback):
         """Write the files of one epoch."""
         row = {"epoch": epoch + 1, **{key: float(value) for key, value in (logs or {}).items()}}
         self.history.append(row)
-        _write_rows(self.folder / "history.csv", self.history)
+        write_text(self.folder / "history.csv", csv_text(self.history))
         _save(self.model, self.folder / "checkpoints" / f"epoch-{epoch + 1:04d}.weights.h5")
         if _last_is_best(self.history, self.monitor):
             _save(defenses.plain(self.model), self.folder / "best.weights.h5")
@@ -119,13 +119,6 @@ def _last_is_best(history: list[dict[str, float]], monitor: str) -> bool:
 def _checkpoints(folder: Path) -> list[Path]:
     paths = (folder / "checkpoints").glob("epoch-[0-9][0-9][0-9][0-9].weights.h5")
     return sorted(path for path in paths if path.is_file())
-
-
-def _write_rows(path: Path, rows: list[dict[str, float]]) -> None:
-    with written(path) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 class Score(keras.callbacks.Callback):
@@ -233,12 +226,18 @@ def write_row(config: TrainingConfig, folder: Path, results: dict[str, Any]) -> 
     and accuracies, fooling ratios and median distances on test images. What is None has no column, because one text
     would make a column of numbers a column of texts.
     """
+    from tensorboard.plugins.hparams import api
+
     figures = {key: value for key, value in results.items() if key.endswith("_accuracy")}
     robustness = results.get("robustness") or {}
     shown = {key: value for key, value in robustness.items() if key.startswith("fooling/") or key.endswith("/q50")}
     figures.update({f"test_{key}": value for key, value in shown.items() if value is not None})
-    name = "/".join(folder.resolve().parts[-2:])
-    write_hparams(folder / "tensorboard" / "hparams", _options(config), figures, name=name)
+    writer = tf.summary.create_file_writer(str(folder / "tensorboard" / "hparams"))
+    with writer.as_default(step=0):
+        api.hparams(_options(config), trial_id="/".join(folder.resolve().parts[-2:]))
+        for key, value in figures.items():
+            tf.summary.scalar(key, value)
+    writer.close()
 
 
 def _options(config: TrainingConfig) -> dict[str, bool | int | float | str]:

@@ -15,7 +15,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from keras_fim import attacks, cli
 from keras_fim.callbacks import FisherSpectrum, RobustnessCurve
-from keras_fim.callbacks.measuring import write_hparams
+from keras_fim.training import recipe, watching
 from tests.browser import find_browser, open_page
 from tests.callbacks.conftest import compiled_model
 
@@ -24,14 +24,14 @@ from tests.callbacks.conftest import compiled_model
 def logs(tmp_path_factory, patterns):
     """Logs of three epochs, and an HParams table of two rows."""
     folder = tmp_path_factory.mktemp("logs")
-    watching = [
+    measured = [
         RobustnessCurve(patterns, attacks.FGSM(), [0.1, 0.2, 0.3], log_dir=folder, max_samples=40),
         FisherSpectrum(patterns, log_dir=folder, max_samples=20),
     ]
-    compiled_model().fit(*patterns, batch_size=16, epochs=3, callbacks=watching, verbose=0)
+    compiled_model().fit(*patterns, batch_size=16, epochs=3, callbacks=measured, verbose=0)
     for mu in (0.0, 0.02):
-        figures = {"test_accuracy": 0.9, "test_fooling/fgsm/eps_0p1": 0.25 + mu}
-        write_hparams(folder / f"mu{mu:g}" / "hparams", {"mu": mu, "data": "patterns"}, figures, name=f"sweep/mu{mu:g}")
+        results = {"test_accuracy": 0.9, "robustness": {"fooling/fgsm/eps_0p1": 0.25 + mu}}
+        watching.write_row(recipe("mnist5k", mu=mu), folder / "sweep" / f"mu{mu:g}", results)
     return folder
 
 
@@ -89,17 +89,17 @@ def test_charts_pictures_and_table_are_on_the_pages(logs, loopback):
         page.open(f"{url}?hparams#hparams")
         page.wait_for('deep("vaadin-grid-cell-content").some(cell => cell.textContent.includes("sweep/mu0.02"))')
         cells = page.evaluate('deep("vaadin-grid-cell-content").map(cell => cell.textContent.trim())')
-        for expected in ("mu", "data", "test_accuracy", "test_fooling/fgsm/eps_0p1", "0.27000", "patterns"):
+        for expected in ("mu", "data", "test_accuracy", "test_fooling/fgsm/eps_0p1", "0.27000", "mnist5k"):
             assert any(cell.startswith(expected) for cell in cells), (expected, cells)
 
 
 @pytest.mark.slow
 def test_hparams_rows_in_event_files(logs, read_events):
-    events = read_events(logs / "mu0.02" / "hparams")
+    events = read_events(logs / "sweep" / "mu0.02" / "tensorboard" / "hparams")
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     start = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
     assert start.group_name == "sweep/mu0.02"
-    assert start.hparams["mu"].number_value == 0.02 and start.hparams["data"].string_value == "patterns"
+    assert start.hparams["mu"].number_value == 0.02 and start.hparams["data"].string_value == "mnist5k"
     (written,) = events.Tensors("test_fooling/fgsm/eps_0p1")
     assert float(tf.make_ndarray(written.tensor_proto)) == pytest.approx(0.27)
 

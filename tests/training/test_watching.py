@@ -8,6 +8,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from keras_fim import cli
+from keras_fim.evaluation.report import csv_text
+from keras_fim.records import write_text
 from keras_fim.training import recipe, run, watching
 from keras_fim.training.config import TrainingConfig
 
@@ -90,5 +92,5 @@ def test_small_data_sets_are_not_measured_each_epoch(batches, every):
 
 def test_history_of_rows_with_different_keys(tmp_path):
     rows = [{"epoch": 1.0, "a": 0.5, "b": 1.0}, {"epoch": 2.0, "a": 0.25}, {"epoch": 3.0, "a": 0.1, "c": 4.0}]
-    watching._write_rows(tmp_path / "history.csv", rows)
+    write_text(tmp_path / "history.csv", csv_text(rows))
     assert watching.read_history(tmp_path) == rows
