@@ -30,27 +30,28 @@ _STYLE: dict[Any, Any] = {**_GRID, "axes.titlesize": "medium", "axes.titlelocati
 
 
 def panels(
-    count: int = 1, *, title: str = "", xlabel: str = "", ylabel: str = "", size: tuple[float, float] = (4.6, 3.6)
+    count: int = 1, *, rows: int = 1, title: str = "", xlabel: str = "", ylabel: str = "", size: Any = (4.6, 3.6)
 ) -> tuple[Figure, list[Axes]]:
     """An empty figure in the common look, with panels side by side.
 
     Args:
         count: The number of panels.
+        rows: The number of rows of panels, each with ``count / rows`` of them.
         title: The message of the figure; empty for none.
         xlabel: The label of the horizontal axes.
         ylabel: The label of the vertical axes.
         size: The width and height of a panel in inches.
 
     Returns:
-        A matplotlib figure that belongs to no window, and its axes.
+        A matplotlib figure that belongs to no window, and its axes, row by row.
     """
     from cycler import cycler
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context({**_STYLE, "axes.prop_cycle": cycler(color=PALETTE)}):
-        figure = Figure(figsize=(size[0] * count, size[1]), layout="constrained")
-        axes = list(figure.subplots(1, count, squeeze=False)[0])
+        figure = Figure(figsize=(size[0] * count / rows, size[1] * rows), layout="constrained")
+        axes = list(figure.subplots(rows, count // rows, squeeze=False).flat)
         for panel in axes:
             panel.set(xlabel=xlabel, ylabel=ylabel)
     if title:

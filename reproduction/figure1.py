@@ -81,18 +81,20 @@ def _probabilities(model: Any, images: np.ndarray) -> np.ndarray:
 
 
 def _draw(pictures: np.ndarray, labels: np.ndarray, distributions: Sequence[np.ndarray]) -> Figure:
-    """A row for each digit: the picture, then a bar chart for each model, the true class blue, a wrong winner red."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 2.6 * len(pictures)), layout="constrained")
-    grid = figure.subplots(len(pictures), 3, squeeze=False)
+    """A row for each digit: the picture, then a bar chart for each model, with the true class and a wrong winner."""
+    title = "Two digits changed by OSSA, and what the models say (blue: the true class, orange: a wrong answer)"
+    count = len(pictures)
+    figure, panels = plots.panels(3 * count, rows=count, title=title, ylabel="probability", size=(3.2, 2.4))
     for row, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
-        grid[row][0].imshow(picture[..., 0], cmap="gray", vmin=0, vmax=1)
-        grid[row][0].set_axis_off()
-        for axes, p, title in zip(grid[row][1:], distributions, ("original model", "defended model"), strict=True):
+        panels[3 * row].imshow(picture[..., 0], cmap="gray", vmin=0, vmax=1)
+        panels[3 * row].set_axis_off()
+        for axes, p, name in zip(panels[3 * row + 1 :], distributions, ("original", "defended"), strict=False):
+            winner = int(p[row].argmax())
             colors = [plots.QUIET] * len(p[row])
-            colors[int(p[row].argmax())] = plots.BAD
+            colors[winner] = plots.BAD
             colors[int(label)] = plots.GOOD
             axes.bar(range(len(p[row])), p[row], color=colors)
-            axes.set(title=title, ylim=(0, 1), xticks=range(len(p[row])))
+            axes.set_title(f"{name} model: {winner}", loc="left")
+            axes.set(ylim=(0, 1), xticks=range(len(p[row])))
+            axes.grid(visible=False, axis="x")
     return figure

@@ -42,18 +42,19 @@ def figure2(bench: PaperBench) -> Report:
     """Accuracy on the whole test set over μ."""
     accuracies = {mu: [accuracy(bench, model_name(mu, seed)) for seed in _seeds(bench)] for mu in MUS}
     rows = tuple((f"{mu:g}", spread(values, ".2f", scale=100)) for mu, values in accuracies.items())
-    figure, (axes,) = plots.panels(xlabel="μ", ylabel="accuracy [%]", size=(5.6, 4.0))
     means = [100 * float(np.mean(values)) for values in accuracies.values()]
+    title = f"Accuracy: {means[0]:.2f} % without the Fisher trace, {means[-1]:.2f} % at μ = {MUS[-1]:g}"
+    xlabel = f"μ (mean and range of {len(_seeds(bench))} seeds)"
+    figure, (axes,) = plots.panels(title=title, xlabel=xlabel, ylabel="accuracy [%]", size=(6.4, 3.8))
     errors = [
         [m - 100 * min(values) for m, values in zip(means, accuracies.values(), strict=True)],
         [100 * max(values) - m for m, values in zip(means, accuracies.values(), strict=True)],
     ]
-    axes.errorbar(
-        MUS, means, yerr=errors, marker="o", capsize=3, color=plots.PALETTE[0], label="Fisher trace (range over seeds)"
-    )
-    axes.axhline(means[0], linestyle=":", color=plots.QUIET, label="μ = 0")
+    axes.errorbar(MUS, means, yerr=errors, marker="o", capsize=3, color=plots.GOOD)
+    axes.axhline(means[0], linestyle=":", color=plots.QUIET)
+    above = (MUS[-1], means[0] + 0.05)
+    axes.annotate("μ = 0", above, color=plots.QUIET, ha="right")
     axes.set_ylim(min(97.0, min(means) - 0.5), 100)
-    axes.legend(frameon=False)
     notes = (f"Paper: {FIGURE2_ACCURACY}. All test images.",)
     return Report("figure2", "Figure 2: accuracy over μ, MNIST", ("μ", "accuracy [%]"), rows, notes, figure)
 
@@ -61,17 +62,20 @@ def figure2(bench: PaperBench) -> Report:
 def figure3(bench: PaperBench) -> Report:
     """OSSA's fooling ratio over ε for each μ, and PGD's beside it."""
     data = "mnist"
-    ossa = {f"{mu:g}": _over_seeds(bench, data, mu, attacks.OSSA(), EPSILONS) for mu in MUS}
-    stronger = {f"{mu:g}": _over_seeds(bench, data, mu, PGD, PGD_EPSILONS) for mu in MUS}
-    figure = _lines({f"μ = {mu}": curve for mu, curve in ossa.items()}, EPSILONS, title="OSSA, one step", panels=2)
-    _draw(figure.axes[1], {f"μ = {mu}": curve for mu, curve in stronger.items()}, PGD_EPSILONS, "PGD, 20 steps")
+    ossa = {f"μ = {mu:g}": _over_seeds(bench, data, mu, attacks.OSSA(), EPSILONS) for mu in MUS}
+    stronger = {f"μ = {mu:g}": _over_seeds(bench, data, mu, PGD, PGD_EPSILONS) for mu in MUS}
+    figure, panels = _panels(4, rows=2, size=(5.4, 3.4))
+    _draw(panels[0], ossa, EPSILONS, "OSSA")
+    _draw(panels[1], stronger, PGD_EPSILONS, "PGD, 20 steps")
+    _draw_differences(panels[2], ossa, EPSILONS)
+    _draw_differences(panels[3], stronger, PGD_EPSILONS)
     rows = [_row(("OSSA", f"{e:g}"), ossa, i) for i, e in enumerate(EPSILONS) if e in (0.5, 1, 1.5, 2, 3, 4, 5, 6)]
     rows += [_row(("PGD", f"{e:g}"), stronger, i) for i, e in enumerate(PGD_EPSILONS)]
     notes = (
         f"Fooling ratio in %. Paper: {FIGURE3_FOOLED}. PGD ({PGD!r}) takes the same budgets and many small steps: "
         "where it fools what OSSA does not, the model is not robust, its gradient only points elsewhere.",
     )
-    columns = ("attack", "ε (l2)", *(f"μ = {mu}" for mu in ossa))
+    columns = ("attack", "ε (l2)", *ossa)
     return Report("figure3", "Figure 3: fooling ratio of OSSA over ε, MNIST", columns, tuple(rows), notes, figure)
 
 
@@ -82,8 +86,10 @@ def figure4(bench: PaperBench) -> Report:
         for mu in mus:
             lines[f"{data}, μ = {mu:g}"] = _over_seeds(bench, data, mu, attacks.OSSA(), EPSILONS)
             stronger[f"{data}, μ = {mu:g}"] = _over_seeds(bench, data, mu, PGD, PGD_EPSILONS)
-    figure = _lines(lines, EPSILONS, title="OSSA, one step", panels=2)
-    _draw(figure.axes[1], stronger, PGD_EPSILONS, "PGD, 20 steps")
+    figure, panels = _panels(2 * len(_FIGURE4), rows=2)
+    for index, data in enumerate(_FIGURE4):
+        _draw(panels[index], _part(lines, f"{data}, "), EPSILONS, f"{data}, OSSA")
+        _draw(panels[index + len(_FIGURE4)], _part(stronger, f"{data}, "), PGD_EPSILONS, f"{data}, PGD")
     rows = [_row(("OSSA", f"{e:g}"), lines, i) for i, e in enumerate(EPSILONS) if e in (0.5, 1, 2, 3, 4, 6)]
     rows += [_row(("PGD", f"{e:g}"), stronger, i) for i, e in enumerate(PGD_EPSILONS)]
     notes = (
@@ -108,7 +114,9 @@ def figure5(bench: PaperBench) -> Report:
         f"Fooling ratio in %. Paper, at μ = {_FIGURE5_MU:g}: {FIGURE5_FOOLED}. A sign step of l2 norm ε changes each "
         "of the 784 pixels by ε/28, before it is clipped to the pixel range.",
     )
-    figure = _lines(curves, EPSILONS, title="one-step attacks")
+    figure, panels = _panels(len(methods))
+    for axes, name in zip(panels, methods, strict=True):
+        _draw(axes, _part(curves, f"{name}, "), EPSILONS, name)
     return Report("figure5", "Figure 5: three one-step attacks, MNIST", ("ε (l2)", *curves), tuple(rows), notes, figure)
 
 
@@ -160,16 +168,31 @@ def _row(head: tuple[str, ...], curves: Mapping[str, np.ndarray], index: int) ->
     return (*head, *(spread(list(curve[:, index]), ".1f", scale=100) for curve in curves.values()))
 
 
-def _lines(curves: Mapping[str, np.ndarray], epsilons: Sequence[float], *, title: str, panels: int = 1) -> Figure:
-    figure, axes = plots.panels(panels, xlabel="ε (l2)", ylabel="fooling ratio [%]", size=(5.6, 4.0))
-    _draw(axes[0], curves, epsilons, title)
-    return figure
+def _part(curves: Mapping[str, np.ndarray], start: str) -> dict[str, np.ndarray]:
+    """The curves whose names start like that, named by the rest."""
+    return {name.removeprefix(start): curve for name, curve in curves.items() if name.startswith(start)}
 
 
-def _draw(axes: Axes, curves: Mapping[str, np.ndarray], epsilons: Sequence[float], title: str) -> None:
-    """One line for each model: the mean over seeds, and their range as a band."""
-    axes.set_title(title, loc="left")
+def _panels(count: int, *, rows: int = 1, size: tuple[float, float] = (3.7, 3.1)) -> tuple[Figure, list[Axes]]:
+    title = "Fooling ratio at the ε where it differs most: without the Fisher trace → with it"
+    return plots.panels(count, rows=rows, title=title, xlabel="ε (l2)", ylabel="fooling ratio [%]", size=size)
+
+
+def _draw(axes: Axes, curves: Mapping[str, np.ndarray], epsilons: Sequence[float], name: str) -> None:
+    """One line for each model, the plain one first: the mean over seeds, and their range as a band."""
+    means = {label: 100 * values.mean(axis=0) for label, values in curves.items()}
+    plain, *defended = means.values()
+    average = np.mean(defended, axis=0)
+    widest = int(np.abs(average - plain).argmax())
+    axes.set_title(f"{name}, ε = {epsilons[widest]:g}: {plain[widest]:.0f} → {average[widest]:.0f} %", loc="left")
     axes.set_ylim(-2, 102)
-    means = {label: (epsilons, 100 * values.mean(axis=0)) for label, values in curves.items()}
     bands = {label: (100 * values.min(axis=0), 100 * values.max(axis=0)) for label, values in curves.items()}
-    plots.lines(axes, means, bands=bands)
+    plots.lines(axes, {label: (epsilons, mean) for label, mean in means.items()}, bands=bands)
+
+
+def _draw_differences(axes: Axes, curves: Mapping[str, np.ndarray], epsilons: Sequence[float]) -> None:
+    """The same lines less the first one, on a scale on which those that are close can be told apart."""
+    means = [100 * values.mean(axis=0) for values in curves.values()]
+    differences = {name: (epsilons, mean - means[0]) for name, mean in zip(curves, means, strict=True)}
+    axes.set(ylabel="difference from μ = 0 [points]", ylim=(-25, 15))
+    plots.lines(axes, differences)
