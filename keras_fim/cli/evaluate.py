@@ -21,34 +21,55 @@ from keras_fim.records import read_json
 from keras_fim.strangers import check_operations
 from keras_fim.training import inputs, outcomes, trained
 
+_PAGE = "report.html"
 _Budgets = dict[str, list[float]] | list[float] | None
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    """Measure, print and write."""
+    """Measure the models, print and write; several are put side by side as well."""
+    names = [trained.name_of(source) for source in arguments.model]
+    require(len(set(names)) == len(names), f"`--model` should be of different names. Received: {', '.join(names)}")
+    root, data = Path("results/evaluations"), short_name(arguments.data)
+    folder = arguments.out or root / "-".join([*names, data])
+    folders = [folder] if len(names) == 1 else [(arguments.out or root) / f"{name}-{data}" for name in names]
+    if arguments.ray:
+        cells.connect(arguments.ray)
+    pairs = zip(arguments.model, folders, strict=True)
+    results = [result for source, own in pairs if (result := _evaluate(source, own, arguments))]
+    if arguments.json and results:
+        summaries = [_summary(result, own / _PAGE) for result, own in zip(results, folders, strict=True)]
+        print(json.dumps(summaries if len(summaries) > 1 else summaries[0], indent=2))
+    if len(results) > 1:
+        compared = measuring.SideBySide(tuple(results))
+        end = "\n".join([*compared.flags, *compared.sentences, f"report: {compared.save(folder / _PAGE)}"])
+        print(f"\n{compared}", end, sep="\n\n", file=sys.stderr if arguments.json else sys.stdout)
+    if arguments.quick:
+        print(SMOKE_TEST, file=sys.stderr)
+    if arguments.fail_under is not None and any(one.headline.robust.value < arguments.fail_under for one in results):
+        raise SystemExit(3)
+
+
+def _evaluate(source: str, folder: Path, arguments: argparse.Namespace) -> measuring.Evaluation | None:
+    """Measure a model, write what came out and print it; None if this was a chunk of several."""
     data = data_options(arguments, arguments.data)
-    model = _model(arguments.model, data, strict=arguments.strict, returns=arguments.returns)
+    model = _model(source, data, strict=arguments.strict, returns=arguments.returns)
     twin = _model(arguments.twin, data, strict=arguments.strict) if arguments.twin else None
     budgets = _epsilons(arguments.epsilons)
     attacks = _attacks(arguments, budgets, twin)
     _check_budgets(arguments, attacks, budgets)
-    images = inputs.evaluated_images(arguments.model, model, data, arguments.max_samples, only=arguments.only)
+    images = inputs.evaluated_images(source, model, data, arguments.max_samples, only=arguments.only)
     if images.part:
         print(images.part, file=sys.stderr)
     if arguments.target:
         attacks = _aimed(attacks, images.facts.label(arguments.target))
-    name = trained.name_of(arguments.model)
-    folder = arguments.out or Path("results/evaluations") / f"{name}-{short_name(arguments.data)}"
-    _check_folder(folder, name)
-    if arguments.ray:
-        cells.connect(arguments.ray)
+    _check_folder(folder, trained.name_of(source))
     result = measuring.evaluate(
         model,
         images.dataset,
         attacks=attacks,
         epsilons=_with_usual(budgets, attacks, images),
         bounds=images.pixels,
-        name=name,
+        name=trained.name_of(source),
         class_names=images.facts.class_names,
         file_names=images.file_names,
         folder=folder / "cells",
@@ -59,26 +80,21 @@ def evaluate(arguments: argparse.Namespace) -> None:
     )
     if (arguments.chunk or (1, 1)) != (1, 1):
         print(f"{result.accuracy.total} images in {folder / 'cells'}; gather them without --chunk")
-        return
+        return None
     result = dataclasses.replace(result, flags=(*images.flags, *result.flags))
     masking = _masking(model, twin, images, {attack.norm for attack in attacks}, folder) if arguments.masking else []
-    _finish(result, masking, folder, arguments)
-
-
-def _finish(result: measuring.Evaluation, masking: list[str], folder: Path, arguments: argparse.Namespace) -> None:
-    """Write the result, print it, and judge it if there is a threshold."""
-    page = folder / "report.html"
-    for file in ("evaluation.json", "evaluation.csv", "evaluation.md", "report.html", "samples.csv"):
+    for file in ("evaluation.json", "evaluation.csv", "evaluation.md", _PAGE, "samples.csv"):
         result.save(folder / file)
-    if arguments.json:
-        summary = {key: getattr(result, key) for key in ("sentences", "flags", "pixels")}
-        print(json.dumps(report.encode({**summary, "report": str(page), "records": result.records()}), indent=2))
-    else:
-        print(result, *masking, "\n".join([*result.sentences, f"report: {page}"]), sep="\n\n")
-    if arguments.quick:
-        print(SMOKE_TEST, file=sys.stderr)
-    if arguments.fail_under is not None and result.headline.robust.value < arguments.fail_under:
-        raise SystemExit(3)
+    if not arguments.json:
+        print(result, *masking, "\n".join([*result.sentences, f"report: {folder / _PAGE}"]), sep="\n\n")
+    return result
+
+
+def _summary(result: measuring.Evaluation, path: Path) -> dict[str, Any]:
+    """What ``--json`` prints of a result."""
+    parts = {key: getattr(result, key) for key in ("sentences", "flags", "pixels")}
+    summary: dict[str, Any] = report.encode({**parts, "report": str(path), "records": result.records()})
+    return summary
 
 
 def _check_budgets(arguments: argparse.Namespace, attacks: list[library.Attack], budgets: _Budgets) -> None:

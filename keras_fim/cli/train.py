@@ -10,7 +10,7 @@ from keras_fim.arguments import require
 from keras_fim.cli.options import SMOKE_TEST, data_options, given, training_options
 from keras_fim.cli.serving import export_and_verify
 from keras_fim.data import short_name
-from keras_fim.evaluation import plans, report
+from keras_fim.evaluation import flags, plans, report
 from keras_fim.geometry.simplex import label_smoothing_from_mu
 from keras_fim.records import read_json
 from keras_fim.training import TrainingConfig, comparison, defending, detecting, inputs, outcomes, run, trained
@@ -43,6 +43,8 @@ def _train(config: TrainingConfig, folder: Path, arguments: argparse.Namespace, 
     print(f"{config.model} on {config.data}: {_why(config, by_default=arguments.mu is None)}")
     if config.defense == TrainingConfig.defense and config.mu:
         print("The paper's loss resists attacks of one step only; --defense n-fgm holds against strong ones.")
+    for flag in flags.budget_flags([own] if (own := defending.budget(config)) else [], config.pixels):
+        print(f"warning: {flag}", file=sys.stderr)
     print(f"writing to {folder}")
     robustness = not arguments.no_robustness
     run.train(config, folder, robustness=robustness, devices=devices, **given(arguments, "resume", "data_dir"))

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.attacks import Attack, losses, staged
+from keras_fim.attacks.lp import norm_name
 from keras_fim.evaluation.measurement import Outcome
 from keras_fim.evaluation.rows import AttackRow
 from keras_fim.logits import LogitsFunction
@@ -13,6 +14,7 @@ from keras_fim.typing import Bounds
 from keras_fim.validation import check_labels
 
 _FEW = 64  # images whose gradients are looked at
+_GRAY_LEVELS = {np.inf: 0.1, 2.0: 2.0, 1.0: 10.0}  # budgets below that hardly change pixels up to 255 or so
 _MOST = 0.02  # share of the images that gradients may leave to a search without them
 
 BLACK_BOX = "black box: only a search without gradients ran, so the true robust accuracy is at most the figure here"
@@ -82,22 +84,24 @@ def budget_flags(epsilons: Sequence[tuple[float, float]], bounds: Bounds | None)
     """Flags of budgets that look as if they were meant on another scale than that of the pixels.
 
     Args:
-        epsilons: Norms and budgets; those of l∞ are looked at.
+        epsilons: Norms and budgets.
         bounds: The smallest and the largest pixel value; ``None`` if they are not the same for all attacks.
 
     Returns:
-        A sentence for each budget above the whole range, or below a tenth of a gray level of pixels up to 255 or so.
+        A sentence for each budget of l∞ above the whole range, and for each that hardly changes pixels up to 255 or so.
     """
     if bounds is None:
         return []
     extent = float(np.max(bounds[1])) - float(np.min(bounds[0]))
     flags = []
-    for _, epsilon in dict.fromkeys(pair for pair in epsilons if pair[0] == np.inf):
-        if epsilon > extent:
+    for norm, epsilon in dict.fromkeys(epsilons):
+        if norm == np.inf and epsilon > extent:
             flags.append(f"budget: linf {epsilon:g} is more than the whole range of the pixels, {extent:g}")
-        elif extent > 100 and 0 < epsilon < 0.1:
-            text = f"of pixels whose range is {extent:g}; 8/255 of that range is {8 * extent / 255:g}"
-            flags.append(f"budget: linf {epsilon:g} is less than a tenth of a gray level {text}")
+        elif extent > 100 and 0 < epsilon < _GRAY_LEVELS.get(norm, 0):
+            text = f"{norm_name(norm)} {epsilon:g} is below {_GRAY_LEVELS[norm]:g} gray levels of pixels whose range is"
+            flags.append(
+                f"budget: {text} {extent:g}; {epsilon:g} of pixels from 0 to 1 is {epsilon * extent:g} of these"
+            )
     return flags
 
 

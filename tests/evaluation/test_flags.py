@@ -176,16 +176,22 @@ def test_the_same_model_behind_a_rescaling_has_the_same_figures():
 
 
 @pytest.mark.parametrize(
-    ("epsilon", "flag"),
+    ("attack", "epsilon", "flag"),
     [
-        (300.0, "budget: linf 300 is more than the whole range of the pixels, 255"),
-        (8 / 255, "budget: linf 0.0313725 is less than a tenth of a gray level of pixels whose range is 255; 8/255"),
-        (8.0, ""),
+        ("fgsm", 300.0, "budget: linf 300 is more than the whole range of the pixels, 255"),
+        ("fgsm", 8 / 255, "linf 0.0313725 is below 0.1 gray levels of pixels whose range is 255; 0.0313725 of pixels"),
+        (
+            "fgm",
+            0.5,
+            "budget: l2 0.5 is below 2 gray levels of pixels whose range is 255; 0.5 of pixels from 0 to 1 is 127.5",
+        ),
+        ("fgsm", 8.0, ""),
+        ("fgm", 30.0, ""),
     ],
 )
-def test_a_budget_on_another_scale_is_flagged(epsilon, flag):
+def test_a_budget_on_another_scale_is_flagged(attack, epsilon, flag):
     model = linear(before=lambda images: images / 255)
-    options = {"attacks": ["fgsm"], "epsilons": [epsilon], "bounds": (0, 255), "spectrum": False, "progress": None}
+    options = {"attacks": [attack], "epsilons": [epsilon], "bounds": (0, 255), "spectrum": False, "progress": None}
     flags = evaluate(model, (255 * IMAGES, LABELS), **options).flags
     assert [one for one in flags if one.startswith("budget")] == [one for one in flags if flag and flag in one]
     assert any(flag in one for one in flags) or not flag
