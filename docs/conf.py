@@ -21,6 +21,7 @@ extensions = ["sphinx.ext.napoleon", "sphinx.ext.mathjax", "sphinx-mathjax-offli
 exclude_patterns = ["examples", "_build"]
 html_theme, html_title = "furo", f"keras_fim {release}"
 html_theme_options = {"navigation_with_keys": True}
+html_favicon = "images/favicon.svg"
 default_role, smartquotes = "py:obj", False
 
 myst_enable_extensions = ["amsmath", "deflist", "dollarmath"]
@@ -46,7 +47,7 @@ def _skip(app: object, what: str, name: str, item: object, skip: bool, options: 
     """Leave out what is not public: the modules inside of a package, whose names the package offers."""
     if what in ("module", "package"):
         parts = name.split(".")
-        return skip or len(parts) > 2 or (len(parts) == 2 and parts[1] not in public)
+        return skip or len(parts) > 2 or (len(parts) == 2 and parts[1] not in (*public, "fisher"))
     return skip or (name.count(".") == 1 and what != "data" and name.split(".")[1] not in public)
 
 

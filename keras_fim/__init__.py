@@ -1,7 +1,15 @@
 """Fisher-information robustness for Keras classifiers: how easily can a model be fooled, and what to change.
 
-Everything below is imported at once, so that `keras.models.load_model` finds what the package registers. Only the
-command line imports each part when it is first used: its help then needs no TensorFlow.
+Some names of the modules below are also at the top, as `keras_fim.fisher_spectrum` and so on:
+
+* Losses: `keras_fim.losses.FisherTraceLoss` and `keras_fim.losses.FisherEigenvalueLoss`.
+* Measures: `keras_fim.fisher.fisher_spectrum`, `keras_fim.evaluation.boundary_radius` and
+  `keras_fim.evaluation.certify`.
+* The weight μ: `keras_fim.geometry.default_mu`, `keras_fim.geometry.label_smoothing_from_mu` and
+  `keras_fim.geometry.mu_from_label_smoothing`.
+
+All modules are imported at once, so that `keras.models.load_model` finds what the package registers. Only the command
+line imports each part when it is first used: its help then needs no TensorFlow.
 """
 
 import importlib as _importlib
