@@ -18,7 +18,7 @@ from pathlib import Path
 from keras_fim.records import read_json, write_json
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "own_images.md"
+PAGE = ROOT / "docs" / "guides" / "own_images.md"
 KEPT = ("measured/evaluation.json", "aimed/evaluation.json", "hardened/robustness/before.json")
 KEPT += ("hardened/robustness/after.json", "compared/comparison.md", "detection/my.md")
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks import own_images
+from keras_fim import cli
 from tests import catalogs
 from tests.tables import read_csv
 
@@ -67,11 +71,16 @@ def test_python_blocks_of_the_docs_run(page, tmp_path, monkeypatch):
 
 
 @pytest.mark.nightly
-def test_every_block_of_the_readme_runs_as_typed(tmp_path):
-    """Python and shell in order, in one folder, as a newcomer types them; not what needs a clone or a server."""
+@pytest.mark.parametrize("page", ["README.md", "getting_started.md", "guides/serving.md"])
+def test_every_block_runs_as_typed(page, tmp_path):
+    """Python and shell in order, in one folder, as a newcomer types them; not what needs a clone or a server.
+
+    ``benchmarks/own_images.py`` runs the commands of the page on own images. The other pages have commands that train
+    for hours or need a cluster; the test below asks the command line whether it takes them.
+    """
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    program = []
-    for language, block in re.findall(r"```(python|bash)\n(.*?)```", README, flags=re.DOTALL):
+    program = [MODEL] if page.startswith("guides/") else []
+    for language, block in re.findall(r"```(python|bash)\n(.*?)```", PAGES[page], flags=re.DOTALL):
         if language == "python":
             program.append(block)
             script = "\n".join(program)  # later blocks use what earlier ones defined
@@ -79,8 +88,42 @@ def test_every_block_of_the_readme_runs_as_typed(tmp_path):
             continue
         for line in block.splitlines():
             command = line.partition("#")[0].strip()
-            if command.startswith("keras-fim") and not command.startswith("keras-fim board"):
+            if command.startswith("keras-fim") and command.split()[1] not in ("board", "serve-client"):
                 subprocess.run(command, shell=True, cwd=tmp_path, env=environment, check=True)
+
+
+FENCE = re.compile(r"```(\w+)\n(.*?)```", flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("page", sorted(page for page, text in PAGES.items() if "keras-fim " in text))
+def test_the_command_line_takes_every_command_of_the_pages(page):
+    """Whole commands in blocks are parsed; a command in a sentence may be a part, whose options have to exist."""
+    parser, commands = cli._parsers()
+    for _, block in FENCE.findall(PAGES[page]):
+        for command in re.findall(r"keras-fim .*", block.replace("\\\n", " ")):
+            typed = shlex.split(command.replace("$SLURM_ARRAY_TASK_ID", "1"), comments=True)[1:]
+            assert parser.parse_known_args(typed)[1] == [], command
+    for command in re.findall(r"`(keras-fim [^`]+)`", FENCE.sub("", PAGES[page])):
+        _, name, *rest = command.split()
+        if name.islower() and not name.startswith("-"):
+            flags = {word.partition("=")[0] for word in rest if word.startswith("--")}
+            assert flags <= {"--help", *commands[name]._option_string_actions}, command
+
+
+def test_commands_on_own_images_are_those_that_were_run():
+    """``benchmarks/own_images.py`` reads them from the page and keeps them with the results."""
+    run = re.findall(r"^\| `(.+)` \|", (RESULTS / "own_images" / "commands.md").read_text("utf-8"), flags=re.MULTILINE)
+    assert own_images.commands() == run and all(f"\n{command}\n" in PAGES["guides/own_images.md"] for command in run)
+
+
+def test_every_script_that_the_pages_name_is_there():
+    for page, text in PAGES.items():
+        for script in re.findall(r"python ((?:training|benchmarks|docs)/\S+?\.py)", text):
+            assert (ROOT / script).is_file(), (page, script)
+        for module in re.findall(r"python -m ((?:tests|reproduction)[.\w]*)", text):
+            assert importlib.util.find_spec(module), (page, module)
+        for target in re.findall(r"(?m)(?:^|`)make ([a-z]+)(?=`| +#)", text):
+            assert f"\n{target}:" in (ROOT / "Makefile").read_text(encoding="utf-8"), (page, target)
 
 
 def test_demo_table_is_the_stored_one():
