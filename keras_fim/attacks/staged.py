@@ -101,7 +101,7 @@ class StagedAttack(kinds.FixedBudgetAttack):
         """The stages, -2 for samples that stand where the margin has no slope."""
         for index in self._standing(task, best):
             points, labels, old = take((best.points, task.labels, stage), index)
-            stuck = (logits_fn.compiled(_slope)(points, labels) == 0) & (old == -1)
+            stuck = (logits_fn.compiled(slope)(points, labels) == 0) & (old == -1)
             stage = put(stage, index, tf.where(stuck, -2, old))
         return stage
 
@@ -133,7 +133,8 @@ class StagedAttack(kinds.FixedBudgetAttack):
         return Best.of(points, logits_fn.compiled(predict_logits)(points), task.labels, "margin")
 
 
-def _slope(logits_fn: LogitsFunction, points: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+def slope(logits_fn: LogitsFunction, points: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """The largest entry, in size, of the gradient of the margin at each point, ``(n,)``."""
     return lp.norms_of(losses.loss_gradient(logits_fn, points, labels, loss="margin")[0], np.inf)
 
 

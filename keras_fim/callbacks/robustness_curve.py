@@ -213,7 +213,8 @@ def measure_attack(
     correct, fooled = np.flatnonzero(shown.was_correct[:_CANDIDATES]), np.asarray(shown.fooled.any(axis=0))
     best = np.sort(correct[np.argsort(~fooled[correct], kind="stable")][:num_examples])
     restored = isinstance(attack, kinds.MinimalDistanceAttack)  # beyond the largest ε it does not count
-    examples = page.Attacked.of(logits_fn, plan, first, shown, best, restored=restored)
+    pictured = page.shown_at(plan, first, shown, best, restored=restored)
+    examples = page.Attacked.of(logits_fn, first.take(best), *pictured, attack.bounds)
     outcome = measurement.Outcome.joined([part._replace(seen=()) for part in (shown, *rest)])
     named = (dataclasses.replace(row, attack=name) for row in rows.attack_rows(attack, epsilons, outcome))
     return rows.RobustnessCurve(tuple(named)), examples

@@ -115,14 +115,14 @@ def evaluate(
     pixels = plans.pixel_range(logits_fn, first, attacks, bounds)
     size = first.images.shape[1:], len(distribution.local_devices(distribution.devices_of(logits_fn.model)))
     todo = [plans.fitted(plan, *size) for plan in plans.planned(attacks, epsilons, pixels, black_box=black_box)]
-    cells = _cells(todo, pixels, first, spectrum and not black_box, certify_sigma, num_draws)
+    found: dict[int, Any] = {}
+    smoothed = None if certify_sigma is None else {"sigma": float(certify_sigma), "num_draws": int(num_draws)}
+    cells = _cells(todo, found, (pixels, first), spectrum and not black_box, smoothed)
     report = progress or (lambda line: None)
     total = max_samples if following else len(first.labels)
     left = plans.Progress(report, [(cell.name, cell.gradients) for cell in cells], total)
-    run = Collected(logits_fn, pixels, todo, cells, left)
-    run.look(first, black_box)
-    if progress and (line := plans.estimate(logits_fn, todo, first, total)):
-        report(line)
+    run = Collected(logits_fn, pixels, todo, cells, left, found)
+    run.look(first, black_box, timed=progress is not None)
     run.measure(BACKENDS[backend](logits_fn, cells), Cells(folder), itertools.chain([first], following, parts), chunk)
     name = name or str(getattr(logits_fn.model, "name", type(logits_fn.model).__name__))
     return run.evaluation(name, class_names, file_names)
@@ -138,6 +138,7 @@ class Collected:
         todo: The attacks.
         cells: What each chunk is measured for: the attacks first.
         progress: Tells what is left.
+        found: What attacks in this process have made of the present chunk, by their numbers: see `page.shown_at`.
     """
 
     logits_fn: LogitsFunction
@@ -145,6 +146,7 @@ class Collected:
     todo: Sequence[plans.Plan]
     cells: Sequence[Cell]
     progress: plans.Progress
+    found: dict[int, Any]
 
     def __post_init__(self) -> None:
         self.data, self.flags, self.num_clipped = list[str](), list[str](), 0
@@ -153,18 +155,22 @@ class Collected:
         self.counts: list[Any] = [0] * len(self.cells)  # of fooled, unconfirmed and correct samples by ε
         self.gallery = page.Gallery()
 
-    def look(self, chunk: Chunk, black_box: bool) -> None:
-        """The digest of the model, the range of the pixels, and flags of the model's outputs."""
+    def look(self, chunk: Chunk, black_box: bool, *, timed: bool) -> None:
+        """The digest of the model, the range of the pixels, flags of what it returns, and how long it may take."""
         self.model, self.shape = plans.model_digest(self.logits_fn, chunk.images), chunk.images.shape[1:]
         if self.pixels is not None:
             self.progress.report(str(self.pixels))
             self.flags += [self.pixels.doubt] if self.pixels.doubt else []
         if black_box and "Embedding" in (inspection.gradient_stop(self.logits_fn.model) or ""):
             raise ValueError("`model` should take continuous values with black_box=True. Received: token ids")
-        images, _ = plans.within(self.pixels, chunk)
+        chunk = chunk._replace(images=plans.within(self.pixels, chunk)[0])
         bounds = None if self.pixels is None else self.pixels.bounds
-        self.flags += flags.outputs_flags(self.logits_fn, images, chunk.labels, gradients=not black_box, bounds=bounds)
-        self.flags += [flags.BLACK_BOX] if black_box else []
+        self.flags += flags.outputs_flags(self.logits_fn, *chunk[1:], bounds=bounds)
+        given = self.logits_fn, self.todo, chunk, self.progress.total
+        line, slopes = plans.estimate(*given) if timed else ("", np.zeros(0))
+        self.flags += [flags.BLACK_BOX] if black_box else flags.gradients_flags(self.logits_fn, *chunk[1:], slopes)
+        if line:
+            self.progress.report(line)
 
     def measure(self, backend: Here, store: Cells, parts: Iterable[Chunk], chunk: tuple[int, int]) -> None:
         """Measure one chunk of the samples in so many, or all of them."""
@@ -207,7 +213,8 @@ class Collected:
         """Keep a few images of a chunk for the report, by how far the boundary is, or else by their confidence."""
         clean = self.clean[len(self.figures[0]) - 1]
         scores = next((parts[-1][RADIUS] for parts in self.figures if RADIUS in parts[-1]), clean["confidence"])
-        self.gallery.add(chunk, np.where(clean["prediction"] == clean["label"], scores, np.nan))
+        self.gallery.add(chunk, np.where(clean["prediction"] == clean["label"], scores, np.nan), self.found)
+        self.found.clear()
 
     def evaluation(self, name: str, class_names: Sequence[str], file_names: Sequence[str]) -> Evaluation:
         """The result; the names of files are in the order of the dataset."""
@@ -243,32 +250,37 @@ class Collected:
             class_names=tuple(class_names),
             certified=certified,
         )
-        plan = next(plan for plan in self.todo if repr(plan.attack) == result.headline.options)
-        return dataclasses.replace(result, examples=self.gallery.examples(self.logits_fn, *plan))
+        number = [repr(plan.attack) for plan in self.todo].index(result.headline.options)
+        return dataclasses.replace(result, examples=self.gallery.examples(self.logits_fn, self.todo[number], number))
 
 
 def _cells(
-    todo: Sequence[plans.Plan], pixels: PixelRange | None, chunk: Chunk, spectrum: bool, sigma: float | None, draws: int
+    todo: Sequence[plans.Plan], found: dict[int, Any], first: tuple[Any, Chunk], spectrum: bool, smoothed: Any
 ) -> list[Cell]:
     """What each chunk is measured for: every attack, and then the spectrum and the certificates if asked for."""
-    cells = []
-    for plan in todo:
+    cells, (pixels, chunk) = [], first
+    for number, plan in enumerate(todo):
         settings = {**plans.attack_settings(plan.attack, chunk.images), "epsilons": list(plan.epsilons)}
         gradients = plans.stated_gradients(plan.attack) * len(plan.epsilons)
-        cells.append(Cell(plan.attack.name, settings, _FIGURES, functools.partial(_attacked, plan), gradients))
+        cells.append(
+            Cell(plan.attack.name, settings, _FIGURES, functools.partial(_attacked, found, number, plan), gradients)
+        )
     if spectrum:
         settings = {"attack": "spectrum", "revision": 4}
         cells.append(Cell("spectrum", settings, QUANTITIES, functools.partial(_informed, pixels), 10))
-    if sigma is not None:
-        options = {"sigma": float(sigma), "num_draws": int(draws)}
-        settings = {"attack": "certificates", "revision": 1, **options, "alpha": smoothing.ALPHA}
-        measured = functools.partial(_certified, pixels, options)
-        cells.append(Cell("certificates", settings, smoothing.Certificates._fields, measured, draws / 3))
+    if smoothed is not None:
+        settings = {"attack": "certificates", "revision": 1, **smoothed, "alpha": smoothing.ALPHA}
+        measured, queries = functools.partial(_certified, pixels, smoothed), smoothed["num_draws"]
+        cells.append(Cell("certificates", settings, smoothing.Certificates._fields, measured, queries / 3))
     return cells
 
 
-def _attacked(plan: plans.Plan, logits_fn: LogitsFunction, chunk: Chunk) -> dict[str, Any]:
-    return dict(zip(_FIGURES, measurement.measure(logits_fn, *plan, chunk), strict=False))
+def _attacked(
+    found: dict[int, Any], number: int, plan: plans.Plan, logits_fn: LogitsFunction, chunk: Chunk
+) -> dict[str, Any]:
+    outcome = measurement.measure(logits_fn, *plan, chunk, inspect=lambda result: result.adversarials)
+    found[number] = page.shown_at(plan, chunk, outcome, np.arange(len(chunk.labels)), restored=True)
+    return dict(zip(_FIGURES, outcome, strict=False))
 
 
 def _informed(pixels: PixelRange | None, logits_fn: LogitsFunction, chunk: Chunk) -> dict[str, Any]:

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks import Attack, losses, staged
-from keras_fim.attacks.lp import norm_name
+from keras_fim.attacks import Attack, lp, staged
 from keras_fim.evaluation.measurement import Outcome
 from keras_fim.evaluation.rows import AttackRow
 from keras_fim.logits import LogitsFunction
@@ -21,7 +20,7 @@ BLACK_BOX = "black box: only a search without gradients ran, so the true robust 
 
 
 def outputs_flags(
-    logits_fn: LogitsFunction, images: tf.Tensor, labels: np.ndarray, *, gradients: bool, bounds: Bounds | None = None
+    logits_fn: LogitsFunction, images: tf.Tensor, labels: np.ndarray, *, bounds: Bounds | None = None
 ) -> list[str]:
     """Flags of a model's outputs on a few images.
 
@@ -29,18 +28,18 @@ def outputs_flags(
         logits_fn: The classifier.
         images: ``(n, ...)``, checked; the first 64 are looked at.
         labels: int64 ``(n,)``, class indices.
-        gradients: Whether to look at the gradients, too.
         bounds: The smallest and the largest pixel value; ``None`` if they are not the same for all attacks.
 
     Returns:
         A sentence for each of: logits that are not finite, outputs that differ between two passes, outputs that are the
-        same for all images, an input that is rounded, gradients that are zero.
+        same for all images, an input that is rounded.
 
     Raises:
-        NoGradientError: If there is no gradient path from the images to the logits, and ``gradients`` asks for one.
+        ValueError: If the labels are not those of the model.
     """
     images = logits_fn.cast(images[:_FEW])
     first, second = (np.asarray(logits_fn(images), np.float64) for _ in range(2))
+    check_labels(labels[:_FEW], *first.shape)
     flags = []
     if not np.isfinite(first).all():
         share = 1 - np.isfinite(first).all(axis=-1).mean()
@@ -52,15 +51,31 @@ def outputs_flags(
     elif bounds is not None and _rounds(logits_fn, images, first, bounds):
         text = "the logits do not change at all when every pixel moves by less than 1/255 of its range"
         flags.append(f"rounded input: {text}, so gradients may lead nowhere")
-    if gradients:
-        with logits_fn.explained():
-            classes = tf.constant(check_labels(labels[:_FEW], *first.shape))
-            slope = np.asarray(losses.loss_gradient(logits_fn, images, classes, loss="margin")[0])
-        zero = float((np.abs(slope).reshape(len(slope), -1).max(axis=-1) == 0).mean())
-        if zero > 0.01:
-            text = f"of {100 * zero:.0f} % of the images the gradient of the margin is zero, so attacks cannot start"
-            flags.append(f"zero gradients: {text}")
     return flags
+
+
+def gradients_flags(logits_fn: LogitsFunction, images: tf.Tensor, labels: np.ndarray, slopes: np.ndarray) -> list[str]:
+    """The flag of gradients that are zero.
+
+    Args:
+        logits_fn: The classifier.
+        images: ``(n, ...)``, checked; the first 64 are looked at.
+        labels: int64 ``(n,)``, class indices.
+        slopes: `keras_fim.attacks.staged.slope` at the first images, as far as it is at hand.
+
+    Returns:
+        A sentence, or nothing.
+
+    Raises:
+        NoGradientError: If there is no gradient path from the images to the logits.
+    """
+    images, classes = logits_fn.cast(images[len(slopes) : _FEW]), tf.constant(labels[len(slopes) : _FEW])
+    if len(classes):
+        with logits_fn.explained():
+            slopes = np.append(slopes, staged.slope(logits_fn, images, classes))
+    zero = float((slopes == 0).mean())
+    text = f"of {100 * zero:.0f} % of the images the gradient of the margin is zero, so attacks cannot start"
+    return [f"zero gradients: {text}"] if zero > 0.01 else []
 
 
 def _rounds(logits_fn: LogitsFunction, images: tf.Tensor, logits: np.ndarray, bounds: Bounds) -> bool:
@@ -98,7 +113,7 @@ def budget_flags(epsilons: Sequence[tuple[float, float]], bounds: Bounds | None)
         if norm == np.inf and epsilon > extent:
             flags.append(f"budget: linf {epsilon:g} is more than the whole range of the pixels, {extent:g}")
         elif extent > 100 and 0 < epsilon < _GRAY_LEVELS.get(norm, 0):
-            text = f"{norm_name(norm)} {epsilon:g} is below {_GRAY_LEVELS[norm]:g} gray levels of pixels whose range is"
+            text = f"{lp.norm_name(norm)} {epsilon:g} is below {_GRAY_LEVELS[norm]:g} gray levels of pixels whose range is"
             flags.append(
                 f"budget: {text} {extent:g}; {epsilon:g} of pixels from 0 to 1 is {epsilon * extent:g} of these"
             )

@@ -156,7 +156,7 @@ def masking_report(
     images = pixels.clip(images)[0]
     p = probabilities(logits_fn, images)
     right = p.argmax(axis=-1) == check_labels(labels, *p.shape)
-    flags = outputs_flags(logits_fn, images, labels, gradients=False, bounds=pixels.bounds)
+    flags = outputs_flags(logits_fn, images, labels, bounds=pixels.bounds)
     flags += one_class(p.argmax(axis=-1), labels)
     require(right.any(), "`model` should have at least one of the samples right. Received: accuracy 0")
     size = min(1.0, 5 / max(1, steps))  # from one end of the ball to the other and back

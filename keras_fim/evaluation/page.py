@@ -4,14 +4,14 @@ import base64
 import dataclasses
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from keras_fim.attacks import Attack, lp
+from keras_fim.attacks import lp
 from keras_fim.evaluation.measurement import Outcome, measure, probabilities
 from keras_fim.evaluation.plans import Plan
 from keras_fim.evaluation.report import Ratio, columns, shown
@@ -53,15 +53,23 @@ class Example:
 
 
 class Gallery:
-    """Collects images; there are never more than nine of them."""
+    """Collects images and what attacks made of them; there are never more than nine images."""
 
     def __init__(self) -> None:
         self.kept: Chunk | None = None
         self.kept_scores, self.scores = np.zeros(0), np.zeros(0)
+        self.found: list[dict[int, tuple[float, np.ndarray]]] = []
 
-    def add(self, chunk: Chunk, scores: np.ndarray) -> None:
-        """Look at samples that the model has right; the score, such as a radius, ranks them, NaN leaves one out."""
-        chunk, scores = chunk.take(np.isfinite(scores)), scores[np.isfinite(scores)]
+    def add(self, chunk: Chunk, scores: np.ndarray, found: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> None:
+        """Look at samples that the model has right.
+
+        Args:
+            chunk: The samples.
+            scores: Numbers ``(n,)`` that rank them, such as radii; NaN leaves one out.
+            found: What attacks made of them, by the number of the attack: see `shown_at`.
+        """
+        (right,) = np.nonzero(np.isfinite(scores))
+        chunk, scores = chunk.take(right), scores[right]
         if chunk.images.ndim != 4 or chunk.images.shape[-1] not in (1, 3) or not len(scores):
             return
         pool = joined([chunk] if self.kept is None else [self.kept, chunk])
@@ -71,21 +79,57 @@ class Gallery:
         ends = np.arange(len(order))
         rows = order[np.unique(np.concatenate([ends[:_COUNT], middle, ends[-_COUNT:]]))]
         self.kept, self.kept_scores = pool.take(rows), ranks[rows]
+        of_chunk = [{number: (column[0][row], column[1][row]) for number, column in found.items()} for row in right]
+        pairs = [*self.found, *of_chunk]
+        self.found = [{number: (pair[0], pair[1].copy()) for number, pair in pairs[row].items()} for row in rows]
 
-    def examples(self, logits_fn: LogitsFunction, attack: Attack, epsilons: Sequence[float]) -> tuple[Example, ...]:
-        """The images kept, attacked, from the most fragile to the most robust."""
+    def examples(self, logits_fn: LogitsFunction, plan: Plan, number: int) -> tuple[Example, ...]:
+        """The images kept, from the most fragile to the most robust, under the attack of a number.
+
+        What it made of them is at hand, unless the figures of a chunk were kept by an earlier process or come from
+        another one; then the few images are attacked again.
+        """
         if self.kept is None:
             return ()
-        chunk, plan, rows = self.kept, Plan(attack, tuple(sorted(epsilons))), np.arange(len(self.kept.labels))
-        outcome = measure(logits_fn, *plan, chunk, inspect=lambda result: result.adversarials)
-        shown = Attacked.of(logits_fn, plan, chunk, outcome, rows, restored=True)
+        chunk, rows = self.kept, np.arange(len(self.kept.labels))
+        if all(number in found for found in self.found):
+            epsilons, points = (np.array(column) for column in zip(*(f[number] for f in self.found), strict=True))
+        else:
+            outcome = measure(logits_fn, *plan, chunk, inspect=lambda result: result.adversarials)
+            epsilons, points = shown_at(plan, chunk, outcome, rows, restored=True)
+        shown = Attacked.of(logits_fn, chunk, epsilons, points, plan.attack.bounds)
         columns = shown.labels, shown.before.max(axis=-1), shown.after.argmax(axis=-1), shown.after.max(axis=-1)
         pictures, factors = shown.pictures()
-        names = [named(attack.name, lp.norm_name(attack.norm), epsilon) for epsilon in shown.epsilons]
+        names = [named(plan.attack.name, lp.norm_name(plan.attack.norm), epsilon) for epsilon in shown.epsilons]
         kinds = [_KINDS[_COUNT * row // len(rows)] for row in rows]
         plain = [column.tolist() for column in (chunk.indices, *columns)]
         files = [tuple(map(_png, images)) for images in pictures]
         return tuple(map(Example, kinds, *plain, names, factors.tolist(), files))
+
+
+def shown_at(
+    plan: Plan, chunk: Chunk, outcome: Outcome, rows: np.ndarray, *, restored: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """What is shown of some rows of a chunk: the smallest ε that fools each, or else the largest, and the image there.
+
+    Args:
+        plan: The attack and its budgets.
+        chunk: The samples.
+        outcome: What the attack did to them; adversarials are what it has ``seen``.
+        rows: Which samples.
+        restored: Whether those that stand are shown without a change.
+
+    Returns:
+        ε, float ``(rows,)``, and images ``(rows, ...)``.
+    """
+    order, images = np.argsort(plan.epsilons, kind="stable"), chunk.images[rows]
+    masks = outcome.fooled[order][:, rows]
+    fooled = np.asarray(masks.any(axis=0))
+    at = order[np.where(fooled, masks.argmax(axis=0), len(order) - 1)]
+    seen = (outcome.seen_at(index)[row] for row, index in zip(rows, at, strict=True))
+    pairs = zip(seen, images, fooled, strict=True)
+    shown = np.array([changed if hit or not restored else image for changed, image, hit in pairs])
+    return np.asarray(plan.epsilons)[at], shown.reshape(images.shape)
 
 
 class Attacked(NamedTuple):
@@ -111,27 +155,12 @@ class Attacked(NamedTuple):
 
     @classmethod
     def of(
-        cls, logits_fn: LogitsFunction, plan: Plan, chunk: Chunk, outcome: Outcome, rows: np.ndarray, *, restored: bool
+        cls, logits_fn: LogitsFunction, chunk: Chunk, epsilons: np.ndarray, adversarials: np.ndarray, bounds: Bounds
     ) -> "Attacked":
-        """Some rows of a chunk.
-
-        Args:
-            logits_fn: The classifier.
-            plan: The attack and its budgets, ascending.
-            chunk: The samples.
-            outcome: What the attack did to them; adversarials are what it has ``seen``.
-            rows: Which samples.
-            restored: Whether those that stand are shown without a change.
-        """
-        fooled = np.asarray(outcome.fooled[:, rows].any(axis=0))
-        at = np.where(fooled, outcome.fooled[:, rows].argmax(axis=0), len(plan.epsilons) - 1)
-        images = chunk.images[rows]
-        seen = (outcome.seen_at(index)[row] for row, index in zip(rows, at, strict=True))
-        pairs = zip(seen, images, fooled, strict=True)
-        shown = np.array([changed if hit or not restored else image for changed, image, hit in pairs])
-        shown = shown.reshape(images.shape)
-        p = [probabilities(logits_fn, batch) if len(rows) else np.zeros((0, 1)) for batch in (images, shown)]
-        return cls(images, shown, np.asarray(plan.epsilons)[at], chunk.labels[rows], p[0], p[1], plan.attack.bounds)
+        """The samples of a chunk, and what `shown_at` shows of them."""
+        pair, none = (chunk.images, adversarials), np.zeros((0, 1))
+        before, after = (probabilities(logits_fn, batch) if len(batch) else none for batch in pair)
+        return cls(*pair, epsilons, chunk.labels, before, after, bounds)
 
     def pictures(self) -> tuple[np.ndarray, np.ndarray]:
         """The image, the difference about gray and the attacked image, and how much the difference is amplified.

@@ -201,7 +201,9 @@ def stated_gradients(attack: Attack) -> int:
     return int(inner + max(steps, getattr(attack, "queries", 0) // 3))
 
 
-def estimate(logits_fn: LogitsFunction, plans: Sequence[Plan], chunk: Chunk, num_samples: int | None) -> str:
+def estimate(
+    logits_fn: LogitsFunction, plans: Sequence[Plan], chunk: Chunk, num_samples: int | None
+) -> tuple[str, np.ndarray]:
     """How long an evaluation may take, from the time of a few gradients, or of forward passes where `Square` is alone.
 
     Args:
@@ -211,23 +213,26 @@ def estimate(logits_fn: LogitsFunction, plans: Sequence[Plan], chunk: Chunk, num
         num_samples: The number of samples, at most; ``None`` if it is unknown.
 
     Returns:
-        A sentence, or "" where it hardly takes any time.
+        A sentence, or "" where it hardly takes any time; and `keras_fim.attacks.staged.slope` at the images whose
+        gradients were timed, which are the first ones of the chunk.
     """
     total = len(chunk.labels) if num_samples is None else num_samples
     count = sum(stated_gradients(plan.attack) * len(plan.epsilons) for plan in plans)
     if count * total < _FEW:
-        return ""
+        return "", np.zeros(0)
     images = logits_fn.cast(tf.convert_to_tensor(chunk.images[:_PREVIEW]))
     scores = all(isinstance(plan.attack, Square) for plan in plans)
-    labels, timed = tf.constant(chunk.labels[:_PREVIEW]), logits_fn.compiled(_timed, scores)
-    timed(images[:1], labels[:1])  # compiles
+    labels, timed = tf.constant(chunk.labels[:_PREVIEW]), logits_fn.compiled(_scores if scores else staged.slope)
+    first = timed(images[:1], labels[:1])  # compiles
+    others = slice(min(1, len(images) - 1), None)  # where there is one image, it is timed again
     begin = time.perf_counter()
-    timed(images, labels)
-    minutes = (3 if scores else 1) * (time.perf_counter() - begin) / len(images) * count * total / 60
+    slopes = timed(images[others], labels[others])
+    minutes = (3 if scores else 1) * (time.perf_counter() - begin) / len(slopes) * count * total / 60
     names = ", ".join(plan.attack.name for plan in plans)
     which = f"{total} images" if num_samples is not None else f"every {total} images"
     counted = f"{3 * count} queries" if scores else f"{count} gradients"
-    return f"{names}: at most {counted} an image, up to {minutes:.1f} minutes for {which}"
+    line = f"{names}: at most {counted} an image, up to {minutes:.1f} minutes for {which}"
+    return line, np.zeros(0) if scores else np.append(first, slopes)[-len(images) :]
 
 
 def say(line: str) -> None:
@@ -277,5 +282,5 @@ class Progress:
         return f", about {left / 60:.0f} min left" if left >= 90 else f", about {left:.0f} s left"
 
 
-def _timed(scores: bool, logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    return logits_fn(images) if scores else losses.loss_gradient(logits_fn, images, labels, loss="cross_entropy")[0]
+def _scores(logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    return logits_fn(images)

@@ -102,7 +102,7 @@ def evaluate_detection(
     fit, test = (images[::2], labels[::2]), (images[1::2], labels[1::2])
     detection = _Measurement(logits_function(model), tested.pixels.bounds)
     plans = _plans(budgets)
-    on_progress(estimate(detection.logits_fn, plans, next(iter(chunks(test))), len(test[1])))
+    on_progress(estimate(detection.logits_fn, plans, next(iter(chunks(test))), len(test[1]))[0])
     detection.fit(*fit, test[0], budgets[np.inf], false_positive_rate)
     detectors = detection.detectors
     for plan in plans:

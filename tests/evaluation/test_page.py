@@ -174,7 +174,7 @@ def test_the_gallery_keeps_nine_images_of_any_number_of_chunks():
     for start in range(0, 400, 50):
         part = slice(start, start + 50)
         indices = np.arange(400)[part]
-        gallery.add(Chunk(indices, np.zeros((50, 2, 2, 1)), indices % 3), scores[part])
+        gallery.add(Chunk(indices, np.zeros((50, 2, 2, 1)), indices % 3), scores[part], {})
         assert len(gallery.kept.indices) <= 9
     order = np.argsort(scores)[: np.isfinite(scores).sum()]
     assert gallery.kept.indices[:3].tolist() == order[:3].tolist()
