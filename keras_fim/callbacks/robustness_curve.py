@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_fim import plots
+from keras_fim import plots, validation
 from keras_fim.arguments import checked, expect
 from keras_fim.attacks import FGSM, OSSA, Attack, CleverHans, attack_by_name, catalog, kinds, problem, resolve_epsilons
 from keras_fim.callbacks.measuring import MeasuringCallback
@@ -21,7 +21,6 @@ from keras_fim.evaluation import flags, measurement, page, plans, report, rows, 
 from keras_fim.logits import LogitsFunction
 from keras_fim.pixels import check_contradiction
 from keras_fim.typing import Bounds
-from keras_fim.validation import check_bounds, check_images
 
 _ITERATIVE = CleverHans("projected_gradient_descent", nb_iter=10)
 _DEFAULT_ATTACKS = (OSSA(), FGSM(), _ITERATIVE)
@@ -105,7 +104,7 @@ class RobustnessCurve(MeasuringCallback):
         if attacks is None:
             attacks = _DEFAULT_ATTACKS
             if epsilons is None or isinstance(epsilons, Mapping):
-                scale = 1.0 if bounds is None else problem.Units(check_bounds(bounds)).scale
+                scale = 1.0 if bounds is None else problem.Units(validation.check_bounds(bounds)).scale
                 scaled = {key: tuple(scale * epsilon for epsilon in row) for key, row in _DEFAULT_EPSILONS.items()}
                 epsilons = {**scaled, **(epsilons or {})}
         self.attacks = {name: plans.bounded(attack, bounds) for name, attack in _named(attacks).items()}
@@ -113,7 +112,7 @@ class RobustnessCurve(MeasuringCallback):
         counts = _sample_counts(self.attacks, max_samples, usual)
         super().__init__(dataset, max_samples=max(counts.values()), **options)
         for attack in self.attacks.values():
-            check_images(self.images, attack.bounds)
+            validation.check_images(self.images, attack.bounds)
         self.samples = {name: (self.images[:count], self.labels[:count]) for name, count in counts.items()}
         self.class_names, self.num_examples = class_names, num_examples
         self._history: list[tuple[int, list[rows.RobustnessCurve]]] = []

@@ -11,12 +11,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_fim import pixels, validation
 from keras_fim.arguments import checked, expect, require
 from keras_fim.defenses.batch import Batch, SameState, class_indices
 from keras_fim.logits import LogitsFunction, logits_function
-from keras_fim.pixels import range_of_model
 from keras_fim.typing import Bounds
-from keras_fim.validation import check_bounds, inside
 
 EMPTY_BATCH = (
     "A batch left a device without images, and TensorFlow's oneDNN convolutions cannot train on an empty batch. "
@@ -83,9 +82,9 @@ class Defense(keras.Model):
         self.inner, self.model, self.seed = inner, classifier, int(seed)
         self._logits_fn = logits_fn
         if bounds is None:
-            told = range_of_model(classifier)
+            told = pixels.range_of_model(classifier)
             bounds = inner.bounds if inner else told.bounds if told else (0.0, 1.0)
-        self.bounds: Bounds = check_bounds(bounds)
+        self.bounds: Bounds = validation.check_bounds(bounds)
         self.built = True
 
     def perturb(self, images: tf.Tensor, labels: tf.Tensor, again: SameState, seed: tf.Tensor) -> tf.Tensor:
@@ -138,7 +137,7 @@ class Defense(keras.Model):
         outputs = self.model.compute_output_spec(keras.KerasTensor(images.shape, images.dtype))
         labels = class_indices(targets, max(2, outputs.shape[-1]))  # one unit is two classes
         replicas = tf.distribute.get_strategy().num_replicas_in_sync  # Keras divides losses by their number
-        images = inside(images, self.bounds)
+        images = validation.inside(images, self.bounds)
         for part in self._parts():
             images = tf.stop_gradient(part.perturb(images, labels, again, seed))
 

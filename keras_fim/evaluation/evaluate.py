@@ -115,7 +115,7 @@ def evaluate(
     pixels = plans.pixel_range(logits_fn, first, attacks, bounds)
     size = first.images.shape[1:], len(distribution.local_devices(distribution.devices_of(logits_fn.model)))
     todo = [plans.fitted(plan, *size) for plan in plans.planned(attacks, epsilons, pixels, black_box=black_box)]
-    found: dict[int, Any] = {}
+    found: dict[str, Any] = {}
     smoothed = None if certify_sigma is None else {"sigma": float(certify_sigma), "num_draws": int(num_draws)}
     cells = _cells(todo, found, (pixels, first), spectrum and not black_box, smoothed)
     report = progress or (lambda line: None)
@@ -138,7 +138,7 @@ class Collected:
         todo: The attacks.
         cells: What each chunk is measured for: the attacks first.
         progress: Tells what is left.
-        found: What attacks in this process have made of the present chunk, by their numbers: see `page.shown_at`.
+        found: What attacks in this process have made of the present chunk, by their options: see `page.shown_at`.
     """
 
     logits_fn: LogitsFunction
@@ -146,7 +146,7 @@ class Collected:
     todo: Sequence[plans.Plan]
     cells: Sequence[Cell]
     progress: plans.Progress
-    found: dict[int, Any]
+    found: dict[str, Any]
 
     def __post_init__(self) -> None:
         self.data, self.flags, self.num_clipped = list[str](), list[str](), 0
@@ -168,7 +168,7 @@ class Collected:
         self.flags += flags.outputs_flags(self.logits_fn, *chunk[1:], bounds=bounds)
         given = self.logits_fn, self.todo, chunk, self.progress.total
         line, slopes = plans.estimate(*given) if timed else ("", np.zeros(0))
-        self.flags += [flags.BLACK_BOX] if black_box else flags.gradients_flags(self.logits_fn, *chunk[1:], slopes)
+        self.flags += [flags.BLACK_BOX] if black_box else flags.slope_flags(self.logits_fn, *chunk[1:], slopes)
         if line:
             self.progress.report(line)
 
@@ -250,21 +250,19 @@ class Collected:
             class_names=tuple(class_names),
             certified=certified,
         )
-        number = [repr(plan.attack) for plan in self.todo].index(result.headline.options)
-        return dataclasses.replace(result, examples=self.gallery.examples(self.logits_fn, self.todo[number], number))
+        plan = next(plan for plan in self.todo if repr(plan.attack) == result.headline.options)
+        return dataclasses.replace(result, examples=self.gallery.examples(self.logits_fn, plan))
 
 
 def _cells(
-    todo: Sequence[plans.Plan], found: dict[int, Any], first: tuple[Any, Chunk], spectrum: bool, smoothed: Any
+    todo: Sequence[plans.Plan], found: dict[str, Any], first: tuple[Any, Chunk], spectrum: bool, smoothed: Any
 ) -> list[Cell]:
     """What each chunk is measured for: every attack, and then the spectrum and the certificates if asked for."""
     cells, (pixels, chunk) = [], first
-    for number, plan in enumerate(todo):
+    for plan in todo:
         settings = {**plans.attack_settings(plan.attack, chunk.images), "epsilons": list(plan.epsilons)}
         gradients = plans.stated_gradients(plan.attack) * len(plan.epsilons)
-        cells.append(
-            Cell(plan.attack.name, settings, _FIGURES, functools.partial(_attacked, found, number, plan), gradients)
-        )
+        cells.append(Cell(plan.attack.name, settings, _FIGURES, functools.partial(_attacked, found, plan), gradients))
     if spectrum:
         settings = {"attack": "spectrum", "revision": 4}
         cells.append(Cell("spectrum", settings, QUANTITIES, functools.partial(_informed, pixels), 10))
@@ -275,11 +273,9 @@ def _cells(
     return cells
 
 
-def _attacked(
-    found: dict[int, Any], number: int, plan: plans.Plan, logits_fn: LogitsFunction, chunk: Chunk
-) -> dict[str, Any]:
+def _attacked(found: dict[str, Any], plan: plans.Plan, logits_fn: LogitsFunction, chunk: Chunk) -> dict[str, Any]:
     outcome = measurement.measure(logits_fn, *plan, chunk, inspect=lambda result: result.adversarials)
-    found[number] = page.shown_at(plan, chunk, outcome, np.arange(len(chunk.labels)), restored=True)
+    found[repr(plan.attack)] = page.shown_at(plan, chunk, outcome, np.arange(len(chunk.labels)), restored=True)
     return dict(zip(_FIGURES, outcome, strict=False))
 
 

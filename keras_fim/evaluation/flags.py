@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks import Attack, lp, staged
+from keras_fim.attacks import Attack, staged
+from keras_fim.attacks.lp import norm_name
 from keras_fim.evaluation.measurement import Outcome
 from keras_fim.evaluation.rows import AttackRow
 from keras_fim.logits import LogitsFunction
@@ -54,7 +55,7 @@ def outputs_flags(
     return flags
 
 
-def gradients_flags(logits_fn: LogitsFunction, images: tf.Tensor, labels: np.ndarray, slopes: np.ndarray) -> list[str]:
+def slope_flags(logits_fn: LogitsFunction, images: tf.Tensor, labels: np.ndarray, slopes: np.ndarray) -> list[str]:
     """The flag of gradients that are zero.
 
     Args:
@@ -113,7 +114,7 @@ def budget_flags(epsilons: Sequence[tuple[float, float]], bounds: Bounds | None)
         if norm == np.inf and epsilon > extent:
             flags.append(f"budget: linf {epsilon:g} is more than the whole range of the pixels, {extent:g}")
         elif extent > 100 and 0 < epsilon < _GRAY_LEVELS.get(norm, 0):
-            text = f"{lp.norm_name(norm)} {epsilon:g} is below {_GRAY_LEVELS[norm]:g} gray levels of pixels whose range is"
+            text = f"{norm_name(norm)} {epsilon:g} is below {_GRAY_LEVELS[norm]:g} gray levels of pixels whose range is"
             flags.append(
                 f"budget: {text} {extent:g}; {epsilon:g} of pixels from 0 to 1 is {epsilon * extent:g} of these"
             )

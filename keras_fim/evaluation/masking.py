@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_fim import records, validation
 from keras_fim.arguments import GradientNorm, checked, require
 from keras_fim.attacks import FGM, FGSM, PGD, FixedBudgetAttack, Square, losses, lp, problem, resolve_epsilons
 from keras_fim.evaluation.flags import one_class, outputs_flags
@@ -18,12 +19,10 @@ from keras_fim.evaluation.report import Report, Row
 from keras_fim.evaluation.sources import Dataset, MaxSamples, chunks, samples
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.pixels import PixelRange, find_range
-from keras_fim.records import read_json
 from keras_fim.typing import Bounds, Model
-from keras_fim.validation import check_images, check_labels
 
 # by name the largest figure that raises no suspicion, and what the figure is
-_CHECKS: dict[str, dict[str, Any]] = read_json(Path(__file__).with_suffix(".json"))
+_CHECKS: dict[str, dict[str, Any]] = records.read_json(Path(__file__).with_suffix(".json"))
 
 
 _NOISES = 10  # draws of random noise for each image
@@ -151,11 +150,11 @@ def masking_report(
         evaluating adversarial robustness (2019).
     """
     images, labels = samples(dataset, max_samples)
-    logits_fn = logits_function(model, check_images(images))
+    logits_fn = logits_function(model, validation.check_images(images))
     pixels = find_range(logits_fn, images, labels, bounds)
     images = pixels.clip(images)[0]
     p = probabilities(logits_fn, images)
-    right = p.argmax(axis=-1) == check_labels(labels, *p.shape)
+    right = p.argmax(axis=-1) == validation.check_labels(labels, *p.shape)
     flags = outputs_flags(logits_fn, images, labels, bounds=pixels.bounds)
     flags += one_class(p.argmax(axis=-1), labels)
     require(right.any(), "`model` should have at least one of the samples right. Received: accuracy 0")

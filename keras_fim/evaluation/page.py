@@ -58,15 +58,15 @@ class Gallery:
     def __init__(self) -> None:
         self.kept: Chunk | None = None
         self.kept_scores, self.scores = np.zeros(0), np.zeros(0)
-        self.found: list[dict[int, tuple[float, np.ndarray]]] = []
+        self.found: list[dict[str, tuple[float, np.ndarray]]] = []
 
-    def add(self, chunk: Chunk, scores: np.ndarray, found: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> None:
+    def add(self, chunk: Chunk, scores: np.ndarray, found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
         """Look at samples that the model has right.
 
         Args:
             chunk: The samples.
             scores: Numbers ``(n,)`` that rank them, such as radii; NaN leaves one out.
-            found: What attacks made of them, by the number of the attack: see `shown_at`.
+            found: What attacks made of them, by the options of the attack: see `shown_at`.
         """
         (right,) = np.nonzero(np.isfinite(scores))
         chunk, scores = chunk.take(right), scores[right]
@@ -79,21 +79,20 @@ class Gallery:
         ends = np.arange(len(order))
         rows = order[np.unique(np.concatenate([ends[:_COUNT], middle, ends[-_COUNT:]]))]
         self.kept, self.kept_scores = pool.take(rows), ranks[rows]
-        of_chunk = [{number: (column[0][row], column[1][row]) for number, column in found.items()} for row in right]
-        pairs = [*self.found, *of_chunk]
-        self.found = [{number: (pair[0], pair[1].copy()) for number, pair in pairs[row].items()} for row in rows]
+        pairs = [*self.found, *({key: (e[row], points[row]) for key, (e, points) in found.items()} for row in right)]
+        self.found = [{key: (e, point.copy()) for key, (e, point) in pairs[row].items()} for row in rows]
 
-    def examples(self, logits_fn: LogitsFunction, plan: Plan, number: int) -> tuple[Example, ...]:
-        """The images kept, from the most fragile to the most robust, under the attack of a number.
+    def examples(self, logits_fn: LogitsFunction, plan: Plan) -> tuple[Example, ...]:
+        """The images kept, from the most fragile to the most robust, under an attack.
 
         What it made of them is at hand, unless the figures of a chunk were kept by an earlier process or come from
         another one; then the few images are attacked again.
         """
         if self.kept is None:
             return ()
-        chunk, rows = self.kept, np.arange(len(self.kept.labels))
-        if all(number in found for found in self.found):
-            epsilons, points = (np.array(column) for column in zip(*(f[number] for f in self.found), strict=True))
+        chunk, rows, key = self.kept, np.arange(len(self.kept.labels)), repr(plan.attack)
+        if all(key in found for found in self.found):
+            epsilons, points = map(np.array, zip(*(found[key] for found in self.found), strict=True))
         else:
             outcome = measure(logits_fn, *plan, chunk, inspect=lambda result: result.adversarials)
             epsilons, points = shown_at(plan, chunk, outcome, rows, restored=True)

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_fim import records, validation
 from keras_fim.arguments import checked, expect, require
 from keras_fim.defenses import plain
 from keras_fim.detection import FisherDetector
@@ -21,9 +22,7 @@ from keras_fim.export.signatures import Serving, classifier_signatures
 from keras_fim.geometry.jacobian import NoGradientError
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.pixels import PixelRange, find_range, range_of_model
-from keras_fim.records import aside, publish
 from keras_fim.typing import Bounds, Images, Model
-from keras_fim.validation import check_images
 
 
 @checked
@@ -115,13 +114,13 @@ def saved_model(
     """
     folder = Path(folder)
     _next_version(folder, version)  # refuses a path or a version before the work is done
-    images = None if images is None else check_images(images).numpy()
+    images = None if images is None else validation.check_images(images).numpy()
     logits_fn, image_shape = _keras_logits_function(model, input_shape)
     options: dict[str, Any] = {"kl": kl, "direction": direction, "fisher_steps": fisher_steps, "detector": detector}
     options |= {"calibration": calibration, "limits": limits or Limits(), "pixels": _pixels(logits_fn, images, bounds)}
     options |= {"differentiable": _has_gradient(logits_fn, image_shape, detector), "image_shape": image_shape}
     serving = Serving(logits_fn=logits_fn, labels=None if labels is None else list(map(str, labels)), **options)
-    with aside(folder.resolve()) as unfinished:
+    with records.aside(folder.resolve()) as unfinished:
         signatures = _write(serving, unfinished)
         write_references(serving, unfinished, images)
         warm_up = write_warm_up(signatures, unfinished, folder.resolve().name)
@@ -186,7 +185,7 @@ def _published(unfinished: Path, target: Path) -> bool:
     """Rename; False if somebody else has just taken that version."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        publish(unfinished, target)
+        records.publish(unfinished, target)
     except OSError:
         if target.exists():
             return False

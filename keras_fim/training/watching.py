@@ -11,12 +11,10 @@ import keras
 import tensorflow as tf
 from tensorflow.core.util import event_pb2
 
-from keras_fim import callbacks, defenses, distribution
+from keras_fim import callbacks, defenses, distribution, records
 from keras_fim.attacks.lp import norm_name
-from keras_fim.evaluation import flags, samples
-from keras_fim.evaluation.report import csv_text
+from keras_fim.evaluation import flags, report, samples
 from keras_fim.logits import logits_function, predict_logits
-from keras_fim.records import write_text, written
 from keras_fim.training.config import TrainingConfig, recipe
 from keras_fim.training.outcomes import default_epsilons
 from keras_fim.training.trained import load_weights
@@ -53,7 +51,7 @@ class RunCheckpoint(keras.callbacks.Callback):
         """Write the files of one epoch."""
         row = {"epoch": epoch + 1, **{key: float(value) for key, value in (logs or {}).items()}}
         self.history.append(row)
-        write_text(self.folder / "history.csv", csv_text(self.history))
+        records.write_text(self.folder / "history.csv", report.csv_text(self.history))
         _save(self.model, self.folder / "checkpoints" / f"epoch-{epoch + 1:04d}.weights.h5")
         if _last_is_best(self.history, self.monitor):
             _save(defenses.plain(self.model), self.folder / "best.weights.h5")
@@ -108,7 +106,7 @@ def size_of(model: keras.Model) -> int:
 
 
 def _save(model: keras.Model, path: Path) -> None:
-    with written(path, size_of(model)) as unfinished:
+    with records.written(path, size_of(model)) as unfinished:
         model.save_weights(unfinished, overwrite=True)
 
 
@@ -209,7 +207,7 @@ def forget(logs: Path, *, epochs: int, steps: int) -> None:
         kept = [event for event, read in zip(events, parsed, strict=True) if _finished(read, epochs, steps)]
         if whole and len(kept) == len(events):
             continue
-        with written(path) as unfinished, tf.io.TFRecordWriter(str(unfinished)) as writer:
+        with records.written(path) as unfinished, tf.io.TFRecordWriter(str(unfinished)) as writer:
             for event in kept:
                 writer.write(event)
 

@@ -78,14 +78,14 @@ def test_each_gradient_of_an_evaluation_is_for_a_figure(case, monkeypatch):
 
         monkeypatch.setattr(owner, name, call)
 
-    for owner, name in ((plans, "estimate"), (flags, "gradients_flags"), (Gallery, "examples")):
+    for owner, name in ((plans, "estimate"), (flags, "slope_flags"), (Gallery, "examples")):
         counting(owner, name)
     counting(importlib.import_module("keras_fim.evaluation.evaluate"), "information")
     for kind in (attacks.FGSM, attacks.Strong):
         counting(kind, "sweep")
     report = evaluate(logits_fn, data, bounds=BOUNDS, progress=lambda line: None)
     attacked = stages.pop("sweep")
-    assert stages == {"estimate": 8, "gradients_flags": 0, "information": 6 * 8, "examples": 0}
+    assert stages == {"estimate": 8, "slope_flags": 0, "information": 6 * 8, "examples": 0}
     assert counted.taken() == 0 and len(report.examples) == 8
     monkeypatch.undo()
     epsilons = [row.epsilon for row in report.rows if row.attack == "fgsm"]
@@ -107,9 +107,9 @@ def test_the_flag_needs_no_gradient_where_the_estimate_has_one(case):
     images, slopes = tf.constant(images), np.zeros(3)
     counted.taken()
     expected = "zero gradients: of 38 % of the images"
-    (flag,) = flags.gradients_flags(logits_fn, images, labels, slopes)
+    (flag,) = flags.slope_flags(logits_fn, images, labels, slopes)
     assert counted.taken() == 5 and flag.startswith(expected)
-    assert flags.gradients_flags(logits_fn, images, labels, np.ones(8)) == [] and counted.taken() == 0
+    assert flags.slope_flags(logits_fn, images, labels, np.ones(8)) == [] and counted.taken() == 0
 
 
 def test_pictures_are_of_what_the_evaluation_found(case, tmp_path):
