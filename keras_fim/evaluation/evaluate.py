@@ -115,13 +115,13 @@ def evaluate(
     pixels = plans.pixel_range(logits_fn, first, attacks, bounds)
     size = first.images.shape[1:], len(distribution.local_devices(distribution.devices_of(logits_fn.model)))
     todo = [plans.fitted(plan, *size) for plan in plans.planned(attacks, epsilons, pixels, black_box=black_box)]
-    found: dict[str, Any] = {}
+    views: dict[str, Any] = {}
     smoothed = None if certify_sigma is None else {"sigma": float(certify_sigma), "num_draws": int(num_draws)}
-    cells = _cells(todo, found, (pixels, first), spectrum and not black_box, smoothed)
+    cells = _cells(todo, views, (pixels, first), spectrum and not black_box, smoothed)
     report = progress or (lambda line: None)
     total = max_samples if following else len(first.labels)
     left = plans.Progress(report, [(cell.name, cell.gradients) for cell in cells], total)
-    run = Collected(logits_fn, pixels, todo, cells, left, found)
+    run = Collected(logits_fn, pixels, todo, cells, left, views)
     run.look(first, black_box, timed=progress is not None)
     run.measure(BACKENDS[backend](logits_fn, cells), Cells(folder), itertools.chain([first], following, parts), chunk)
     name = name or str(getattr(logits_fn.model, "name", type(logits_fn.model).__name__))
@@ -138,7 +138,7 @@ class Collected:
         todo: The attacks.
         cells: What each chunk is measured for: the attacks first.
         progress: Tells what is left.
-        found: What attacks in this process have made of the present chunk, by their options: see `page.shown_at`.
+        views: What attacks in this process have made of the present chunk, by their options: see `page.shown_at`.
     """
 
     logits_fn: LogitsFunction
@@ -146,7 +146,7 @@ class Collected:
     todo: Sequence[plans.Plan]
     cells: Sequence[Cell]
     progress: plans.Progress
-    found: dict[str, Any]
+    views: dict[str, Any]
 
     def __post_init__(self) -> None:
         self.data, self.flags, self.num_clipped = list[str](), list[str](), 0
@@ -213,8 +213,8 @@ class Collected:
         """Keep a few images of a chunk for the report, by how far the boundary is, or else by their confidence."""
         clean = self.clean[len(self.figures[0]) - 1]
         scores = next((parts[-1][RADIUS] for parts in self.figures if RADIUS in parts[-1]), clean["confidence"])
-        self.gallery.add(chunk, np.where(clean["prediction"] == clean["label"], scores, np.nan), self.found)
-        self.found.clear()
+        self.gallery.add(chunk, np.where(clean["prediction"] == clean["label"], scores, np.nan), self.views)
+        self.views.clear()
 
     def evaluation(self, name: str, class_names: Sequence[str], file_names: Sequence[str]) -> Evaluation:
         """The result; the names of files are in the order of the dataset."""
@@ -255,14 +255,14 @@ class Collected:
 
 
 def _cells(
-    todo: Sequence[plans.Plan], found: dict[str, Any], first: tuple[Any, Chunk], spectrum: bool, smoothed: Any
+    todo: Sequence[plans.Plan], views: dict[str, Any], first: tuple[Any, Chunk], spectrum: bool, smoothed: Any
 ) -> list[Cell]:
     """What each chunk is measured for: every attack, and then the spectrum and the certificates if asked for."""
     cells, (pixels, chunk) = [], first
     for plan in todo:
         settings = {**plans.attack_settings(plan.attack, chunk.images), "epsilons": list(plan.epsilons)}
         gradients = plans.stated_gradients(plan.attack) * len(plan.epsilons)
-        cells.append(Cell(plan.attack.name, settings, _FIGURES, functools.partial(_attacked, found, plan), gradients))
+        cells.append(Cell(plan.attack.name, settings, _FIGURES, functools.partial(_attacked, views, plan), gradients))
     if spectrum:
         settings = {"attack": "spectrum", "revision": 4}
         cells.append(Cell("spectrum", settings, QUANTITIES, functools.partial(_informed, pixels), 10))
@@ -273,9 +273,9 @@ def _cells(
     return cells
 
 
-def _attacked(found: dict[str, Any], plan: plans.Plan, logits_fn: LogitsFunction, chunk: Chunk) -> dict[str, Any]:
+def _attacked(views: dict[str, Any], plan: plans.Plan, logits_fn: LogitsFunction, chunk: Chunk) -> dict[str, Any]:
     outcome = measurement.measure(logits_fn, *plan, chunk, inspect=lambda result: result.adversarials)
-    found[repr(plan.attack)] = page.shown_at(plan, chunk, outcome, np.arange(len(chunk.labels)), restored=True)
+    views[repr(plan.attack)] = page.shown_at(plan, chunk, outcome, np.arange(len(chunk.labels)), restored=True)
     return dict(zip(_FIGURES, outcome, strict=False))
 
 

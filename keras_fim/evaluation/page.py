@@ -58,15 +58,15 @@ class Gallery:
     def __init__(self) -> None:
         self.kept: Chunk | None = None
         self.kept_scores, self.scores = np.zeros(0), np.zeros(0)
-        self.found: list[dict[str, tuple[float, np.ndarray]]] = []
+        self.views: list[dict[str, tuple[float, np.ndarray]]] = []
 
-    def add(self, chunk: Chunk, scores: np.ndarray, found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    def add(self, chunk: Chunk, scores: np.ndarray, views: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
         """Look at samples that the model has right.
 
         Args:
             chunk: The samples.
             scores: Numbers ``(n,)`` that rank them, such as radii; NaN leaves one out.
-            found: What attacks made of them, by the options of the attack: see `shown_at`.
+            views: What attacks made of them, by the options of the attack: see `shown_at`.
         """
         (right,) = np.nonzero(np.isfinite(scores))
         chunk, scores = chunk.take(right), scores[right]
@@ -79,8 +79,8 @@ class Gallery:
         ends = np.arange(len(order))
         rows = order[np.unique(np.concatenate([ends[:_COUNT], middle, ends[-_COUNT:]]))]
         self.kept, self.kept_scores = pool.take(rows), ranks[rows]
-        pairs = [*self.found, *({key: (e[row], points[row]) for key, (e, points) in found.items()} for row in right)]
-        self.found = [{key: (e, point.copy()) for key, (e, point) in pairs[row].items()} for row in rows]
+        pairs = [*self.views, *({key: (e[row], points[row]) for key, (e, points) in views.items()} for row in right)]
+        self.views = [{key: (e, point.copy()) for key, (e, point) in pairs[row].items()} for row in rows]
 
     def examples(self, logits_fn: LogitsFunction, plan: Plan) -> tuple[Example, ...]:
         """The images kept, from the most fragile to the most robust, under an attack.
@@ -91,8 +91,8 @@ class Gallery:
         if self.kept is None:
             return ()
         chunk, rows, key = self.kept, np.arange(len(self.kept.labels)), repr(plan.attack)
-        if all(key in found for found in self.found):
-            epsilons, points = map(np.array, zip(*(found[key] for found in self.found), strict=True))
+        if all(key in view for view in self.views):
+            epsilons, points = map(np.array, zip(*(view[key] for view in self.views), strict=True))
         else:
             outcome = measure(logits_fn, *plan, chunk, inspect=lambda result: result.adversarials)
             epsilons, points = shown_at(plan, chunk, outcome, rows, restored=True)
