@@ -79,9 +79,14 @@ def lines(
     if len(curves) > _LABELED:
         axes.legend(fontsize="small", frameon=False)
         return
+    _name(axes, ends)
+
+
+def _name(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
+    """Write names in their colors to the right of points (y, x), a line of text apart."""
     low, high = axes.get_ylim()
     gap, below = 0.065 * (high - low), high
-    for y, x, name, color in sorted(ends, reverse=True):  # from the highest, a line of text apart
+    for y, x, name, color in sorted(ends, reverse=True):  # from the highest
         below = min(y, below)
         text: dict[str, Any] = {"textcoords": "offset points", "fontsize": "small", "color": color, "va": "center"}
         axes.annotate(name, (x, below), xytext=(7, 0), annotation_clip=False, **text)
@@ -112,22 +117,21 @@ def defenses_figure(
     figure, axes = panels(len(points), xlabel="robust accuracy [%]", ylabel="accuracy [%]", size=(5.4, 4.4))
     message = "Up and to the right is better; filled: no other defense is better in all respects"
     figure.suptitle(message, x=0.01, ha="left", fontsize="medium")
-    colors: dict[str, str] = {}
+    colors: dict[str, int] = {}
     for panel, (attack, own) in zip(axes, points.items(), strict=True):
         ranked = sorted(own, key=lambda name: (name != "none", name not in front, -own[name][1]))[:_LABELED]
         best = max(own, key=lambda name: own[name][1])
-        middle = 50 * (min(robust for _, robust, _ in own.values()) + own[best][1])
+        names = []
         for name, (accuracy, robust, cost) in own.items():
             place, fill = (100 * robust, 100 * accuracy), "full" if name in front else "none"
             if name not in ranked:
                 panel.plot(*place, marker="o", color=QUIET, fillstyle=fill, alpha=0.5)
                 continue
-            color = colors.setdefault(name, PALETTE[len(colors) % len(PALETTE)])
-            panel.plot(*place, marker="o", color=color, fillstyle=fill)
-            offset, side = ((-7, 5), "right") if place[0] > middle else ((7, 5), "left")
-            text: dict[str, Any] = {"textcoords": "offset points", "fontsize": "small", "color": color, "ha": side}
-            panel.annotate(f"{name}, {cost:.1f}\u00d7", place, xytext=offset, **text)
-        panel.margins(0.12)
+            index = colors.setdefault(name, len(colors)) % len(PALETTE)
+            panel.plot(*place, marker=MARKERS[index], color=PALETTE[index], fillstyle=fill)
+            names.append((place[1], f"{name}, {cost:.1f}\u00d7", PALETTE[index]))
+        panel.margins(0.08)
+        _name(panel, [(height, panel.get_xlim()[1], name, color) for height, name, color in names])
         panel.set_title(f"{attack}: {best} keeps {100 * own[best][1]:.0f} %", loc="left")
     return figure
 

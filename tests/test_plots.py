@@ -40,3 +40,12 @@ def test_colors_differ_for_people_who_see_no_red_or_no_green():
         seen = np.clip(colors @ to_lms.T @ projection.T @ np.linalg.inv(to_lms).T, 0, 1) ** (1 / 2.2)
         for (i, first), (j, second) in itertools.combinations(enumerate(seen), 2):
             assert np.linalg.norm(first - second) > 0.12, (name, plots.PALETTE[i], plots.PALETTE[j])
+
+
+def test_names_of_defenses_that_are_alike_stay_apart():
+    points = {name: (0.99, 0.8, 1.0) for name in ("none", "n-fgm", "pgd", "trades", "spectral", "n-fgsm")}
+    _, *others = plots.defenses_figure({"one": points, "two": dict(reversed(points.items()))}, front=["pgd"]).axes
+    (panel,) = others
+    assert len(panel.texts) == 5 and any(text.get_text() == "pgd, 1.0\u00d7" for text in panel.texts)
+    low, high = panel.get_ylim()
+    assert min(abs(np.diff(sorted(text.xy[1] for text in panel.texts)))) > 0.05 * (high - low)
