@@ -206,13 +206,10 @@ class _SameStatistics(keras.callbacks.Callback):
         self._variables = [v for v in self.model.non_trainable_variables if keras.backend.is_float_dtype(v.dtype)]
         self._read = tf.function(lambda: [tf.identity(variable.value) for variable in self._variables])
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._average()
-
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._average()
+        self.on_epoch_end(0)
 
-    def _average(self) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         devices = self.model.distribute_strategy
         for variable, value in zip(self._variables, devices.run(self._read) if self._variables else [], strict=True):
             variable.assign(devices.reduce("MEAN", value, axis=None))

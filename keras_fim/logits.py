@@ -46,7 +46,8 @@ class LogitsFunction:
     @functools.cached_property
     def forward(self) -> Any:
         """``model``, or its twin on floats if it has an integer input (`keras_fim.inspection.float_twin`)."""
-        return inspection.float_twin(self.model)
+        with tf.init_scope():  # Keras reads the optimizer of a compiled model, not to be had while a function is traced
+            return inspection.float_twin(self.model)
 
     def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Logits of images.

@@ -134,8 +134,7 @@ MODELS: dict[str, Callable[..., keras.Model]] = {"convnet": convnet, "vgg11": vg
 
 def _scaled_images(input_shape: Sequence[int]) -> tuple[Any, Any]:
     """The input of images in [0, 1], and the images in [-1, 1]."""
-    valid = len(input_shape) == 3 and all(n >= 1 for n in input_shape)
-    expect(valid, "input_shape", "(height, width, channels)", input_shape)
+    expect(len(input_shape) == 3 and min(input_shape) >= 1, "input_shape", "(height, width, channels)", input_shape)
     inputs = keras.Input(tuple(input_shape), name="images")
     return inputs, layers.Rescaling(2.0, offset=-1.0, name="scale")(inputs)
 

@@ -200,13 +200,14 @@ def range_by_accuracy(model: Model, images: Images, labels: Labels, *, scale: bo
     """
     images = check_images(images[:_MAX_CHECKED])
     low, high = float(tf.reduce_min(images)), float(tf.reduce_max(images))
-    own = next((usual for usual in _USUAL if bool(tf.reduce_all(inside_or_not(images, usual)[1]))), None)
+    ranges = (_USUAL[0], (-0.5, 0.5), _USUAL[2], _USUAL[1])  # from narrow to wide: 0..255 holds -0.5 but for rounding
+    own = next((usual for usual in ranges if bool(tf.reduce_all(inside_or_not(images, usual)[1]))), None)
     if own is None:
         received = f"bounds=None, with images from {low:g} to {high:g}, which is no usual range"
         raise ValueError(f"`bounds` should be (lowest, highest) pixel value. Received: {received}")
     logits_fn = logits_function(model, images)
     units = (logits_fn.cast(images) - own[0]) / (own[1] - own[0])
-    scaled = {usual: usual[0] + (usual[1] - usual[0]) * units for usual in _USUAL}
+    scaled = {usual: usual[0] + (usual[1] - usual[0]) * units for usual in dict.fromkeys((*_USUAL, own))}
     logits = {usual: logits_fn.in_batches(predict_logits, points, batch_size=64) for usual, points in scaled.items()}
     classes = check_labels(np.asarray(labels)[: len(images)], len(images), logits[own].shape[-1])
     right = {usual: rows.argmax(axis=-1) == classes for usual, rows in logits.items()}

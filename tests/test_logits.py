@@ -226,3 +226,21 @@ def test_inference_mode_unless_training():
     function = logits_function(model)
     np.testing.assert_array_equal(function(IMAGES), function(IMAGES))
     assert not np.allclose(function(IMAGES, training=True), function(IMAGES))
+
+
+@pytest.mark.parametrize("function", [tf.nn.softmax, keras.activations.softmax])
+def test_what_is_said_of_a_model_should_not_contradict_what_it_returns(function):
+    images = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
+    for returns, from_logits in ((function, True), (tf.identity, False)):
+        with pytest.raises(ValueError, match="`model` should"):
+            logits_function(lambda x, returns=returns: returns(x @ np.eye(4, 5)), images, from_logits=from_logits)
+
+
+def test_a_linear_layer_on_a_softmax_returns_probabilities():
+    """As where the labels are known to be wrong now and then, and the last layer is the confusion matrix."""
+    confusion = keras.layers.Dense(5, use_bias=False)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5, activation="softmax"), confusion])
+    model.set_weights([KERNEL, np.zeros(5, "float32"), 0.9 * np.eye(5) + 0.02])
+    logits_fn = logits_function(model)
+    assert logits_fn.form == "probabilities"
+    np.testing.assert_allclose(tf.nn.softmax(logits_fn(IMAGES)), model(IMAGES), rtol=1e-5)

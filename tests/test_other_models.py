@@ -50,6 +50,14 @@ def test_an_integer_input_is_attacked_through_its_twin_on_floats(options, tmp_pa
     assert loaded.inputs[0].dtype == "uint8"
 
 
+def test_an_integer_input_of_a_compiled_model_has_a_radius_at_once():
+    """The twin on floats is made before TensorFlow traces: Keras asks the optimizer for its learning rate."""
+    model = pixels_model()
+    model.compile("adam", loss="sparse_categorical_crossentropy")
+    model.fit(IMAGES.astype("uint8"), LABELS, verbose=0)
+    assert keras_fim.boundary_radius(model, IMAGES.astype("uint8")).defined.all()
+
+
 def embedding():
     return keras.Sequential(
         [keras.Input((8,), dtype="int32"), LAYERS.Embedding(255, 4, name="ids"), LAYERS.Flatten(), LAYERS.Dense(3)]
@@ -175,3 +183,34 @@ def test_the_gradient_of_a_smooth_twin():
     actual, expected = (attacks.FGSM()(model, TOKENS, LABELS, epsilon=0.1) for model in (logits_fn, smooth))
     assert np.mean(actual.adversarials == expected.adversarials) > 0.9
     np.testing.assert_array_equal(actual.predictions, np.argmax(hard(actual.adversarials), axis=-1))
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        *(attacks.FGSM(), attacks.FGM(), attacks.OSSA(), attacks.TSSA(), attacks.MIM(steps=10)),
+        *(attacks.PGD(norm=2, steps=5), attacks.APGD(norm=2, steps=5), attacks.APGD(norm=1, steps=5)),
+        *(attacks.FMN(norm=2, steps=60), attacks.FMN(norm=np.inf, steps=60), attacks.DeepFool(), attacks.FAB(norm=2)),
+        *(attacks.CarliniWagner(steps=100, search_steps=2), attacks.SigmaZero(steps=60)),
+    ],
+    ids=lambda attack: attack.name,
+)
+def test_an_infinite_slope_at_a_black_pixel_stops_no_attack(attack):
+    """The gradient of a square root is infinite at 0, and NaN behind a function that has no slope there."""
+
+    def roots(images):
+        squares = tf.sqrt(images[:, 4:] ** 2)  # NaN at 0
+        return tf.concat([tf.sqrt(images[:, :4]), squares], axis=-1) @ kernel
+
+    kernel = 4 * np.stack([np.ones(8), -0.5 * np.ones(8)], axis=-1).astype("float32")
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0.1, 0.9, (6, 8)).astype("float32")
+    images[:, ::3] = 0
+    model = logits_function(lambda x: roots(x) - 4 * tf.constant([[2.6, 0.0]]), from_logits=True)
+    labels = model(tf.constant(images)).numpy().argmax(axis=-1)
+    epsilon = {1: 8.0, 2: 3.0, np.inf: 1.0}.get(attack.norm, 8)
+    result = attack(model, images, labels, epsilon=epsilon)
+    assert np.isfinite(result.adversarials).all() and result.was_correct.all() and result.success.all()
+    assert (result.distances <= epsilon * (1 + 1e-5)).all()
+    predicted = model(tf.constant(result.adversarials)).numpy().argmax(axis=-1)
+    np.testing.assert_array_equal(predicted, result.predictions)

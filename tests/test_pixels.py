@@ -212,3 +212,12 @@ def test_a_model_that_is_trained_on_keeps_the_range_on_record(tmp_path):
     config = {"data": "elsewhere", "model": "theirs:model", "bounds": [0, 255]}
     (folder / "run.json").write_text(json.dumps({"config": config}))
     assert described_recipe(DataOptions(str(archive)), model=str(folder)).bounds == [0.0, 255.0]
+
+
+def test_images_around_zero_have_the_narrower_range():
+    """Of images that stop at -0.5 and 0.5, -1..1 would let attacks leave their range."""
+    images = (IMAGES - 0.5).clip(-0.5, 0.5)
+    labels = (images.mean(axis=(1, 2, 3)) > 0).astype(int)
+    linear = logits_function(lambda x: tf.reduce_mean(x, axis=(1, 2, 3))[:, None] * [[-1.0, 1.0]], from_logits=True)
+    assert find_range(linear, images, labels).bounds == (-0.5, 0.5)
+    assert find_range(linear, 2 * images, labels).bounds == (-1, 1)

@@ -55,7 +55,7 @@ class Boundaries(NamedTuple):
             logits = logits_fn(points)
             own = tf.gather(logits, labels, batch_dims=1)[:, None]
             columns = tf.unstack(tf.gather(logits, rivals, batch_dims=1) - own, axis=-1)
-        slopes = [jacobian.gradient(tape, column, points) for column in columns]
+        slopes = [jacobian.usable_gradient(tape, column, points) for column in columns]
         lengths = tf.stack([lp.norms_of(slope, boundary.DUAL[norm]) for slope in slopes], axis=1)
         return cls(tf.stack(columns, axis=1), tf.stack(slopes, axis=1), lengths, own)
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras_fim.arguments import Count, Norm, NotNegative, Positive, Share, expect, one_of
 from keras_fim.attacks import base, kinds, losses, lp
 from keras_fim.attacks.samples import Best, Task, Way, before_rounding, keep, random_start, walk
-from keras_fim.geometry.jacobian import gradient as gradient_of
+from keras_fim.geometry.jacobian import usable_gradient
 from keras_fim.logits import LogitsFunction
 
 
@@ -63,7 +63,7 @@ class Ascent(kinds.FixedBudgetAttack, base.AimedAttack):
             tape.watch(points)
             logits = logits_fn(points)
             loss = losses.loss_value(logits, task.labels, self.loss, targets)
-        gradient = gradient_of(tape, loss, points) if slope else points
+        gradient = usable_gradient(tape, loss, points) if slope else points
         return Place(points, gradient, loss), self._seen(points, logits, task)
 
     def _checked(self, climb: Any, task: Task, step: tf.Tensor, steps: int) -> Any:

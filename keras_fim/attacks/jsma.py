@@ -115,7 +115,7 @@ class JSMA(kinds.SearchAttack):
             tape.watch(point)
             logits = logits_fn(point)
             values = self._rise_and_fall(logits, classes)
-        slopes = [jacobian.gradient(tape, value, point) for value in values]
+        slopes = [jacobian.usable_gradient(tape, value, point) for value in values]
         if self.theta < 0:
             slopes = [-slope for slope in slopes]
         return slopes[0], slopes[-1], logits

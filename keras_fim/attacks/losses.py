@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.geometry.jacobian import gradient
+from keras_fim.geometry.jacobian import usable_gradient
 from keras_fim.logits import LogitsFunction
 
 
@@ -138,7 +138,7 @@ def loss_gradient(
         tape.watch(images)
         logits = logits_fn(images)
         value = loss_value(logits, labels, loss, targets(logits) if callable(targets) else targets)
-    return gradient(tape, value, images), logits
+    return usable_gradient(tape, value, images), logits
 
 
 def most_probable_others(logits: tf.Tensor, labels: tf.Tensor, count: int) -> tf.Tensor:

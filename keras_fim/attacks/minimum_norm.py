@@ -100,7 +100,7 @@ class CarliniWagner(kinds.SearchAttack, base.AimedAttack):
             square = tf.reduce_sum((points - task.images) ** 2, axis=lp.axes(points))
             margin = losses.loss_value(logits, task.labels, "margin", self._aims(task))
             loss = square + descent.weight * tf.maximum(self.confidence - margin, 0)
-        gradient = tape.gradient(loss, descent.variable)
+        gradient = jacobian.usable_gradient(tape, loss, descent.variable)
         predicted = tf.argmax(logits, axis=-1)
         hit = predicted == task.target if self.aimed else predicted != task.labels
         fooled = hit & (margin >= self.confidence)
@@ -235,7 +235,7 @@ class SigmaZero(kinds.SearchAttack):
             margin = losses.margin_against(logits_fn(state.points), task.labels)
             square = (state.points - images) ** 2
             loss = tf.maximum(-margin, 0) + tf.reduce_mean(square / (square + self.sigma), axis=axes)
-        gradient = jacobian.gradient(tape, loss, state.points)
+        gradient = jacobian.usable_gradient(tape, loss, state.points)
         gradient = tf.math.divide_no_nan(gradient, tf.reduce_max(tf.abs(gradient), axis=axes, keepdims=True))
         fooled = margin > 0
         state = state.looked(images, fooled, self.norm)

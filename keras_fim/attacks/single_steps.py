@@ -129,8 +129,8 @@ def _joined(first: Sequence[tf.Tensor], second: Sequence[tf.Tensor]) -> tuple[tf
 class SpectralAttack(kinds.FixedBudgetAttack):
     """Steps along the top eigenvector of the Fisher information matrix, whose sign is free.
 
-    Where the matrix vanishes in float32 (a saturated sample), the direction is the gradient of the logit margin
-    ``max_{j≠y} z_j - z_y``.
+    Where the matrix vanishes in float32 (a saturated sample) or is not finite, the direction is the gradient of the
+    logit margin ``max_{j≠y} z_j - z_y``.
 
     Args:
         method: How the eigenvector is found, ``"exact"``, ``"krylov"`` or ``"auto"``, as in `fisher_spectrum`.
@@ -156,7 +156,7 @@ class SpectralAttack(kinds.FixedBudgetAttack):
         """Logits, unit directions, and the details."""
         options: dict[str, Any] = {"method": self.method, "rtol": self.rtol, "max_steps": self.max_steps}
         eigenpairs, logits = spectrum.spectrum_and_logits(logits_fn, task.images, **options)
-        saturated = eigenpairs.eigenvalues[:, 0] <= 0
+        saturated = (eigenpairs.eigenvalues[:, 0] <= 0) | ~tf.math.is_finite(eigenpairs.eigenvalues[:, 0])
 
         def steepest() -> tf.Tensor:
             return lp.unit(losses.loss_gradient(logits_fn, task.images, task.labels, loss="margin")[0])

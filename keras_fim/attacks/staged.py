@@ -13,10 +13,9 @@ from keras_fim.arguments import Norm
 from keras_fim.attacks import base, draws, iterative, kinds, losses, lp
 from keras_fim.attacks.problem import Problem
 from keras_fim.attacks.samples import Best, Task, choose, put, take
+from keras_fim.geometry.jacobian import gradient
 from keras_fim.logits import LogitsFunction, predict_logits
 from keras_fim.typing import AttackResult
-
-_DIFFER = 1e-4  # l2-normalized logits of two passes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,7 +100,7 @@ class StagedAttack(kinds.FixedBudgetAttack):
         """The stages, -2 for samples that stand where the margin has no slope."""
         for index in self._standing(task, best):
             points, labels, old = take((best.points, task.labels, stage), index)
-            stuck = (logits_fn.compiled(slope)(points, labels) == 0) & (old == -1)
+            stuck = ~(logits_fn.compiled(slope)(points, labels) > 0) & (old == -1)
             stage = put(stage, index, tf.where(stuck, -2, old))
         return stage
 
@@ -133,12 +132,19 @@ class StagedAttack(kinds.FixedBudgetAttack):
         return Best.of(points, logits_fn.compiled(predict_logits)(points), task.labels, "margin")
 
 
-def slope(logits_fn: LogitsFunction, points: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """The largest entry, in size, of the gradient of the margin at each point, ``(n,)``."""
-    return lp.norms_of(losses.loss_gradient(logits_fn, points, labels, loss="margin")[0], np.inf)
+def slope(logits_fn: LogitsFunction, points: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
+    """The l1 norm of the gradient of the margin at each point, ``(n,)``, of the label or else of the predicted class.
+
+    It is NaN or infinite where the gradient is not finite.
+    """
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(points)
+        logits = logits_fn(points)
+        margin = losses.margin_against(logits, tf.argmax(logits, axis=-1) if labels is None else labels)
+    return lp.norms_of(gradient(tape, margin, points), 1)
 
 
-def outputs_differ(first: np.ndarray, second: np.ndarray) -> bool:
-    """Whether the logits ``(n, K)`` of two passes over the same images are apart: l2-normalized, by more than 1e-4."""
+def outputs_differ(first: np.ndarray, second: np.ndarray, most: float = 1e-4) -> bool:
+    """Whether the logits ``(n, K)`` of two passes over some images, l2-normalized, are apart by more than ``most``."""
     norms = [np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-300) for rows in (first, second)]
-    return bool(np.linalg.norm(first / norms[0] - second / norms[1], axis=-1).max() > _DIFFER)
+    return bool(np.linalg.norm(first / norms[0] - second / norms[1], axis=-1).max() > most)

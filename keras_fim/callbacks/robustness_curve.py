@@ -272,6 +272,5 @@ def _sample_counts(
 def _table(curves: Sequence[rows.RobustnessCurve]) -> str:
     """The ratios of all attacks with their intervals, Markdown."""
     head = ("attack", "samples", "ε", "fooling ratio", "robust accuracy")
-    all_rows = [row for curve in curves for row in curve.rows]
-    cells = [(r.attack, r.robust.total, f"{r.norm} {r.epsilon:g}", r.fooling, r.robust) for r in all_rows]
+    cells = [(r.attack, r.robust.total, f"{r.norm} {r.epsilon:g}", r.fooling, r.robust) for c in curves for r in c.rows]
     return report.table([dict(zip(head, row, strict=True)) for row in cells], markdown=True)

@@ -271,11 +271,11 @@ def _from_tfds(name: str, data_dir: str | Path | None) -> Source:
     features = dict(builder.info.features)
     if not ("image" in features and isinstance(features.get("label"), tfds.features.ClassLabel)):
         raise ValueError(f"{name} should have the features image and label. Received: {', '.join(features)}")
-    shape = tuple(features["image"].shape)
+    given = tuple(features["image"].shape)
+    shape = (
+        (224, 224, given[-1]) if None in given else given
+    )  # the usual size of photographs, unless another is asked for
     splits = {part: Records.of(builder, part) for part in _PARTS if part in builder.info.splits}
-    if None in shape:
-        shape = (224, 224, shape[-1])  # resized to the usual size of photographs, unless another one is asked for
     require(splits, f"{name} should have the split train or test. Received: {', '.join(builder.info.splits)}")
-    if splits.keys() == {"train"}:
-        splits = {"": splits["train"]}
+    splits = {"": splits["train"]} if splits.keys() == {"train"} else splits
     return Source(described(name, shape, features["label"].names), **_divided(splits))

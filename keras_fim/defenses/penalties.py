@@ -219,7 +219,7 @@ class TRADES(Penalized):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(points)
                 divergence = kl_divergence(clean, again(points))
-            points += length * lp.steepest(jacobian.gradient(tape, divergence, points), self.norm)
+            points += length * lp.steepest(jacobian.usable_gradient(tape, divergence, points), self.norm)
             return lp.project_inside(points, task.images, task.epsilon, self.norm)
 
         points = body(0, samples.random_start(task, self.norm, 3))

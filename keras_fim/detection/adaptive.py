@@ -105,7 +105,7 @@ class AdaptivePGD(kinds.FixedBudgetAttack):
             tape.watch(points)
             logits, score = self._score_along(logits_fn, points, along)
             margin = losses.margin_against(logits, labels)
-        up, away = (unit(jacobian.gradient(tape, value, points)) for value in (margin, score))
+        up, away = (unit(jacobian.usable_gradient(tape, value, points)) for value in (margin, score))
         fooled = tf.argmax(logits, axis=-1) != labels
         selective = tf.where(by_image(fooled, points), -away, up)
         finite = tf.where(tf.math.is_inf(weight), tf.zeros_like(weight), weight)

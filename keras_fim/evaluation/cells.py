@@ -234,7 +234,7 @@ def finished(
     Yields:
         `Finished`.
     """
-    waiting = collections.deque[tuple[Chunk, list[Any]]]()
+    waiting = collections.deque[tuple[list[Any], Finished]]()
     for chunk, data in chunks:
         tasks: list[Any] = []
         for index, cell in enumerate(cells):
@@ -242,15 +242,12 @@ def finished(
             file = f"{cell.name}-{digest(json.dumps(settings, sort_keys=True))[:16]}"
             read = functools.partial(unpacked, names=cell.columns, num_samples=len(chunk.labels))
             columns = store.kept(file, settings, read)
-            task = backend.submit(index, chunk) if columns is None else None
-            tasks.append((file, settings, columns, task))
-        waiting.append((chunk, tasks))
-        while waiting and all(task is None or backend.ready(task) for *_, task in waiting[0][1]):
-            chunk, tasks = waiting.popleft()
-            yield chunk, (_figures(backend, store, *task) for task in tasks)
+            tasks.append((file, settings, columns, backend.submit(index, chunk) if columns is None else None))
+        waiting.append((tasks, (chunk, (_figures(backend, store, *task) for task in tasks))))
+        while waiting and all(task is None or backend.ready(task) for *_, task in waiting[0][0]):
+            yield waiting.popleft()[1]
     while waiting:
-        chunk, tasks = waiting.popleft()
-        yield chunk, (_figures(backend, store, *task) for task in tasks)
+        yield waiting.popleft()[1]
 
 
 def _figures(

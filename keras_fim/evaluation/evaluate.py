@@ -284,5 +284,4 @@ def _informed(pixels: PixelRange | None, logits_fn: LogitsFunction, chunk: Chunk
 
 
 def _certified(pixels: Any, options: dict[str, Any], logits_fn: LogitsFunction, chunk: Chunk) -> dict[str, Any]:
-    images = plans.within(pixels, chunk)[0]
-    return smoothing.certify(logits_fn, images, **options, indices=chunk.indices, bounds=pixels)._asdict()
+    return smoothing.certify(logits_fn, chunk.images, **options, indices=chunk.indices, bounds=pixels)._asdict()

@@ -32,8 +32,8 @@ def outputs_flags(
         bounds: The smallest and the largest pixel value; ``None`` if they are not the same for all attacks.
 
     Returns:
-        A sentence for each of: logits that are not finite, outputs that differ between two passes, outputs that are the
-        same for all images, an input that is rounded.
+        A sentence for each of: logits that are not finite, outputs that differ between two passes or depend on the
+        other images of the batch, outputs that are the same for all images, an input that is rounded.
 
     Raises:
         ValueError: If the labels are not those of the model.
@@ -41,12 +41,16 @@ def outputs_flags(
     images = logits_fn.cast(images[:_FEW])
     first, second = (np.asarray(logits_fn(images), np.float64) for _ in range(2))
     check_labels(labels[:_FEW], *first.shape)
+    halves = [np.asarray(logits_fn(part), np.float64) for part in np.array_split(images, min(2, len(images)))]
     flags = []
     if not np.isfinite(first).all():
         share = 1 - np.isfinite(first).all(axis=-1).mean()
         flags.append(f"not finite: the logits of {100 * share:.0f} % of the images are NaN or infinite")
     elif staged.outputs_differ(first, second):
         flags.append("random outputs: two passes over the same images differ, so a success may not repeat itself")
+    elif staged.outputs_differ(first, np.concatenate(halves), most=0.01):  # float16 rounds otherwise in other batches
+        text = "the logits of an image depend on the others in its batch, as of batch normalization in training mode"
+        flags.append(f"batch-dependent outputs: {text}, so every figure depends on the batches")
     elif (first == first[0]).all() and np.ptp(images, axis=0).any():
         flags.append("constant outputs: the logits are the same for every image, so no perturbation changes them")
     elif bounds is not None and _rounds(logits_fn, images, first, bounds):
@@ -56,7 +60,7 @@ def outputs_flags(
 
 
 def slope_flags(logits_fn: LogitsFunction, images: tf.Tensor, labels: np.ndarray, slopes: np.ndarray) -> list[str]:
-    """The flag of gradients that are zero.
+    """The flag of gradients that are zero or not finite.
 
     Args:
         logits_fn: The classifier.
@@ -74,9 +78,9 @@ def slope_flags(logits_fn: LogitsFunction, images: tf.Tensor, labels: np.ndarray
     if len(classes):
         with logits_fn.explained():
             slopes = np.append(slopes, staged.slope(logits_fn, images, classes))
-    zero = float((slopes == 0).mean())
-    text = f"of {100 * zero:.0f} % of the images the gradient of the margin is zero, so attacks cannot start"
-    return [f"zero gradients: {text}"] if zero > 0.01 else []
+    zero = float((~((slopes > 0) & np.isfinite(slopes))).mean())
+    text = f"of {100 * zero:.0f} % of the images the gradient of the margin is zero or not finite"
+    return [f"zero gradients: {text} (rounded probabilities, a root of 0?): attacks are weak"] if zero > 0.01 else []
 
 
 def _rounds(logits_fn: LogitsFunction, images: tf.Tensor, logits: np.ndarray, bounds: Bounds) -> bool:
@@ -122,23 +126,28 @@ def budget_flags(epsilons: Sequence[tuple[float, float]], bounds: Bounds | None)
 
 
 def path_flags(attack: Attack, outcome: Outcome) -> list[str]:
-    """Flags of what an attack of several stages met on its way.
+    """Flags of what an attack met on its way.
 
     Args:
-        attack: The attack; one of another kind has none.
+        attack: The attack.
         outcome: What it did.
 
     Returns:
-        A sentence for each of: a search without gradients that fools what gradients do not, and samples that stand
-        where the margin has no slope.
+        A sentence for each of: successes that the model did not confirm and, of an attack of several stages, a search
+        without gradients that fools what gradients do not, and samples that stand where the margin has no slope.
     """
-    if not isinstance(attack, staged.StagedAttack) or not outcome.was_correct.any():
+    if not outcome.was_correct.any():
         return []
+    share = outcome.unconfirmed[:, outcome.was_correct].mean(axis=1).max()
+    doubt = f"of {100 * share:.0f} % of the images {attack.name} reports a success that the model did not confirm"
+    flags = [f"unconfirmed: {doubt} (other answers, NaN), so robust accuracy may be too high"] if share > _MOST else []
+    if not isinstance(attack, staged.StagedAttack):
+        return flags
     stages = outcome.stages[:, outcome.was_correct]
     square, stuck = ((stages == number).mean(axis=1).max() for number in (attack.stages.index("square"), -2))
     masked = f"a search without gradients fools {100 * square:.0f} % that {attack.name} does not with them"
     ended = f"under {attack.name} {100 * stuck:.0f} % of the images stand where the gradient of the margin is zero"
-    flags = [f"black box: {masked}, so gradients are masked"] if square > _MOST else []
+    flags += [f"black box: {masked}, so gradients are masked"] if square > _MOST else []
     return flags + ([f"zero gradients on the way: {ended}, so it could not go on"] if stuck > 0.01 else [])
 
 

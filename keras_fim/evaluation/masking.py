@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_fim import records, validation
 from keras_fim.arguments import GradientNorm, checked, require
-from keras_fim.attacks import FGM, FGSM, PGD, FixedBudgetAttack, Square, losses, lp, problem, resolve_epsilons
+from keras_fim.attacks import FGM, FGSM, PGD, FixedBudgetAttack, Square, lp, problem, resolve_epsilons, staged
 from keras_fim.evaluation.flags import one_class, outputs_flags
 from keras_fim.evaluation.measurement import measured, predicted_classes, predictions_of, probabilities, softmax
 from keras_fim.evaluation.report import Report, Row
@@ -264,14 +264,8 @@ class Probe(NamedTuple):
 
     def zero_gradients(self) -> float:
         """The share of the samples where the gradient of the margin is zero or not finite."""
-        slopes = self.logits_fn.in_batches(_margin_gradient, self.images, batch_size=self.white.batch_size)
-        flat = np.abs(slopes.reshape(len(slopes), -1))
-        return float((~np.isfinite(flat).all(axis=-1) | (flat.max(axis=-1) == 0)).mean())
-
-
-def _margin_gradient(logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
-    """The gradient of the margin of the predicted class."""
-    return losses.loss_gradient(logits_fn, images, None, loss="margin", targets=lambda z: tf.argmax(z, axis=-1))[0]
+        slopes = self.logits_fn.in_batches(staged.slope, self.images, batch_size=self.white.batch_size)
+        return float((~((slopes > 0) & np.isfinite(slopes))).mean())
 
 
 def _check(name: str, figure: float) -> MaskingCheck:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_fim.arguments import checked
 from keras_fim.attacks import Attack, MinimalDistanceAttack
 from keras_fim.evaluation.sources import Chunk, Dataset, chunks
-from keras_fim.logits import LogitsFunction, logits_function
+from keras_fim.logits import LogitsFunction, logits_function, predict_logits
 from keras_fim.typing import AttackResult, Images, Labels, Model
 from keras_fim.validation import check_images, check_labels
 
@@ -173,9 +173,8 @@ def predicted_classes(model: Model, images: Images, *, batch_size: int = 256) ->
     Returns:
         int64 ``(batch,)``.
     """
-    images = check_images(images)
-    p = probabilities(logits_function(model, images), images, batch_size=batch_size)
-    return np.asarray(p.argmax(axis=-1), np.int64)
+    logits_fn = logits_function(model, images := check_images(images))
+    return np.asarray(logits_fn.in_batches(predict_logits, images, batch_size=batch_size).argmax(axis=-1), np.int64)
 
 
 def predictions_of(model: Model) -> Callable[[AttackResult], np.ndarray]:

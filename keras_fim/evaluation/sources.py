@@ -164,7 +164,9 @@ def _numbered(elements: Iterable[Any]) -> Iterator[Chunk]:
             images, labels = images[None], labels[None]  # a single sample, its label perhaps one-hot
         _check_lengths(images, labels)
         if len(labels):
-            yield Chunk(np.arange(start, start + len(labels)), images, _classes(labels))
+            one_hot = labels.ndim == 2 and labels.shape[1] > 1
+            classes = labels.shape[1] if one_hot else max(1, int(np.max(labels)) + 1)
+            yield Chunk(np.arange(start, start + len(labels)), images, check_labels(labels, len(labels), classes))
             start += len(labels)
 
 
@@ -190,12 +192,6 @@ def _check_lengths(images: Any, labels: Any) -> None:
         raise ValueError(f"`labels` should be classes, one for each image. Received: {labels!r:.80}")
     received = f"{len(images)} images and {len(labels)} labels"
     require(len(images) == len(labels), f"`dataset` should hold as many labels as images. Received: {received}")
-
-
-def _classes(labels: np.ndarray) -> np.ndarray:
-    """Class indices from indices or one-hot rows."""
-    one_hot = labels.ndim == 2 and labels.shape[1] > 1
-    return check_labels(labels, len(labels), labels.shape[1] if one_hot else max(1, int(np.max(labels)) + 1))
 
 
 def _grouped(parts: Iterable[Chunk]) -> Iterator[Chunk]:

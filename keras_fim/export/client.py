@@ -43,10 +43,10 @@ def predict_rest(
     answer = response.json() if "json" in response.headers.get("content-type", "") else {}
     if not response.ok or "error" in answer:
         raise ValueError(f"{address} refuses the request: {answer.get('error', response.text)[:500]}")
-    outputs = answer["outputs"]
-    if isinstance(outputs, dict):
-        return {name: np.array(values) for name, values in outputs.items()}
-    return {"output": np.array(outputs)}  # of a signature with one output the name is not sent
+    outputs = (
+        answer["outputs"] if isinstance(answer["outputs"], dict) else {"output": answer["outputs"]}
+    )  # one: no name
+    return {name: np.array(values) for name, values in outputs.items()}
 
 
 def predict_grpc(

@@ -48,6 +48,29 @@ def gradient(tape: tf.GradientTape, values: tf.Tensor, images: tf.Tensor, upstre
     return tf.convert_to_tensor(slope)
 
 
+def usable_gradient(tape: tf.GradientTape, values: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+    """`gradient` for a step of an attack, with finite entries only.
+
+    A square root or a norm has an infinite slope at 0, or NaN, and one such pixel would make the whole image NaN. NaN
+    counts as zero, and an infinite slope as the largest finite one of its image.
+
+    Args:
+        tape: As of `gradient`.
+        values: As of `gradient`.
+        images: As of `gradient`.
+
+    Returns:
+        In the shape of ``images``.
+
+    Raises:
+        NoGradientError: As `gradient`.
+    """
+    slope = gradient(tape, values, images)
+    finite = tf.where(tf.math.is_finite(slope), slope, tf.zeros_like(slope))
+    largest = tf.reduce_max(tf.abs(finite), axis=tuple(range(1, slope.shape.rank)), keepdims=True)
+    return tf.where(tf.math.is_inf(slope), tf.sign(slope) * tf.where(largest > 0, largest, 1), finite)
+
+
 def factor(logits_fn: LogitsCallable, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The whole factor B, at the price of one forward pass and K gradients.
 

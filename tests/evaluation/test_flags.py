@@ -16,6 +16,7 @@ pytestmark = pytest.mark.slow  # each traces the strong attack on a model of its
 RNG = np.random.default_rng(0)
 IMAGES = RNG.uniform(size=(40, 6, 6, 1)).astype("float32")
 LABELS = (IMAGES.mean(axis=(1, 2, 3)) > 0.5).astype(int)
+BARE = {"bounds": (0, 1), "spectrum": False, "progress": None}
 
 
 def linear(before=None, after=None):
@@ -31,7 +32,7 @@ def linear(before=None, after=None):
 
 
 def measured(model, **options):
-    return evaluate(model, (IMAGES, LABELS), **{"bounds": (0, 1), "spectrum": False, "progress": None, **options})
+    return evaluate(model, (IMAGES, LABELS), **{**BARE, **options})
 
 
 def masked(model):
@@ -130,6 +131,39 @@ def test_gradients_that_end_on_the_way_are_flagged():
 def test_logits_that_are_not_finite_are_flagged():
     model = linear(after=lambda rows: tf.where(rows[:, :1] > 0, np.nan, rows))
     assert measured(model, attacks=["fgsm"]).flags[0].startswith("not finite")
+
+
+def test_gradients_that_are_not_finite_are_flagged():
+    """A square root has an infinite slope at black pixels."""
+    images = IMAGES.copy()
+    images[:, 0] = 0
+    labels = (tf.sqrt(images).numpy().mean(axis=(1, 2, 3)) > 0.5).astype(int)
+    for before, expected in ((tf.sqrt, True), (lambda x: tf.sqrt(x + 1e-4), False)):
+        options = {"attacks": ["fgsm", "fmn_l2"], "epsilons": {"linf": [1.0], "l2": [6.0]}}
+        report = evaluate(linear(before), (images, labels), **options, **BARE)
+        assert [flag.startswith("zero gradients: of 100 %") for flag in report.flags] == [True] * expected
+        assert report.rows[0].fooling.value == 1 and report.rows[1].fooling.value > 0.5
+
+
+def test_a_model_whose_answers_depend_on_the_batch_is_flagged():
+    model = linear(before=lambda images: images - tf.reduce_mean(images, axis=0, keepdims=True) + 0.5)
+    assert measured(model, attacks=["fgsm"]).flags[0].startswith("batch-dependent outputs")
+    assert masked(model).flags[0].startswith("batch-dependent outputs")
+
+
+def test_a_model_that_answers_adversarials_with_nan_is_flagged():
+    """Off the grid of 8 bits nothing is a number, which fools nobody."""
+    images = np.round(IMAGES * 255) / 255
+    model = linear(lambda x: x + tf.where(tf.reduce_any(tf.abs(x * 255 - tf.round(x * 255)) > 0.1), np.nan, 0.0))
+    report = evaluate(model, (images, LABELS), attacks=["fgsm"], epsilons=[0.3], **BARE)
+    assert report.rows[0].fooling.value == 0
+    assert any(flag.startswith("unconfirmed: of") and "% of the images fgsm reports" in flag for flag in report.flags)
+
+
+def test_probabilities_that_saturate_are_told_from_a_rounded_input():
+    model = logits_function(lambda x: tf.nn.softmax(1e4 * linear()(x)), from_logits=False)
+    flags = measured(model, attacks=["fgsm"]).flags
+    assert any(flag.startswith("zero gradients") and "rounded probabilities" in flag for flag in flags)
 
 
 def test_rounding_has_no_gradient_and_a_black_box_measures_it():
