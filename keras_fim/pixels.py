@@ -8,11 +8,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_fim import inspection, validation
 from keras_fim.arguments import checked, expect
-from keras_fim.inspection import single_input
 from keras_fim.logits import LogitsFunction, logits_function, predict_logits
 from keras_fim.typing import Bounds, Images, Labels, Model
-from keras_fim.validation import check_bounds, check_images, check_labels, clipped, inside_or_not
 
 _USUAL = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
 _CLOSE = 0.01  # of the range: 255/256 is 1
@@ -64,7 +63,7 @@ class PixelRange:
         Raises:
             ValueError: If one is outside by more than 0.5/255 of the range, or as `keras_fim.validation.check_images`.
         """
-        return clipped(check_images(images), self.bounds)
+        return validation.clipped(validation.check_images(images), self.bounds)
 
     def __str__(self) -> str:
         return f"pixels {_text(self.low)}..{_text(self.high)}, {self.origin}"
@@ -100,7 +99,7 @@ def find_range(
     if isinstance(bounds, PixelRange):
         return bounds
     if bounds is not None:
-        return PixelRange(*check_bounds(bounds))
+        return PixelRange(*validation.check_bounds(bounds))
     told = range_of_model(model, images)
     if told is not None:
         high = float(np.max(images)) if images is not None and np.size(images) else 0.0
@@ -126,7 +125,7 @@ def range_of_model(model: Any, images: Images | None = None) -> PixelRange | Non
     """
     model = getattr(model, "_logits_fn", model)  # of a defense
     model = model.model if isinstance(model, LogitsFunction) else model
-    if single_input(model) is None:
+    if inspection.single_input(model) is None:
         return None
     scale, offset, names = 1.0, 0.0, ""
     for operation in _operations(model):
@@ -168,7 +167,7 @@ def images_in_range(model: Model, images: Images, bounds: Bounds | PixelRange | 
         ValueError: If they are outside, or look as if they were scaled to 0..255 and nothing says that the model takes
             that, or the model has no gradient to such images, or as `keras_fim.validation.check_images`.
     """
-    checked = check_images(images)
+    checked = validation.check_images(images)
     integers = tf.convert_to_tensor(images).dtype.is_integer
     if bounds is not None or range_of_model(model, images) is not None:
         return find_range(model, images, bounds=bounds).clip(checked)[0]
@@ -198,10 +197,10 @@ def range_by_accuracy(model: Model, images: Images, labels: Labels, *, scale: bo
     Raises:
         ValueError: If the range cannot be told.
     """
-    images = check_images(images[:_MAX_CHECKED])
+    images = validation.check_images(images[:_MAX_CHECKED])
     low, high = float(tf.reduce_min(images)), float(tf.reduce_max(images))
     ranges = (_USUAL[0], (-0.5, 0.5), _USUAL[2], _USUAL[1])  # from narrow to wide: 0..255 holds -0.5 but for rounding
-    own = next((usual for usual in ranges if bool(tf.reduce_all(inside_or_not(images, usual)[1]))), None)
+    own = next((usual for usual in ranges if bool(tf.reduce_all(validation.inside_or_not(images, usual)[1]))), None)
     if own is None:
         received = f"bounds=None, with images from {low:g} to {high:g}, which is no usual range"
         raise ValueError(f"`bounds` should be (lowest, highest) pixel value. Received: {received}")
@@ -209,7 +208,7 @@ def range_by_accuracy(model: Model, images: Images, labels: Labels, *, scale: bo
     units = (logits_fn.cast(images) - own[0]) / (own[1] - own[0])
     scaled = {usual: usual[0] + (usual[1] - usual[0]) * units for usual in dict.fromkeys((*_USUAL, own))}
     logits = {usual: logits_fn.in_batches(predict_logits, points, batch_size=64) for usual, points in scaled.items()}
-    classes = check_labels(np.asarray(labels)[: len(images)], len(images), logits[own].shape[-1])
+    classes = validation.check_labels(np.asarray(labels)[: len(images)], len(images), logits[own].shape[-1])
     right = {usual: rows.argmax(axis=-1) == classes for usual, rows in logits.items()}
     best = max(right, key=lambda usual: int(right[usual].sum()))
     own = best if scale else own

@@ -2,7 +2,6 @@
 
 import base64
 import dataclasses
-import functools
 import io
 import math
 from collections.abc import Mapping
@@ -188,20 +187,14 @@ def _png(image: np.ndarray) -> str:
 
 
 def rendered(template: str, **values: Any) -> str:
-    """A template with its values filled in, without a line break at its end."""
-    return str(_templates().get_template(template).render(values)).rstrip("\n")
-
-
-@functools.cache
-def _templates() -> Any:
-    """The templates, each compiled once; HTML is escaped in HTML alone."""
+    """A template with its values filled in, without a line break at its end; HTML is escaped in HTML alone."""
     import jinja2
 
     loader = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
     escape = jinja2.select_autoescape(["html"])
     environment = jinja2.Environment(loader=loader, autoescape=escape, trim_blocks=True, lstrip_blocks=True)
     environment.globals |= {"shown": shown, "budget": budget, "columns": columns, "axis": axis}
-    return environment
+    return environment.get_template(template).render(values).rstrip("\n")
 
 
 def axis(ratios: list[Ratio]) -> dict[str, Any]:

@@ -7,13 +7,12 @@ from typing import Annotated, Any, NamedTuple, TypeAlias
 import numpy as np
 import tensorflow as tf
 
+from keras_fim import pixels, validation
 from keras_fim.arguments import Count, InnerShare, Valid, checked
 from keras_fim.attacks import draws
 from keras_fim.evaluation.report import Ratio, Report, Row, wilson
 from keras_fim.logits import LogitsFunction, logits_function, predict_logits
-from keras_fim.pixels import PixelRange, images_in_range
 from keras_fim.typing import Bounds, Images, Labels, Model
-from keras_fim.validation import check_images, check_labels
 
 Sigma: TypeAlias = Annotated[float, Valid(lambda sigma: 0 < sigma < math.inf, "a finite number > 0")]
 
@@ -39,7 +38,7 @@ class Certificates(NamedTuple):
 
     def accuracy(self, labels: Labels, radius: float = 0.0) -> float:
         """The share of images that are certified to be classified correctly within a radius."""
-        right = self.classes == check_labels(labels, len(self.classes), int(np.max(labels, initial=0)) + 1)
+        right = self.classes == validation.check_labels(labels, len(self.classes), int(np.max(labels, initial=0)) + 1)
         return float(np.mean(right & (self.radius >= radius)))
 
 
@@ -98,7 +97,7 @@ def certify(
     batch_size: Count = 256,
     seed: int = 0,
     indices: Any = None,
-    bounds: Bounds | PixelRange | None = None,
+    bounds: Bounds | pixels.PixelRange | None = None,
 ) -> Certificates:
     r"""The l2 radius within which the *smoothed* classifier keeps its class, with probability at least 1 - α.
 
@@ -142,7 +141,7 @@ def certify(
     """
     from scipy.stats import beta, norm
 
-    images = images_in_range(model, images, bounds)
+    images = pixels.images_in_range(model, images, bounds)
     draws_of = (0, num_selection), (num_selection, num_selection + num_draws)
     if indices is not None and np.asarray(indices).dtype.kind not in "iu":
         raise ValueError(f"`indices` should be integers. Received: {indices!r:.80}")
@@ -210,7 +209,7 @@ def smoothed_classes(
     Raises:
         ValueError: If images are empty or not finite, or an option is out of range.
     """
-    images = check_images(images)
+    images = validation.check_images(images)
     (votes,) = _votes(logits_function(model, images), images, sigma, [(0, num_draws)], batch_size, seed, None)
     return np.asarray(votes.argmax(axis=-1))
 
