@@ -199,7 +199,7 @@ def range_by_accuracy(model: Model, images: Images, labels: Labels, *, scale: bo
     """
     images = validation.check_images(images[:_MAX_CHECKED])
     low, high = float(tf.reduce_min(images)), float(tf.reduce_max(images))
-    ranges = (_USUAL[0], (-0.5, 0.5), _USUAL[2], _USUAL[1])  # from narrow to wide: 0..255 holds -0.5 but for rounding
+    ranges = (_USUAL[0], (-0.5, 0.5), _USUAL[2], _USUAL[1])[: 4 if high > 10 else 3]  # 0..255 needs more than 10
     own = next((usual for usual in ranges if bool(tf.reduce_all(validation.inside_or_not(images, usual)[1]))), None)
     if own is None:
         received = f"bounds=None, with images from {low:g} to {high:g}, which is no usual range"

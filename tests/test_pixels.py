@@ -221,3 +221,6 @@ def test_images_around_zero_have_the_narrower_range():
     linear = logits_function(lambda x: tf.reduce_mean(x, axis=(1, 2, 3))[:, None] * [[-1.0, 1.0]], from_logits=True)
     assert find_range(linear, images, labels).bounds == (-0.5, 0.5)
     assert find_range(linear, 2 * images, labels).bounds == (-1, 1)
+    for odd in (4 * images + 1.5, np.where(IMAGES > 0.99, 1.4, IMAGES)):  # standardized, and a pixel too bright
+        with pytest.raises(ValueError, match="no usual range"):
+            find_range(linear, odd, labels)
