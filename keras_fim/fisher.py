@@ -58,4 +58,6 @@ def fisher_spectrum(
     options: dict[str, Any] = {"k": k, "method": method, "rtol": rtol, "max_steps": max_steps}
     logits_fn = logits_function(model, images)
     spectrum, _ = logits_fn.in_batches(spectrum_and_logits, images, batch_size=batch_size, **options)
+    if not spectrum.eigenvalues.any():  # a loop that is compiled makes zeros of gradients that it does not have
+        logits_fn.check_gradient(images[:1])
     return Spectrum(*map(tf.constant, spectrum))

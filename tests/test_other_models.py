@@ -100,6 +100,15 @@ def test_no_gradient_from_the_logits_to_the_images_is_refused(case):
         assert "logits_function(model, backward=twin)" in str(error.value) and "user code" not in str(error.value)
 
 
+def test_no_gradient_inside_of_a_loop_is_refused_though_compiled_it_is_zero():
+    model = logits_function(lambda x: tf.map_fn(lambda row: tf.round(4 * row)[:3], x), from_logits=True)
+    for call in (keras_fim.fisher_spectrum, keras_fim.boundary_radius):
+        with pytest.raises(NoGradientError, match="to its images"):
+            call(model, TOKENS)
+    smooth = logits_function(lambda x: tf.map_fn(lambda row: row[:3] - 100 * tf.range(3.0), x), from_logits=True)
+    assert not keras_fim.fisher_spectrum(smooth, TOKENS).eigenvalues.numpy().any()  # confident, but with a gradient
+
+
 def one_unit(activation="sigmoid"):
     keras.utils.set_random_seed(0)
     return keras.Sequential([keras.Input((8,)), LAYERS.Dense(1, activation=activation)])

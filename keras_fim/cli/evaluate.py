@@ -34,8 +34,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     folders = [folder] if len(names) == 1 else [(arguments.out or root) / f"{name}-{data}" for name in names]
     if arguments.ray:
         cells.connect(arguments.ray)
-    pairs = zip(arguments.model, folders, strict=True)
-    results = [result for source, own in pairs if (result := _evaluate(source, own, arguments))]
+    results = [*filter(None, (_evaluate(*pair, arguments) for pair in zip(arguments.model, folders, strict=True)))]
     if arguments.json and results:
         summaries = [_summary(result, own / _PAGE) for result, own in zip(results, folders, strict=True)]
         print(json.dumps(summaries if len(summaries) > 1 else summaries[0], indent=2))
@@ -93,8 +92,7 @@ def _evaluate(source: str, folder: Path, arguments: argparse.Namespace) -> measu
 def _summary(result: measuring.Evaluation, path: Path) -> dict[str, Any]:
     """What ``--json`` prints of a result."""
     parts = {key: getattr(result, key) for key in ("sentences", "flags", "pixels")}
-    summary: dict[str, Any] = report.encode({**parts, "report": str(path), "records": result.records()})
-    return summary
+    return dict(report.encode({**parts, "report": str(path), "records": result.records()}))
 
 
 def _check_budgets(arguments: argparse.Namespace, attacks: list[library.Attack], budgets: _Budgets) -> None:

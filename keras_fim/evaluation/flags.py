@@ -14,7 +14,7 @@ from keras_fim.typing import Bounds
 from keras_fim.validation import check_labels
 
 _FEW = 64  # images whose gradients are looked at
-_GRAY_LEVELS = {np.inf: 0.1, 2.0: 2.0, 1.0: 10.0}  # budgets below that hardly change pixels up to 255 or so
+_GRAY_LEVELS = {np.inf: 0.5, 2.0: 2.0, 1.0: 10.0}  # budgets below that hardly change pixels up to 255 or so
 _MOST = 0.02  # share of the images that gradients may leave to a search without them
 
 BLACK_BOX = "black box: only a search without gradients ran, so the true robust accuracy is at most the figure here"

@@ -82,6 +82,8 @@ def boundary_radius(
     logits_fn = logits_function(model, images)
     estimate = _second_step if refine else _first_order
     radius, rival = logits_fn.in_batches(estimate, images, float(norm), int(rivals), batch_size=batch_size)
+    if np.isnan(radius).all():  # a loop that is compiled makes zeros of gradients that it does not have
+        logits_fn.check_gradient(images[:1])
     return BoundaryRadius(radius, rival, ~np.isnan(radius))
 
 

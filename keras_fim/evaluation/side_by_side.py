@@ -45,8 +45,7 @@ class SideBySide(report.Report):
 
     def __post_init__(self) -> None:
         names = [result.model for result in self.results]
-        different = len(set(names)) == len(names) > 1
-        expect(different, "results", "two or more with different names", received=str(names))
+        expect(len(set(names)) == len(names) > 1, "results", "two or more with different names", received=str(names))
         if not self.budgets:
             measured = "; ".join(f"{result.model}: {list(result.strongest)}" for result in self.results)
             raise ValueError(f"`results` should share a norm and an ε. Received: {measured}")

@@ -164,7 +164,8 @@ def _numbered(elements: Iterable[Any]) -> Iterator[Chunk]:
             images, labels = images[None], labels[None]  # a single sample, its label perhaps one-hot
         _check_lengths(images, labels)
         if len(labels):
-            classes = labels.shape[1] if labels.ndim == 2 and labels.shape[1] > 1 else max(1, int(np.max(labels)) + 1)
+            largest = int(np.max(labels)) if labels.dtype.kind in "biuf" else 0
+            classes = labels.shape[1] if labels.ndim == 2 and labels.shape[1] > 1 else max(1, largest + 1)
             yield Chunk(np.arange(start, start + len(labels)), images, check_labels(labels, len(labels), classes))
             start += len(labels)
 

@@ -213,7 +213,7 @@ def test_the_same_model_behind_a_rescaling_has_the_same_figures():
     ("attack", "epsilon", "flag"),
     [
         ("fgsm", 300.0, "budget: linf 300 is more than the whole range of the pixels, 255"),
-        ("fgsm", 8 / 255, "linf 0.0313725 is below 0.1 gray levels of pixels whose range is 255; 0.0313725 of pixels"),
+        ("fgsm", 8 / 255, "linf 0.0313725 is below 0.5 gray levels of pixels whose range is 255; 0.0313725 of pixels"),
         (
             "fgm",
             0.5,

@@ -110,6 +110,7 @@ BAD = {
     "a number": (3, "should be arrays or yield batches. Received: a int"),
     "soft labels": ((IMAGES, np.full((400, 5), 0.2)), "one-hot rows or class indices"),
     "negative labels": ((IMAGES, LABELS - 1), "`labels` should be from 0 to 3. Received: -1"),
+    "names": ((IMAGES, LABELS.astype(str)), "`labels` should be numbers"),
     "halves": ((IMAGES, LABELS + 0.5), "`labels` should be whole numbers"),
 }
 
