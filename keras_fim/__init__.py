@@ -3,8 +3,8 @@
 Some names of the modules below are also at the top, as `keras_fim.fisher_spectrum` and so on:
 
 * Losses: `keras_fim.losses.FisherTraceLoss` and `keras_fim.losses.FisherEigenvalueLoss`.
-* Measures: `keras_fim.fisher.fisher_spectrum`, `keras_fim.evaluation.boundary_radius` and
-  `keras_fim.evaluation.certify`.
+* Measures: `keras_fim.evaluation.evaluate`, `keras_fim.fisher.fisher_spectrum`,
+  `keras_fim.evaluation.boundary_radius` and `keras_fim.evaluation.certify`.
 * The weight μ: `keras_fim.geometry.default_mu`, `keras_fim.geometry.label_smoothing_from_mu` and
   `keras_fim.geometry.mu_from_label_smoothing`.
 
@@ -25,8 +25,7 @@ if _TYPE_CHECKING:
         attacks, callbacks, data, defenses, detection, distribution, evaluation, export, geometry, layers, logits,
         losses, metrics, models, plots, training,
     )  # fmt: skip
-    from keras_fim.evaluation.radius import boundary_radius
-    from keras_fim.evaluation.smoothing import certify
+    from keras_fim.evaluation import boundary_radius, certify, evaluate
     from keras_fim.fisher import fisher_spectrum
     from keras_fim.geometry.simplex import default_mu, label_smoothing_from_mu, mu_from_label_smoothing
     from keras_fim.losses import FisherEigenvalueLoss, FisherTraceLoss
@@ -35,16 +34,17 @@ __version__ = "0.2.0"
 
 __all__ = [
     "FisherEigenvalueLoss", "FisherTraceLoss", "attacks", "boundary_radius", "callbacks", "certify", "data",
-    "default_mu", "defenses", "detection", "distribution", "evaluation", "export", "fisher_spectrum", "geometry",
-    "label_smoothing_from_mu", "layers", "logits", "losses", "metrics", "models", "mu_from_label_smoothing", "plots",
-    "training",
+    "default_mu", "defenses", "detection", "distribution", "evaluate", "evaluation", "export", "fisher_spectrum",
+    "geometry", "label_smoothing_from_mu", "layers", "logits", "losses", "metrics", "models",
+    "mu_from_label_smoothing", "plots", "training",
 ]  # fmt: skip
 
 _HOMES = {
     **{name: name for name in __all__},
     **dict.fromkeys(("FisherEigenvalueLoss", "FisherTraceLoss"), "losses"),
     **dict.fromkeys(("default_mu", "label_smoothing_from_mu", "mu_from_label_smoothing"), "geometry.simplex"),
-    **{"boundary_radius": "evaluation.radius", "certify": "evaluation.smoothing", "fisher_spectrum": "fisher"},
+    **dict.fromkeys(("boundary_radius", "certify", "evaluate"), "evaluation"),
+    "fisher_spectrum": "fisher",
 }
 __getattr__ = _importer(__name__, _HOMES)
 
