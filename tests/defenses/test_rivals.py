@@ -384,11 +384,13 @@ def test_models_that_return_logits(make, targets):
 
 
 def test_what_a_model_returns_survives_the_file(tmp_path):
-    """That of one whose rows of logits, here, happen to be probabilities."""
-    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4), keras.layers.Lambda(keras.ops.softmax)])
-    defense = defenses.n_fgm(logits_function(model, from_logits=True), 0.3)
+    """That of one whose rows do not sum to 1, which is refused unless it is said."""
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4, activation="exponential")])
+    with pytest.raises(ValueError, match="should return probabilities"):
+        defenses.n_fgm(model, 0.3)
+    defense = defenses.n_fgm(logits_function(model, from_logits=False), 0.3)
     loaded = defenses.AdversarialTraining.from_config(defense.get_config())
-    assert loaded._logits_fn.form == "logits"
+    assert loaded._logits_fn.form == "probabilities"
 
 
 def test_frozen_classifier_and_export(tmp_path):

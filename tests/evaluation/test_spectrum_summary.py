@@ -97,7 +97,7 @@ def test_probes_of_a_convolutional_network_in_batches(monkeypatch):
     model.layers[-1].set_weights([8 * weight for weight in model.layers[-1].get_weights()])  # sure, as a trained model
     images = np.random.default_rng(0).uniform(size=(7, 9, 9, 1)).astype("float32")
     whole = information(logits_function(model), images)
-    monkeypatch.setattr("keras_fim.evaluation.spectrum.fits_memory", lambda shape, **options: 3)
+    monkeypatch.setattr("keras_fim.evaluation.measurement.fits_memory", lambda shape, **options: 3)
     for key, values in information(logits_function(model), images).items():
         np.testing.assert_allclose(values, whole[key], rtol=1e-4)
     monkeypatch.setattr("keras_fim.evaluation.spectrum.EXACT_CLASSES", 65)
