@@ -49,15 +49,16 @@ def output_form(model: Any, images: Images | None, from_logits: bool | None) -> 
     rows = outputs.numpy().astype(np.float64)
     finite = rows[np.isfinite(rows).all(axis=-1)]
     kind = _kind(rows, finite, getattr(outputs, "_keras_logits", None))
+    sure = kind == "softmax" or (kind == "probabilities" and len(rows) >= 4)  # one row of logits may sum to 1 by chance
     if stated == "logits":
         sums = "from_logits=False if it returns probabilities. Received: from_logits=True, and rows >= 0 that sum to 1"
-        require(kind not in ("softmax", "probabilities") or rows.shape[-1] == 1, f"`model` should have {sums}")
+        require(not sure or rows.shape[-1] == 1, f"`model` should have {sums}")
         return stated
     if outputs.shape[-1] == 1:
         return _form_of_one_unit(kind, stated)
     last = _last_layer(model)
     linear = isinstance(last, _WEIGHTED) and last.activation is keras.activations.linear
-    if stated is None and ((linear and not kind) or getattr(model, "output", None) == "logits"):  # of a SavedModel
+    if stated is None and ((linear and not sure) or getattr(model, "output", None) == "logits"):  # of a SavedModel
         return "logits"
     require(kind != "sigmoid", _MULTI_LABEL)
     if kind or (stated and not (finite < 0).any()):

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 import keras_fim
+from keras_fim import inspection
 from keras_fim.logits import LogitsFunction, logits_function
 
 IMAGES = tf.constant(np.random.default_rng(0).uniform(size=(3, 4)).astype("float32"))
@@ -244,3 +245,15 @@ def test_a_linear_layer_on_a_softmax_returns_probabilities():
     logits_fn = logits_function(model)
     assert logits_fn.form == "probabilities"
     np.testing.assert_allclose(tf.nn.softmax(logits_fn(IMAGES)), model(IMAGES), rtol=1e-5)
+
+
+def test_one_row_of_logits_that_sums_to_one_by_chance_is_not_taken_for_probabilities():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, use_bias=False)])
+    model.set_weights([np.eye(2, dtype="float32")])
+    one = np.array([[0.25, 0.75]], "float32")
+    for stated in (None, True):
+        assert LogitsFunction(model, inspection.output_form(model, one, stated)).form == "logits"
+    many = np.repeat(one, 4, axis=0)
+    assert inspection.output_form(model, many, None) == "probabilities"
+    with pytest.raises(ValueError, match="from_logits=False if it returns probabilities"):
+        inspection.output_form(model, many, True)

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_fim import attacks
 from keras_fim.evaluation import evaluate, masking_report
+from keras_fim.evaluation.flags import outputs_flags
 from keras_fim.logits import logits_function
 
 pytestmark = pytest.mark.slow  # each traces the strong attack on a model of its own
@@ -247,3 +248,15 @@ def test_under_rand_the_report_has_both_verdicts():
     assert row.published.value < row.robust.value < report.accuracy.value
     assert report.flags[0].startswith("random outputs") and "published rule" in str(report)
     assert "AutoAttack (rand)" in report.quotes[0] and row.attack == "autoattack_rand_linf"
+
+
+def test_steady_outputs_cost_two_passes():
+    sizes = []
+
+    def logits(images):
+        sizes.append(len(images))
+        return tf.reshape(images, (len(images), -1))[:, :3]
+
+    logits_fn = logits_function(logits, from_logits=True)
+    assert not outputs_flags(logits_fn, tf.random.stateless_uniform((10, 2, 3), (0, 0)), np.zeros(10, int))
+    assert sizes == [10, 5, 5]
