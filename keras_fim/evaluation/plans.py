@@ -201,14 +201,12 @@ def stated_gradients(attack: Attack) -> int:
     return int(inner + max(steps, getattr(attack, "queries", 0) // 3))
 
 
-def estimate(
-    logits_fn: LogitsFunction, plans: Sequence[Plan], chunk: Chunk, num_samples: int | None
-) -> tuple[str, np.ndarray]:
+def estimate(logits_fn: LogitsFunction, todo: Sequence[Plan], chunk: Chunk, num_samples: int | None) -> tuple[str, Any]:
     """How long an evaluation may take, from the time of a few gradients, or of forward passes where `Square` is alone.
 
     Args:
         logits_fn: The classifier.
-        plans: The attacks.
+        todo: The attacks.
         chunk: The first samples.
         num_samples: The number of samples, at most; ``None`` if it is unknown.
 
@@ -217,18 +215,18 @@ def estimate(
         gradients were timed, which are the first ones of the chunk.
     """
     total = len(chunk.labels) if num_samples is None else num_samples
-    count = sum(stated_gradients(plan.attack) * len(plan.epsilons) for plan in plans)
+    count = sum(stated_gradients(plan.attack) * len(plan.epsilons) for plan in todo)
     if count * total < _FEW:
         return "", np.zeros(0)
     images = logits_fn.cast(tf.convert_to_tensor(chunk.images[:_PREVIEW]))
-    scores = all(isinstance(plan.attack, Square) for plan in plans)
+    scores = all(isinstance(plan.attack, Square) for plan in todo)
     labels, timed = tf.constant(chunk.labels[:_PREVIEW]), logits_fn.compiled(_scores if scores else staged.slope)
     first = timed(images[:1], labels[:1])  # compiles
     others = slice(min(1, len(images) - 1), None)  # where there is one image, it is timed again
     begin = time.perf_counter()
     slopes = timed(images[others], labels[others])
     minutes = (3 if scores else 1) * (time.perf_counter() - begin) / len(slopes) * count * total / 60
-    names = ", ".join(plan.attack.name for plan in plans)
+    names = ", ".join(plan.attack.name for plan in todo)
     which = f"{total} images" if num_samples is not None else f"every {total} images"
     counted = f"{3 * count} queries" if scores else f"{count} gradients"
     line = f"{names}: at most {counted} an image, up to {minutes:.1f} minutes for {which}"

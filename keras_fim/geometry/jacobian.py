@@ -66,9 +66,13 @@ def usable_gradient(tape: tf.GradientTape, values: tf.Tensor, images: tf.Tensor)
         NoGradientError: As `gradient`.
     """
     slope = gradient(tape, values, images)
-    finite = tf.where(tf.math.is_finite(slope), slope, tf.zeros_like(slope))
-    largest = tf.reduce_max(tf.abs(finite), axis=tuple(range(1, slope.shape.rank)), keepdims=True)
-    return tf.where(tf.math.is_inf(slope), tf.sign(slope) * tf.where(largest > 0, largest, 1), finite)
+
+    def mended() -> tf.Tensor:
+        finite = tf.where(tf.math.is_finite(slope), slope, tf.zeros_like(slope))
+        largest = tf.reduce_max(tf.abs(finite), axis=tuple(range(1, slope.shape.rank)), keepdims=True)
+        return tf.where(tf.math.is_inf(slope), tf.sign(slope) * tf.where(largest > 0, largest, 1), finite)
+
+    return tf.cond(tf.reduce_all(tf.math.is_finite(slope)), lambda: slope, mended)
 
 
 def factor(logits_fn: LogitsCallable, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
