@@ -31,8 +31,7 @@ def check_images(images: Images, bounds: Bounds | None = None) -> tf.Tensor:
     except (ValueError, TypeError) as error:
         raise ValueError(f"`images` should be an array of numbers. Received: {images!r:.80} ({error})") from error
     expect(images.dtype.is_floating or images.dtype.is_integer, "images", "numbers", received=images.dtype.name)
-    if images.shape.rank is None or images.shape.rank < 2:
-        raise ValueError(f"`images` should have shape (batch, ...). Received: shape={tuple(images.shape)}")
+    require(images.shape.rank >= 2, f"`images` should have shape (batch, ...). Received: shape={tuple(images.shape)}")
     require(images.shape[0] != 0, "`images` should not be empty. Received: 0 images")
     if bounds is not None and images.dtype.is_integer and bounds == (0.0, 1.0):
         raise ValueError(f"`images` should be in [0, 1]. Received: {images.dtype.name} images; divide them by 255")
@@ -115,9 +114,8 @@ def check_labels(labels: Labels, num_images: int, num_classes: int) -> np.ndarra
     indices = array.astype(np.int64)
     if (indices != array).any():
         raise ValueError(f"`labels` should be whole numbers. Received: {array[indices != array][0]}")
-    if indices.min() < 0 or indices.max() >= num_classes:
-        outside = indices[(indices < 0) | (indices >= num_classes)][0]
-        raise ValueError(f"`labels` should be from 0 to {num_classes - 1}. Received: {outside}")
+    outside = indices[(indices < 0) | (indices >= num_classes)][:3]
+    expect(not len(outside), "labels", f"from 0 to {num_classes - 1}", received=", ".join(map(str, outside)))
     return indices
 
 

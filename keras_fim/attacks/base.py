@@ -8,6 +8,7 @@ share: from what the user passes in to a `Task` in unit coordinates, and from po
 import abc
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral, Real
 from typing import Annotated, Any, ClassVar, overload
@@ -22,6 +23,8 @@ from keras_fim.attacks.problem import Problem, Units, check_targets
 from keras_fim.logits import LogitsFunction, logits_function, predict_logits
 from keras_fim.typing import AttackResult, Bounds, Images, Labels, Model
 from keras_fim.validation import check_bounds, check_images, check_labels
+
+_FLAT = "{} fooled no image: the gradient of the margin is zero or NaN at all of them, and attacks.Square needs none"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,8 @@ class Attack(abc.ABC):
     """The name of the method, for `name`."""
     compiled: ClassVar[bool] = True
     """Whether `FixedBudgetAttack.perturb` and its like can be compiled; those of other libraries cannot."""
+    by_gradients: ClassVar[bool] = True
+    """Whether it follows gradients of the model, as far as we know."""
     revision: ClassVar[int] = 1
     """Grows whenever the attack's results change, so that figures that were kept are known to be out of date."""
 
@@ -111,10 +116,20 @@ class Attack(abc.ABC):
 
         Raises:
             ValueError: If an argument is not valid; see `keras_fim.validation`.
+
+        Warns:
+            RuntimeWarning: If it fooled no image and follows gradients, and the gradient of the margin is zero or NaN
+                at all images.
         """
         if isinstance(images, tf.data.Dataset):
             return self._stream(model, images, epsilon)
-        return self._sweep(self._problem(model, images, labels, **options), [epsilon])[0]
+        problem = self._problem(model, images, labels, **options)
+        result = self._sweep(problem, [epsilon])[0]
+        if getattr(self, "attack", self).by_gradients and result.was_correct.any() and not result.success.any():
+            slopes = problem.logits_fn.in_batches(losses.slope, problem.images, batch_size=self.batch_size)
+            if not (slopes > 0).any():
+                warnings.warn(_FLAT.format(self.name), RuntimeWarning, stacklevel=2)
+        return result
 
     def sweep(
         self,
@@ -195,8 +210,7 @@ class Attack(abc.ABC):
 
     def _predictions(self, logits_fn: LogitsFunction, images: tf.Tensor) -> np.ndarray:
         """The predicted classes of images, int64 ``(n,)``."""
-        logits = logits_fn.in_batches(predict_logits, images, batch_size=self.batch_size)
-        return np.asarray(logits.argmax(axis=-1))
+        return np.asarray(logits_fn.in_batches(predict_logits, images, batch_size=self.batch_size).argmax(axis=-1))
 
     def _in_pixels(self, problem: Problem, reached: tf.Tensor) -> tuple[tf.Tensor, np.ndarray]:
         """Points reached in unit coordinates as pixels, and the classes predicted there.

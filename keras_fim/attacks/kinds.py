@@ -53,8 +53,7 @@ class FixedBudgetAttack(base.Attack):
     def _result(self, problem: Problem, logits: tf.Tensor, perturbed: Perturbed) -> AttackResult:
         """An `AttackResult` from the logits of the images and what was found, in unit coordinates."""
         was_correct = (np.argmax(logits, axis=-1) == problem.task.labels.numpy()) & ~problem.left_out
-        points = perturbed.adversarials
-        predictions = np.argmax(perturbed.logits, axis=-1)
+        points, predictions = perturbed.adversarials, np.argmax(perturbed.logits, axis=-1)
         if not problem.units.identity:  # the way back to pixels rounds
             points, predictions = self._in_pixels(problem, perturbed.adversarials)
         adversarials, success = points.numpy(), was_correct & problem.fooled(predictions)

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.geometry.jacobian import usable_gradient
+from keras_fim.attacks import lp
+from keras_fim.geometry.jacobian import gradient, usable_gradient
 from keras_fim.logits import LogitsFunction
 
 
@@ -150,3 +151,15 @@ def others(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Logits with -inf in place of the label's."""
     own = tf.one_hot(labels, logits.shape[-1], on_value=True, off_value=False)
     return tf.where(own, tf.cast(-np.inf, logits.dtype), logits)
+
+
+def slope(logits_fn: LogitsFunction, points: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
+    """The l1 norm of the gradient of the margin at each point, ``(n,)``, of the label or else of the predicted class.
+
+    It is NaN or infinite where the gradient is not finite.
+    """
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(points)
+        logits = logits_fn(points)
+        margin = margin_against(logits, tf.argmax(logits, axis=-1) if labels is None else labels)
+    return lp.norms_of(gradient(tape, margin, points), 1)

@@ -111,6 +111,7 @@ class Square(kinds.FixedBudgetAttack):
     """
 
     base_name = "square"
+    by_gradients = False
     whole_batch = False  # a sample leaves when it is fooled
 
     norm: Norm = np.inf

@@ -10,10 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import Norm
-from keras_fim.attacks import base, draws, iterative, kinds, losses, lp
+from keras_fim.attacks import base, draws, iterative, kinds, lp
+from keras_fim.attacks.losses import slope
 from keras_fim.attacks.problem import Problem
 from keras_fim.attacks.samples import Best, Task, choose, put, take
-from keras_fim.geometry.jacobian import gradient
 from keras_fim.logits import LogitsFunction, predict_logits
 from keras_fim.typing import AttackResult
 
@@ -130,18 +130,6 @@ class StagedAttack(kinds.FixedBudgetAttack):
         near = lp.norms_of(points - task.images, self.norm) <= task.epsilon
         points = choose(near, points, task.images)
         return Best.of(points, logits_fn.compiled(predict_logits)(points), task.labels, "margin")
-
-
-def slope(logits_fn: LogitsFunction, points: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
-    """The l1 norm of the gradient of the margin at each point, ``(n,)``, of the label or else of the predicted class.
-
-    It is NaN or infinite where the gradient is not finite.
-    """
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(points)
-        logits = logits_fn(points)
-        margin = losses.margin_against(logits, tf.argmax(logits, axis=-1) if labels is None else labels)
-    return lp.norms_of(gradient(tape, margin, points), 1)
 
 
 def outputs_differ(first: np.ndarray, second: np.ndarray, most: float = 1e-4) -> bool:

@@ -134,8 +134,7 @@ class MuSchedule(keras.callbacks.Callback):
     @checked
     def __init__(self, schedule: float | Callable[[int], Any], *, warmup_steps: int = 0, target: Any = None) -> None:
         super().__init__()
-        if not callable(schedule) and not 0 <= schedule < math.inf:
-            raise ValueError(f"`schedule` should be a function of the step or a number >= 0. Received: {schedule!r}")
+        expect(callable(schedule) or 0 <= schedule < math.inf, "schedule", "a number >= 0 or a function", schedule)
         expect(warmup_steps >= 0, "warmup_steps", "at least 0", warmup_steps)
         self.schedule, self.warmup_steps, self.target = schedule, warmup_steps, target
 
@@ -143,8 +142,7 @@ class MuSchedule(keras.callbacks.Callback):
         """μ at a step."""
         scheduled = float(self.schedule(step)) if callable(self.schedule) else float(self.schedule)
         mu = scheduled * min(1.0, step / self.warmup_steps) if self.warmup_steps else scheduled
-        if not 0 <= mu < math.inf:
-            raise ValueError(f"`schedule` should give finite numbers >= 0. Received: {mu} at step {step}")
+        require(0 <= mu < math.inf, f"`schedule` should give finite numbers >= 0. Received: {mu} at step {step}")
         return mu
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:

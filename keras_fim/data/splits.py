@@ -14,7 +14,6 @@ import tensorflow as tf
 
 from keras_fim.arguments import require
 
-_WHITE = 255  # behind transparent pixels, as in an export
 _BUFFER = 1 << 27  # bytes of encoded records that are shuffled together
 _SHOWN = 5  # unreadable files that a warning names
 
@@ -214,7 +213,7 @@ def decode_image(file: bytes, channels: int) -> np.ndarray:
             image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
         if image.has_transparency_data:
             image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, (_WHITE,) * 4), image)
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)  # as in an export
         pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     return pixels[..., None] if channels == 1 else pixels
 

@@ -158,9 +158,8 @@ class GradientPenalty(Penalized):
         step: Positive = 0.1,
         **options: Any,
     ) -> None:
-        super().__init__(
-            model, mu, measure="squared_gradient", budget=budget, **{"name": "gradient_penalty", **options}
-        )
+        options = {"name": "gradient_penalty", **options}
+        super().__init__(model, mu, measure="squared_gradient", budget=budget, **options)
         self.step = float(step)
 
     def measure(self, batch: Batch) -> tf.Tensor:

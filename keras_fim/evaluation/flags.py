@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks import Attack, staged
+from keras_fim.attacks import Attack, losses, staged
 from keras_fim.attacks.lp import norm_name
 from keras_fim.evaluation.measurement import Outcome
 from keras_fim.evaluation.rows import AttackRow
@@ -66,7 +66,7 @@ def slope_flags(logits_fn: LogitsFunction, images: tf.Tensor, labels: np.ndarray
         logits_fn: The classifier.
         images: ``(n, ...)``, checked; the first 64 are looked at.
         labels: int64 ``(n,)``, class indices.
-        slopes: `keras_fim.attacks.staged.slope` at the first images, as far as it is at hand.
+        slopes: `keras_fim.attacks.losses.slope` at the first images, as far as it is at hand.
 
     Returns:
         A sentence, or nothing.
@@ -77,7 +77,7 @@ def slope_flags(logits_fn: LogitsFunction, images: tf.Tensor, labels: np.ndarray
     images, classes = logits_fn.cast(images[len(slopes) : _FEW]), tf.constant(labels[len(slopes) : _FEW])
     if len(classes):
         with logits_fn.explained():
-            slopes = np.append(slopes, staged.slope(logits_fn, images, classes))
+            slopes = np.append(slopes, losses.slope(logits_fn, images, classes))
     zero = float((~((slopes > 0) & np.isfinite(slopes))).mean())
     text = f"of {100 * zero:.0f} % of the images the gradient of the margin is zero or not finite"
     return [f"zero gradients: {text} (rounded probabilities, a root of 0?): attacks are weak"] if zero > 0.01 else []

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_fim import records, validation
 from keras_fim.arguments import GradientNorm, checked, require
-from keras_fim.attacks import FGM, FGSM, PGD, FixedBudgetAttack, Square, lp, problem, resolve_epsilons, staged
+from keras_fim.attacks import FGM, FGSM, PGD, FixedBudgetAttack, Square, losses, lp, problem, resolve_epsilons
 from keras_fim.evaluation.flags import one_class, outputs_flags
 from keras_fim.evaluation.measurement import measured, predicted_classes, predictions_of, probabilities, softmax
 from keras_fim.evaluation.report import Report, Row
@@ -222,6 +222,7 @@ class Probe(NamedTuple):
         (largest,) = self.sweep(attack, [half * (1 if flat else math.sqrt(math.prod(self.images.shape[1:])))])
         gradients = fooled | margin | more  # what others have to beat
         black_box, transferred = self.black_box(epsilon, queries), self.transferred(epsilon, twin)
+        slopes = self.logits_fn.in_batches(losses.slope, self.images, batch_size=attack.batch_size)
         return {
             "one step": max(float((one & ~many).mean()) for one, many in zip(one_step, white.values(), strict=True)),
             "margin loss": abs(float(margin.mean()) - float(fooled.mean())),
@@ -231,7 +232,7 @@ class Probe(NamedTuple):
             "black box": math.nan if black_box is None else float((black_box & ~gradients).mean()),
             "transfer": math.nan if transferred is None else float((transferred & ~gradients).mean()),
             "growing ε": float((~largest).mean()),
-            "zero gradients": self.zero_gradients(),
+            "zero gradients": float((~((slopes > 0) & np.isfinite(slopes))).mean()),
         }
 
     def random_noise(self, epsilon: float) -> np.ndarray:
@@ -261,11 +262,6 @@ class Probe(NamedTuple):
         model, samples = logits_function(twin, self.images), (self.images, self.labels)
         outcome = measured(model, attack, [epsilon], samples, predictions_of(self.logits_fn))
         return np.asarray(outcome.seen[0] != self.labels.numpy())
-
-    def zero_gradients(self) -> float:
-        """The share of the samples where the gradient of the margin is zero or not finite."""
-        slopes = self.logits_fn.in_batches(staged.slope, self.images, batch_size=self.white.batch_size)
-        return float((~((slopes > 0) & np.isfinite(slopes))).mean())
 
 
 def _check(name: str, figure: float) -> MaskingCheck:

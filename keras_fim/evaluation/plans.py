@@ -211,7 +211,7 @@ def estimate(logits_fn: LogitsFunction, todo: Sequence[Plan], chunk: Chunk, num_
         num_samples: The number of samples, at most; ``None`` if it is unknown.
 
     Returns:
-        A sentence, or "" where it hardly takes any time; and `keras_fim.attacks.staged.slope` at the images whose
+        A sentence, or "" where it hardly takes any time; and `keras_fim.attacks.losses.slope` at the images whose
         gradients were timed, which are the first ones of the chunk.
     """
     total = len(chunk.labels) if num_samples is None else num_samples
@@ -220,7 +220,7 @@ def estimate(logits_fn: LogitsFunction, todo: Sequence[Plan], chunk: Chunk, num_
         return "", np.zeros(0)
     images = logits_fn.cast(tf.convert_to_tensor(chunk.images[:_PREVIEW]))
     scores = all(isinstance(plan.attack, Square) for plan in todo)
-    labels, timed = tf.constant(chunk.labels[:_PREVIEW]), logits_fn.compiled(_scores if scores else staged.slope)
+    labels, timed = tf.constant(chunk.labels[:_PREVIEW]), logits_fn.compiled(_scores if scores else losses.slope)
     first = timed(images[:1], labels[:1])  # compiles
     others = slice(min(1, len(images) - 1), None)  # where there is one image, it is timed again
     begin = time.perf_counter()

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim import pixels, validation
-from keras_fim.arguments import Count, InnerShare, Valid, checked
+from keras_fim.arguments import Count, InnerShare, Valid, checked, expect
 from keras_fim.attacks import draws
 from keras_fim.evaluation.report import Ratio, Report, Row, wilson
 from keras_fim.logits import LogitsFunction, logits_function, predict_logits
@@ -143,8 +143,7 @@ def certify(
 
     images = pixels.images_in_range(model, images, bounds)
     draws_of = (0, num_selection), (num_selection, num_selection + num_draws)
-    if indices is not None and np.asarray(indices).dtype.kind not in "iu":
-        raise ValueError(f"`indices` should be integers. Received: {indices!r:.80}")
+    expect(indices is None or np.asarray(indices).dtype.kind in "iu", "indices", "integers", indices)
     selection, estimate = _votes(logits_function(model, images), images, sigma, draws_of, batch_size, seed, indices)
     top = selection.argmax(axis=-1)
     hits = estimate[np.arange(len(top)), top]

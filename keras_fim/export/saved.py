@@ -176,8 +176,7 @@ def _next_version(folder: Path, version: int | None) -> int:
     expect(not set("[]*?") & set(str(folder.resolve())), "folder", expected, received=repr(str(folder)))
     if version is None:
         return 1 + max((int(path.name) for path in folder.glob("*") if path.name.isdecimal()), default=0)
-    if version < 1 or (folder / str(version)).exists():
-        raise ValueError(f"`version` should be a new positive integer. Received: version={version} in {folder}")
+    expect(version >= 1 and not (folder / str(version)).exists(), "version", "a new positive integer", version)
     return version
 
 

@@ -176,3 +176,28 @@ def test_standardized_images_may_round_to_their_bounds():
     images = np.clip(images, *np.float32(bounds))
     result = attacks.FGSM(bounds=bounds)(model, images, labels, epsilon=0.1)
     assert result.adversarials.max() <= np.float32(bounds[1])
+
+
+def sloping(images):
+    return tf.reshape(images, [-1, 4]) @ tf.constant([[1.0, -1.0]] * 4)
+
+
+@pytest.mark.parametrize(
+    "attack", [attacks.FGSM(), attacks.PGD(steps=2), attacks.FMN(steps=2), attacks.DeepFool()], ids=repr
+)
+def test_nobody_fooled_without_a_slope_is_no_robustness(attack):
+    """There is a gradient path, and nothing but zeros or NaN comes back on it."""
+    images = np.full((3, 2, 2, 1), 0.5, "float32")
+    for flat in (lambda x: 0.0 * sloping(x) + [1.0, 0.0], lambda x: sloping(tf.where(x < 2, 1.0, x**0.5))):
+        model = logits_function(flat, images, from_logits=True)
+        with pytest.warns(RuntimeWarning, match=rf"^{attack.name} fooled no image: the gradient of the margin is zero"):
+            assert not attack(model, images, [0, 0, 0], epsilon=0.2).success.any()
+
+
+def test_nobody_fooled_is_no_warning_with_a_slope_or_without_gradients(recwarn):
+    images = np.ones((3, 2, 2, 1), "float32")
+    assert not attacks.PGD()(logits_function(sloping, from_logits=True), images, [0, 0, 0], epsilon=0.2).success.any()
+    flat = logits_function(lambda x: 0.0 * sloping(x) + [1.0, 0.0], from_logits=True)
+    for attack in (attacks.Square(queries=2), attacks.MinimalDistance(attacks.Square(queries=2))):
+        assert not attack(flat, images, [0, 0, 0], epsilon=0.2).success.any()
+    assert not [str(warning.message) for warning in recwarn if "fooled no image" in str(warning.message)]

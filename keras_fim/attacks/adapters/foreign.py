@@ -97,6 +97,7 @@ class _Wrapped:
     method: Method
 
     compiled: ClassVar[bool] = False
+    by_gradients: ClassVar[bool] = False
 
     name = property(operator.attrgetter("method.name"), doc="That of the method.")
     norm = property(operator.attrgetter("method.norm"), doc="That of the method.")
