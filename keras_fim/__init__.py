@@ -73,6 +73,7 @@ if _backend() != "tensorflow":
         f"Received: the backend {_backend()!r}"
     )
 
-if _os.path.basename(_sys.argv[0] if _sys.argv else "") not in ("-m", "keras-fim", "keras-fim.exe"):  # -m is ours
+_program = _os.path.basename(_sys.argv[0] if _sys.argv else "")
+if _program not in ("keras-fim", "keras-fim.exe") and not (_program == "-m" and "keras_fim" in _sys.orig_argv):
     for _home in dict.fromkeys(_HOMES.values()):
         _importlib.import_module(f"keras_fim.{_home}")

@@ -112,10 +112,9 @@ def check_labels(labels: Labels, num_images: int, num_classes: int) -> np.ndarra
     expected = f"({num_images},) or ({num_images}, {num_classes})"
     require(array.shape == (num_images,), f"`labels` should have shape {expected}. Received: shape={array.shape}")
     indices = array.astype(np.int64)
-    if (indices != array).any():
-        raise ValueError(f"`labels` should be whole numbers. Received: {array[indices != array][0]}")
+    expect((indices == array).all(), "labels", "whole numbers", received=str(array[indices != array][:3])[1:-1])
     outside = indices[(indices < 0) | (indices >= num_classes)][:3]
-    expect(not len(outside), "labels", f"from 0 to {num_classes - 1}", received=", ".join(map(str, outside)))
+    expect(not len(outside), "labels", f"from 0 to {num_classes - 1}", received=str(outside)[1:-1])
     return indices
 
 

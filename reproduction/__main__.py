@@ -8,6 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    sys.argv[0] = "keras-fim"  # so that TensorFlow is imported when it is first used, without its messages
+
 from keras_fim.cli.errors import run_safely
 from keras_fim.cli.options import add_option, add_training_options, training_options
 

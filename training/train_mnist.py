@@ -1,10 +1,9 @@
 """Train the paper's ConvNet on MNIST; --help lists the options."""
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-from keras_fim.cli import train_script
+import sys
 
 if __name__ == "__main__":
+    sys.argv[0] = "keras-fim"  # so that a part of the package, and TensorFlow, is imported when it is first used
+    from keras_fim.cli import train_script
+
     train_script("mnist")

@@ -65,7 +65,7 @@ def train_script(data_name: str, argv: list[str] | None = None) -> None:
     calls = ("--quick", "--defense n-fgm", "--mu 0 --out runs/plain", "--resume")
     examples = "".join(f"  python training/train_{data_name}.py {call}\n" for call in calls)
     description = f"{_help('train').partition('Examples:')[0]}Examples:\n{examples}"
-    parser = argparse.ArgumentParser(description=description, formatter_class=_Formatter)
+    parser = _Parser(prog=f"train_{data_name}.py", description=description, formatter_class=_Formatter)
     add_options(parser, "train", data_name=data_name)
     arguments = parser.parse_args(argv, argparse.Namespace(command="train"))
     sys.exit(run_safely(lambda: _run(arguments)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from keras_fim.attacks import attack_names
 from keras_fim.cli import options
 from keras_fim.training import TrainingConfig
 from keras_fim.training.config import RECIPES, descriptions, recipe
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_help_and_wrong_names_need_no_tensorflow():
@@ -49,11 +52,46 @@ def test_the_first_answers(capsys):
     assert "'evalute'; did you mean evaluate? The commands" in capsys.readouterr().err
 
 
-def test_tensorflow_starts_without_noise():
-    command = [sys.executable, "-m", "keras_fim", "verify", "nothing"]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=120)
+@pytest.mark.parametrize(
+    "command, error",
+    [
+        (["-m", "keras_fim", "verify", "nothing"], "`path` should be a version"),
+        ([str(ROOT / "training" / "train_mnist.py"), "--model", "nothing"], "The model should be a .keras file"),
+        (["-m", "reproduction", "table9"], "`targets` should be of figure1"),
+    ],
+    ids=["command", "script", "reproduction"],
+)
+def test_tensorflow_starts_without_noise(command, error):
+    finished = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert finished.returncode == 2 and len(finished.stderr.splitlines()) == 1, finished.stderr
-    assert finished.stderr.startswith("error: `path` should be a version")
+    assert finished.stderr.startswith(f"error: {error}")
+
+
+def test_help_of_a_script_needs_no_tensorflow():
+    script = str(ROOT / "training" / "train_mnist.py")
+    program = f"""
+import runpy, sys
+for sys.argv in (["train_mnist.py", "--help"], ["train_mnist.py", "--mu", "much"]):
+    try:
+        runpy.run_path({script!r}, run_name="__main__")
+    except SystemExit as end:
+        print("tensorflow" in sys.modules, end.code)
+"""
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert finished.stdout.startswith("usage: train_mnist.py [-h]") and finished.stdout.endswith("False 0\nFalse 2\n")
+    assert finished.stderr == "error: argument --mu: invalid float value: 'much'\nSee train_mnist.py --help.\n"
+
+
+def test_a_program_of_the_user_run_as_a_module_finds_what_keras_has_to_know(tmp_path):
+    """`python -m theirs` is not our command line: classes are registered before a model is loaded."""
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "__init__.py").write_text("import keras_fim\n", "utf-8")
+    program = "import keras; print(keras.saving.get_registered_object('keras_fim>FisherTraceLoss'))\n"
+    (tmp_path / "theirs" / "load.py").write_text(program, "utf-8")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-m", "theirs.load"]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment)
+    assert "FisherTraceLoss" in finished.stdout, finished.stderr
 
 
 def test_every_training_option_has_a_description_and_a_flag(capsys):
