@@ -70,6 +70,14 @@ def test_python_blocks_of_the_docs_run(page, tmp_path, monkeypatch):
     exec(compile(quick(program), page, "exec"), {})
 
 
+SESSION = """
+import json, sys
+for line in sys.stdin:
+    exec(json.loads(line), globals())
+    print("\\nblock is done", flush=True)
+"""
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("page", ["README.md", "getting_started.md", "guides/serving.md"])
 def test_every_block_runs_as_typed(page, tmp_path):
@@ -78,18 +86,21 @@ def test_every_block_runs_as_typed(page, tmp_path):
     ``benchmarks/own_images.py`` runs the commands of the page on own images. The other pages have commands that train
     for hours or need a cluster; the test below asks the command line whether it takes them.
     """
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    program = [MODEL] if page.startswith("guides/") else []
-    for language, block in re.findall(r"```(python|bash)\n(.*?)```", PAGES[page], flags=re.DOTALL):
-        if language == "python":
-            program.append(block)
-            script = "\n".join(program)  # later blocks use what earlier ones defined
-            subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True)
-            continue
-        for line in block.splitlines():
-            command = line.partition("#")[0].strip()
-            if command.startswith("keras-fim") and command.split()[1] not in ("board", "serve-client"):
-                subprocess.run(command, shell=True, cwd=tmp_path, env=environment, check=True)
+    text = f"```python\n{MODEL}```\n{PAGES[page]}" if page.startswith("guides/") else PAGES[page]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    options = {"cwd": tmp_path, "env": {**os.environ, "PATH": path}}
+    with subprocess.Popen([sys.executable, "-c", SESSION], stdin=-1, stdout=-1, text=True, **options) as python:
+        for language, block in re.findall(r"```(python|bash)\n(.*?)```", text, flags=re.DOTALL):
+            if language == "python":
+                print(json.dumps(block), file=python.stdin, flush=True)
+                assert "block is done\n" in iter(python.stdout.readline, ""), block
+                continue
+            for line in block.splitlines():
+                command = line.partition("#")[0].strip()
+                if command.startswith("keras-fim") and command.split()[1] not in ("board", "serve-client"):
+                    subprocess.run(command, shell=True, check=True, **options)
+    for written in re.findall(r"(?:`|report: )([\w/-]+/report\.html)", PAGES[page]):
+        assert (tmp_path / written).is_file(), written
 
 
 FENCE = re.compile(r"```(\w+)\n(.*?)```", flags=re.DOTALL)

@@ -43,9 +43,9 @@ def predict_rest(
     answer = response.json() if "json" in response.headers.get("content-type", "") else {}
     if not response.ok or "error" in answer:
         raise ValueError(f"{address} refuses the request: {answer.get('error', response.text)[:500]}")
-    outputs = answer["outputs"]
-    named = outputs if isinstance(outputs, dict) else {"output": outputs}  # one: no name
-    return {name: np.array(values) for name, values in named.items()}
+    # a single output comes without its name
+    outputs = answer["outputs"] if isinstance(answer["outputs"], dict) else {"output": answer["outputs"]}
+    return {name: np.array(values) for name, values in outputs.items()}
 
 
 def predict_grpc(

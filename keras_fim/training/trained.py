@@ -95,9 +95,10 @@ def builds(name: str | Path) -> bool:
 
 
 def name_of(source: str | Path) -> str:
-    """What to call a model of `load_model`: the name of its file or folder, of ``model.keras`` that of its run."""
-    path = Path(source).resolve()
-    return path.parent.name if path.name == "model.keras" else path.name.removesuffix(".keras")
+    """What to call a model of `load_model`: the name of its file or folder, of ``RUN/model.keras`` that of its run."""
+    path = Path(source)
+    named = path.parent if path.name == "model.keras" and path.parent.name else path
+    return named.resolve().name.removesuffix(".keras")
 
 
 def load_weights(model: keras.Model, path: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from keras_fim import cli
+from keras_fim.training import trained
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +45,17 @@ def test_models_are_put_side_by_side_and_judged_one_by_one(models, tmp_path, cap
     assert [record["report"] for record in records] == [str(folder / "report.html") for folder in folders]
     assert cli.main([*command[:-2], "--out", str(tmp_path / "one"), "--model", str(models / "whole.keras")]) == 2
     assert "`--model` should be of different names" in capsys.readouterr().err
+
+
+def test_a_model_is_called_by_its_file_or_its_run(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    names = {"model.keras": "model", "./model.keras": "model", "../model.keras": tmp_path.name, "b.keras": "b"}
+    for source, name in {
+        **names,
+        "runs/a/model.keras": "a",
+        "runs/a": "a",
+        ".": "here",
+        "mnist-plain": "mnist-plain",
+    }.items():
+        assert trained.name_of(source) == name
