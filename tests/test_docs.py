@@ -297,3 +297,26 @@ def test_messages_of_the_troubleshooting_page_are_those_of_the_code():
 
 def test_table_of_the_readme_is_that_of_the_comparison():
     assert (RESULTS / "defenses" / "mnist" / "strongest.md").read_text(encoding="utf-8").strip() in README
+
+
+def test_the_table_beside_the_official_autoattack_is_the_stored_one():
+    stored = json.loads((RESULTS / "benchmarks" / "autoattack.json").read_text(encoding="utf-8"))["results"]
+    rows = set()
+    for row in stored:
+        _, norm, epsilon = row["cell"].split(":")
+        own, stages = row["AutoAttack"], row.get("official", {}).get("stages", {})
+        official = list(stages.values())[-1]["standing"] if stages else None
+        robust = [f"{100 * len(row[name]['standing']) / row['images']:.1f}" for name in ("AutoAttack", "Strong")]
+        alone = cost = None
+        if official is not None:
+            alone = f"{len(set(own['standing']) - set(official))} / {len(set(official) - set(own['standing']))}"
+            total = sum(stage["cpu_seconds"] for stage in stages.values())
+            cost = [f"{row[name]['total_cpu_seconds'] / total:.2f}" for name in ("AutoAttack", "Strong")]
+        share = "-" if official is None else f"{100 * len(official) / row['images']:.1f}"
+        where = f"{norm} {float(epsilon):.3g}"
+        rows.add((str(row["images"]), where, share, *robust, alone or "-", *(cost or ["-", "-"])))
+    _, _, table = PAGES["benchmarks.md"].partition("| official | `AutoAttack` |")
+    printed = [line.strip("| ").split(" | ") for line in table.partition("\n\n")[0].splitlines()[2:]]
+    assert len(printed) >= 8
+    for model, *figures in printed:
+        assert tuple(figures) in rows, model
