@@ -156,8 +156,7 @@ def from_chief(values: Any, devices: tf.distribute.Strategy) -> Any:
         return values
     text = np.frombuffer(json.dumps(values).encode(), np.uint8).astype(np.int32)
     size = _of_first(np.array([len(text)], np.int32), devices)[0]
-    received = _of_first(np.resize(text, size), devices)
-    return json.loads(received.astype(np.uint8).tobytes())
+    return json.loads(_of_first(np.resize(text, size), devices).astype(np.uint8).tobytes())
 
 
 @contextlib.contextmanager

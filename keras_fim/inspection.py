@@ -1,19 +1,29 @@
 """What can be told of a classifier: what it returns, a twin that takes floats, where its gradient stops."""
 
-from collections.abc import Callable
+import contextlib
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import require
+from keras_fim.arguments import expect, require
 from keras_fim.typing import Images
 
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 _WEIGHTED = (keras.layers.Dense, keras.layers.EinsumDense, *_CONVOLUTIONS)
 _PASSED_THROUGH = (keras.layers.Dropout, keras.layers.ActivityRegularization)
-_HELP = "pass keras_fim.logits.logits_function(model, from_logits=True) in its place if the model returns logits"
+_HELP = (
+    "pass keras_fim.logits.logits_function(model, from_logits=True) in its place (--returns logits) if the model "
+    "returns logits"
+)
+CALL = (
+    "`model` should take a tensor with any number of images, in operations that tf.function can compile; of a function "
+    "of NumPy arrays pass keras_fim.logits.logits_function(lambda images: function(np.asarray(images)), images). "
+    "Received: {}: {}"
+)
 _MULTI_LABEL = (
     "`model` should return probabilities (rows >= 0 that sum to 1), one class for each image. Received: several "
     "sigmoids, as of a model with several labels for each image. Pass a function that returns the probability of one "
@@ -21,7 +31,7 @@ _MULTI_LABEL = (
 )
 
 
-def output_form(model: Any, images: Images | None, from_logits: bool | None) -> str:
+def output_form(model: Any, images: Images | None, from_logits: bool | None) -> tuple[Any, str]:
     """What a model returns, by its layers and by what it returns for a few images.
 
     Args:
@@ -30,25 +40,34 @@ def output_form(model: Any, images: Images | None, from_logits: bool | None) -> 
         from_logits: As of `keras_fim.logits.logits_function`.
 
     Returns:
-        As `keras_fim.logits.LogitsFunction.form`.
+        The model, as an operation of TensorFlow if it is a function that returns NumPy arrays; and the form, as
+        `keras_fim.logits.LogitsFunction.form`.
 
     Raises:
         ValueError: As `keras_fim.logits.logits_function`.
     """
     stated = {None: None, True: "logits", False: "probabilities"}[from_logits]
     if stated is None and _has_method(model):
-        return "method"
+        return model, "method"
     _check_structure(model)
     if stated and images is None and not _states_shape(model):
-        return stated
-    outputs = call_model(float_twin(model), _probe(model, images), training=False)
-    if not tf.is_tensor(outputs):
-        raise ValueError(_several(model, f"{type(outputs).__name__} of {len(outputs)} outputs"))
+        return model, stated
+    probe = _probe(model, images)
+    with _explained():
+        outputs = call_model(float_twin(model), probe, training=False)
+    if isinstance(outputs, np.ndarray):
+        model, outputs = _operation(model, outputs), tf.constant(outputs)
+    received = f"{type(outputs).__name__} of {len(tf.nest.flatten(outputs))} outputs"
+    require(tf.is_tensor(outputs), _several(model, received))
+    return model, _form(model, outputs, stated)
+
+
+def _form(model: Any, outputs: tf.Tensor, stated: str | None) -> str:
     expected = "one row of 2 or more classes per image"
     require(outputs.shape.rank == 2, f"`model` should return {expected}. Received: shape={tuple(outputs.shape)}")
     rows = outputs.numpy().astype(np.float64)
     finite = rows[np.isfinite(rows).all(axis=-1)]
-    kind = _kind(rows, finite, getattr(outputs, "_keras_logits", None))
+    kind = _kind(rows, getattr(outputs, "_keras_logits", None))
     sure = kind == "softmax" or (kind == "probabilities" and len(rows) >= 4)  # one row of logits may sum to 1 by chance
     if stated == "logits":
         sums = "from_logits=False if it returns probabilities. Received: from_logits=True, and rows >= 0 that sum to 1"
@@ -70,10 +89,30 @@ def output_form(model: Any, images: Images | None, from_logits: bool | None) -> 
     raise ValueError(f"`model` should return probabilities (rows >= 0 that sum to 1); {_HELP}. Received: {received}")
 
 
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """In it, whatever a model raises becomes a ValueError that says how it was called."""
+    try:
+        yield
+    except Exception as error:  # of a stranger's function
+        reason = re.sub(r"\x1b\[\d*m|\s+", " ", str(error)).strip()
+        raise ValueError(CALL.format(type(error).__name__, f"{reason:.400}")) from error
+
+
+def _operation(function: Callable[..., Any], rows: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function of NumPy arrays that returns such ``rows``, as an operation of TensorFlow without a gradient."""
+
+    def operation(images: tf.Tensor) -> tf.Tensor:
+        outputs = tf.numpy_function(lambda points: np.asarray(function(points), rows.dtype), [images], rows.dtype)
+        return tf.ensure_shape(outputs, (None, *rows.shape[1:]))
+
+    return operation
+
+
 def check_model(model: Any, images: Images | None) -> None:
     """Raise a ValueError if something is no model, or images are not of the shape that it states."""
-    if not callable(model) and not _has_method(model):
-        raise ValueError(f"`model` should be a Keras model or a function of images. Received: {model!r:.80}")
+    expected = "a Keras model or a function of images; of a loaded SavedModel, its folder or one of its `signatures`"
+    expect(callable(model) or _has_method(model), "model", expected, received=f"{model!r:.80}")
     stated, shape = getattr(model, "input_shape", None), getattr(images, "shape", None)
     if not isinstance(stated, tuple) or shape is None or any(isinstance(side, (tuple, list)) for side in stated):
         return
@@ -82,16 +121,19 @@ def check_model(model: Any, images: Images | None) -> None:
         raise ValueError(f"`images` should have shape (batch, {expected}). Received: shape={tuple(shape)}")
 
 
-def _kind(rows: np.ndarray, finite: np.ndarray, behind: tf.Tensor | None) -> str | None:
+def _kind(rows: np.ndarray, behind: tf.Tensor | None) -> str | None:
     """``"softmax"`` or ``"sigmoid"`` where Keras keeps the logits, ``"probabilities"`` elsewhere, None if not these.
 
     Rows with a NaN do not count: the model that returns some of them is flagged by what it does to all images.
     """
-    sums = len(finite) > 0 and (finite >= 0).all() and np.allclose(finite.sum(axis=-1), 1, atol=1e-2)
+    whole = np.isfinite(rows).all(axis=-1)
+    finite, sums = rows[whole], np.allclose(rows[whole].sum(axis=-1), 1, atol=1e-2)
+    sums = len(finite) > 0 and (finite >= 0).all() and sums
     if behind is None:
         return "probabilities" if sums else None
-    if np.allclose(rows, tf.sigmoid(behind), atol=1e-2, equal_nan=True) and not (sums and rows.shape[-1] > 1):
-        return "sigmoid"
+    off = [np.abs(finite - function(behind).numpy()[whole]).max(initial=0) for function in (tf.sigmoid, tf.nn.softmax)]
+    if len(finite) and off[0] < 1e-2 and (off[0] < off[1] or rows.shape[-1] == 1):
+        return "sigmoid"  # sure ones of exclusive classes sum to 1, too
     return "softmax" if sums else None
 
 
@@ -118,6 +160,10 @@ def _check_structure(model: Any) -> None:
         if parts and len(parts) > 1:
             names = ", ".join(part._keras_history.operation.name for part in parts)
             raise ValueError(_several(model, f"{len(parts)} {kind} ({names})"))
+    layers: Any = getattr(model, "_flatten_layers", tuple)()
+    kept = ", ".join(layer.name for layer in layers if getattr(layer, "stateful", False))
+    advice = "build it with stateful=False, and set the weights"
+    require(not kept, f"`model` should keep no state between its calls: {advice}. Received: a state in {kept}")
 
 
 def _several(model: Any, received: str) -> str:
@@ -138,16 +184,23 @@ def _states_shape(model: Any) -> bool:
 def _probe(model: Any, images: Images | None) -> tf.Tensor:
     if images is not None:
         return tf.cast(tf.convert_to_tensor(images)[:4], tf.float32)
-    if not _states_shape(model):
-        raise ValueError(f"`model` does not state its input shape: pass `images`, a batch to try it on, or {_HELP}")
+    tried = "pass keras_fim.logits.logits_function(model, images) in its place, with a batch to try it on"
+    require(_states_shape(model), f"`model` should state its input shape; {tried}, or {_HELP}. Received: {model!r:.80}")
     return tf.random.stateless_uniform((4, *model.input_shape[1:]), seed=(0, 0))
 
 
 def call_model(model: Any, images: tf.Tensor, training: bool) -> Any:
-    """What the model returns for images; ``training`` is for Keras layers."""
-    if isinstance(model, keras.layers.Layer):  # a conditional expression would be one more hop under AutoGraph
-        return model(images, training=training)
-    return model(images)
+    """What the model returns for images, without what is around a single output; ``training`` is for Keras layers."""
+    if not isinstance(model, keras.layers.Layer):  # a conditional expression would be one more hop under AutoGraph
+        return only(model(images))
+    inputs = getattr(model, "_inputs_struct", None)
+    return only(model(dict.fromkeys(inputs, images) if isinstance(inputs, dict) else images, training=training))
+
+
+def only(outputs: Any) -> Any:
+    """The one output of a structure such as the dictionary of a signature; of several, all as they are."""
+    parts = tf.nest.flatten(outputs)
+    return parts[0] if len(parts) == 1 else outputs
 
 
 def single_input(model: Any) -> Any:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import re
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,15 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim import distribution, inspection, strangers
-from keras_fim.arguments import checked, expect
+from keras_fim.arguments import checked, expect, require
 from keras_fim.geometry.jacobian import NoGradientError, gradient
 from keras_fim.geometry.simplex import two_classes
 from keras_fim.typing import Images, Model
 
 _ATTRIBUTE = "_keras_fim_logits_function"
 _NO_GRADIENT = (
-    "`model` has no gradient from its logits to its images{}. Integer inputs, embeddings, rounding and stop_gradient "
-    "have none, and attacks or spectra by gradients would find nothing. Pass "
+    "`model` has no gradient from its logits to its images{}. Integer inputs, embeddings, rounding, stop_gradient and "
+    "functions of NumPy arrays have none, and attacks or spectra by gradients would find nothing. Pass "
     "keras_fim.logits.logits_function(model, backward=twin) in its place, where `twin` is a smooth model with the "
     "same weights; or measure with black_box=True"
 )
@@ -74,7 +75,7 @@ class LogitsFunction:
 
     def called(self, images: tf.Tensor, training: bool = False) -> Any:
         """What the model itself returns, as it does for its user; arguments as of the call."""
-        return inspection.call_model(self.model, images, training)
+        return inspection.call_model(self.model if callable(self.model) else self.model.logits, images, training)
 
     def of(self, outputs: Any) -> tf.Tensor:
         """Logits behind what the model returned, of any form but ``"method"``.
@@ -85,7 +86,9 @@ class LogitsFunction:
         Returns:
             As the call; in the dtype of ``outputs``, at least float32.
         """
+        outputs = inspection.only(outputs)
         behind = None if self.form == "logits" else getattr(outputs, "_keras_logits", None)
+        require(outputs.shape[-1], "`model` should return a known number of classes when compiled: see tf.ensure_shape")
         logits = _at_least_float32(outputs if behind is None else behind)
         if behind is None and self.form != "logits":
             tiny = np.finfo(logits.dtype.as_numpy_dtype).tiny
@@ -172,11 +175,13 @@ class LogitsFunction:
         except NoGradientError:
             place = inspection.gradient_stop(self.forward)
             raise NoGradientError(_NO_GRADIENT.format(f": it stops at the layer {place}" if place else "")) from None
-        except ValueError as error:  # TensorFlow writes the lines that led there before the message
-            _, marker, message = str(error).rpartition("\n    ValueError: ")
-            if not marker:
+        except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
+            # TensorFlow writes the lines that led there before the message
+            message = re.search(r"(?s).*\n    (\w+Error): (.*)", str(error))
+            if message is None:
                 raise
-            raise ValueError(message.strip()) from error
+            own = message[1] == "ValueError"
+            raise ValueError(message[2].strip() if own else inspection.CALL.format(*message.groups())) from error
 
     def __reduce__(self) -> tuple[Any, ...]:  # what is compiled stays in this process
         return LogitsFunction, (self.model, self.form, self.backward)
@@ -202,8 +207,9 @@ def logits_function(
     place: attacks and spectra would otherwise be traced anew at each of their calls.
 
     Args:
-        model: a Keras model; any callable on images; the path of a ``.keras`` file or of a SavedModel; a
-            `LogitsFunction`, which is returned as it is.
+        model: a Keras model; any callable on images, such as a signature of a SavedModel, which may return one output
+            in a dictionary; a function of NumPy arrays, which has no gradient, if there are ``images``; the path of a
+            ``.keras`` file or of a SavedModel; a `LogitsFunction`, which is returned as it is.
         images: a batch of images to try the model on; ``None`` makes one where the model states its input shape.
         from_logits: True says that the model returns logits, False that it returns probabilities, ``None`` finds out.
         backward: A smooth model whose gradient in the images is taken in place of this one's, as in backward pass
@@ -232,11 +238,11 @@ def logits_function(
         model = _load(Path(model))
     inspection.check_model(model, images)
     if from_logits is not None:
-        return LogitsFunction(model, inspection.output_form(model, images, from_logits))
+        return LogitsFunction(*inspection.output_form(model, images, from_logits))
     kept = vars(model).get(_ATTRIBUTE) if hasattr(model, "__dict__") else None
     if isinstance(kept, LogitsFunction) and kept.outputs is getattr(model, "outputs", None):
         return kept
-    logits_fn = LogitsFunction(model, inspection.output_form(model, images, None))
+    logits_fn = LogitsFunction(*inspection.output_form(model, images, None))
     if isinstance(model, keras.Model):
         object.__setattr__(model, _ATTRIBUTE, logits_fn)  # not tracked by Keras; goes with the model
     return logits_fn
@@ -245,6 +251,11 @@ def logits_function(
 def predict_logits(logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
     """The forward pass alone, to be compiled."""
     return logits_fn(images)
+
+
+def classes_of(logits: Any) -> np.ndarray:
+    """The class of the largest logit, or probability, of each row, int64; -1, no answer, where a row holds NaN."""
+    return np.where(np.isnan(logits).any(axis=-1), -1, np.argmax(logits, axis=-1))
 
 
 def _load(path: Path) -> Any:

@@ -63,8 +63,7 @@ def standing_distances(distances: Any, success: Any, was_correct: Any) -> np.nda
     success, was_correct = _checked(success, was_correct)
     if np.shape(distances) != success.shape or np.asarray(distances).dtype.kind not in "fiu":
         raise ValueError(f"`distances` should be {len(success)} numbers. Received: {distances!r:.80}")
-    values = np.where(success, np.asarray(distances, np.float64), np.inf)
-    return np.asarray(values[was_correct])
+    return np.asarray(np.where(success, np.asarray(distances, np.float64), np.inf)[was_correct])
 
 
 def median_distance(distances: Any, success: Any, was_correct: Any) -> float:

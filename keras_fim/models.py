@@ -81,8 +81,7 @@ def vgg11(
     inputs, x = _scaled_images(input_shape)
     expect(min(input_shape[:2]) >= 32, "input_shape", "at least (32, 32, channels)", input_shape)
     expect(width > 0, "width", "positive", width)
-    stages = ((64,), (128,), (256, 256), (512, 512), (512, 512))
-    for stage, channels in enumerate(stages, start=1):
+    for stage, channels in enumerate(((64,), (128,), (256, 256), (512, 512), (512, 512)), start=1):
         for index, base in enumerate(channels, start=1):
             x = _convolution(x, max(1, round(base * width)), name=f"conv{stage}_{index}")
         x = layers.MaxPooling2D(name=f"pool{stage}")(x)
@@ -124,8 +123,7 @@ def resnet14(
     x = _convolution(x, filters[0], name="conv1")
     for stage, width in enumerate(filters, start=2):
         for block in (1, 2):
-            strides = 2 if stage > 2 and block == 1 else 1
-            x = _basic_block(x, width, strides, name=f"stage{stage}_block{block}")
+            x = _basic_block(x, width, 2 if stage > 2 and block == 1 else 1, name=f"stage{stage}_block{block}")
     return _classifier(inputs, layers.GlobalAveragePooling2D(name="pool")(x), num_classes, name)
 
 
@@ -159,5 +157,4 @@ def _basic_block(x: Any, width: int, strides: int, *, name: str) -> Any:
 
 def _classifier(inputs: Any, features: Any, num_classes: int, name: str) -> keras.Model:
     dense = layers.Dense(num_classes, dtype="float32", name="logits")
-    outputs = layers.Softmax(dtype="float32", name="probabilities")(dense(features))
-    return keras.Model(inputs, outputs, name=name)
+    return keras.Model(inputs, layers.Softmax(dtype="float32", name="probabilities")(dense(features)), name=name)

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_fim import inspection, validation
 from keras_fim.arguments import checked, expect
-from keras_fim.logits import LogitsFunction, logits_function, predict_logits
+from keras_fim.logits import LogitsFunction, classes_of, logits_function, predict_logits
 from keras_fim.typing import Bounds, Images, Labels, Model
 
 _USUAL = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
@@ -147,9 +147,8 @@ def range_of_model(model: Any, images: Images | None = None) -> PixelRange | Non
 
 def check_contradiction(model: Model, images: Images, bounds: Bounds) -> None:
     """Raise a ValueError if a model says that it takes another range of pixel values than ``bounds``."""
-    stated = range_of_model(model, images)
-    if stated is not None and not np.allclose(bounds, stated.bounds, rtol=0.01):
-        raise ValueError(f"`bounds` should be those of the model: {stated}. Received: bounds={bounds}")
+    told = range_of_model(model, images)
+    expect(told is None or np.allclose(bounds, told.bounds, rtol=0.01), "bounds", f"those of the model: {told}", bounds)
 
 
 def images_in_range(model: Model, images: Images, bounds: Bounds | PixelRange | None = None) -> tf.Tensor:
@@ -168,11 +167,10 @@ def images_in_range(model: Model, images: Images, bounds: Bounds | PixelRange | 
             that, or the model has no gradient to such images, or as `keras_fim.validation.check_images`.
     """
     checked = validation.check_images(images)
-    integers = tf.convert_to_tensor(images).dtype.is_integer
     if bounds is not None or range_of_model(model, images) is not None:
         return find_range(model, images, bounds=bounds).clip(checked)[0]
     low, high = float(tf.reduce_min(checked)), float(tf.reduce_max(checked))
-    if integers or (low >= 0 and 1.5 < high <= 255.5):
+    if tf.convert_to_tensor(images).dtype.is_integer or (low >= 0 and 1.5 < high <= 255.5):
         logits_function(model, checked).check_gradient(checked[:1])  # token ids have no range
         raise ValueError(
             "`images` should be in the range that the model takes, and nothing says that it takes these: pass "
@@ -209,7 +207,7 @@ def range_by_accuracy(model: Model, images: Images, labels: Labels, *, scale: bo
     scaled = {usual: usual[0] + (usual[1] - usual[0]) * units for usual in dict.fromkeys((*_USUAL, own))}
     logits = {usual: logits_fn.in_batches(predict_logits, points, batch_size=64) for usual, points in scaled.items()}
     classes = validation.check_labels(np.asarray(labels)[: len(images)], len(images), logits[own].shape[-1])
-    right = {usual: rows.argmax(axis=-1) == classes for usual, rows in logits.items()}
+    right = {usual: classes_of(rows) == classes for usual, rows in logits.items()}
     best = max(right, key=lambda usual: int(right[usual].sum()))
     own = best if scale else own
     beaten = {

@@ -53,8 +53,7 @@ def check_operations(path: Path, *, strict: bool = False) -> None:
     if not (names := reaching_operations(path)):
         return
     message = f"The SavedModel {path} can reach beyond its graph: it contains {', '.join(names)}"
-    if strict:
-        raise ValueError(f"{message}. Load it without --strict only if you trust who made it")
+    require(not strict, f"{message}. Load it without --strict only if you trust who made it")
     warnings.warn(f"{message}. A SavedModel is a program: load it only if you trust who made it", stacklevel=3)
 
 
@@ -73,8 +72,12 @@ class SavedModel:
         name = "logits" if "logits" in signatures else "serving_default"
         require(name in signatures, f"The SavedModel {path} has no signature `logits` or `serving_default`")
         self.signature = signatures[name]
-        ((self.argument, spec),) = self.signature.structured_input_signature[1].items()
-        self.dtype = spec.dtype
+        inputs = list(self.signature.structured_input_signature[1].items())
+        received = ", ".join(f"{key} {spec.shape}" for key, spec in inputs)
+        any_number = len(inputs) == 1 and inputs[0][1].shape[:1].is_compatible_with([0])
+        require(any_number, f"The SavedModel {path} should have one input, any number of images. Received: {received}")
+        ((self.argument, spec),) = inputs
+        self.dtype, self.input_shape = spec.dtype, spec.shape.rank and tuple(spec.shape)
         outputs = self.signature.structured_outputs
         preferred = [key for key in ("logits", "probabilities") if key in outputs]
         if not preferred and len(outputs) != 1:

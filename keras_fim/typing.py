@@ -46,7 +46,7 @@ class AttackResult(NamedTuple):
         adversarials: ``(batch, ...)``, in the dtype that the model was attacked in, inside the pixel bounds.
         success: bool ``(batch,)``: classified correctly before and wrongly now, as the target if the attack has one.
         distances: float64 ``(batch,)``, the attack's lp norm of ``adversarials - images``, measured afterwards.
-        predictions: int64 ``(batch,)``, classes predicted for ``adversarials``.
+        predictions: int64 ``(batch,)``, classes predicted for ``adversarials``; -1 for an answer of NaN.
         was_correct: bool ``(batch,)``: classified correctly before the attack, and not of the class that it aims at.
         details: arrays ``(batch, ...)`` that only some attacks have, by name; their docstrings list them.
     """

@@ -37,8 +37,7 @@ def check_images(images: Images, bounds: Bounds | None = None) -> tf.Tensor:
         raise ValueError(f"`images` should be in [0, 1]. Received: {images.dtype.name} images; divide them by 255")
     if images.dtype != tf.float64:
         images = tf.cast(images, tf.float32)
-    finite = bool(tf.reduce_all(tf.math.is_finite(images)))
-    expect(finite, "images", "finite", received="NaN or infinite values")
+    expect(bool(tf.reduce_all(tf.math.is_finite(images))), "images", "finite", received="NaN or infinite values")
     return images if bounds is None else clipped(images, bounds)[0]
 
 
@@ -56,9 +55,9 @@ def clipped(images: tf.Tensor, bounds: Bounds) -> tuple[tf.Tensor, int]:
         ValueError: If one is further outside, or the bounds are of another number of channels.
     """
     inner, close = inside_or_not(images, bounds)
-    if not bool(tf.reduce_all(close)):
-        extremes = f"from {float(tf.reduce_min(images)):g} to {float(tf.reduce_max(images)):g}"
-        raise ValueError(f"`images` should be within the bounds {bounds}. Received: values {extremes}")
+    extremes = f"values from {float(tf.reduce_min(images)):g} to {float(tf.reduce_max(images)):g}"
+    message = f"`images` should be within the bounds {bounds}; scale them, or pass other bounds. Received: {extremes}"
+    require(bool(tf.reduce_all(close)), message)
     changed = tf.reduce_any(inner != images, axis=tuple(range(1, images.shape.rank)))
     return inner, int(tf.math.count_nonzero(changed))
 
@@ -101,8 +100,7 @@ def check_labels(labels: Labels, num_images: int, num_classes: int) -> np.ndarra
         ValueError: if their number or shape does not fit, or one is not a class.
     """
     array = np.asarray(labels)
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"`labels` should be numbers. Received: {labels!r:.80}")
+    expect(array.dtype.kind in "biuf", "labels", "numbers", received=f"{labels!r:.80}")
     if array.shape == (num_images, num_classes) and num_classes > 1:
         if not (np.isin(array, (0, 1)).all() and (array.sum(axis=-1) == 1).all()):
             raise ValueError("`labels` should be one-hot rows or class indices. Received: rows that are not one-hot")

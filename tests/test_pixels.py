@@ -116,7 +116,7 @@ def test_images_a_little_outside_are_clipped_and_counted():
     images = np.stack([np.full(SHAPE, value) for value in (0.0, 255.4, 254.0, -0.3)])
     clipped, count = PixelRange(0.0, 255.0).clip(images)
     assert count == 2 and float(np.max(clipped)) == 255 and float(np.min(clipped)) == 0
-    with pytest.raises(ValueError, match=r"within the bounds \(0.0, 255.0\). Received: values from 0 to 255.6"):
+    with pytest.raises(ValueError, match=r"within the bounds \(0.0, 255.0\); scale.*: values from 0 to 255.6"):
         PixelRange(0.0, 255.0).clip(np.full((1, *SHAPE), 255.6) * [1, 1, 0])
 
 

@@ -52,8 +52,7 @@ class Climb(NamedTuple):
     def start(cls, task: Task, points: tf.Tensor) -> "Climb":
         """Before the first look, which is not a rise."""
         rises, peak = tf.zeros_like(task.labels), iterative.Place.start(points, -np.inf)
-        here = iterative.Place.start(points, np.inf)
-        return cls(here, points, 2 * task.epsilon, rises, rises > 0, peak, peak.loss)
+        return cls(iterative.Place.start(points, np.inf), points, 2 * task.epsilon, rises, rises > 0, peak, peak.loss)
 
     @staticmethod
     def needed(steps: int, rho: float) -> np.ndarray:

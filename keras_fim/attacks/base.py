@@ -20,7 +20,7 @@ import tensorflow as tf
 from keras_fim.arguments import Count, Valid, check_fields, require
 from keras_fim.attacks import draws, losses, lp, samples
 from keras_fim.attacks.problem import Problem, Units, check_targets
-from keras_fim.logits import LogitsFunction, logits_function, predict_logits
+from keras_fim.logits import LogitsFunction, classes_of, logits_function, predict_logits
 from keras_fim.typing import AttackResult, Bounds, Images, Labels, Model
 from keras_fim.validation import check_bounds, check_images, check_labels
 
@@ -209,8 +209,8 @@ class Attack(abc.ABC):
             bar.update(min(start + self.batch_size, count))
 
     def _predictions(self, logits_fn: LogitsFunction, images: tf.Tensor) -> np.ndarray:
-        """The predicted classes of images, int64 ``(n,)``."""
-        return np.asarray(logits_fn.in_batches(predict_logits, images, batch_size=self.batch_size).argmax(axis=-1))
+        """The predicted classes of images, int64 ``(n,)``; -1 for an answer of NaN."""
+        return classes_of(logits_fn.in_batches(predict_logits, images, batch_size=self.batch_size))
 
     def _in_pixels(self, problem: Problem, reached: tf.Tensor) -> tuple[tf.Tensor, np.ndarray]:
         """Points reached in unit coordinates as pixels, and the classes predicted there.

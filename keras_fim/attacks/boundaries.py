@@ -251,5 +251,4 @@ class FAB(kinds.SearchAttack):
         first = to_hyperplane(images, slope, -gap - tf.reduce_sum(slope * (images - point), axis=axes), self.norm)
         lengths = [tf.maximum(lp.norms_of(shift, self.norm), 1e-8) for shift in (here, first)]
         share = lp.by_image(tf.minimum(lengths[0] / (lengths[0] + lengths[1]), self.alpha_max), point)
-        moved = (1 - share) * (point + self.eta * here) + share * (images + self.eta * first)
-        return tf.clip_by_value(moved, 0, 1)
+        return tf.clip_by_value((1 - share) * (point + self.eta * here) + share * (images + self.eta * first), 0, 1)

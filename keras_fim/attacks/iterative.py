@@ -58,11 +58,10 @@ class Ascent(kinds.FixedBudgetAttack, base.AimedAttack):
 
     def _look(self, logits_fn: LogitsFunction, task: Task, points: Any, *, slope: bool = True) -> tuple[Place, Best]:
         """Some points with the loss and, if it is asked for, its gradient there, and what can be kept of them."""
-        targets = self._aims(task, self.loss)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(points)
             logits = logits_fn(points)
-            loss = losses.loss_value(logits, task.labels, self.loss, targets)
+            loss = losses.loss_value(logits, task.labels, self.loss, self._aims(task, self.loss))
         gradient = usable_gradient(tape, loss, points) if slope else points
         return Place(points, gradient, loss), self._seen(points, logits, task)
 

@@ -93,8 +93,7 @@ class JSMA(kinds.SearchAttack):
         way = samples.Way.start(task._replace(images=origin, target=classes), start)
         arrived, _ = samples.walk(functools.partial(self._move, flat_logits), _ENDLESS, start, way)
         points = self._put_back(flat_logits, arrived, origin, classes)
-        details = {} if self.target == "none" else {"targets": classes}
-        return kinds.Perturbed(tf.reshape(points, shape), details=details)
+        return kinds.Perturbed(tf.reshape(points, shape), details={} if self.target == "none" else {"targets": classes})
 
     def _move(
         self, logits_fn: LogitsCallable, _: tf.Tensor, task: samples.Task, arrived: _State, state: _State

@@ -17,7 +17,7 @@ import tensorflow as tf
 from keras_fim.arguments import Positive, PositiveOrNone, Valid, expect
 from keras_fim.attacks import base, lp, samples
 from keras_fim.attacks.problem import Problem
-from keras_fim.logits import LogitsFunction
+from keras_fim.logits import LogitsFunction, classes_of
 from keras_fim.typing import AttackResult
 
 
@@ -47,13 +47,12 @@ class FixedBudgetAttack(base.Attack):
             state = prepare(samples.take(problem.task, batch))
             tasks = [samples.take(problem.task._replace(epsilon=budget), batch) for budget in budgets]
             parts.append([(state[0], perturb(task, state)) for task in tasks])
-        columns = zip(*parts, strict=True)
-        return [self._result(problem, *concatenated(column)) for column in columns]
+        return [self._result(problem, *concatenated(column)) for column in zip(*parts, strict=True)]
 
     def _result(self, problem: Problem, logits: tf.Tensor, perturbed: Perturbed) -> AttackResult:
         """An `AttackResult` from the logits of the images and what was found, in unit coordinates."""
-        was_correct = (np.argmax(logits, axis=-1) == problem.task.labels.numpy()) & ~problem.left_out
-        points, predictions = perturbed.adversarials, np.argmax(perturbed.logits, axis=-1)
+        was_correct = (classes_of(logits) == problem.task.labels.numpy()) & ~problem.left_out
+        points, predictions = perturbed.adversarials, classes_of(perturbed.logits)
         if not problem.units.identity:  # the way back to pixels rounds
             points, predictions = self._in_pixels(problem, perturbed.adversarials)
         adversarials, success = points.numpy(), was_correct & problem.fooled(predictions)

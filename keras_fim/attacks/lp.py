@@ -146,8 +146,7 @@ def project_inside(points: tf.Tensor, origin: tf.Tensor, epsilon: tf.Tensor, p: 
     if p == np.inf:
         shift = project(shift, epsilon, p)
     else:
-        room = tf.where(shift > 0, 1 - origin, origin)
-        shift = tf.sign(shift) * _capped(tf.abs(shift), room, epsilon, p)
+        shift = tf.sign(shift) * _capped(tf.abs(shift), tf.where(shift > 0, 1 - origin, origin), epsilon, p)
     return tf.clip_by_value(origin + shift, 0, 1)
 
 

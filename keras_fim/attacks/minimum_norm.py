@@ -102,8 +102,7 @@ class CarliniWagner(kinds.SearchAttack, base.AimedAttack):
             loss = square + descent.weight * tf.maximum(self.confidence - margin, 0)
         gradient = jacobian.usable_gradient(tape, loss, descent.variable)
         predicted = tf.argmax(logits, axis=-1)
-        hit = predicted == task.target if self.aimed else predicted != task.labels
-        fooled = hit & (margin >= self.confidence)
+        fooled = (predicted == task.target if self.aimed else predicted != task.labels) & (margin >= self.confidence)
         kept = kept[0].or_new(points, square, fooled), kept[1] | fooled
         mean = _BETAS[0] * descent.mean + (1 - _BETAS[0]) * gradient
         variance = _BETAS[1] * descent.variance + (1 - _BETAS[1]) * gradient**2
@@ -241,8 +240,7 @@ class SigmaZero(kinds.SearchAttack):
         state = state.looked(images, fooled, self.norm)
         length = self.step_size * (0.55 + 0.45 * tf.cos(math.pi * tf.cast(step, images.dtype) / self.steps))
         moved = tf.clip_by_value(state.points - length * gradient, 0, 1)
-        change = self.rate * tf.where(fooled, length, -length)
-        threshold = tf.clip_by_value(state.radius + change, 0, 1)
+        threshold = tf.clip_by_value(state.radius + self.rate * tf.where(fooled, length, -length), 0, 1)
         small = tf.abs(moved - images) < lp.by_image(threshold, images)
         return state._replace(points=tf.where(small, images, moved), radius=threshold)
 

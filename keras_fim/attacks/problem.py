@@ -125,8 +125,7 @@ def check_targets(
     Raises:
         ValueError: if they are missing, superfluous, no classes, or the true labels.
     """
-    if (targets is not None) != (target == "given"):
-        raise ValueError(f"`targets` should be passed with target='given' and only then. Received: {targets!r}")
+    expect((targets is not None) == (target == "given"), "targets", "passed with target='given' and only then", targets)
     if isinstance(target, Integral):
         expect(int(target) < num_classes, "target", f"a class from 0 to {num_classes - 1}", target)
         return np.full_like(labels, int(target))

@@ -267,5 +267,4 @@ class TSSA(SpectralAttack):
         onward = tf.reduce_sum(directions * (middle - task.images), axis=tuple(range(1, middle.shape.rank)))
         length = (1 - self.share) * tf.where(onward >= 0, task.epsilon, -task.epsilon)
         points = tf.clip_by_value(middle + lp.by_image(length, middle) * directions, 0, 1)
-        details = dict(zip(_DETAILS, _joined(state[2:], new), strict=True))
-        return kinds.Perturbed(points, logits_fn(points), details)
+        return kinds.Perturbed(points, logits_fn(points), dict(zip(_DETAILS, _joined(state[2:], new), strict=True)))

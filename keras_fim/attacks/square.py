@@ -50,8 +50,7 @@ def sides(queries: int, p_init: float, height: int, width: int, *, smallest: int
         >>> sides(1000, 0.8, 28, 28)[[0, 10, 999]]
         array([25, 13,  1], dtype=int32)
     """
-    position = np.arange(queries) * 10_000 // queries
-    share = p_init / 2.0 ** np.searchsorted(_HALVINGS, position)
+    share = p_init / 2.0 ** np.searchsorted(_HALVINGS, np.arange(queries) * 10_000 // queries)
     side = np.maximum(np.round(np.sqrt(share * height * width)), smallest).astype(np.int32)
     side += (side + 1) % 2 if smallest > 1 else 0
     return np.asarray(np.minimum(side, min(height, width)))
@@ -124,8 +123,7 @@ class Square(kinds.FixedBudgetAttack):
         image = samples.Best.of(tf.reshape(task.images, [-1, *shape]), state[0], task.labels, "margin")
         unknown = tf.fill(tf.shape(image.loss), tf.cast(-np.inf, image.loss.dtype))  # the first query always counts
         standing = ~image.fooled & (task.epsilon > 0)
-        options = {"smallest": 3} if self.norm != np.inf else {}
-        schedule = sides(self.queries, self.p_init, *shape[:2], **options)
+        schedule = sides(self.queries, self.p_init, *shape[:2], smallest=1 if self.norm == np.inf else 3)
         laid_out = samples.before_rounding(task, self.norm)._replace(images=image.points)
 
         def body(query: tf.Tensor, here: samples.Task, old: samples.Best, _: Any) -> tuple[Any, ...]:
@@ -220,8 +218,7 @@ class _Query(NamedTuple):
         sizes = np.unique(self.schedule)
         largest = int(sizes[-1])
         table = np.stack([np.pad(eta(int(size), self.norm), (0, largest - int(size))) for size in sizes])
-        size = tf.searchsorted(tf.constant(sizes), [self.side])[0]
-        pattern = tf.gather(tf.constant(table, self.epsilon.dtype), size)
+        pattern = tf.gather(tf.constant(table, self.epsilon.dtype), tf.searchsorted(tf.constant(sizes), [self.side])[0])
         rows, columns = (tf.clip_by_value(places, 0, largest - 1) for places in window)
         zero = tf.zeros_like(rows[:, :, None] + columns[:, None])
         places = tf.stack([rows[:, :, None] + zero, columns[:, None] + zero], axis=-1)
@@ -231,5 +228,4 @@ class _Query(NamedTuple):
 
 def _by_channel(values: tf.Tensor, p: float) -> tf.Tensor:
     """Each channel of ``(n, height, width, channels)`` divided by its norm; zero stays zero."""
-    norms = tf.reduce_sum(tf.abs(values) ** p, axis=(1, 2), keepdims=True) ** (1 / p)
-    return tf.math.divide_no_nan(values, norms)
+    return tf.math.divide_no_nan(values, tf.reduce_sum(tf.abs(values) ** p, axis=(1, 2), keepdims=True) ** (1 / p))

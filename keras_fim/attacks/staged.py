@@ -64,8 +64,7 @@ class StagedAttack(kinds.FixedBudgetAttack):
         budgets, results = base.check_epsilons(epsilons), {}
         state = (logits, *_) = self.prepare(problem.unit_fn, problem.task)
         for epsilon in sorted(set(budgets)):
-            task = problem.task._replace(epsilon=problem.budgets(epsilon))
-            result = self.perturb(problem.unit_fn, task, state)
+            result = self.perturb(problem.unit_fn, problem.task._replace(epsilon=problem.budgets(epsilon)), state)
             state = (logits, result.adversarials, result.logits, result.details["stage"])
             results[epsilon] = self._result(problem, logits, result)
         return [results[epsilon] for epsilon in budgets]

@@ -18,7 +18,7 @@ from keras_fim.arguments import checked, expect
 from keras_fim.attacks import FGSM, OSSA, Attack, CleverHans, attack_by_name, catalog, kinds, problem, resolve_epsilons
 from keras_fim.callbacks.measuring import MeasuringCallback
 from keras_fim.evaluation import flags, measurement, page, plans, report, rows, sources
-from keras_fim.logits import LogitsFunction
+from keras_fim.logits import LogitsFunction, classes_of
 from keras_fim.pixels import check_contradiction
 from keras_fim.typing import Bounds
 
@@ -126,7 +126,7 @@ class RobustnessCurve(MeasuringCallback):
             for attack in self.attacks.values():
                 check_contradiction(logits_fn, self.images, attack.bounds)
             p = measurement.probabilities(logits_fn, self.images)
-            figures["val_clean/accuracy"] = float((p.argmax(axis=-1) == self.labels).mean())
+            figures["val_clean/accuracy"] = float((classes_of(p) == self.labels).mean())
             figures["val_clean/confidence"] = float(p.max(axis=-1).mean())
             for name, attack in self.attacks.items():
                 with self._attempt(f"attack {name}", epoch):
@@ -213,10 +213,9 @@ def measure_attack(
     best = np.sort(correct[np.argsort(~fooled[correct], kind="stable")][:num_examples])
     restored = isinstance(attack, kinds.MinimalDistanceAttack)  # beyond the largest ε it does not count
     pictured = page.shown_at(plan, first, shown, best, restored=restored)
-    examples = page.Attacked.of(logits_fn, first.take(best), *pictured, attack.bounds)
     outcome = measurement.Outcome.joined([part._replace(seen=()) for part in (shown, *rest)])
     named = (dataclasses.replace(row, attack=name) for row in rows.attack_rows(attack, epsilons, outcome))
-    return rows.RobustnessCurve(tuple(named)), examples
+    return rows.RobustnessCurve(tuple(named)), page.Attacked.of(logits_fn, first.take(best), *pictured, attack.bounds)
 
 
 def _named(attacks: Attack | str | Sequence[Attack | str] | Mapping[str, Attack | str]) -> dict[str, Attack]:

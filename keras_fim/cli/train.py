@@ -59,8 +59,7 @@ def _train(config: TrainingConfig, folder: Path, arguments: argparse.Namespace, 
         _say_robustness(config, folder, arguments)
     if arguments.export:
         usual = arguments.export == Path("saved_models")
-        exported = arguments.export / short_name(config.data) if usual else arguments.export
-        export_and_verify(folder, exported, arguments)
+        export_and_verify(folder, arguments.export / short_name(config.data) if usual else arguments.export, arguments)
 
 
 def _say_robustness(config: TrainingConfig, folder: Path, arguments: argparse.Namespace) -> None:
@@ -89,8 +88,7 @@ def _config(arguments: argparse.Namespace, mu: float | None) -> TrainingConfig:
     options = dict(arguments.options or [])
     if arguments.epsilon is not None:
         options["epsilon"] = arguments.epsilon
-    weight = {} if mu is None else {"mu": mu}
-    changes = {**quick, **told, **weight, "defense_options": options}
+    changes = {**quick, **told, **({} if mu is None else {"mu": mu}), "defense_options": options}
     return inputs.described_recipe(data_options(arguments, arguments.data), **changes)
 
 

@@ -196,8 +196,7 @@ def _limited(split: Split, limit: int | None) -> Split:
     if limit is None or limit >= len(split.labels):
         return split
     order = np.random.default_rng(0).permutation(len(split.labels))
-    rank = rank_in_class(split.labels[order])
-    return split.take(order[np.argsort(rank, kind="stable")[:limit]])
+    return split.take(order[np.argsort(rank_in_class(split.labels[order]), kind="stable")[:limit]])
 
 
 def augmenter(

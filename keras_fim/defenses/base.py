@@ -105,8 +105,7 @@ class Defense(keras.Model):
 
     def call(self, images: Any, training: bool | None = None) -> Any:
         """What the classifier returns."""
-        model = self._logits_fn.forward if training else self.model
-        return model(images, training=training)
+        return (self._logits_fn.forward if training else self.model)(images, training=training)
 
     def logits(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Logits ``(batch, K)`` of the classifier."""

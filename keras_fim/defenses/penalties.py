@@ -146,8 +146,7 @@ class AdversarialLabelSmoothing(Penalized):
 
     def measure(self, batch: Batch) -> tf.Tensor:
         """Mean of the label's logit over the smallest."""
-        own = tf.gather(batch.logits, batch.labels, batch_dims=1)
-        return batch.mean(own - tf.reduce_min(batch.logits, axis=-1))
+        return batch.mean(tf.gather(batch.logits, batch.labels, batch_dims=1) - tf.reduce_min(batch.logits, axis=-1))
 
 
 @keras.saving.register_keras_serializable("keras_fim")
@@ -205,8 +204,7 @@ class TRADES(Penalized):
 
     def measure(self, batch: Batch) -> tf.Tensor:
         """Mean divergence."""
-        clean = tf.stop_gradient(batch.logits)
-        logits = batch.again(tf.stop_gradient(self._neighbors(batch, clean)))
+        logits = batch.again(tf.stop_gradient(self._neighbors(batch, tf.stop_gradient(batch.logits))))
         self._adversarial.update_state(batch.labels, tf.stop_gradient(logits))
         return batch.mean(kl_divergence(batch.logits, logits))
 

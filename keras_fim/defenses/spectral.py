@@ -100,10 +100,9 @@ class SpectralDefense(Penalized):
             gradient(batch.tape, batch.logits, images)  # is there one? compiled, it is not computed
             keys = draws.keys_of(batch.seed, tf.range(tf.shape(images)[0]))
             return lp.unit(draws.normal(draws.fold(keys, 1), images.shape[1:], images.dtype))
-        steps = self.krylov_steps if self.direction == "krylov" else 0
         jacobian, span = linearized(batch.tape, images, batch.logits), problem.Units(self.bounds).span(images.dtype)
         in_units = Linearization(jacobian.logits, lambda v: jacobian.push(span * v), lambda w: span * jacobian.pull(w))
-        return krylov_direction(in_units, images, steps)
+        return krylov_direction(in_units, images, self.krylov_steps if self.direction == "krylov" else 0)
 
     def _slopes(self, batch: Batch, direction: tf.Tensor) -> tf.Tensor:
         """The derivative of the logits along a direction, ``(batch, K)``."""

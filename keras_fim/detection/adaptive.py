@@ -56,8 +56,7 @@ class AdaptivePGD(kinds.FixedBudgetAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "weights", tuple(float(weight) for weight in self.weights))
-        valid = bool(self.weights) and min(self.weights) >= 0
-        expect(valid, "weights", "one or more numbers >= 0", self.weights)
+        expect(bool(self.weights) and min(self.weights) >= 0, "weights", "one or more numbers >= 0", self.weights)
 
     def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> kinds.Perturbed:
         """One climb for each weight."""
@@ -80,8 +79,7 @@ class AdaptivePGD(kinds.FixedBudgetAttack):
             along = tf.cond(index % self.refresh == 0, lambda: self._directions(logits_fn, point), lambda: along)
             climb, here = self._look(logits_fn, point, along, task.labels, weight)
             moved = step(point, climb, self.step_size * task.epsilon, self.norm)
-            moved = project_inside(moved, task.images, task.epsilon, self.norm)
-            return moved, along, here.unless_worse_than(best)
+            return project_inside(moved, task.images, task.epsilon, self.norm), along, here.unless_worse_than(best)
 
         along = self._directions(logits_fn, start)
         best = self._look(logits_fn, start, along, task.labels, weight)[1]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import Count, ShareBelowOne, check_fields, checked, require
+from keras_fim.arguments import Count, ShareBelowOne, check_fields, checked, expect, require
 from keras_fim.geometry import boundary_distance, linearize
 from keras_fim.geometry.spectrum import spectrum_and_logits
 from keras_fim.logits import LogitsFunction, logits_function
@@ -63,8 +63,7 @@ class FisherDetector:
         check_fields(self)
         weights = tuple(float(weight) for weight in self.weights)
         object.__setattr__(self, "weights", (*weights, 0.0) if len(weights) == len(FEATURES) - 1 else weights)
-        if len(self.weights) != len(FEATURES):
-            raise ValueError(f"`weights` should hold {len(FEATURES)} numbers. Received: weights={self.weights}")
+        expect(len(self.weights) == len(FEATURES), "weights", f"{len(FEATURES)} numbers", self.weights)
         if not np.isfinite([*self.weights, self.bias, self.threshold, self.least_log_radius]).all():
             raise ValueError(f"`weights`, `bias` and `threshold` should be finite. Received: {self!r}")
 

@@ -19,7 +19,7 @@ from keras_fim.evaluation.report import wilson
 from keras_fim.evaluation.result import Evaluation, PerSample
 from keras_fim.evaluation.sources import Chunk, Dataset, MaxSamples, chunks, digest
 from keras_fim.evaluation.spectrum import QUANTITIES, RADIUS, SpectrumSummary, information
-from keras_fim.logits import LogitsFunction, logits_function
+from keras_fim.logits import LogitsFunction, classes_of, logits_function
 from keras_fim.pixels import PixelRange
 from keras_fim.typing import Bounds, Model
 
@@ -118,9 +118,8 @@ def evaluate(
     views: dict[str, Any] = {}
     smoothed = None if certify_sigma is None else {"sigma": float(certify_sigma), "num_draws": int(num_draws)}
     cells = _cells(todo, views, (pixels, first), spectrum and not black_box, smoothed)
-    report = progress or (lambda line: None)
     total = max_samples if following else len(first.labels)
-    left = plans.Progress(report, [(cell.name, cell.gradients) for cell in cells], total)
+    left = plans.Progress(progress or (lambda line: None), [(cell.name, cell.gradients) for cell in cells], total)
     run = Collected(logits_fn, pixels, todo, cells, left, views)
     run.look(first, black_box, timed=progress is not None)
     run.measure(BACKENDS[backend](logits_fn, cells), Cells(folder), itertools.chain([first], following, parts), chunk)
@@ -194,7 +193,7 @@ class Collected:
         images, num_clipped = plans.within(self.pixels, chunk)
         self.num_clipped += num_clipped
         p = measurement.probabilities(self.logits_fn, images)
-        classes = {"label": validation.check_labels(chunk.labels, *p.shape), "prediction": p.argmax(axis=-1)}
+        classes = {"label": validation.check_labels(chunk.labels, *p.shape), "prediction": classes_of(p)}
         self.clean.append({"index": chunk.indices, **classes, "confidence": p.max(axis=-1)})
         return self.data[-1]
 
@@ -238,7 +237,7 @@ class Collected:
         result = Evaluation(
             model=name,
             pixels=f"{self.pixels or 'pixels within the bounds of each attack'}{clipped}",
-            flags=(*self.flags, *flags.one_class(clean["prediction"], clean["label"]), *on_the_way),
+            flags=(*self.flags, *flags.answers_flags(clean["prediction"], clean["label"]), *on_the_way),
             accuracy=wilson(int(correct.sum()), len(correct)),
             mean_confidence=float(clean["confidence"].mean(dtype=np.float64)),
             rows=attacked,

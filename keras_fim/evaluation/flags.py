@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks import Attack, losses, staged
+from keras_fim.attacks import Attack, losses, problem, staged
 from keras_fim.attacks.lp import norm_name
 from keras_fim.evaluation.measurement import Outcome
 from keras_fim.evaluation.rows import AttackRow
@@ -93,6 +93,13 @@ def _rounds(logits_fn: LogitsFunction, images: tf.Tensor, logits: np.ndarray, bo
     return bool(still.mean() > 0.5)
 
 
+def answers_flags(predictions: np.ndarray, labels: np.ndarray) -> list[str]:
+    """Flags of the classes predicted for all images: `one_class`, and answers of NaN, which are class -1."""
+    missing = int((predictions < 0).sum())
+    text = f"no answer: the model returns NaN for {missing} of {len(labels)} images, which count as misclassified"
+    return one_class(predictions, labels) if missing == 0 else [text]
+
+
 def one_class(predictions: np.ndarray, labels: np.ndarray) -> list[str]:
     """The flag of a model that predicts one class only although the labels hold several."""
     if len(np.unique(predictions)) > 1 or len(np.unique(labels)) < 2:
@@ -108,11 +115,12 @@ def budget_flags(epsilons: Sequence[tuple[float, float]], bounds: Bounds | None)
         bounds: The smallest and the largest pixel value; ``None`` if they are not the same for all attacks.
 
     Returns:
-        A sentence for each budget of l∞ above the whole range, and for each that hardly changes pixels up to 255 or so.
+        A sentence for each budget of l∞ above the whole range (1 with bounds for each channel, as ε is of the range
+        then), and for each that hardly changes pixels up to 255 or so.
     """
     if bounds is None:
         return []
-    extent = float(np.max(bounds[1])) - float(np.min(bounds[0]))
+    extent = problem.Units(bounds).scale
     flags = []
     for norm, epsilon in dict.fromkeys(epsilons):
         if norm == np.inf and epsilon > extent:

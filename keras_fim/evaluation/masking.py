@@ -13,11 +13,11 @@ import tensorflow as tf
 from keras_fim import records, validation
 from keras_fim.arguments import GradientNorm, checked, require
 from keras_fim.attacks import FGM, FGSM, PGD, FixedBudgetAttack, Square, losses, lp, problem, resolve_epsilons
-from keras_fim.evaluation.flags import one_class, outputs_flags
+from keras_fim.evaluation.flags import answers_flags, outputs_flags
 from keras_fim.evaluation.measurement import measured, predicted_classes, predictions_of, probabilities, softmax
 from keras_fim.evaluation.report import Report, Row
 from keras_fim.evaluation.sources import Dataset, MaxSamples, chunks, samples
-from keras_fim.logits import LogitsFunction, logits_function
+from keras_fim.logits import LogitsFunction, classes_of, logits_function
 from keras_fim.pixels import PixelRange, find_range
 from keras_fim.typing import Bounds, Model
 
@@ -154,9 +154,9 @@ def masking_report(
     pixels = find_range(logits_fn, images, labels, bounds)
     images = pixels.clip(images)[0]
     p = probabilities(logits_fn, images)
-    right = p.argmax(axis=-1) == validation.check_labels(labels, *p.shape)
+    right = classes_of(p) == validation.check_labels(labels, *p.shape)
     flags = outputs_flags(logits_fn, images, labels, bounds=pixels.bounds)
-    flags += one_class(p.argmax(axis=-1), labels)
+    flags += answers_flags(classes_of(p), labels)
     require(right.any(), "`model` should have at least one of the samples right. Received: accuracy 0")
     size = min(1.0, 5 / max(1, steps))  # from one end of the ball to the other and back
     options: dict[str, Any] = {"steps": steps, "step_size": size, "bounds": pixels.bounds, "seed": seed}

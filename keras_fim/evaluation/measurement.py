@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_fim.arguments import checked
 from keras_fim.attacks import Attack, MinimalDistanceAttack
 from keras_fim.evaluation.sources import Chunk, Dataset, chunks
-from keras_fim.logits import LogitsFunction, logits_function, predict_logits
+from keras_fim.logits import LogitsFunction, classes_of, logits_function, predict_logits
 from keras_fim.typing import AttackResult, Images, Labels, Model
 from keras_fim.validation import check_images, check_labels
 
@@ -157,7 +157,7 @@ def clean_performance(model: Model, images: Images, labels: Labels, *, batch_siz
     """
     images = check_images(images)
     p = probabilities(logits_function(model, images), images, batch_size=batch_size)
-    right = p.argmax(axis=-1) == check_labels(labels, *p.shape)
+    right = classes_of(p) == check_labels(labels, *p.shape)
     return Confidence(float(right.mean()), float(p.max(axis=-1).mean()), len(p))
 
 
@@ -171,10 +171,10 @@ def predicted_classes(model: Model, images: Images, *, batch_size: int = 256) ->
         batch_size: The number of images worked on at a time.
 
     Returns:
-        int64 ``(batch,)``.
+        int64 ``(batch,)``; -1 where the model answers with NaN.
     """
     logits_fn = logits_function(model, images := check_images(images))
-    return np.asarray(logits_fn.in_batches(predict_logits, images, batch_size=batch_size).argmax(axis=-1), np.int64)
+    return classes_of(logits_fn.in_batches(predict_logits, images, batch_size=batch_size))
 
 
 def predictions_of(model: Model) -> Callable[[AttackResult], np.ndarray]:

@@ -197,8 +197,7 @@ def stated_gradients(attack: Attack) -> int:
     runs = math.prod(getattr(attack, option, 1) for option in ("restarts", "search_steps", "eot_draws"))
     if getattr(attack, "loss", "") in losses.TARGETED_LOSSES or isinstance(attack, FAB):
         runs *= getattr(attack, "num_targets", 1)
-    steps = getattr(attack, "steps", 1) * runs
-    return int(inner + max(steps, getattr(attack, "queries", 0) // 3))
+    return int(inner + max(getattr(attack, "steps", 1) * runs, getattr(attack, "queries", 0) // 3))
 
 
 def estimate(logits_fn: LogitsFunction, todo: Sequence[Plan], chunk: Chunk, num_samples: int | None) -> tuple[str, Any]:
@@ -236,8 +235,7 @@ def estimate(logits_fn: LogitsFunction, todo: Sequence[Plan], chunk: Chunk, num_
 def say(line: str) -> None:
     """Show a line in place of the last one, on stderr if that is a terminal, and otherwise nothing."""
     if sys.stderr.isatty():
-        width = shutil.get_terminal_size().columns - 1
-        sys.stderr.write(f"\r\x1b[K{line[:width]}")
+        sys.stderr.write(f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}")
         sys.stderr.flush()
 
 

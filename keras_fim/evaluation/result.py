@@ -29,7 +29,7 @@ class PerSample(Report):
     Attributes:
         index: The positions in the dataset.
         label: The true classes.
-        prediction: The classes predicted without an attack.
+        prediction: The classes predicted without an attack; -1 where the model answers with NaN.
         confidence: The predicted probability of ``prediction``.
         taken_for: For each attack and ε, such as ``"fgsm at linf 0.1"``, the wrong class that a sample was given; -1 if
             it was not fooled, or wrong before.

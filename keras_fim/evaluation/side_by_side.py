@@ -121,8 +121,7 @@ def _differ(one: report.Ratio, other: report.Ratio) -> bool:
     """Whether Fisher's exact test tells two shares from one another at 5 %."""
     from scipy.stats import fisher_exact
 
-    table = [[ratio.count, ratio.total - ratio.count] for ratio in (one, other)]
-    return bool(fisher_exact(table).pvalue < 0.05)
+    return bool(fisher_exact([[ratio.count, ratio.total - ratio.count] for ratio in (one, other)]).pvalue < 0.05)
 
 
 def pareto_front(points: Mapping[str, Sequence[float]]) -> list[str]:

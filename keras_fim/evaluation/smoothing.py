@@ -181,8 +181,7 @@ def smoothed(model: Model, sigma: Sigma, *, num_draws: Count = 32, seed: int = 0
     def logits_of(images: tf.Tensor) -> tf.Tensor:
         shape = images.shape[1:]
         noise = sigma * draws.normal(draws.keys_of(seed, tf.range(num_draws)), shape, images.dtype)
-        noisy = tf.reshape(images[:, None] + noise, [-1, *shape])
-        log_p = tf.nn.log_softmax(logits_fn(noisy))
+        log_p = tf.nn.log_softmax(logits_fn(tf.reshape(images[:, None] + noise, [-1, *shape])))
         return tf.reduce_logsumexp(tf.reshape(log_p, [-1, num_draws, log_p.shape[-1]]), axis=1) - math.log(num_draws)
 
     return LogitsFunction(logits_of, "logits")

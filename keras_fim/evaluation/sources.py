@@ -188,8 +188,7 @@ def _elements(dataset: Dataset) -> Iterable[Any]:
 
 
 def _check_lengths(images: Any, labels: Any) -> None:
-    if np.ndim(labels) == 0:
-        raise ValueError(f"`labels` should be classes, one for each image. Received: {labels!r:.80}")
+    expect(np.ndim(labels) > 0, "labels", "classes, one for each image", received=f"{labels!r:.80}")
     received = f"{len(images)} images and {len(labels)} labels"
     require(len(images) == len(labels), f"`dataset` should hold as many labels as images. Received: {received}")
 

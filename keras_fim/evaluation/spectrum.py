@@ -55,8 +55,7 @@ class SpectrumSummary(report.Report):
         columns = {**columns, RADIUS: defined if len(defined) else radius}
         keys = [key for key in QUANTITIES[:-1] if key != "tr G_x" or not np.isnan(columns[key]).all()]
         values = {key: tuple(np.quantile(columns[key], quantiles, method="inverted_cdf").tolist()) for key in keys}
-        missing = len(radius) - len(defined)
-        return cls(tuple(float(quantile) for quantile in quantiles), values, len(radius), missing)
+        return cls(tuple(float(quantile) for quantile in quantiles), values, len(radius), len(radius) - len(defined))
 
     def tables(self) -> dict[str, list[report.Row]]:
         """A row for each quantity."""
@@ -200,5 +199,4 @@ def _figures(logits: tf.Tensor, largest: tf.Tensor, trace: tf.Tensor, radius: tf
     logits = tf.cast(logits, tf.float64)  # float32 overflows at a logit gap of 88
     in_outputs = simplex_fim_largest_eigenvalue(logits), logit_fim_largest_eigenvalue(logits)
     confidence = tf.reduce_max(tf.nn.softmax(logits), axis=-1)
-    figures = largest, trace, *in_outputs, tf.cast(radius, tf.float64), confidence
-    return dict(zip(QUANTITIES, figures, strict=True))
+    return dict(zip(QUANTITIES, (largest, trace, *in_outputs, tf.cast(radius, tf.float64), confidence), strict=True))

@@ -73,8 +73,7 @@ def decoded(files: tf.Tensor, image_shape: tuple[int, ...], bounds: Bounds, limi
         image = tf.cond(_is_png(file), lambda: _from_png(file, channels), lambda: _from_jpeg(file, channels))
         image = _upright(image, _orientation(file))
         image.set_shape([None, None, channels])
-        image = tf.image.resize(image, (height, width), antialias=True)
-        return low + (high - low) * image / 255.0
+        return low + (high - low) * tf.image.resize(image, (height, width), antialias=True) / 255.0
 
     with tf.control_dependencies(_check_sizes(files, channels, limits or Limits())):
         files = tf.identity(files)

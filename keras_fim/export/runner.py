@@ -47,9 +47,8 @@ def check_model(path: Path) -> list[dict[str, Any]]:
                 clear = arrays.get(f"{name}/{output}/clear", np.ones(len(expected), bool))[: sum(sizes)]
                 deviation = _deviation(output, answers.get(output), expected, clear)
                 tolerance = TOLERANCES[output]
-                check = {"signature": name, "output": output, "inputs": "+".join(map(str, sizes))}
                 figures = {"deviation": deviation, "tolerance": tolerance, "passed": deviation <= tolerance}
-                checks.append({**check, **figures})
+                checks.append({"signature": name, "output": output, "inputs": "+".join(map(str, sizes)), **figures})
     return checks
 
 

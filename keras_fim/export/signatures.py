@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import Count, Positive, check_fields
+from keras_fim.arguments import Count, Positive, check_fields, expect
 from keras_fim.detection import FisherDetector
 from keras_fim.evaluation.radius import Calibration
 from keras_fim.evaluation.spectrum import spectrum_and_radius
@@ -57,8 +57,7 @@ class Serving:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.calibration is not None and self.calibration.norm != "l2":
-            raise ValueError(f"`calibration` should be one in l2. Received: {self.calibration!r}")
+        expect(self.calibration is None or self.calibration.norm == "l2", "calibration", "one in l2", self.calibration)
 
     @property
     def decodes(self) -> bool:
@@ -68,8 +67,7 @@ class Serving:
     def radius(self, eigenvalues: Any) -> tf.Tensor:
         r""":math:`\sqrt{2\,\mathrm{kl} / \lambda}`, at most the diagonal of the box of all images."""
         spans = np.broadcast_to(np.subtract(self.pixels.high, self.pixels.low), self.image_shape)
-        diagonal = float(np.linalg.norm(spans))
-        return tf.sqrt(2 * self.kl / tf.maximum(eigenvalues, 2 * self.kl / diagonal**2))
+        return tf.sqrt(2 * self.kl / tf.maximum(eigenvalues, 2 * self.kl / float(np.linalg.norm(spans)) ** 2))
 
     def boundary_radii(self, radius: Any) -> dict[str, Any]:
         """The boundary radius, and the calibrated one if there is a calibration, as ``trust`` calls them."""

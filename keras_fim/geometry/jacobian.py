@@ -233,8 +233,7 @@ def scaled_factor(jacobian: Linearization) -> ScaledFactor:
     log_others = tf.where(mask, tf.cast(-np.inf, log_p.dtype), log_p)
     log_unsure = tf.reduce_logsumexp(log_others, axis=-1, keepdims=True)
     sure = tf.exp(tf.reduce_max(log_p, axis=-1, keepdims=True))
-    predicted = tf.cast(mask, log_p.dtype)
-    return ScaledFactor(jacobian, predicted, tf.exp(log_others - log_unsure), sure, tf.exp(log_unsure))
+    return ScaledFactor(jacobian, tf.cast(mask, log_p.dtype), tf.exp(log_others - log_unsure), sure, tf.exp(log_unsure))
 
 
 def scaled_to_one(vectors: tf.Tensor) -> tf.Tensor:

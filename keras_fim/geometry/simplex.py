@@ -106,14 +106,16 @@ def logit_fim_largest_eigenvalue(logits: tf.Tensor) -> tf.Tensor:
         logits: ``(..., K)``.
 
     Returns:
-        ``(...)``, in the dtype of ``logits``. For K = 2 it is ``2 p_1 p_2``; beyond there is no simple closed form,
-        and it is taken from the K x K matrix.
+        ``(...)``, in the dtype of ``logits``; NaN where a logit is. For K = 2 it is ``2 p_1 p_2``; beyond there is no
+        simple closed form, and it is taken from the K x K matrix.
 
     Example:
         >>> logit_fim_largest_eigenvalue(tf.zeros((1, 2))).numpy().round(3)
         array([0.5], dtype=float32)
     """
-    return tf.maximum(tf.linalg.eigvalsh(logit_fim(logits))[..., -1], 0)
+    matrix = logit_fim(logits)
+    largest = tf.linalg.eigvalsh(tf.where(tf.math.is_finite(matrix), matrix, tf.zeros_like(matrix)))[..., -1]
+    return tf.maximum(largest, 0) + 0 * tf.reduce_sum(matrix, axis=(-2, -1))  # NaN of NaN, which fails in `eigvalsh`
 
 
 def kl_divergence(logits: tf.Tensor, other_logits: tf.Tensor) -> tf.Tensor:

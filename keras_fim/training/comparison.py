@@ -172,8 +172,7 @@ def compare(
         ValueError: If the dataset or a name is unknown, or there are no seeds or images.
     """
     require(seeds, "`seeds` should not be empty. Received: no seed")
-    dataset = inputs.DataOptions(data_name, data_dir, image_size, bounds)
-    own = inputs.described_recipe(dataset, **(changes or {}))
+    own = inputs.described_recipe(inputs.DataOptions(data_name, data_dir, image_size, bounds), **(changes or {}))
     names = dict.fromkeys(["none", *defenses])
     configs = {name: [_config(own, changes or {}, name, seed) for seed in dict.fromkeys(seeds)] for name in names}
     folder, pixels = Path(folder), PixelRange(*own.pixels)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from keras_fim.arguments import expect
+from keras_fim.arguments import expect, require
 from keras_fim.records import read_json
 
 if TYPE_CHECKING:
@@ -97,9 +97,9 @@ def check_defense(defense: str, options: dict[str, Any], mu: float = 0.0) -> Non
     with_mu = [part for part in _parts(defense) if part.mu]
     with_epsilon = [part for part in _parts(defense) if "epsilon" in part.options]
     together = len(set(names)) == len(names) and (len(names) == 1 or "none" not in names)
-    if not together or len(with_mu) > 1 or len(with_epsilon) > 1:
-        expected = "join at most one part with a mu and one with an epsilon"
-        raise ValueError(f"`defense` should {expected}. Received: defense={defense!r}")
+    fits = together and len(with_mu) < 2 and len(with_epsilon) < 2
+    expected = "join at most one part with a mu and one with an epsilon"
+    require(fits, f"`defense` should {expected}. Received: defense={defense!r}")
     usual = {key: default for part in _parts(defense) for key, default in part.options.items()}
     if unknown := sorted(set(options) - set(usual)):
         expected = f"some of {', '.join(sorted(usual))}" if usual else "empty"

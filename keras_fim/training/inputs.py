@@ -188,8 +188,7 @@ def evaluated_images(
     record = None if (Path(source) / "saved_model.pb").is_file() else trained.record_of(source)
     opened, data = open_for(keras_model, options, record), options.name
     own = record is not None and record["config"]["data"] == data
-    label = None if only is None else opened.info.label(only)
-    dataset, split = evaluated(opened, max_samples, unseen=own, only=label)
+    dataset, split = evaluated(opened, max_samples, unseen=own, only=None if only is None else opened.info.label(only))
     flags = trained.warn_of_seen(source, dataset, max_samples)
     which = "the 20 % that the run of the model did not train on" if own else "all images are taken"
     part = "" if opened.whole is None else f"{data} has no test part: {which}, {len(split.labels)} images"

@@ -157,8 +157,7 @@ class _Run:
 
     def _split(self, **options: Any) -> data.Splits:
         """The images of the run, in [0, 1]."""
-        names = ("validation", "limit", "test_limit", "image_shape")
-        options |= {name: getattr(self.config, name) for name in names}
+        options |= {name: getattr(self.config, name) for name in ("validation", "limit", "test_limit", "image_shape")}
         return data.load_splits(self.config.data, self.config.batch_size, data_dir=self.data_dir, **options)
 
     def _fit(self, model: keras.Model, splits: data.Splits, seed: data.PassSeed, monitor: str) -> None:

@@ -49,8 +49,7 @@ class RunCheckpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Write the files of one epoch."""
-        row = {"epoch": epoch + 1, **{key: float(value) for key, value in (logs or {}).items()}}
-        self.history.append(row)
+        self.history.append({"epoch": epoch + 1, **{key: float(value) for key, value in (logs or {}).items()}})
         records.write_text(self.folder / "history.csv", report.csv_text(self.history))
         _save(self.model, self.folder / "checkpoints" / f"epoch-{epoch + 1:04d}.weights.h5")
         if _last_is_best(self.history, self.monitor):
@@ -239,8 +238,7 @@ def write_row(config: TrainingConfig, folder: Path, results: dict[str, Any]) -> 
 
 
 def _options(config: TrainingConfig) -> dict[str, bool | int | float | str]:
-    paper = TrainingConfig.defense
-    usual = recipe(config.data, facts=config.facts, model=config.model, defense=paper).as_dict()
+    usual = recipe(config.data, facts=config.facts, model=config.model, defense=TrainingConfig.defense).as_dict()
     skipped = ("image_shape", "class_names", "model_options", "defense_options")
     options = {key: value for key, value in config.as_dict().items() if key not in skipped}
     always = ("data", "model", "mu", "seed")

@@ -174,7 +174,7 @@ BAD = {
     "batch size": (lambda m, x: FisherDetector.fit(m, x, batch_size=0), "`batch_size` should be"),
     "three weights": (
         lambda m, x: FisherDetector(weights=(1, 2, 3), threshold=0, false_positive_rate=0.1),
-        "`weights` should hold 5 numbers",
+        "`weights` should be 5 numbers",
     ),
     "infinite threshold": (
         lambda m, x: FisherDetector(threshold=np.inf, false_positive_rate=0.1),
