@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import expect
+from keras_fim.arguments import expect, require
 from keras_fim.attacks import draws, losses, lp, samples
 from keras_fim.logits import LogitsFunction
 from keras_fim.typing import Bounds, Labels
@@ -132,8 +132,7 @@ def check_targets(
     if targets is None:
         return labels
     classes = check_labels(targets, len(labels), num_classes)
-    if not aimed and np.any(classes == labels):
-        raise ValueError("`targets` should differ from the true labels. Received: a target that is the label")
+    require(aimed or not np.any(classes == labels), "`targets` should differ from the true labels. Received: a label")
     return classes
 
 
