@@ -193,8 +193,13 @@ def call_model(model: Any, images: tf.Tensor, training: bool) -> Any:
     """What the model returns for images, without what is around a single output; ``training`` is for Keras layers."""
     if not isinstance(model, keras.layers.Layer):  # a conditional expression would be one more hop under AutoGraph
         return only(model(images))
+    return only(model(as_taken(model, images), training=training))
+
+
+def as_taken(model: Any, images: Any) -> Any:
+    """Images in the dictionary that a Keras model has around its one input, if it has one; others as they are."""
     inputs = getattr(model, "_inputs_struct", None)
-    return only(model(dict.fromkeys(inputs, images) if isinstance(inputs, dict) else images, training=training))
+    return dict.fromkeys(inputs, images) if isinstance(inputs, dict) and tf.is_tensor(images) else images
 
 
 def only(outputs: Any) -> Any:

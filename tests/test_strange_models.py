@@ -172,3 +172,26 @@ def test_a_budget_with_bounds_for_each_channel_is_of_their_range():
     bounds = (-1000.0, 0.0), (1000.0, 5000.0)
     assert flags.budget_flags([(np.inf, 0.1)], bounds) == []
     assert "more than the whole range" in flags.budget_flags([(np.inf, 1.5)], bounds)[0]
+
+
+@pytest.mark.parametrize("around", ["input", "output"])
+def test_a_model_with_a_dictionary_trains_in_a_defense_and_is_exported(around, tmp_path):
+    """A dictionary around the one input, which images may come in, or around the one output."""
+    keras.utils.set_random_seed(0)
+    images = keras.Input((4, 4, 1), name="images")
+    probabilities = LAYERS.Dense(3, activation="softmax")(LAYERS.Flatten()(images))
+    ends = ({"images": images}, probabilities) if around == "input" else (images, {"probabilities": probabilities})
+    defense = keras_fim.defenses.n_fgm(keras.Model(*ends), 0.5)
+    defense.compile("sgd", keras_fim.FisherTraceLoss(mu=0.02), metrics=["accuracy"])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="The structure of `inputs`")
+        history = defense.fit({"images": IMAGES} if around == "input" else IMAGES, np.arange(12) % 3, verbose=0)
+        path = keras_fim.export.saved_model(defense, tmp_path, bounds=(0, 1), images=IMAGES)
+    assert np.isfinite(history.history["loss"]).all()
+    own = tf.nn.softmax(logits_function(path)(IMAGES))
+    np.testing.assert_allclose(own, tf.nest.flatten(defense.predict(IMAGES, verbose=0))[0], rtol=1e-5)
+
+
+def test_a_dictionary_of_arrays_is_no_dataset(model, labels):
+    with pytest.raises(ValueError, match="`images` should be one array"):
+        evaluate(model, ({"images": IMAGES}, labels), progress=None)

@@ -222,8 +222,7 @@ class _Query(NamedTuple):
         rows, columns = (tf.clip_by_value(places, 0, largest - 1) for places in window)
         zero = tf.zeros_like(rows[:, :, None] + columns[:, None])
         places = tf.stack([rows[:, :, None] + zero, columns[:, None] + zero], axis=-1)
-        turned = self._signs(3, 1, 1, 1) > 0
-        return tf.gather_nd(pattern, tf.where(turned, places[..., ::-1], places))[..., None]
+        return tf.gather_nd(pattern, tf.where(self._signs(3, 1, 1, 1) > 0, places[..., ::-1], places))[..., None]
 
 
 def _by_channel(values: tf.Tensor, p: float) -> tf.Tensor:

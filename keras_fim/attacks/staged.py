@@ -126,8 +126,7 @@ class StagedAttack(kinds.FixedBudgetAttack):
             return Best.of(result.adversarials, result.logits, task.labels, "margin")
         assert isinstance(attack, kinds.SearchAttack)
         points = attack._function(type(attack).search, logits_fn)(task).adversarials
-        near = lp.norms_of(points - task.images, self.norm) <= task.epsilon
-        points = choose(near, points, task.images)
+        points = choose(lp.norms_of(points - task.images, self.norm) <= task.epsilon, points, task.images)
         return Best.of(points, logits_fn.compiled(predict_logits)(points), task.labels, "margin")
 
 

@@ -258,8 +258,7 @@ def _split_of(name: str, images: np.ndarray, labels: np.ndarray, classes: np.nda
         raise ValueError(f"The images in {name} should be {expected}. Received: {images.shape}, {labels.size} labels")
     if images.dtype != np.uint8:
         low, high = (float(end) for end in (images.min(), images.max()))
-        if not (0 <= low and high <= 255):
-            raise ValueError(f"The images in {name} should be in 0..255 or 0..1. Received: {low:g}..{high:g}")
+        require(0 <= low and high <= 255, f"Images in {name} should be in 0..255 or 0..1. Received: {low:g}..{high:g}")
         images = np.round(images * (255.0 if high <= 1 else 1.0)).astype(np.uint8)
     return Arrays(np.searchsorted(classes, labels.reshape(-1)).astype(np.int64), np.arange(len(images)), images)
 

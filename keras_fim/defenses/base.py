@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_fim import pixels, validation
+from keras_fim import inspection, pixels, validation
 from keras_fim.arguments import checked, expect, require
 from keras_fim.defenses.batch import Batch, SameState, class_indices
 from keras_fim.logits import LogitsFunction, logits_function
@@ -105,7 +105,8 @@ class Defense(keras.Model):
 
     def call(self, images: Any, training: bool | None = None) -> Any:
         """What the classifier returns."""
-        return (self._logits_fn.forward if training else self.model)(images, training=training)
+        model = self._logits_fn.forward if training else self.model
+        return model(inspection.as_taken(model, images), training=training)
 
     def logits(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Logits ``(batch, K)`` of the classifier."""
@@ -130,11 +131,12 @@ class Defense(keras.Model):
     def train_step(self, data: Any) -> dict[str, Any]:
         """One step of the optimizer on the compiled loss and the penalties of all defenses."""
         images, targets, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        images, again, seed = self._logits_fn.cast(images), SameState(self._logits_fn), self._step_seed()
+        images = self._logits_fn.cast(inspection.only(images))  # of a dictionary around them
+        again, seed = SameState(self._logits_fn), self._step_seed()
         if not images.shape[1:].is_fully_defined():  # lost in the input pipeline
             images = tf.ensure_shape(images, self.input_shape)
         outputs = self.model.compute_output_spec(keras.KerasTensor(images.shape, images.dtype))
-        labels = class_indices(targets, max(2, outputs.shape[-1]))  # one unit is two classes
+        labels = class_indices(targets, max(2, inspection.only(outputs).shape[-1]))  # one unit is two classes
         replicas = tf.distribute.get_strategy().num_replicas_in_sync  # Keras divides losses by their number
         images = validation.inside(images, self.bounds)
         for part in self._parts():

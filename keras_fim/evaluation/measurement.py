@@ -219,8 +219,7 @@ def _taken_for(logits_fn: LogitsFunction, result: AttackResult, labels: np.ndarr
 def _outputs(logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
     """What the model itself returns, probabilities perhaps; its logits where that is not a row of classes."""
     outputs = logits_fn.called(images)
-    rows = tf.is_tensor(outputs) and outputs.shape.rank == 2 and outputs.shape[-1] > 1
-    return outputs if rows else logits_fn(images)
+    return outputs if tf.is_tensor(outputs) and outputs.shape.rank == 2 and outputs.shape[-1] > 1 else logits_fn(images)
 
 
 def softmax(logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:

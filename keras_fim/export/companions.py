@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_fim import inspection
 from keras_fim.arguments import checked
 from keras_fim.export import decoding, runner
 from keras_fim.export.signatures import Serving, trusted
@@ -157,7 +158,7 @@ def _predictions(signature: str, logits_fn: LogitsFunction, images: np.ndarray) 
     inputs = logits_fn.cast(tf.constant(images))
     probabilities = tf.nn.softmax(logits_fn(inputs)).numpy()
     if logits_fn.form in ("softmax", "probabilities"):
-        own = logits_fn.forward(inputs, training=False).numpy()
+        own = inspection.call_model(logits_fn.forward, inputs, training=False).numpy()
         probabilities = probabilities if own.dtype.itemsize < 4 else own  # a softmax of 16 bits has 3 digits
     ordered = np.sort(probabilities, axis=-1)
     return {
