@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_fim.arguments import checked, expect, require
+from keras_fim.arguments import checked, expect
 
 
 def fooling_ratio(success: Any, was_correct: Any) -> float:
@@ -147,7 +147,8 @@ def _checked(success: Any, was_correct: Any) -> tuple[np.ndarray, np.ndarray]:
     if success.shape != was_correct.shape or success.ndim != 1:
         received = f"shapes {success.shape} and {was_correct.shape}"
         raise ValueError(f"`success` and `was_correct` should have one shape (batch,). Received: {received}")
-    require(not (success & ~was_correct).any(), "`success` should hold originally correct samples. Received: another")
+    if (success & ~was_correct).any():
+        raise ValueError("`success` should hold originally correct samples only. Received: one that was wrong before")
     return success, was_correct
 
 

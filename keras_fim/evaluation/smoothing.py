@@ -148,8 +148,7 @@ def certify(
     top = selection.argmax(axis=-1)
     hits = estimate[np.arange(len(top)), top]
     bound = np.where(hits > 0, beta.ppf(alpha, np.maximum(hits, 1), num_draws - hits + 1), 0.0)
-    sure = bound > 0.5
-    return Certificates(np.where(sure, top, ABSTAINED), sigma * norm.ppf(np.maximum(bound, 0.5)), bound)
+    return Certificates(np.where(bound > 0.5, top, ABSTAINED), sigma * norm.ppf(np.maximum(bound, 0.5)), bound)
 
 
 @checked
