@@ -14,7 +14,7 @@ from keras_fim.logits import LogitsFunction
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries, those after which p is halved
 
 
-def grid_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+def grid_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Height, width and channels as which a sample is searched: values without two spatial axes are laid out in rows.
 
     Args:
@@ -24,10 +24,8 @@ def grid_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
         >>> grid_shape((32, 32, 3)), grid_shape((28, 28)), grid_shape((30,))
         ((32, 32, 3), (28, 28, 1), (5, 6, 1))
     """
-    if len(shape) == 3:
-        return shape
-    if len(shape) == 2:
-        return (*shape, 1)
+    if len(shape) in (2, 3):
+        return (*shape, 1)[:3]
     size = math.prod(shape)
     height = max(rows for rows in range(1, math.isqrt(size) + 1) if size % rows == 0)
     return height, size // height, 1
@@ -87,7 +85,7 @@ class Square(kinds.FixedBudgetAttack):
     fooled. l∞: every pixel of the image goes to one of its two ends (vertical stripes at first), then a square's
     channels go to one end each. l1, l2: from a grid of the patterns `eta`, each query moves the budget of one window,
     and what is unspent, into another one, to which it adds a pattern. Values that are no image (`grid_shape`) are laid
-    out in rows, so that a square is a block of a few stretches.
+    out in rows, so that a square is a block of a few stretches; channels of up to 4 may come first.
 
     Samples that it could not fool come back at the point of the largest margin, those that were wrong before unchanged.
 
@@ -119,25 +117,28 @@ class Square(kinds.FixedBudgetAttack):
 
     def perturb(self, logits_fn: LogitsFunction, task: samples.Task, state: tuple[Any, ...]) -> kinds.Perturbed:
         """The queries."""
-        shape = grid_shape(tuple(task.images.shape[1:]))
-        image = samples.Best.of(tf.reshape(task.images, [-1, *shape]), state[0], task.labels, "margin")
+        own = tuple(task.images.shape[1:])
+        first = len(own) == 3 and own[0] <= 4 < min(own[1:])  # the channels come first
+        grid = tf.transpose(task.images, (0, 2, 3, 1)) if first else tf.reshape(task.images, [-1, *grid_shape(own)])
+        image = samples.Best.of(grid, state[0], task.labels, "margin")
         unknown = tf.fill(tf.shape(image.loss), tf.cast(-np.inf, image.loss.dtype))  # the first query always counts
-        standing = ~image.fooled & (task.epsilon > 0)
-        schedule = sides(self.queries, self.p_init, *shape[:2], smallest=1 if self.norm == np.inf else 3)
+        schedule = sides(self.queries, self.p_init, *grid.shape[1:3], smallest=1 if self.norm == np.inf else 3)
         laid_out = samples.before_rounding(task, self.norm)._replace(images=image.points)
+
+        def back(points: tf.Tensor) -> tf.Tensor:
+            return tf.transpose(points, (0, 3, 1, 2)) if first else tf.reshape(points, [-1, *own])
 
         def body(query: tf.Tensor, here: samples.Task, old: samples.Best, _: Any) -> tuple[Any, ...]:
             origin, keys = here.images, draws.fold(here.keys, query)
             side = tf.gather(tf.constant(schedule), query)
             search = _Query(keys, lp.by_image(here.epsilon, origin), query, side, schedule, self.norm)
             points = search.propose(origin, old.points)
-            logits = logits_fn(tf.reshape(points, [-1, *task.images.shape[1:]]))
-            new = samples.Best.of(points, logits, here.labels, "margin").unless_worse_than(old)
+            new = samples.Best.of(points, logits_fn(back(points)), here.labels, "margin").unless_worse_than(old)
             return new, (), ~new.fooled
 
-        way = samples.keep(samples.Way.start(laid_out, ()), standing)
+        way = samples.keep(samples.Way.start(laid_out, ()), ~image.fooled & (task.epsilon > 0))
         best = samples.walk(body, self.queries, image._replace(loss=unknown), way)[0].unless_worse_than(image)
-        return kinds.Perturbed(tf.reshape(best.points, tf.shape(task.images)), best.logits)
+        return kinds.Perturbed(back(best.points), best.logits)
 
 
 class _Query(NamedTuple):

@@ -137,3 +137,19 @@ def test_more_queries_fool_more_and_a_seed_repeats_them(digit_model, digits):
     assert few.success.sum() < many.success.sum()
     np.testing.assert_array_equal(many.adversarials, again.adversarials)
     assert (many.adversarials != other.adversarials).any()
+
+
+@pytest.mark.parametrize("norm, epsilon", [(np.inf, 0.05), (2, 0.6), (1, 3.0)])
+def test_channels_first_are_attacked_as_channels_last(norm, epsilon):
+    """The same squares lie on the same pixels."""
+    generator = np.random.default_rng(0)
+    images = generator.uniform(size=(12, 6, 7, 3)).astype("float32")
+    weights = tf.constant(generator.normal(size=(6 * 7 * 3, 3)).astype("float32"))
+    last = logits_function(lambda x: tf.reshape(x, [-1, 6 * 7 * 3]) @ weights, from_logits=True)
+    first = logits_function(lambda x: last(tf.transpose(x, (0, 2, 3, 1))), from_logits=True)
+    labels, attack = last(images).numpy().argmax(axis=-1), attacks.Square(norm=norm, queries=30)
+    expected = attack(last, images, labels, epsilon=epsilon)
+    result = attack(first, images.transpose(0, 3, 1, 2), labels, epsilon=epsilon)
+    assert 0 < expected.success.mean() < 1
+    np.testing.assert_array_equal(result.success, expected.success)
+    np.testing.assert_allclose(result.adversarials, expected.adversarials.transpose(0, 3, 1, 2), atol=1e-6)
