@@ -127,8 +127,8 @@ def _kind(rows: np.ndarray, behind: tf.Tensor | None) -> str | None:
     Rows with a NaN do not count: the model that returns some of them is flagged by what it does to all images.
     """
     whole = np.isfinite(rows).all(axis=-1)
-    finite, sums = rows[whole], np.allclose(rows[whole].sum(axis=-1), 1, atol=1e-2)
-    sums = len(finite) > 0 and (finite >= 0).all() and sums
+    finite = rows[whole]
+    sums = len(finite) > 0 and (finite >= 0).all() and np.allclose(finite.sum(axis=-1), 1, atol=1e-2)
     if behind is None:
         return "probabilities" if sums else None
     off = [np.abs(finite - function(behind).numpy()[whole]).max(initial=0) for function in (tf.sigmoid, tf.nn.softmax)]

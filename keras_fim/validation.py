@@ -55,9 +55,9 @@ def clipped(images: tf.Tensor, bounds: Bounds) -> tuple[tf.Tensor, int]:
         ValueError: If one is further outside, or the bounds are of another number of channels.
     """
     inner, close = inside_or_not(images, bounds)
-    extremes = f"values from {float(tf.reduce_min(images)):g} to {float(tf.reduce_max(images)):g}"
-    message = f"`images` should be within the bounds {bounds}; scale them, or pass other bounds. Received: {extremes}"
-    require(bool(tf.reduce_all(close)), message)
+    if not bool(tf.reduce_all(close)):
+        extremes = f"values from {float(tf.reduce_min(images)):g} to {float(tf.reduce_max(images)):g}"
+        raise ValueError(f"`images` should be within the bounds {bounds}; scale, or pass others. Received: {extremes}")
     changed = tf.reduce_any(inner != images, axis=tuple(range(1, images.shape.rank)))
     return inner, int(tf.math.count_nonzero(changed))
 
@@ -100,7 +100,7 @@ def check_labels(labels: Labels, num_images: int, num_classes: int) -> np.ndarra
         ValueError: if their number or shape does not fit, or one is not a class.
     """
     array = np.asarray(labels)
-    expect(array.dtype.kind in "biuf", "labels", "numbers", received=f"{labels!r:.80}")
+    expect(array.dtype.kind in "biuf", "labels", "numbers", received=f"{array.dtype} values")
     if array.shape == (num_images, num_classes) and num_classes > 1:
         if not (np.isin(array, (0, 1)).all() and (array.sum(axis=-1) == 1).all()):
             raise ValueError("`labels` should be one-hot rows or class indices. Received: rows that are not one-hot")

@@ -126,8 +126,8 @@ class Attack(abc.ABC):
         problem = self._problem(model, images, labels, **options)
         result = self._sweep(problem, [epsilon])[0]
         if getattr(self, "attack", self).by_gradients and result.was_correct.any() and not result.success.any():
-            slopes = problem.logits_fn.in_batches(losses.slope, problem.images, batch_size=self.batch_size)
-            if not (slopes > 0).any():
+            parts = (problem.images[i : i + self.batch_size] for i in range(0, len(problem.images), self.batch_size))
+            if not any((problem.logits_fn.in_batches(losses.slope, part) > 0).any() for part in parts):
                 warnings.warn(_FLAT.format(self.name), RuntimeWarning, stacklevel=2)
         return result
 

@@ -134,7 +134,7 @@ class MuSchedule(keras.callbacks.Callback):
     @checked
     def __init__(self, schedule: float | Callable[[int], Any], *, warmup_steps: int = 0, target: Any = None) -> None:
         super().__init__()
-        expect(callable(schedule) or 0 <= schedule < math.inf, "schedule", "a number >= 0 or a function", schedule)
+        expect(callable(schedule) or 0 <= schedule < math.inf, "schedule", "a function of the step or >= 0", schedule)
         expect(warmup_steps >= 0, "warmup_steps", "at least 0", warmup_steps)
         self.schedule, self.warmup_steps, self.target = schedule, warmup_steps, target
 

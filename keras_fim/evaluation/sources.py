@@ -188,8 +188,8 @@ def _elements(dataset: Dataset) -> Iterable[Any]:
 
 
 def _check_lengths(images: Any, labels: Any) -> None:
-    expect(np.ndim(labels) > 0, "labels", "classes, one for each image", received=f"{labels!r:.80}")
-    expect(np.ndim(images) > 0, "images", "one array", received=f"{images!r:.80}")
+    expect(np.ndim(labels) > 0, "labels", "classes, one for each image", received=type(labels).__name__)
+    expect(np.ndim(images) > 0, "images", "one array", received=type(images).__name__)
     received = f"{len(images)} images and {len(labels)} labels"
     require(len(images) == len(labels), f"`dataset` should hold as many labels as images. Received: {received}")
 

@@ -347,5 +347,5 @@ def test_art_saliency_maps_do_not_aim_at_the_true_label(digit_model, digits):
 def test_art_refuses_targeted_attacks(digit_model, digits):
     library = evasion()
     attack = attacks.ART(lambda c, epsilon: library.FastGradientMethod(c, eps=epsilon, targeted=True), norm=np.inf)
-    with pytest.raises(ValueError, match="should be one of untargeted attacks"):
+    with pytest.raises(ValueError, match="should be a maker of untargeted attacks"):
         attack(digit_model, digits[2][:3], digits[3][:3], epsilon=0.1)

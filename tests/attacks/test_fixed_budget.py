@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from keras_fim import attacks, geometry
+from keras_fim.attacks import losses
 from keras_fim.logits import logits_function
 from tests import oracles
 
@@ -201,3 +202,19 @@ def test_nobody_fooled_is_no_warning_with_a_slope_or_without_gradients(recwarn):
     for attack in (attacks.Square(queries=2), attacks.MinimalDistance(attacks.Square(queries=2))):
         assert not attack(flat, images, [0, 0, 0], epsilon=0.2).success.any()
     assert not [str(warning.message) for warning in recwarn if "fooled no image" in str(warning.message)]
+
+
+def test_one_batch_with_a_slope_is_enough_to_tell(monkeypatch):
+    """Of many images that stand, no more gradients are taken than it needs."""
+    model, seen = logits_function(sloping, np.ones((1, 2, 2, 1), "float32"), from_logits=True), []
+    images = np.random.default_rng(0).uniform(0.4, 0.6, size=(20, 2, 2, 1)).astype("float32")
+    original = type(model).in_batches
+
+    def counting(self, function, images, *args, **options):
+        if function is losses.slope:
+            seen.append(len(images))
+        return original(self, function, images, *args, **options)
+
+    monkeypatch.setattr(type(model), "in_batches", counting)
+    labels = model(images).numpy().argmax(axis=-1)
+    assert attacks.FGSM(batch_size=4)(model, images, labels, epsilon=0.0).fooling_ratio == 0 and seen == [4]

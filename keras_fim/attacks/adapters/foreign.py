@@ -277,7 +277,7 @@ class _Made(Method):
             clip_values=(0.0, 1.0),
         )
         attack = self.attack_factory(estimator, **({} if epsilon is None else {"epsilon": epsilon}))
-        expect(not getattr(attack, "targeted", False), "attack_factory", "one of untargeted attacks", attack)
+        expect(not getattr(attack, "targeted", False), "attack_factory", "a maker of untargeted attacks", attack)
         if "verbose" in getattr(attack, "attack_params", ()):
             attack.set_params(verbose=False)
         if isinstance(attack, library("art.attacks.evasion", "ART").SaliencyMapMethod):
