@@ -15,10 +15,7 @@ from keras_fim.typing import Images
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 _WEIGHTED = (keras.layers.Dense, keras.layers.EinsumDense, *_CONVOLUTIONS)
 _PASSED_THROUGH = (keras.layers.Dropout, keras.layers.ActivityRegularization)
-_HELP = (
-    "pass keras_fim.logits.logits_function(model, from_logits=True) in its place (--returns logits) if the model "
-    "returns logits"
-)
+_HELP = "pass keras_fim.logits.logits_function(model, from_logits=True) in its place (--returns logits) for logits"
 CALL = (
     "`model` should take a tensor with any number of images, in operations that tf.function can compile; of a function "
     "of NumPy arrays pass keras_fim.logits.logits_function(lambda images: function(np.asarray(images)), images). "
@@ -56,7 +53,7 @@ def output_form(model: Any, images: Images | None, from_logits: bool | None) -> 
     with _explained():
         outputs = call_model(float_twin(model), probe, training=False)
     if isinstance(outputs, np.ndarray):
-        model, outputs = _operation(model, outputs), tf.constant(outputs)
+        model, outputs = OfArrays(model, outputs), tf.constant(outputs)
     received = f"{type(outputs).__name__} of {len(tf.nest.flatten(outputs))} outputs"
     require(tf.is_tensor(outputs), _several(model, received))
     return model, _form(model, outputs, stated)
@@ -99,14 +96,20 @@ def _explained() -> Iterator[None]:
         raise ValueError(CALL.format(type(error).__name__, f"{reason:.400}")) from error
 
 
-def _operation(function: Callable[..., Any], rows: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A function of NumPy arrays that returns such ``rows``, as an operation of TensorFlow without a gradient."""
+class OfArrays:
+    """A function of NumPy arrays that returns such ``rows``, as an operation of TensorFlow without a gradient.
 
-    def operation(images: tf.Tensor) -> tf.Tensor:
-        outputs = tf.numpy_function(lambda points: np.asarray(function(points), rows.dtype), [images], rows.dtype)
-        return tf.ensure_shape(outputs, (None, *rows.shape[1:]))
+    Nothing around it is compiled: a function that calls TensorFlow itself could wait forever for the threads that wait
+    for it.
+    """
 
-    return operation
+    def __init__(self, function: Callable[..., Any], rows: np.ndarray) -> None:
+        self.function, self.dtype, self.shape = function, rows.dtype, (None, *rows.shape[1:])
+
+    def __call__(self, images: tf.Tensor) -> tf.Tensor:
+        """Its rows for some images."""
+        rows = tf.numpy_function(lambda points: np.asarray(self.function(points), self.dtype), [images], self.dtype)
+        return tf.ensure_shape(rows, self.shape)
 
 
 def check_model(model: Any, images: Images | None) -> None:

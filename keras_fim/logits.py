@@ -132,7 +132,8 @@ class LogitsFunction:
             key = (function, (*static, *options.items()), specs)
             if key not in self._compiled:
                 bound = functools.partial(function, *static, self, **options)
-                self._compiled[key] = tf.function(bound, input_signature=specs)
+                plain = isinstance(self.model, inspection.OfArrays)
+                self._compiled[key] = bound if plain else tf.function(bound, input_signature=specs)
             with self.explained():
                 return self._compiled[key](*tensors)
 

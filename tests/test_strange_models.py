@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 
 import keras
@@ -44,6 +45,22 @@ def test_a_function_of_numpy_arrays_is_a_black_box(model, labels, dtype):
     options = {"black_box": True, "progress": None, "epsilons": [0.2], "attacks": [attacks.Square(queries=20)]}
     own, theirs = (evaluate(one, (IMAGES, labels), **options).rows[0].fooling for one in (function, model))
     assert own == theirs and own.count > 0
+
+
+def test_a_function_of_numpy_arrays_is_called_outside_of_compiled_functions(model, labels):
+    """One that calls TensorFlow, as `predict` does, could wait forever for the threads that wait for it."""
+    inside = []
+
+    def function(images):
+        inside.append(threading.get_ident())
+        return model.predict(np.asarray(images), verbose=0)
+
+    attack = attacks.Square(queries=5)
+    own, theirs = (
+        evaluate(one, (IMAGES, labels), black_box=True, progress=None, epsilons=[0.2], attacks=[attack]).rows[0].fooling
+        for one in (function, model)
+    )
+    assert own == theirs and set(inside) == {threading.get_ident()}
 
 
 def test_a_smooth_twin_gives_a_function_of_numpy_arrays_its_gradient(model):
