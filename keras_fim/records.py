@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-_REMEDY = "Restore the file, or train into another folder (--out)"
+_REMEDY = "restore the file, or train into another folder (--out)"
 _UNFINISHED = re.compile(r"\.(.+)\.(\d+)\.\d+\.tmp\.")  # the host and the process that writes it
 _OLD = 86_400  # seconds after which a file of another host is nobody's
 _HOST = socket.gethostname()
@@ -154,16 +154,35 @@ def write_json(path: str | Path, content: Any) -> Path:
     return write_text(path, json.dumps(content, indent=2) + "\n")
 
 
+@contextlib.contextmanager
+def expecting(path: str | Path, expected: str, errors: Any = Exception, *, advice: str = "") -> Iterator[None]:
+    """Say of a file that cannot be read what it should be, in place of what its reader raises.
+
+    Args:
+        path: The file, or what to call it.
+        expected: What it should be or hold, such as "be JSON".
+        errors: The class of what the reader raises, or several. Keras, zipfile, h5py and NumPy have each their own
+            errors for a damaged file, so the default is all.
+        advice: What can be done about it, for the end of the message.
+
+    Raises:
+        ValueError: With the first line of the reader's message.
+    """
+    try:
+        yield
+    except errors as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} should {expected}: {reason}{f'; {advice}' if advice else ''}") from error
+
+
 def read_text(path: str | Path) -> str:
     """The content of a text file.
 
     Raises:
         ValueError: If it is not text in UTF-8.
     """
-    try:
+    with expecting(path, "be text in UTF-8", UnicodeDecodeError):
         return Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} should be text in UTF-8: {error}") from error
 
 
 def read_json(path: str | Path) -> Any:
@@ -172,10 +191,9 @@ def read_json(path: str | Path) -> Any:
     Raises:
         ValueError: If it is not JSON.
     """
-    try:
-        return json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} should be JSON: {error}") from error
+    text = read_text(path)
+    with expecting(path, "be JSON", (json.JSONDecodeError, RecursionError)):
+        return json.loads(text)
 
 
 def read_arrays(path: str | Path, names: Collection[str] | None = None) -> dict[str, Any]:
@@ -186,11 +204,9 @@ def read_arrays(path: str | Path, names: Collection[str] | None = None) -> dict[
     """
     import numpy as np
 
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files if names is None or name in names}
-    except Exception as error:  # zipfile, zlib and numpy have each their own
-        raise ValueError(f"{path} should be an .npz file of plain arrays (no pickled objects): {error}") from error
+    expected = "be an .npz file of plain arrays (no pickled objects)"
+    with expecting(path, expected), np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files if names is None or name in names}
 
 
 def read_run(path: str | Path) -> dict[str, Any]:
@@ -199,13 +215,11 @@ def read_run(path: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: If it is damaged.
     """
-    try:
+    with expecting(path, "hold the record of a run", ValueError, advice=_REMEDY):
         record = read_json(path)
-    except ValueError as error:
-        raise ValueError(f"{path} should hold the record of a run ({error}). {_REMEDY}") from error
     config = record.get("config") if isinstance(record, dict) else None
     if not isinstance(config, dict) or not {"data", "model"} <= set(config):
-        raise ValueError(f"{path} should hold the record of a run and its config. Received: {record!r:.80}. {_REMEDY}")
+        raise ValueError(f"{path} should hold the record of a run and its config. Received: {record!r:.80}; {_REMEDY}")
     return dict(record)
 
 

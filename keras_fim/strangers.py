@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_fim.arguments import require
+from keras_fim.records import expecting
 
 _REACHING = set(Path(__file__).with_suffix(".txt").read_text(encoding="utf-8").split())
 """Operations that reach beyond the graph, as TensorFlow names them."""
@@ -31,10 +32,8 @@ def reaching_operations(path: Path) -> list[str]:
     Raises:
         ValueError: If the file is damaged.
     """
-    try:
+    with expecting(path / "saved_model.pb", "be a SavedModel of TensorFlow", DecodeError):
         model = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
-    except DecodeError as error:
-        raise ValueError(f"{path / 'saved_model.pb'} should be a SavedModel of TensorFlow: {error}") from error
     reached: set[str] = set()
     for graph in (part.graph_def for part in model.meta_graphs):
         functions = {function.signature.name: function.node_def for function in graph.library.function}
@@ -63,11 +62,8 @@ class SavedModel:
     def __init__(self, path: Path) -> None:
         self.path = path
         check_operations(path)
-        try:
+        with expecting(path, "be a SavedModel that TensorFlow can load"):
             self.loaded = tf.saved_model.load(str(path))
-        except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ValueError(f"{path} should be a SavedModel that TensorFlow can load: {reason}") from error
         signatures = self.loaded.signatures
         name = "logits" if "logits" in signatures else "serving_default"
         require(name in signatures, f"The SavedModel {path} has no signature `logits` or `serving_default`")

@@ -14,7 +14,7 @@ from keras_fim.detection import FisherDetector
 from keras_fim.evaluation import samples
 from keras_fim.evaluation.report import table
 from keras_fim.export.client import predict_grpc, predict_rest
-from keras_fim.records import read_json, read_text
+from keras_fim.records import expecting, read_json, read_text
 from keras_fim.training import inputs, outcomes
 
 
@@ -56,10 +56,8 @@ def read_detector(path: Path) -> FisherDetector:
     Raises:
         ValueError: If it holds none.
     """
-    try:
+    with expecting(f"`--detector` {path}", "be a file that keras-fim detect wrote", (TypeError, ValueError)):
         return FisherDetector(**read_json(path))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"`--detector` should be a file that keras-fim detect wrote: {path}: {error}") from error
 
 
 def verify(arguments: argparse.Namespace) -> None:

@@ -20,7 +20,7 @@ import tensorflow as tf
 from keras_fim import data, defenses, layers, losses, metrics, models  # noqa: F401 - registers what a file may hold
 from keras_fim.arguments import checked, require
 from keras_fim.evaluation import chunks
-from keras_fim.records import read_arrays, read_run, written
+from keras_fim.records import expecting, read_arrays, read_run, written
 
 _STORED = Path(__file__).parent / "weights"
 HASHES = "training_images.npy"
@@ -70,23 +70,18 @@ def load_model(
     folder = _stored(path)
     config = read_run(folder / "run.json")["config"]
     facts = data.info(config["data"])
-    try:
+    expected = f"hold the weights of {config['model']!r}, one of {', '.join(models.MODELS)}, as its run.json says"
+    with expecting(folder, expected, (KeyError, TypeError, ValueError)):
         model = models.MODELS[config["model"]](facts.image_shape, facts.num_classes, **config["model_options"])
         arrays = read_arrays(folder / "weights.npz")
         model.set_weights([arrays[key].astype(np.float32) for key in sorted(arrays)])
-    except (KeyError, TypeError, ValueError) as error:
-        expected = f"hold the weights of one of {', '.join(models.MODELS)}, as its run.json says"
-        raise ValueError(f"{folder} should {expected}. Received: {config['model']!r} ({error})") from error
     return model
 
 
 def _loaded(path: Path, **options: Any) -> keras.Model:
     """A .keras file, in safe mode."""
-    try:
+    with expecting(path, f"be a model that Keras {keras.__version__} can load"):
         return keras.models.load_model(path, safe_mode=True, **options)
-    except Exception as error:  # Keras, zipfile and h5py have each their own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} should be a model that Keras {keras.__version__} can load: {reason}") from error
 
 
 def builds(name: str | Path) -> bool:
@@ -107,12 +102,9 @@ def load_weights(model: keras.Model, path: Path) -> None:
     Raises:
         ValueError: If it is damaged, or of another model.
     """
-    try:
+    advice = "if it is damaged, delete it and train into another folder (--out)"
+    with expecting(path, "hold the weights of this run", advice=advice):
         model.load_weights(path)
-    except Exception as error:  # Keras, zipfile and h5py have each their own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        advice = "If it is damaged, delete it and train into another folder (--out)"
-        raise ValueError(f"{path} should hold the weights of this run ({reason}). {advice}") from error
 
 
 def load_into(model: keras.Model, source: str | Path) -> None:
@@ -241,13 +233,11 @@ def write_hashes(path: Path, hashes: np.ndarray) -> Path:
 
 
 def _read(path: Path) -> np.ndarray:
-    try:
+    advice = "delete the file to evaluate without that check"
+    with expecting(path, "hold hashes of the training images", advice=advice):
         hashes = np.load(path, allow_pickle=False)
-        if hashes.ndim != 1 or hashes.dtype != np.uint64 or not hashes.size:
-            raise ValueError(f"an array {hashes.shape} of {hashes.dtype}")
-    except Exception as error:  # a damaged header ends in whatever the parts of numpy's reader raise
-        advice = "Delete the file to evaluate without that check"
-        raise ValueError(f"{path} should hold hashes of the training images: {error}. {advice}") from error
+        valid = hashes.ndim == 1 and hashes.dtype == np.uint64 and hashes.size
+        require(valid, f"an array {hashes.shape} of {hashes.dtype}")
     return np.asarray(hashes)
 
 

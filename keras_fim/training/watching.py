@@ -12,6 +12,7 @@ import tensorflow as tf
 from tensorflow.core.util import event_pb2
 
 from keras_fim import callbacks, defenses, distribution, records
+from keras_fim.arguments import require
 from keras_fim.attacks.lp import norm_name
 from keras_fim.evaluation import flags, report, samples
 from keras_fim.logits import logits_function, predict_logits
@@ -88,13 +89,10 @@ def resume(model: keras.Model, folder: Path, *, monitor: str = "val_accuracy") -
 def read_history(folder: Path) -> list[dict[str, float]]:
     """The rows of metrics of a run's epochs, first to last."""
     path = Path(folder) / "history.csv"
-    try:
+    with records.expecting(path, "hold the metrics of each epoch as numbers", (ValueError, TypeError, csv.Error)):
         text = path.read_text(encoding="utf-8")
-        if text and not text.endswith("\n"):
-            raise ValueError("its last line is cut off")
+        require(not text or text.endswith("\n"), "its last line is cut off")
         return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(text.splitlines())]
-    except (ValueError, TypeError, csv.Error) as error:
-        raise ValueError(f"{path} should hold the metrics of each epoch as numbers: {error}") from error
 
 
 def size_of(model: keras.Model) -> int:

@@ -32,7 +32,7 @@ def run(finished, tmp_path):
 def test_records(run, text):
     (run / "run.json").write_text(text)
     for use in (record_of, lambda folder: train(recipe("mnist5k", epochs=2, **SMALL), folder, resume=True)):
-        with pytest.raises(ValueError, match=r"run\.json should hold the record of a run.*Restore the file"):
+        with pytest.raises(ValueError, match=r"run\.json should hold the record of a run.*restore the file"):
             use(run)
 
 
@@ -78,5 +78,8 @@ def test_models_and_detectors(run, tmp_path, capsys):
         (tmp_path / "detector.json").write_text(text)
         arguments = ["--out", str(tmp_path / "served"), "--detector", str(tmp_path / "detector.json")]
         assert cli.main(["export", "mnist-plain", *arguments]) == 2
-        assert "`--detector` should be a file that keras-fim detect wrote" in capsys.readouterr().err
+        assert (
+            f"`--detector` {tmp_path / 'detector.json'} should be a file that keras-fim detect wrote"
+            in capsys.readouterr().err
+        )
     assert not (tmp_path / "served").exists()

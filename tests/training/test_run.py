@@ -355,7 +355,7 @@ def test_hashes_of_the_training_images_are_kept(run):
 def test_damaged_hashes_are_an_error_that_says_what_to_do(header, tmp_path):
     content = np.lib.format.magic(1, 0) + len(header).to_bytes(2, "little") + header.encode() + bytes(64)
     (tmp_path / "training_images.npy").write_bytes(content)
-    with pytest.raises(ValueError, match="training_images.npy should hold hashes .* Delete the file to evaluate"):
+    with pytest.raises(ValueError, match="training_images.npy should hold hashes .*; delete the file to evaluate"):
         trained.seen_images(tmp_path)
 
 

@@ -5,7 +5,6 @@ import hashlib
 import io
 import re
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,9 @@ import PIL.Image
 import requests
 import tensorflow as tf
 import tensorflow_datasets as tfds
+
+from keras_fim.arguments import require
+from keras_fim.records import expecting
 
 SIDE = 32
 URL = "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/"
@@ -88,8 +90,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 
 def _require(valid: Any, message: str) -> None:
-    if not valid:
-        raise ValueError(f"{message}; {_AGAIN}")
+    require(valid, f"{message}; {_AGAIN}")
 
 
 def _example(archive: zipfile.ZipFile, member: str, label: int, track: int = -1, frame: int = -1) -> dict[str, Any]:
@@ -99,10 +100,8 @@ def _example(archive: zipfile.ZipFile, member: str, label: int, track: int = -1,
 def _pixels(archive: zipfile.ZipFile, member: str) -> np.ndarray:
     """An image, resized to uint8 ``(SIDE, SIDE, 3)``; TensorFlow cannot decode PPM."""
     content = _content(archive, member)
-    try:
+    with expecting(member, "be an image", advice=_AGAIN):
         image = np.asarray(PIL.Image.open(io.BytesIO(content)).convert("RGB"))
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise ValueError(f"{member} should be an image. Received: {error}; {_AGAIN}") from error
     if image.shape[:2] == (SIDE, SIDE):
         return image
     resized = tf.image.resize(image, (SIDE, SIDE), method="bilinear", antialias=True)
@@ -111,14 +110,10 @@ def _pixels(archive: zipfile.ZipFile, member: str) -> np.ndarray:
 
 def _content(archive: zipfile.ZipFile, member: str) -> bytes:
     """A file of an archive."""
-    try:
+    with expecting(archive.filename or "the archive", f"hold {member}", advice=_AGAIN):
         size = archive.getinfo(member).file_size
-        if size > _LARGEST:
-            raise ValueError(f"{size} bytes, of at most {_LARGEST}")
+        require(size <= _LARGEST, f"{size} bytes, of at most {_LARGEST}")
         return archive.read(member)
-    except (KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        reason = "no such file" if isinstance(error, KeyError) else error
-        raise ValueError(f"{archive.filename} should hold {member}. Received: {reason}; {_AGAIN}") from error
 
 
 def _archives(dl_manager: tfds.download.DownloadManager) -> dict[str, Path]:
@@ -160,10 +155,8 @@ def _check_download(key: str, path: Path) -> None:
 
 
 def _open(path: Path) -> zipfile.ZipFile:
-    try:
+    with expecting(path, "be a zip archive", zipfile.BadZipFile, advice=_AGAIN):
         return zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{path} should be a zip archive; {_AGAIN}") from error
 
 
 def _class_sheets(archive: zipfile.ZipFile, path: Path) -> list[str]:
@@ -179,11 +172,9 @@ def _class_sheets(archive: zipfile.ZipFile, path: Path) -> list[str]:
 def _rows(archive: zipfile.ZipFile, sheet: str) -> list[tuple[str, int]]:
     """The names and the classes of the images in a CSV."""
     place = f"{sheet} in {archive.filename}"
-    try:
+    with expecting(place, "be a CSV", (UnicodeDecodeError, csv.Error), advice=_AGAIN):
         table = csv.DictReader(_content(archive, sheet).decode("utf-8").splitlines(), delimiter=";")
         columns, rows = table.fieldnames or [], list(table)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{place} should be a CSV: {error}; {_AGAIN}") from error
     header = "have a header with the columns Filename and ClassId, separated by semicolons"
     _require({"Filename", "ClassId"} <= set(columns), f"{place} should {header}. Received: {';'.join(columns)!r}")
     _require(rows, f"{place} should list images. Received: a header only")
