@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_fim.arguments import Count, Norm, Share, one_of
 from keras_fim.attacks import base, draws, iterative, kinds, losses, lp
-from keras_fim.attacks.samples import MOST_DRAWS, Best, Task, Way, before_rounding, choose, keep, random_start, repeat
+from keras_fim.attacks.samples import MOST_DRAWS, Best, Task, Way, choose, keep, random_start, reachable, repeat
 from keras_fim.logits import LogitsFunction
 
 _SHORT = {"cross_entropy": "ce", "dlr_targeted": "t"}
@@ -224,7 +224,7 @@ class APGD(iterative.Ascent):
     def perturb(self, logits_fn: LogitsFunction, task: Task, state: tuple[Any, ...]) -> kinds.Perturbed:
         """The steps, run by run: for each class aimed at, its restarts."""
         best, targets = self._seen(task.images, state[0], task), self._targets(state[0], task, self.num_targets)
-        task = before_rounding(task, self.norm)
+        task = reachable(task, self.norm)
 
         def body(run: tf.Tensor, best: Best) -> Best:
             way = Way.start(task._replace(target=tf.gather(targets, run // self.restarts, axis=1)), ())
@@ -269,4 +269,6 @@ class APGD(iterative.Ascent):
         first = draw()
         total = repeat(lambda _, total: tuple(map(tf.add, total, draw())), self.eot_draws - 1, first)
         gradient, loss, logits, score, fooled = (values / self.eot_draws for values in total)
-        return iterative.Place(points, gradient, loss), Best(points, logits, score, fooled >= MOST_DRAWS, first[-1] > 0)
+        wrong, aim = fooled >= MOST_DRAWS, task.target if self.aimed else task.labels
+        logits = losses.decided(logits, aim, wrong if self.aimed else ~wrong)
+        return iterative.Place(points, gradient, loss), Best(points, logits, score, wrong, first[-1] > 0)

@@ -74,8 +74,11 @@ class Attack(abc.ABC):
 
     @property
     def confirmations(self) -> int:
-        """How often a measurement calls the model on a success, which has to be another class in most of the calls."""
-        return 1
+        """How often a measurement calls the model on a success, which has to be another class in most of the calls.
+
+        As many times as the attack itself draws (``eot_draws``) for a verdict, which then stands.
+        """
+        return int(getattr(self, "eot_draws", 1))
 
     @property
     def least_classes(self) -> int:

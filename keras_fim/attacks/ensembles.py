@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_fim.arguments import one_of, require
 from keras_fim.attacks import apgd, base, boundaries, iterative, lp, minimum_norm, square, staged
+from keras_fim.attacks.losses import decided
 from keras_fim.attacks.problem import Problem, Units
 from keras_fim.attacks.samples import MOST_DRAWS, Best, Task
 from keras_fim.logits import LogitsFunction, logits_function, predict_logits
@@ -203,9 +204,8 @@ def _drawn(count: int, logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tenso
 
 def _votes(drawn: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """How many draws were for each class, ``(batch, K)``, with the label last where enough were wrong, else first."""
-    classes, num_classes = tf.argmax(drawn, axis=-1), drawn.shape[-1]
-    votes = tf.reduce_sum(tf.one_hot(classes, num_classes, dtype=drawn.dtype), axis=0)
+    classes = tf.argmax(drawn, axis=-1)
+    votes = tf.reduce_sum(tf.one_hot(classes, drawn.shape[-1], dtype=drawn.dtype), axis=0)
     wrong = tf.cast(classes != labels, drawn.dtype)
     fooled = (tf.reduce_mean(wrong[:_DRAWS], axis=0) >= MOST_DRAWS) & (tf.reduce_mean(wrong, axis=0) >= MOST_DRAWS)
-    shift = tf.cast(tf.where(fooled, -1, 1) * drawn.shape[0], votes.dtype)
-    return votes + shift[:, None] * tf.one_hot(labels, num_classes, dtype=votes.dtype)
+    return decided(votes, labels, ~fooled)

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_fim.arguments import Count, Norm, NotNegative, Positive, Share, expect, one_of
 from keras_fim.attacks import base, kinds, losses, lp
-from keras_fim.attacks.samples import Best, Task, Way, before_rounding, keep, random_start, walk
+from keras_fim.attacks.samples import Best, Task, Way, keep, random_start, reachable, walk
 from keras_fim.geometry.jacobian import usable_gradient
 from keras_fim.logits import LogitsFunction
 
@@ -169,7 +169,7 @@ class IterativeAttack(Ascent):
         images, (logits, *gradient) = task.images, state
         # any other point replaces the image after a random start
         best, targets = self._seen(images, logits, task), self._targets(logits, task, self.restarts)
-        task = before_rounding(task, self.norm)
+        task = reachable(task, self.norm)
         for restart in range(self.restarts):
             aimed, zero = task._replace(target=targets[:, restart % targets.shape[1]]), tf.zeros_like(images)
             way = Way.start(aimed, _Climb(Place(images, gradient[0] if gradient else zero, best.loss), zero))

@@ -54,7 +54,8 @@ class FixedBudgetAttack(base.Attack):
         was_correct = (classes_of(logits) == problem.task.labels.numpy()) & ~problem.left_out
         points, predictions = perturbed.adversarials, classes_of(perturbed.logits)
         if not problem.units.identity:  # the way back to pixels rounds
-            points, predictions = self._in_pixels(problem, perturbed.adversarials)
+            points, seen = self._in_pixels(problem, perturbed.adversarials)
+            predictions = seen if self.confirmations == 1 else predictions  # the verdict of several draws stands
         adversarials, success = points.numpy(), was_correct & problem.fooled(predictions)
         distances = problem.distances(perturbed.adversarials, adversarials, self.norm)
         details = problem.details(perturbed.details)

@@ -153,6 +153,12 @@ def others(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     return tf.where(own, tf.cast(-np.inf, logits.dtype), logits)
 
 
+def decided(logits: tf.Tensor, classes: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
+    """Logits, or votes, ``(batch, K)``, with that of a class the largest where ``first`` says so, else the smallest."""
+    alone = tf.one_hot(classes, logits.shape[-1], on_value=0, off_value=-np.inf, dtype=logits.dtype)
+    return tf.where(first[:, None], alone, others(logits, classes))
+
+
 def slope(logits_fn: LogitsFunction, points: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
     """The l1 norm of the gradient of the margin at each point, ``(n,)``, of the label or else of the predicted class.
 

@@ -176,9 +176,12 @@ def random_start(task: Task, norm: float, restart: int | tf.Tensor = 0) -> tf.Te
     return tf.clip_by_value(task.images + shift, 0, 1)
 
 
-def before_rounding(task: Task, norm: float) -> Task:
-    """The task; in l1 with a little less ε: many small components are each rounded when they are added to pixels."""
-    if norm != 1:
-        return task
+def reachable(task: Task, norm: float) -> Task:
+    """The task with an ε of no more than the distance to the farthest corner of the unit cube.
+
+    Steps in proportion to a larger one would only lead from corner to corner. In l1 it is a little less than ε: many
+    small components are each rounded when they are added to pixels.
+    """
+    epsilon = tf.minimum(task.epsilon, lp.norms_of(tf.maximum(task.images, 1 - task.images), norm))
     rounding = task.images.shape[1:].num_elements() * np.finfo(task.images.dtype.as_numpy_dtype).eps / 4
-    return task._replace(epsilon=tf.maximum(task.epsilon - rounding, 0))
+    return task._replace(epsilon=tf.maximum(epsilon - rounding, 0) if norm == 1 else epsilon)

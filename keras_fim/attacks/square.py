@@ -123,7 +123,7 @@ class Square(kinds.FixedBudgetAttack):
         image = samples.Best.of(grid, state[0], task.labels, "margin")
         unknown = tf.fill(tf.shape(image.loss), tf.cast(-np.inf, image.loss.dtype))  # the first query always counts
         schedule = sides(self.queries, self.p_init, *grid.shape[1:3], smallest=1 if self.norm == np.inf else 3)
-        laid_out = samples.before_rounding(task, self.norm)._replace(images=image.points)
+        laid_out = samples.reachable(task, self.norm)._replace(images=image.points)
 
         def back(points: tf.Tensor) -> tf.Tensor:
             return tf.transpose(points, (0, 3, 1, 2)) if first else tf.reshape(points, [-1, *own])

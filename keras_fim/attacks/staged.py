@@ -131,6 +131,11 @@ class StagedAttack(kinds.FixedBudgetAttack):
 
 
 def outputs_differ(first: np.ndarray, second: np.ndarray, most: float = 1e-4) -> bool:
-    """Whether the logits ``(n, K)`` of two passes over some images, l2-normalized, are apart by more than ``most``."""
+    """Whether the logits ``(n, K)`` of two passes over some images, l2-normalized, are apart by more than ``most``.
+
+    Of two classes all rows have one norm, the largest: of one sigmoid's (0, z) the row's own leaves only the sign.
+    """
     norms = [np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-300) for rows in (first, second)]
+    if first.shape[-1] == 2:
+        norms = [np.max(norms)] * 2
     return bool(np.linalg.norm(first / norms[0] - second / norms[1], axis=-1).max() > most)

@@ -165,13 +165,13 @@ def attack_rows(attack: Attack, epsilons: Sequence[float], outcome: Outcome) -> 
     names = getattr(attack, "stages", ()) if total else ()
     shared: dict[str, Any] = {"attack": attack.name, "options": repr(attack), "norm": lp.norm_name(attack.norm)}
     shared |= {"nearest": _nearest(attack, epsilons, outcome), "seconds": outcome.seconds / len(epsilons)}
-    rows = []
+    rows, published = [], hasattr(attack, "stages") and attack.confirmations > 1
     columns = outcome.fooled, outcome.unconfirmed, outcome.stages
     for epsilon, mask, unconfirmed, stages in zip(epsilons, *columns, strict=True):
         fooled, once = int(mask.sum()), int((mask | (stages == -3)).sum())
         row: dict[str, Any] = {"fooling": wilson(fooled, total), "robust": wilson(total - fooled, num_samples)}
         row["stages"] = {name: float(np.mean(stages[correct] == number)) for number, name in enumerate(names)}
-        row["published"] = wilson(total - once, num_samples) if attack.confirmations > 1 else None
+        row["published"] = wilson(total - once, num_samples) if published else None
         row |= {"epsilon": float(epsilon), "num_unconfirmed": int(unconfirmed.sum()), "aimed": attack.aimed}
         rows.append(AttackRow(**shared, **row, strongest=False))
     return tuple(rows)

@@ -131,6 +131,25 @@ def test_seed_repeats_random_starts(digit_model, digits):
     assert (first != other).any()
 
 
+@pytest.mark.parametrize("options", [{}, {"target": 1}], ids=["any", "target"])
+def test_of_many_draws_a_point_fools_where_three_quarters_are_wrong(options):
+    """Of each four passes one has a class 1 that is far ahead, so that the mean of the logits alone is of it."""
+    turn = tf.Variable(0)
+
+    def logits(x):
+        turn.assign_add(1)
+        margin = tf.where(turn % 4 == 0, 20.0, -1.0) + 0 * x[:, 0] + x[:, 1] / 100
+        return tf.stack([tf.zeros_like(margin), margin], axis=-1)
+
+    fn, images = logits_function(logits, from_logits=True), np.full((3, 2), 0.5, "float32")
+    result = attacks.APGD(steps=4, eot_draws=20, **options)(fn, images, [0, 0, 0], epsilon=0.1)
+    assert result.was_correct.all() and not result.success.any()
+    np.testing.assert_array_equal(result.predictions, 0)
+    turned = logits_function(lambda x: logits(x) * tf.constant([1.0, -1.0]), from_logits=True)
+    result = attacks.APGD(steps=4, eot_draws=20, **options)(turned, images, [0, 0, 0], epsilon=0.1)
+    assert attacks.APGD(eot_draws=20).confirmations == 20 and result.success[result.was_correct].all()
+
+
 def test_few_steps_and_many_have_checkpoints_in_order():
     for steps in (1, 2, 3, 7, 25, 40, 1000):
         marks = checkpoints(steps)

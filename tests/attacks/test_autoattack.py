@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_fim import attacks
+from keras_fim.evaluation import flags
 from keras_fim.logits import logits_function
 
 EPSILONS = {2: [1.0, 0.3], np.inf: [0.08, 0.02]}
@@ -104,6 +105,41 @@ def test_random_outputs_are_refused():
         ValueError, match="`model` should return the same logits in two passes .*: random outputs.*rand"
     ):
         attacks.AutoAttack()(fn, images, labels, epsilon=0.1)
+
+
+def noisy_sigmoid(bounds, least):
+    """The logit of one sigmoid behind a rescaling and Gaussian noise, and images at which it is at least so large."""
+    span, noise = bounds[1] - bounds[0], keras.layers.GaussianNoise(0.2, seed=1)
+    weights, images = np.random.default_rng(0).normal(size=(20, 1)), np.random.default_rng(1).uniform(size=(200, 20))
+    kernel = tf.constant(weights, tf.float32)
+
+    def logit(x):
+        return (noise((x - bounds[0]) / span, training=True) - 0.5) @ kernel
+
+    margins = (images - 0.5) @ weights[:, 0]
+    far = np.abs(margins) > least
+    pixels = (bounds[0] + span * images[far]).astype("float32")
+    return logits_function(logit, from_logits=True), pixels, (margins[far] > 0).astype(int)
+
+
+def test_random_outputs_of_one_sigmoid_are_refused():
+    """Its logits are (0, z), and those of two passes differ in more than a sign."""
+    model, images, labels = noisy_sigmoid((0.0, 1.0), 1.7)
+    with pytest.raises(ValueError, match="random outputs"):
+        attacks.AutoAttack()(model, images[:8], labels[:8], epsilon=0.1)
+    assert "random outputs" in flags.outputs_flags(model, images[:8], labels[:8])[0]
+    still = logits_function(lambda x: tf.nn.sigmoid(x[:, :1] - 0.5), from_logits=False)
+    assert flags.outputs_flags(still, tf.constant(images), labels) == []
+
+
+def test_the_verdict_of_many_draws_stands_whatever_the_bounds():
+    """A single draw at the end would call some fooled that the draws did not, and some not that they did."""
+    for bounds in ((0.0, 1.0), (-127.5, 127.5)):
+        model, images, labels = noisy_sigmoid(bounds, 0.5)
+        attack = attacks.AutoAttack(version="rand", bounds=bounds)
+        result = attack(model, images, labels, epsilon=0.15 * (bounds[1] - bounds[0]))
+        np.testing.assert_array_equal(result.success, result.details["stage"] >= 0)
+        assert 5 < result.success.sum() and (result.details["stage"] == -3).sum() > 5
 
 
 @pytest.mark.slow

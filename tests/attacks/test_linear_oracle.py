@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_fim import attacks
 from keras_fim.logits import logits_function
@@ -113,6 +116,33 @@ def test_strong_fools_five_classes_from_the_optimum_on(norm):
     assert result.success.all()
     np.testing.assert_array_less(optimum(norm) * 0.9999, result.distances)
     np.testing.assert_array_less(result.distances, optimum(norm) * 1.05)
+
+
+@pytest.mark.parametrize("norm", [1, 2, np.inf])
+@pytest.mark.parametrize("attack", [attacks.PGD(loss="margin"), attacks.APGD(restarts=2)], ids=["pgd", "apgd"])
+def test_an_island_is_reached_however_large_the_budget(attack, norm):
+    """Steps in proportion to an ε beyond the bounds would lead from corner to corner of the square."""
+    center, images = np.array([0.4, 0.6], "float32"), np.random.default_rng(0).uniform(size=(30, 2)).astype("float32")
+    images = images[np.linalg.norm(images - center, axis=-1) > 0.1]
+
+    def logits(x):
+        margin = 0.01 - tf.reduce_sum((x - center) ** 2, axis=-1)
+        return tf.stack([tf.zeros_like(margin), 10 * margin], axis=-1)
+
+    fn, labels = logits_function(logits, from_logits=True), np.zeros(len(images), int)
+    results = [dataclasses.replace(attack, norm=norm)(fn, images, labels, epsilon=epsilon) for epsilon in (2.0, 1e4)]
+    np.testing.assert_array_equal(results[0].adversarials, results[1].adversarials)
+    assert results[0].fooling_ratio > 0.85
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_fast_minimum_norm_is_at_the_optimum_at_any_scale_of_the_logits(scale):
+    kernel, images = np.random.default_rng(0).normal(size=(20, 2)), np.full((4, 20), 0.5, "float32")
+    images += np.random.default_rng(1).uniform(-0.1, 0.1, size=images.shape)
+    weights, gaps = tf.constant(scale * kernel, tf.float32), (images - 0.5) @ (kernel[:, 1] - kernel[:, 0])
+    fn = logits_function(lambda x: (x - 0.5) @ weights, from_logits=True)
+    result = attacks.FMN()(fn, images, (gaps > 0).astype(int))
+    np.testing.assert_allclose(result.distances, np.abs(gaps) / np.linalg.norm(kernel[:, 1] - kernel[:, 0]), rtol=0.01)
 
 
 def test_square_comes_near_the_optimum_of_two_classes():
