@@ -34,7 +34,7 @@ from keras_fim.training import load_model
 CELLS = ["mnist-fisher:l2:1.5", "mnist-fisher:linf:0.1"]
 OUT = Path("results/benchmarks/autoattack.json")
 WORK = Path("results/runs/autoattack")
-NORMS = {"l2": (2.0, "L2"), "linf": (np.inf, "Linf")}
+NORMS = {"l1": (1.0, "L1"), "l2": (2.0, "L2"), "linf": (np.inf, "Linf")}
 WITHOUT_WEIGHTS = {"InputLayer", "Softmax", "Activation"}
 
 

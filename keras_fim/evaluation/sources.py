@@ -10,11 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import Valid, checked, expect, require
+from keras_fim.inspection import only
 from keras_fim.validation import check_labels
 
 Dataset: TypeAlias = Any
 """Arrays ``(images, labels)``, a ``tf.data.Dataset``, a ``keras.utils.PyDataset``, or an iterable of
-``(images, labels)`` or ``(images, labels, weights)``, batched or not. Labels are class indices or one-hot rows."""
+``(images, labels)``, ``(images, labels, weights)`` or TFDS's ``{"image": images, "label": labels}``, batched or not.
+Images may be the one entry of a dictionary. Labels are class indices or one-hot rows."""
 
 MaxSamples: TypeAlias = Annotated[int | None, Valid(lambda count: count is None or count >= 1, "a positive integer")]
 """The largest number of samples, of each class as many as possible; ``None`` for all."""
@@ -156,10 +158,12 @@ def _numbered(elements: Iterable[Any]) -> Iterator[Chunk]:
     """Batches, or single samples, with their positions."""
     start = 0
     for element in elements:
+        if isinstance(element, dict) and {"image", "label"} <= element.keys():  # of TFDS without as_supervised
+            element = element["image"], element["label"]
         if not isinstance(element, (tuple, list)) or len(element) not in (2, 3):
-            expected = "(images, labels) or (images, labels, weights)"
+            expected = '(images, labels), (images, labels, weights) or {"image": images, "label": labels}'
             raise ValueError(f"`dataset` should yield {expected}. Received: a {type(element).__name__}")
-        images, labels = np.asarray(element[0]), np.asarray(element[1])
+        images, labels = np.asarray(_alone(element[0])), np.asarray(element[1])
         if labels.ndim == 0 or (labels.ndim == 1 and len(labels) != len(images) and np.sum(labels) == 1):
             images, labels = images[None], labels[None]  # a single sample, its label perhaps one-hot
         _check_lengths(images, labels)
@@ -174,7 +178,8 @@ def _elements(dataset: Dataset) -> Iterable[Any]:
     """What a dataset yields, by its kind."""
     if isinstance(dataset, tuple):
         expect(len(dataset) in (2, 3), "dataset", "a tuple (images, labels)", received=f"{len(dataset)} entries")
-        images, labels = (part if hasattr(part, "shape") else np.asarray(part) for part in dataset[:2])
+        parts = _alone(dataset[0]), dataset[1]
+        images, labels = (part if hasattr(part, "shape") else np.asarray(part) for part in parts)
         _check_lengths(images, labels)
         return ((images[i : i + _LARGEST], labels[i : i + _LARGEST]) for i in range(0, len(labels), _LARGEST))
     endless = isinstance(dataset, tf.data.Dataset) and dataset.cardinality() == tf.data.INFINITE_CARDINALITY
@@ -185,6 +190,13 @@ def _elements(dataset: Dataset) -> Iterable[Any]:
     if not isinstance(dataset, Iterable):
         raise ValueError(f"`dataset` should be arrays or yield batches. Received: a {type(dataset).__name__}")
     return dataset
+
+
+def _alone(images: Any) -> Any:
+    """Images without the dictionary that holds nothing else."""
+    if isinstance(images, dict):
+        expect(len(images) == 1, "images", "one array", received=f"{len(images)}: {', '.join(images)}")
+    return only(images) if isinstance(images, dict) else images
 
 
 def _check_lengths(images: Any, labels: Any) -> None:

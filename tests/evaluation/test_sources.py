@@ -79,6 +79,19 @@ def test_chunks_are_small_where_images_are_large():
     assert [len(part.labels) for part in chunks((images, np.zeros(100)))] == [10] * 10
 
 
+def test_dictionaries():
+    """Of TFDS without ``as_supervised``, and around the one input of a Keras model."""
+    named, around = {"image": IMAGES, "label": LABELS}, ({"pixels": IMAGES}, LABELS)
+    parts = [(IMAGES[:1], LABELS[:1])], ([IMAGES[0]], [LABELS[0]])  # lists of one image are no dictionaries
+    for dataset in parts:
+        np.testing.assert_array_equal(samples(dataset)[0], IMAGES[:1])
+    rows = tf.data.Dataset.from_tensor_slices(named)
+    for dataset in (rows, rows.batch(7), [named], around, [around], tf.data.Dataset.from_tensor_slices(around)):
+        images, labels = samples(dataset)
+        np.testing.assert_array_equal(images, IMAGES)
+        np.testing.assert_array_equal(labels, LABELS)
+
+
 def test_images_are_read_again_rather_than_kept():
     """Of a dataset that can be read twice only indices are kept; a generator is read once."""
     reads = []
@@ -104,8 +117,9 @@ BAD = {
     "no sample": (tensors().take(0).batch(2), "`dataset` should not be empty. Received: no sample"),
     "no end": (tensors().batch(2).repeat(), "`dataset` should have an end"),
     "fewer labels": ((IMAGES, LABELS[:2]), "as many labels as images. Received: 400 images and 2 labels"),
-    "images alone": (IMAGES, r"should yield \(images, labels\) or .* Received: a ndarray"),
-    "a dictionary": ([{"image": 1, "label": 2}], "Received: a dict"),
+    "images alone": (IMAGES, r"should yield \(images, labels\), .* Received: a ndarray"),
+    "a dictionary": ([{"picture": IMAGES, "label": LABELS}], r'or \{"image": .* Received: a dict'),
+    "two inputs": ((dict.fromkeys("ab", IMAGES), LABELS), "`images` should be one array. Received: 2: a, b"),
     "four arrays": ((1, 2, 3, 4), r"tuple \(images, labels\). Received: 4 entries"),
     "a number": (3, "should be arrays or yield batches. Received: a int"),
     "soft labels": ((IMAGES, np.full((400, 5), 0.2)), "one-hot rows or class indices"),
