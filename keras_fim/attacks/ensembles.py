@@ -70,7 +70,7 @@ class Strong(staged.StagedAttack):
             # to the largest margin of the twin: what barely fools it will not fool another
             "transfer": iterative.PGD(**pgd),
             "pgd": iterative.PGD(restarts=5, stop_early=True, **pgd),
-            "apgd_ce": apgd.APGD(**ascent),
+            "apgd_ce": apgd.APGD(restarts=5 if self.norm == 1 else 1, **ascent),
             "apgd_dlr": apgd.APGD(loss="dlr", **ascent),
             # γ is not the default, so that revision 2 stays comparable
             "fmn": minimum_norm.FMN(steps=100 // part, gamma=0.05, **shared),
