@@ -85,6 +85,7 @@ def test_the_l1_version_has_five_restarts_and_five_targets():
     stages = attacks.AutoAttack(norm=1).attacks(10)
     assert (stages["apgd_ce"].restarts, stages["apgd_t"].num_targets, stages["fab_t"].num_targets) == (5, 5, 9)
     assert stages["square"].queries == 5000 and all(stage.norm == 1 for stage in stages.values())
+    assert [attacks.Strong(norm=norm).attacks()["apgd_ce"].restarts for norm in (1, 2)] == [5, 1]
 
 
 def test_budgets_in_l1_ask_for_the_strong_attack_in_l1():
