@@ -21,11 +21,11 @@ class Strong(staged.StagedAttack):
     """The attack whose robust accuracy is worth quoting: each sample goes on to the next stage while it stands.
 
     The stages are, by index (`stages`): 0 ``transfer``, adversarials of an undefended twin (PGD on its margin, 40
-    steps), if there is a twin; 1 ``pgd``, PGD on the margin, 5 restarts of 40 steps; 2 ``apgd_ce``, 100 steps, in
-    l1 in five runs; 3 ``apgd_dlr``, 100 steps; 4 ``fmn``, the nearest adversarial that 100 steps find, if it is within
-    ε; 5 ``apgd_t``, APGD on the targeted DLR, 100 steps for each of the nine most probable wrong classes (of fewer than
-    four classes, on their margin); 6 ``square``, 1000 queries. ``quick`` takes a quarter of the steps (PGD's twice as long) and queries:
-    a preview, not to be quoted. A defense that masks gradients falls to the first stage or the last.
+    steps), if there is a twin; 1 ``pgd``, PGD on the margin, 5 restarts of 40 steps; 2 ``apgd_ce``, 100 steps, in l1 in
+    five runs; 3 ``apgd_dlr``, 100 steps; 4 ``fmn``, the nearest adversarial that 100 steps find, if it is within ε; 5
+    ``apgd_t``, APGD on the targeted DLR, 100 steps for each of the nine most probable wrong classes (of fewer than four
+    classes, on their margin); 6 ``square``, 1000 queries. ``quick`` takes a quarter of the steps (PGD's twice as long)
+    and queries: a preview, not to be quoted. A defense that masks gradients falls to the first stage or the last.
 
     Args:
         norm: 1, 2 or inf.
