@@ -173,6 +173,9 @@ def test_an_answer_of_nan_is_no_class(model, labels, tmp_path):
     result = attacks.FGSM(bounds=(0, 4))(model_fn, images, truth, epsilon=0.0)
     assert result.was_correct.tolist() == [True] * 69 + [False] * 3
     report = evaluate(model_fn, (images, truth), attacks=["fgsm"], epsilons=[0.1], bounds=(0, 4), progress=None)
+    performance = measurement.clean_performance(model_fn, images, truth)
+    assert performance.mean_confidence == pytest.approx(report.mean_confidence)
+    assert report.mean_confidence == pytest.approx(np.mean(report.samples.confidence[:69]))
     assert report.accuracy.count == 69 and report.samples.prediction[-3:] == (-1, -1, -1)
     assert any(flag.startswith("no answer: the model returns NaN for 3 of 72 images") for flag in report.flags)
     assert "no answer" in str(report)

@@ -78,17 +78,29 @@ def serve_client(arguments: argparse.Namespace) -> None:
     source = data.open_source(arguments.data, arguments.data_dir, image_shape=shape)
     test = data.evaluated(source, arguments.count, unseen=False)[0]
     images, labels = samples(inputs.in_range(test, tuple(arguments.bounds or (0.0, 1.0))), arguments.count)
-    predictions, trust = (_ask(arguments, images, signature) for signature in ("serving_default", "trust"))
+    predictions, trust = _ask(arguments, images, "serving_default"), _trust(arguments, images)
     called = dict(enumerate(source.info.class_names))  # the model may have more classes
     rows = []
     for index, (label, predicted) in enumerate(zip(labels, predictions["classes"], strict=True)):
         answer = called.get(int(predicted), str(predicted))
-        figures = predictions["probabilities"][index].max(), trust["lambda_max"][index], trust["boundary_radius"][index]
         row = {"image": index, "label": f"{called[label]:.24}", "predicted": f"{answer:.24}"}
-        rows.append({**row, **dict(zip(("p", "lambda", "radius"), map(float, figures), strict=True))})
+        figures = {"p": predictions["probabilities"][index].max()} | {key: trust[key][index] for key in trust}
+        rows.append({**row, **{key: float(figure) for key, figure in figures.items()}})
     print(table(rows))
     right = int((predictions["classes"] == labels).sum())
     print(f"{right} of {len(labels)} as labeled; {arguments.protocol} from {arguments.host}")
+
+
+def _trust(arguments: argparse.Namespace, images: np.ndarray) -> dict[str, Any]:
+    """λ_max and boundary radii; nothing from a model without gradients, whose export has no such signature."""
+    try:
+        answer = _ask(arguments, images, "trust")
+    except ValueError as error:
+        if "signature" not in str(error).lower():
+            raise
+        print(f"Without λ and radius, since the model was exported without the signature trust: {error}")
+        return {}
+    return {"lambda": answer["lambda_max"], "radius": answer["boundary_radius"]}
 
 
 def _ask(arguments: argparse.Namespace, images: np.ndarray, signature: str) -> dict[str, Any]:

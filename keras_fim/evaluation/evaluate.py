@@ -239,7 +239,7 @@ class Collected:
             pixels=f"{self.pixels or 'pixels within the bounds of each attack'}{clipped}",
             flags=(*self.flags, *flags.answers_flags(clean["prediction"], clean["label"]), *on_the_way),
             accuracy=wilson(int(correct.sum()), len(correct)),
-            mean_confidence=float(clean["confidence"].mean(dtype=np.float64)),
+            mean_confidence=measurement.mean_confidence(clean["confidence"], clean["prediction"]),
             rows=attacked,
             distances=tuple(distances.distance_summary(plan.attack, outcome, self.shape) for plan, outcome in searches),
             spectrum=spectrum,

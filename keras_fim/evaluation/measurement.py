@@ -1,6 +1,7 @@
 """The measurement: what an attack does to a chunk of samples, figure by figure, and how a model does without one."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -133,7 +134,7 @@ class Confidence:
 
     Attributes:
         accuracy: The share of samples classified correctly.
-        mean_confidence: The mean of the largest predicted probability.
+        mean_confidence: The mean of the largest predicted probability, of images with an answer that is not NaN.
         num_samples: The number of samples.
     """
 
@@ -157,8 +158,15 @@ def clean_performance(model: Model, images: Images, labels: Labels, *, batch_siz
     """
     images = check_images(images)
     p = probabilities(logits_function(model, images), images, batch_size=batch_size)
-    right = classes_of(p) == check_labels(labels, *p.shape)
-    return Confidence(float(right.mean()), float(p.max(axis=-1).mean()), len(p))
+    classes = classes_of(p)
+    right = classes == check_labels(labels, *p.shape)
+    return Confidence(float(right.mean()), mean_confidence(p.max(axis=-1), classes), len(p))
+
+
+def mean_confidence(confidence: np.ndarray, classes: np.ndarray) -> float:
+    """The mean of the predicted classes' probabilities ``(n,)``, but for answers of NaN, which are of class -1."""
+    answered = confidence[classes >= 0]
+    return float(answered.sum(dtype=np.float64)) / (len(answered) or math.nan)
 
 
 @checked

@@ -104,7 +104,7 @@ class Evaluation(Report):
         pixels: The range of the pixel values, and how it is known.
         flags: What makes the figures worthless or weak, in words; empty if nothing does.
         accuracy: The accuracy on the images as they are.
-        mean_confidence: The mean of the largest predicted probability.
+        mean_confidence: The mean of the largest predicted probability, of images with an answer that is not NaN.
         rows: One for each attack and ε.
         distances: One for each attack that looks for the nearest adversarial.
         spectrum: The Fisher information, or None if it was not asked for.

