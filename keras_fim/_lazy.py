@@ -1,4 +1,4 @@
-"""Names that a package imports when they are first used, so that its command line can answer without TensorFlow."""
+"""What is imported when it is first used, so that the command line can answer without it, or may be missing."""
 
 import importlib
 import sys
@@ -27,3 +27,20 @@ def importer(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
         return value
 
     return get
+
+
+def library(module: str, user: str, install: str = "keras_fim[peers]") -> Any:
+    """A module of a library that may not be installed.
+
+    Args:
+        module: Its name.
+        user: What needs it, for the message.
+        install: What to pass to ``pip install``.
+
+    Raises:
+        ImportError: If it is not installed; says how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"{user} needs the module {module}: pip install '{install}'") from error

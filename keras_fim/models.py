@@ -11,7 +11,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from keras_fim.arguments import AtLeastTwo, ShareBelowOne, checked, expect, require
+from keras_fim.arguments import AtLeastTwo, Positive, ShareBelowOne, checked, expect, require
 
 _MOMENTUM = 0.9
 
@@ -56,7 +56,7 @@ def vgg11(
     input_shape: Sequence[int] = (32, 32, 3),
     num_classes: AtLeastTwo = 10,
     *,
-    width: float = 1.0,
+    width: Positive = 1.0,
     dropout: ShareBelowOne = 0.0,
     name: str = "vgg11",
 ) -> keras.Model:
@@ -80,7 +80,6 @@ def vgg11(
     """
     inputs, x = _scaled_images(input_shape)
     expect(min(input_shape[:2]) >= 32, "input_shape", "at least (32, 32, channels)", input_shape)
-    expect(width > 0, "width", "positive", width)
     for stage, channels in enumerate(((64,), (128,), (256, 256), (512, 512), (512, 512)), start=1):
         for index, base in enumerate(channels, start=1):
             x = _convolution(x, max(1, round(base * width)), name=f"conv{stage}_{index}")

@@ -93,7 +93,7 @@ CASES = {
     "image shape without channels": (lambda m: models.convnet((28, 28)), r"`input_shape` should be \(height"),
     "one class in a model": (lambda m: models.resnet14(num_classes=1), "`num_classes` should be at least 2"),
     "images too small for VGG-11": (lambda m: models.vgg11((16, 16, 3)), r"at least \(32, 32, channels\)"),
-    "width 0": (lambda m: models.vgg11(width=0), "`width` should be positive"),
+    "width 0": (lambda m: models.vgg11(width=0), "`width` should be a positive number"),
     "dropout 1": (lambda m: models.vgg11(dropout=1.0), r"`dropout` should be in \[0, 1\)"),
     "two filters for three stages": (lambda m: models.resnet14(filters=(8, 16)), "3 positive integers"),
     "unknown data set": (lambda m: data.load("mnits"), "should be mnist, .*'mnits' .did you mean mnist"),

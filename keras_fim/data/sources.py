@@ -271,9 +271,8 @@ def _from_tfds(name: str, data_dir: str | Path | None) -> Source:
     if not ("image" in features and isinstance(features.get("label"), tfds.features.ClassLabel)):
         raise ValueError(f"{name} should have the features image and label. Received: {', '.join(features)}")
     given = tuple(features["image"].shape)
-    shape = (
-        (224, 224, given[-1]) if None in given else given
-    )  # the usual size of photographs, unless another is asked for
+    # the usual size of photographs, unless another is asked for
+    shape = (224, 224, given[-1]) if None in given else given
     splits = {part: Records.of(builder, part) for part in _PARTS if part in builder.info.splits}
     require(splits, f"{name} should have the split train or test. Received: {', '.join(builder.info.splits)}")
     splits = {"": splits["train"]} if splits.keys() == {"train"} else splits

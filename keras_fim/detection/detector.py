@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import Count, ShareBelowOne, check_fields, checked, expect, require
+from keras_fim.attacks import losses
 from keras_fim.geometry import boundary_distance, linearize
 from keras_fim.geometry.spectrum import spectrum_and_logits
 from keras_fim.logits import LogitsFunction, logits_function
@@ -197,8 +198,7 @@ def spectral_features(
 def features_of(logits: tf.Tensor, eigenvalues: tf.Tensor, radius: tf.Tensor) -> tf.Tensor:
     """The features ``(batch, 5)`` of logits ``(batch, K)``, two eigenvalues ``(batch, 2)`` and radii ``(batch,)``."""
     log_p = tf.nn.log_softmax(logits)
-    predicted = tf.one_hot(tf.argmax(logits, axis=-1), logits.shape[-1], on_value=True, off_value=False)
-    log_others = tf.where(predicted, tf.cast(-float("inf"), log_p.dtype), log_p)
+    log_others = losses.others(log_p, tf.argmax(logits, axis=-1))
     of_prediction = [tf.reduce_logsumexp(-log_p, axis=-1), tf.reduce_logsumexp(log_others, axis=-1)]
     radius = tf.where(tf.math.is_nan(radius), tf.zeros_like(radius), radius)
     floored = (tf.where(v < _TINY, tf.cast(_TINY, v.dtype), v) for v in (eigenvalues, radius))  # NaN stays NaN

@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import functools
-import importlib
 import json
 import operator
 import time
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 import tensorflow as tf
 
+from keras_fim._lazy import library
 from keras_fim.evaluation.sources import Chunk, digest
 from keras_fim.logits import LogitsFunction
 from keras_fim.records import read_json, versions, write_text
@@ -131,15 +131,12 @@ class _Worker(Here):
 BACKENDS: dict[str, type[Here]] = {"local": Here, "ray": OnRay}
 
 
-def connect(address: str) -> str:
+def connect(address: str) -> None:
     """Connect to a Ray cluster.
 
     Args:
         address: ``"auto"`` for the cluster that runs on this machine, ``"local"`` to start one on it, or the address of
             one, such as ``"ray://host:10001"``.
-
-    Returns:
-        ``"ray"``, the backend.
 
     Raises:
         ValueError: If there is no such cluster.
@@ -151,15 +148,11 @@ def connect(address: str) -> str:
     except ConnectionError as error:
         text = "`--ray` should be auto, local or the address of a cluster"
         raise ValueError(f"{text}. Received: {address!r} ({error})") from error
-    return "ray"
 
 
 def _ray() -> Any:
     """The module ``ray``."""
-    try:
-        return importlib.import_module("ray")
-    except ImportError as error:
-        raise ImportError('backend="ray" needs Ray: pip install "keras_fim[ray]"') from error
+    return library("ray", 'backend="ray"', "keras_fim[ray]")
 
 
 class Cells:

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import itertools
-import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -11,7 +10,7 @@ from typing import Annotated, Any, TypeAlias
 import numpy as np
 
 from keras_fim import distribution, inspection, records, validation
-from keras_fim.arguments import Count, Valid, checked, expect
+from keras_fim.arguments import Count, PositiveOrNone, Valid, checked, expect
 from keras_fim.attacks import Attack, MinimalDistanceAttack, catalog, lp
 from keras_fim.evaluation import distances, flags, measurement, page, plans, rows, smoothing
 from keras_fim.evaluation.cells import BACKENDS, Cell, Cells, Here, finished
@@ -31,7 +30,6 @@ def _is_part(chunk: Any) -> bool:
 
 _Part: TypeAlias = Annotated[tuple[int, int], Valid(_is_part, "two integers, such as (3, 16) for 3/16")]
 _Backend: TypeAlias = Annotated[str, Valid(BACKENDS.__contains__, f"one of {tuple(BACKENDS)}")]
-_Sigma: TypeAlias = Annotated[float | None, Valid(lambda x: x is None or 0 < x < math.inf, "a finite number > 0")]
 _FIGURES = measurement.Outcome._fields[:-1]  # without what was seen
 
 
@@ -49,7 +47,7 @@ def evaluate(
     name: str | None = None,
     class_names: Sequence[str] = (),
     file_names: Sequence[str] = (),
-    certify_sigma: _Sigma = None,
+    certify_sigma: PositiveOrNone = None,
     num_draws: Count = 10_000,
     folder: str | Path | None = None,
     chunk: _Part = (1, 1),

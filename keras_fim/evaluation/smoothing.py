@@ -2,19 +2,17 @@
 
 import dataclasses
 import math
-from typing import Annotated, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from keras_fim import pixels, validation
-from keras_fim.arguments import Count, InnerShare, Valid, checked, expect
+from keras_fim.arguments import Count, InnerShare, Positive, checked, expect
 from keras_fim.attacks import draws
 from keras_fim.evaluation.report import Ratio, Report, Row, wilson
 from keras_fim.logits import LogitsFunction, logits_function, predict_logits
 from keras_fim.typing import Bounds, Images, Labels, Model
-
-Sigma: TypeAlias = Annotated[float, Valid(lambda sigma: 0 < sigma < math.inf, "a finite number > 0")]
 
 ALPHA = 0.001
 """The probability that a certificate is wrong, unless told otherwise."""
@@ -89,7 +87,7 @@ class CertifiedAccuracy(Report):
 def certify(
     model: Model,
     images: Images,
-    sigma: Sigma,
+    sigma: Positive,
     *,
     num_selection: Count = 100,
     num_draws: Count = 10_000,
@@ -152,7 +150,7 @@ def certify(
 
 
 @checked
-def smoothed(model: Model, sigma: Sigma, *, num_draws: Count = 32, seed: int = 0) -> LogitsFunction:
+def smoothed(model: Model, sigma: Positive, *, num_draws: Count = 32, seed: int = 0) -> LogitsFunction:
     r"""The smoothed classifier as a function that has gradients, for attacks on it.
 
     .. math:: z(x) = \log \frac1m \sum_{i=1}^m \operatorname{softmax} f(x + \sigma n_i)
@@ -188,7 +186,7 @@ def smoothed(model: Model, sigma: Sigma, *, num_draws: Count = 32, seed: int = 0
 
 @checked
 def smoothed_classes(
-    model: Model, images: Images, sigma: Sigma, *, num_draws: Count = 1000, batch_size: Count = 256, seed: int = 1
+    model: Model, images: Images, sigma: Positive, *, num_draws: Count = 1000, batch_size: Count = 256, seed: int = 1
 ) -> np.ndarray:
     """The class that the smoothed classifier predicts: the most frequent one under the noise, without a guarantee.
 

@@ -3,13 +3,13 @@
 import hashlib
 import math
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.arguments import Valid, checked, expect, require
+from keras_fim.arguments import CountOrNone, checked, expect, require
 from keras_fim.inspection import only
 from keras_fim.validation import check_labels
 
@@ -18,7 +18,7 @@ Dataset: TypeAlias = Any
 ``(images, labels)``, ``(images, labels, weights)`` or TFDS's ``{"image": images, "label": labels}``, batched or not.
 Images may be the one entry of a dictionary. Labels are class indices or one-hot rows."""
 
-MaxSamples: TypeAlias = Annotated[int | None, Valid(lambda count: count is None or count >= 1, "a positive integer")]
+MaxSamples: TypeAlias = CountOrNone
 """The largest number of samples, of each class as many as possible; ``None`` for all."""
 
 _LARGEST, _BYTES = 256, 2**25  # samples in a chunk, and what its images may take as float32

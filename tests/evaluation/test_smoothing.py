@@ -157,7 +157,7 @@ def test_an_evaluation_certifies_and_says_so(tmp_path):
     page = result.save(tmp_path / "report.html").read_text(encoding="utf-8")
     assert "What is certain" in page and "Certified accuracy against the certified radius in l2" in page
     assert evaluation.Evaluation.load(result.save(tmp_path / "evaluation.json")).certified == certified
-    with pytest.raises(ValueError, match="`certify_sigma` should be a finite number > 0"):
+    with pytest.raises(ValueError, match="`certify_sigma` should be a positive number or None"):
         evaluation.evaluate(MODEL, (IMAGES, labels), certify_sigma=-1.0, progress=None, **options)
 
 
@@ -170,7 +170,7 @@ def test_certified_accuracy():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sigma": 0.0}, "`sigma` should be a finite number > 0. Received: sigma=0.0"),
+        ({"sigma": 0.0}, "`sigma` should be a positive number. Received: sigma=0.0"),
         ({"alpha": 1.0}, r"`alpha` should be in \(0, 1\). Received: alpha=1.0"),
         ({"num_draws": 0}, "`num_draws` should be a positive integer. Received: num_draws=0"),
     ],

@@ -30,9 +30,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_fim._lazy import library
 from keras_fim.arguments import expect
 from keras_fim.attacks import losses, lp, samples
-from keras_fim.attacks.adapters.foreign import Classifier, ForeignAttack, ForeignSearch, Method, library, wrapped
+from keras_fim.attacks.adapters.foreign import Classifier, ForeignAttack, ForeignSearch, Method, wrapped
 
 _METHODS = json.loads(Path(__file__).with_suffix(".json").read_text())
 """What each attack takes: its norms, of which the first is the default, and its parameters with their defaults here.
@@ -249,4 +250,4 @@ def _drawing_from(seed: int) -> _StandIn:
 
 
 def _module(name: str) -> Any:
-    return library(f"cleverhans.tf2.attacks.{name}", "CleverHans", "cleverhans>=4.0")
+    return library(f"cleverhans.tf2.attacks.{name}", "attacks.CleverHans", "cleverhans>=4.0")

@@ -6,7 +6,6 @@ and of ART, the Adversarial Robustness Toolbox, are objects that a user makes.
 
 import abc
 import dataclasses
-import importlib
 import operator
 import re
 from collections.abc import Callable
@@ -16,31 +15,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_fim._lazy import library
 from keras_fim.arguments import expect
 from keras_fim.attacks import kinds, lp
 from keras_fim.attacks.samples import Task, choose, put, take
 from keras_fim.geometry.jacobian import gradient as gradient_of
 from keras_fim.logits import LogitsFunction, predict_logits
-
-
-def library(module: str, adapter: str, install: str = "keras_fim[peers]") -> Any:
-    """A module of another library.
-
-    Args:
-        module: its name.
-        adapter: who needs it.
-        install: what to pass to ``pip install``.
-
-    Returns:
-        The module.
-
-    Raises:
-        ImportError: if it is not installed; says how to install it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(f"attacks.{adapter} needs the module {module}: pip install '{install}'") from error
 
 
 class Classifier(NamedTuple):
@@ -186,7 +166,7 @@ def Foolbox(attack: Any, **options: Any) -> ForeignAttack | ForeignSearch:  # no
         Rauber et al., Foolbox native: fast adversarial attacks to benchmark the robustness of machine learning models
         in PyTorch, TensorFlow, and JAX (JOSS 2020).
     """
-    base = library("foolbox.attacks.base", "Foolbox")
+    base = library("foolbox.attacks.base", "attacks.Foolbox")
     innermost = attack
     while hasattr(innermost, "times") and hasattr(innermost, "attack"):  # which repeat others
         innermost = innermost.attack
@@ -208,7 +188,7 @@ class _Object(Method):
 
     def generate(self, classifier: Classifier, task: Task, epsilon: float | None, seed: int) -> tf.Tensor:
         """Foolbox' answer."""
-        foolbox = library("foolbox", "Foolbox")
+        foolbox = library("foolbox", "attacks.Foolbox")
         model = foolbox.TensorFlowModel(classifier, (0.0, 1.0), device="/CPU:0")  # of an empty tensor; the model stays
         return self.attack(model, task.images, foolbox.Misclassification(task.labels), epsilons=epsilon)[1]
 
@@ -268,7 +248,7 @@ class _Made(Method):
     def generate(self, classifier: Classifier, task: Task, epsilon: float | None, seed: int) -> np.ndarray:
         """ART's answer."""
         images, num_classes = task.images.numpy(), classifier(task.images[:1]).shape[-1]
-        estimator = library("art.estimators.classification", "ART").TensorFlowV2Classifier(
+        estimator = library("art.estimators.classification", "attacks.ART").TensorFlowV2Classifier(
             model=lambda points, training=False: classifier(tf.cast(points, tf.float32)),
             nb_classes=num_classes,
             input_shape=images.shape[1:],
@@ -280,6 +260,6 @@ class _Made(Method):
         expect(not getattr(attack, "targeted", False), "attack_factory", "a maker of untargeted attacks", attack)
         if "verbose" in getattr(attack, "attack_params", ()):
             attack.set_params(verbose=False)
-        if isinstance(attack, library("art.attacks.evasion", "ART").SaliencyMapMethod):
+        if isinstance(attack, library("art.attacks.evasion", "attacks.ART").SaliencyMapMethod):
             return np.asarray(attack.generate(images))
         return np.asarray(attack.generate(images, y=np.eye(num_classes, dtype=np.float32)[task.labels.numpy()]))
