@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from keras_fim import distribution, inspection, strangers
 from keras_fim.arguments import checked, expect, require
-from keras_fim.geometry.jacobian import NoGradientError, gradient
+from keras_fim.geometry.jacobian import NoGradientError, gradient, watched
 from keras_fim.geometry.simplex import two_classes
 from keras_fim.typing import Images, Model
 
@@ -164,8 +164,7 @@ class LogitsFunction:
     def check_gradient(self, images: Any) -> None:
         """Raise a ValueError, as `explained` words it, if the logits of images ``(batch, ...)`` have no gradient."""
         images = self.cast(tf.convert_to_tensor(images))
-        with self.explained(), tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(images)
+        with self.explained(), watched(images) as tape:
             gradient(tape, self(images), images)
 
     @contextlib.contextmanager

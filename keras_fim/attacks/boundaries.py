@@ -50,8 +50,7 @@ class Boundaries(NamedTuple):
             rivals: ``(batch, r)``, class indices.
             norm: The norm of steps towards them: 1, 2 or inf.
         """
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-            tape.watch(points)
+        with jacobian.watched(points, persistent=True) as tape:
             logits = logits_fn(points)
             own = tf.gather(logits, labels, batch_dims=1)[:, None]
             columns = tf.unstack(tf.gather(logits, rivals, batch_dims=1) - own, axis=-1)

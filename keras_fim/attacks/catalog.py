@@ -38,12 +38,12 @@ _SHORT: dict[str, str] = {
 
 
 def _constructors() -> dict[str, Callable[..., Attack]]:
-    by_name: dict[str, Callable[..., Attack]] = {"ossa": OSSA, "fgsm": FGSM, "fgm": FGM, "otcm": OTCM, "tssa": TSSA}
     normed = [functools.partial(make, norm=norm) for make in _NORMED for norm in _norms(make())]
     foreign = [functools.partial(CleverHans, attack, norm=norm) for attack, norm in cleverhans_attacks()]
     others = (minimum_norm.CarliniWagner, jsma.JSMA, minimum_norm.SigmaZero)
-    makers: list[Callable[..., Attack]] = [functools.partial(OTCM, norm=2), *normed, *foreign, *others]
-    return {**by_name, **{make().name: make for make in makers}}
+    single = (OSSA, FGSM, FGM, OTCM, TSSA, functools.partial(OTCM, norm=2))
+    makers: list[Callable[..., Attack]] = [*single, *normed, *foreign, *others]
+    return {make().name: make for make in makers}
 
 
 def _norms(attack: Attack) -> list[float]:

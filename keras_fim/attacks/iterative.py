@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras_fim.arguments import Count, Norm, NotNegative, Positive, Share, expect, one_of
 from keras_fim.attacks import base, kinds, losses, lp
 from keras_fim.attacks.samples import Best, Task, Way, keep, random_start, reachable, walk
-from keras_fim.geometry.jacobian import usable_gradient
+from keras_fim.geometry.jacobian import usable_gradient, watched
 from keras_fim.logits import LogitsFunction
 
 
@@ -58,8 +58,7 @@ class Ascent(kinds.FixedBudgetAttack, base.AimedAttack):
 
     def _look(self, logits_fn: LogitsFunction, task: Task, points: Any, *, slope: bool = True) -> tuple[Place, Best]:
         """Some points with the loss and, if it is asked for, its gradient there, and what can be kept of them."""
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(points)
+        with watched(points) as tape:
             logits = logits_fn(points)
             loss = losses.loss_value(logits, task.labels, self.loss, self._aims(task, self.loss))
         gradient = usable_gradient(tape, loss, points) if slope else points

@@ -110,8 +110,7 @@ class JSMA(kinds.SearchAttack):
         self, logits_fn: LogitsCallable, point: tf.Tensor, classes: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Slopes, in the direction of a move, of what should rise and of minus what should fall; and the logits."""
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-            tape.watch(point)
+        with jacobian.watched(point, persistent=True) as tape:
             logits = logits_fn(point)
             values = self._rise_and_fall(logits, classes)
         slopes = [jacobian.usable_gradient(tape, value, point) for value in values]

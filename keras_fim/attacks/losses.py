@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.attacks import lp
-from keras_fim.geometry.jacobian import gradient, usable_gradient
+from keras_fim.geometry.jacobian import gradient, usable_gradient, watched
 from keras_fim.logits import LogitsFunction
 
 
@@ -135,8 +135,7 @@ def loss_gradient(
     Returns:
         ``(gradients, logits)``.
     """
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(images)
+    with watched(images) as tape:
         logits = logits_fn(images)
         value = loss_value(logits, labels, loss, targets(logits) if callable(targets) else targets)
     return usable_gradient(tape, value, images), logits
@@ -164,8 +163,7 @@ def slope(logits_fn: LogitsFunction, points: tf.Tensor, labels: tf.Tensor | None
 
     It is NaN or infinite where the gradient is not finite.
     """
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(points)
+    with watched(points) as tape:
         logits = logits_fn(points)
         margin = margin_against(logits, tf.argmax(logits, axis=-1) if labels is None else labels)
     return lp.norms_of(gradient(tape, margin, points), 1)

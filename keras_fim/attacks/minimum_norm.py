@@ -93,8 +93,7 @@ class CarliniWagner(kinds.SearchAttack, base.AimedAttack):
         self, logits_fn: LogitsFunction, step: tf.Tensor, task: samples.Task, kept: _Kept, descent: _Descent
     ) -> tuple[_Kept, _Descent, tf.Tensor]:
         """One step; what fools on the way and is nearer than before is kept."""
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(descent.variable)
+        with jacobian.watched(descent.variable) as tape:
             points = (tf.tanh(descent.variable) + 1) / 2
             logits = logits_fn(points)
             square = tf.reduce_sum((points - task.images) ** 2, axis=lp.axes(points))
@@ -229,8 +228,7 @@ class SigmaZero(kinds.SearchAttack):
 
     def _step(self, logits_fn: LogitsFunction, task: samples.Task, step: tf.Tensor, state: _State) -> _State:
         images, axes = task.images, lp.axes(task.images)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(state.points)
+        with jacobian.watched(state.points) as tape:
             margin = losses.margin_against(logits_fn(state.points), task.labels)
             square = (state.points - images) ** 2
             loss = tf.maximum(-margin, 0) + tf.reduce_mean(square / (square + self.sigma), axis=axes)

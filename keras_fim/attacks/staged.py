@@ -10,8 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fim.arguments import Norm
-from keras_fim.attacks import base, draws, iterative, kinds, lp
-from keras_fim.attacks.losses import slope
+from keras_fim.attacks import base, draws, iterative, kinds, losses, lp
 from keras_fim.attacks.problem import Problem
 from keras_fim.attacks.samples import Best, Task, choose, put, take
 from keras_fim.logits import LogitsFunction, predict_logits
@@ -99,7 +98,7 @@ class StagedAttack(kinds.FixedBudgetAttack):
         """The stages, -2 for samples that stand where the margin has no slope."""
         for index in self._standing(task, best):
             points, labels, old = take((best.points, task.labels, stage), index)
-            stuck = ~(logits_fn.compiled(slope)(points, labels) > 0) & (old == -1)
+            stuck = ~(logits_fn.compiled(losses.slope)(points, labels) > 0) & (old == -1)
             stage = put(stage, index, tf.where(stuck, -2, old))
         return stage
 

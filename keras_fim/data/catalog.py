@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_fim.arguments import did_you_mean, expect
 from keras_fim.data.splits import Arrays, rank_in_class
+from keras_fim.records import expecting
 
 _HERE = Path(__file__).parent
 _DATASETS: dict[str, dict[str, Any]] = json.loads((_HERE / "datasets.json").read_text(encoding="utf-8"))
@@ -135,10 +136,8 @@ def prepared(name: str, data_dir: str | Path | None) -> Any:
     from keras_fim.data.gtsrb import Builder
 
     data_dir = None if data_dir is None else str(Path(data_dir).expanduser())
-    try:
+    with expecting(f"tfds:{name}", "be a dataset of TensorFlow Datasets", tfds.core.registered.DatasetNotFoundError):
         builder = Builder(data_dir=data_dir) if name == "gtsrb" else tfds.builder(name, data_dir=data_dir)
-    except tfds.core.registered.DatasetNotFoundError as error:
-        raise ValueError(f"TensorFlow Datasets should have this dataset. Received: 'tfds:{name}'") from error
     try:
         builder.download_and_prepare()
     except (OSError, RuntimeError, tfds.download.DownloadError) as error:

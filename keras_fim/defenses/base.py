@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras_fim import inspection, pixels, validation
 from keras_fim.arguments import checked, expect, require
 from keras_fim.defenses.batch import Batch, SameState, class_indices
+from keras_fim.geometry.jacobian import watched
 from keras_fim.logits import LogitsFunction, logits_function
 from keras_fim.typing import Bounds
 
@@ -149,8 +150,7 @@ class Defense(keras.Model):
                 return value, self._logits_fn.of(predictions)
 
         with tf.GradientTape() as tape:
-            with tf.GradientTape(persistent=True, watch_accessed_variables=False) as to_logits:
-                to_logits.watch(images)
+            with watched(images, persistent=True) as to_logits:
                 predictions = self(images, training=True)
                 logits = tf.cast(self._logits_fn.of(predictions), images.dtype)
             total = replicas * self.compute_loss(images, targets, predictions, sample_weight)

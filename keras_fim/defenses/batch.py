@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_fim.attacks import draws, problem
 from keras_fim.attacks.samples import Task
+from keras_fim.geometry.jacobian import watched
 from keras_fim.logits import LogitsFunction
 
 
@@ -71,8 +72,7 @@ class Batch:
         count = tf.cast(tf.math.ceil(share * tf.cast(tf.shape(self.images)[0], tf.float32)), tf.int32)
         images, labels = self.images[:count], self.labels[:count]
         weight = None if self.sample_weight is None else self.sample_weight[:count]
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-            tape.watch(images)
+        with watched(images, persistent=True) as tape:
             logits = self.again(images)
         return dataclasses.replace(self, images=images, labels=labels, sample_weight=weight, logits=logits, tape=tape)
 

@@ -214,8 +214,7 @@ class TRADES(Penalized):
         length, again = lp.by_image(self.step_size * task.epsilon, task.images), units.logits_fn(batch.again)
 
         def body(_: tf.Tensor | int, points: tf.Tensor) -> tf.Tensor:
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(points)
+            with jacobian.watched(points) as tape:
                 divergence = kl_divergence(clean, again(points))
             points += length * lp.steepest(jacobian.usable_gradient(tape, divergence, points), self.norm)
             return lp.project_inside(points, task.images, task.epsilon, self.norm)

@@ -99,8 +99,7 @@ class AdaptivePGD(kinds.FixedBudgetAttack):
         self, logits_fn: LogitsFunction, points: tf.Tensor, along: tf.Tensor, labels: tf.Tensor, weight: tf.Tensor
     ) -> tuple[tf.Tensor, Best]:
         """Where to go from some points, and what they are worth by the score along given eigenvectors."""
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-            tape.watch(points)
+        with jacobian.watched(points, persistent=True) as tape:
             logits, score = self._score_along(logits_fn, points, along)
             margin = losses.margin_against(logits, labels)
         up, away = (unit(jacobian.usable_gradient(tape, value, points)) for value in (margin, score))

@@ -16,7 +16,7 @@ import tensorflow as tf
 from keras_fim._lazy import library
 from keras_fim.evaluation.sources import Chunk, digest
 from keras_fim.logits import LogitsFunction
-from keras_fim.records import read_json, versions, write_text
+from keras_fim.records import expecting, read_json, versions, write_text
 
 # returns figures by name; it is sent to other processes, so it is a function of a module, or a partial one
 Measure: TypeAlias = Callable[[LogitsFunction, Chunk], dict[str, Any]]
@@ -143,11 +143,8 @@ def connect(address: str) -> None:
         ImportError: If Ray is not installed.
     """
     ray = _ray()
-    try:
+    with expecting(f"`--ray` {address}", "be auto, local or the address of a cluster", ConnectionError):
         ray.init(address, log_to_driver=False, logging_level="ERROR")
-    except ConnectionError as error:
-        text = "`--ray` should be auto, local or the address of a cluster"
-        raise ValueError(f"{text}. Received: {address!r} ({error})") from error
 
 
 def _ray() -> Any:

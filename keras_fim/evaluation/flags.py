@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_fim.attacks import Attack, losses, problem, staged
-from keras_fim.attacks.lp import norm_name
+from keras_fim.attacks import Attack, losses, lp, problem, staged
 from keras_fim.evaluation.measurement import Outcome
 from keras_fim.evaluation.rows import AttackRow
 from keras_fim.logits import LogitsFunction
@@ -128,7 +127,7 @@ def budget_flags(epsilons: Sequence[tuple[float, float]], bounds: Bounds | None)
         elif extent > 100 and 0 < epsilon < _GRAY_LEVELS.get(norm, 0):
             least = f"{_GRAY_LEVELS[norm]:g} gray levels of pixels whose range is {extent:g}"
             scaled = f"{epsilon:g} of pixels from 0 to 1 is {epsilon * extent:g} of these"
-            flags.append(f"budget: {norm_name(norm)} {epsilon:g} is below {least}; {scaled}")
+            flags.append(f"budget: {lp.norm_name(norm)} {epsilon:g} is below {least}; {scaled}")
     return flags
 
 

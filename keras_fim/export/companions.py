@@ -20,7 +20,7 @@ from keras_fim.export import decoding, runner
 from keras_fim.export.signatures import Serving, trusted
 from keras_fim.fisher import fisher_spectrum
 from keras_fim.logits import LogitsFunction
-from keras_fim.records import versions
+from keras_fim.records import expecting, versions
 from keras_fim.strangers import check_operations
 from keras_fim.typing import Images
 
@@ -132,10 +132,8 @@ def write_card(path: Path, serving: Serving, signatures: Any, *, version: int, r
         "warm_up_requests": warm_up,
         "report": report.as_dict() if hasattr(report, "as_dict") else report,
     }
-    try:
+    with expecting("`report`", "be ready for JSON", (TypeError, ValueError)):
         text = json.dumps(card, indent=2, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"`report` should be ready for JSON: {error}. Received: {report!r}") from error
     (path / "model_card.json").write_text(text + "\n", encoding="utf-8")
 
 

@@ -9,8 +9,9 @@ the shape of the images, vectors in the output that of the logits.
 This is also the one place that takes gradients in the images: a missing one is an error, and never zero.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,19 @@ class NoGradientError(ValueError):
     """The logits do not depend on the images through operations that have a gradient."""
 
     __init__ = Exception.__init__  # so that AutoGraph passes it on as what it is
+
+
+@contextlib.contextmanager
+def watched(images: tf.Tensor, *, persistent: bool = False) -> Iterator[tf.GradientTape]:
+    """A tape that records what is computed from images, and watches nothing else: no weights of a model.
+
+    Args:
+        images: What to differentiate by.
+        persistent: Whether several gradients are taken.
+    """
+    with tf.GradientTape(persistent=persistent, watch_accessed_variables=False) as tape:
+        tape.watch(images)
+        yield tape
 
 
 def gradient(tape: tf.GradientTape, values: tf.Tensor, images: tf.Tensor, upstream: Any = None) -> tf.Tensor:
@@ -108,8 +122,7 @@ def class_slopes(logits_fn: LogitsCallable, images: tf.Tensor) -> tuple[tf.Tenso
         ``(slopes, logits)``: ``(batch, K, D)`` and ``(batch, K)``, at the price of one forward pass and K gradients.
     """
     images = tf.convert_to_tensor(images)
-    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-        tape.watch(images)
+    with watched(images, persistent=True) as tape:
         logits = logits_fn(images)
         num_classes = logits.shape[-1]
         columns = tf.unstack(logits, axis=-1) if num_classes <= _UNROLLED_CLASSES else None
@@ -157,8 +170,7 @@ def linearize(logits_fn: LogitsCallable, images: tf.Tensor) -> Linearization:
         `Linearization`. Compiled, it executes only what the products used need.
     """
     images = tf.convert_to_tensor(images)
-    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-        tape.watch(images)
+    with watched(images, persistent=True) as tape:
         logits = logits_fn(images)
     return linearized(tape, images, logits)
 
@@ -178,8 +190,7 @@ def linearized(tape: tf.GradientTape, images: tf.Tensor, logits: tf.Tensor) -> L
     @functools.cache  # made for the first product, and only if there is one
     def transposed() -> tuple[tf.GradientTape, tf.Tensor, tf.Tensor]:
         seed = tf.zeros_like(logits)
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as outer:
-            outer.watch(seed)
+        with watched(seed, persistent=True) as outer:
             pulled = gradient(tape, logits, images, seed)
         return outer, seed, pulled
 

@@ -167,10 +167,8 @@ def _built(name: str, image_shape: Sequence[int] | None, num_classes: int | None
         sys.path.pop(0)
     require(callable(build), f"The model should be a function MODULE:FUNCTION. Received: {name!r}, which is {build!r}")
     given = _arguments(build, module, image_shape, num_classes)
-    try:
+    with expecting(name, f"build a model when it is called with {given or 'nothing'}", TypeError):
         model = build(**given)
-    except TypeError as error:
-        raise ValueError(f"{name} should build a model when it is called with {given or 'nothing'}: {error}") from error
     require(isinstance(model, keras.Model), f"{name} should return a keras.Model. Received: a {type(model).__name__}")
     return model
 

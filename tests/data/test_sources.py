@@ -195,7 +195,7 @@ def test_what_is_wrong_with_an_archive_is_said(tmp_path, arrays, message):
 def test_names_that_are_nothing_say_what_there_is():
     with pytest.raises(ValueError, match=r"a folder of images by class.*'minst' \(did you mean mnist\?\)"):
         data.load("minst")
-    with pytest.raises(ValueError, match="TensorFlow Datasets should have this dataset.*tfds:nothing"):
+    with pytest.raises(ValueError, match="tfds:nothing.* should be a dataset of TensorFlow Datasets"):
         data.load("tfds:nothing_of_this_name")
 
 

@@ -19,7 +19,7 @@ from keras_fim._lazy import library
 from keras_fim.arguments import expect
 from keras_fim.attacks import kinds, lp
 from keras_fim.attacks.samples import Task, choose, put, take
-from keras_fim.geometry.jacobian import gradient as gradient_of
+from keras_fim.geometry import jacobian
 from keras_fim.logits import LogitsFunction, predict_logits
 
 
@@ -138,10 +138,9 @@ def _logits(dtype: tf.DType, logits_fn: LogitsFunction, images: tf.Tensor) -> tf
 def _gradient(
     dtype: tf.DType, loss_fn: Callable[..., tf.Tensor], logits_fn: LogitsFunction, images: tf.Tensor, labels: tf.Tensor
 ) -> tf.Tensor:
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(images)
+    with jacobian.watched(images) as tape:
         loss = loss_fn(labels=labels, logits=_logits(dtype, logits_fn, images))
-    return gradient_of(tape, loss, images)
+    return jacobian.gradient(tape, loss, images)
 
 
 def Foolbox(attack: Any, **options: Any) -> ForeignAttack | ForeignSearch:  # noqa: N802 - reads as the classes
