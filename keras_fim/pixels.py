@@ -17,11 +17,11 @@ _USUAL = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
 _CLOSE = 0.01  # of the range: 255/256 is 1
 _SCALINGS = {"Rescaling", "TrueDivide", "Divide", "Multiply", "Add", "Subtract"}
 _UNSCALED = (
-    *(keras.layers.InputLayer, keras.layers.Resizing, keras.layers.CenterCrop, keras.layers.RandomCrop),
-    *(keras.layers.RandomFlip, keras.layers.RandomRotation, keras.layers.RandomTranslation, keras.layers.RandomZoom),
-    *(keras.layers.RandomContrast, keras.layers.RandomBrightness, keras.layers.Dropout, keras.layers.GaussianNoise),
-    *(keras.layers.Reshape, keras.layers.Cropping2D),
-)
+    keras.layers.InputLayer, keras.layers.Resizing, keras.layers.CenterCrop, keras.layers.RandomCrop,
+    keras.layers.RandomFlip, keras.layers.RandomRotation, keras.layers.RandomTranslation, keras.layers.RandomZoom,
+    keras.layers.RandomContrast, keras.layers.RandomBrightness, keras.layers.Dropout, keras.layers.GaussianNoise,
+    keras.layers.Reshape, keras.layers.Cropping2D,
+)  # fmt: skip
 _MAX_CHECKED = 512  # images whose accuracy is measured
 
 

@@ -75,7 +75,8 @@ def written(path: str | Path, size: int = 0) -> Iterator[Path]:
 
 def _flush(path: Path) -> None:
     """Wait until a file is on the disk; of a folder, the names in it, where the system can do that."""
-    with contextlib.suppress(*[OSError] * path.is_dir()):
+    tolerated = (OSError,) if path.is_dir() else ()
+    with contextlib.suppress(*tolerated):
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -26,13 +26,13 @@ DEFAULT_EPSILONS: dict[float, tuple[float, ...]] = {
 
 _NORMS = {"l0": 0.0, "l1": 1.0, "l2": 2.0, "linf": np.inf}
 _NORMED: tuple[Callable[..., Attack], ...] = (
-    *(iterative.BIM, iterative.PGD, iterative.MIM, apgd.APGD),
-    *(functools.partial(apgd.APGD, loss=loss) for loss in ("dlr", "dlr_targeted")),
-    *(ensembles.AutoAttack, functools.partial(ensembles.AutoAttack, version="rand"), square.Square, ensembles.Strong),
-    *(boundaries.DeepFool, minimum_norm.FMN, boundaries.FAB),
-)
+    iterative.BIM, iterative.PGD, iterative.MIM,
+    apgd.APGD, functools.partial(apgd.APGD, loss="dlr"), functools.partial(apgd.APGD, loss="dlr_targeted"),
+    ensembles.AutoAttack, functools.partial(ensembles.AutoAttack, version="rand"), square.Square, ensembles.Strong,
+    boundaries.DeepFool, minimum_norm.FMN, boundaries.FAB,
+)  # fmt: skip
 _SHORT: dict[str, str] = {
-    **{(full := make().name).rpartition("_")[0]: full for make in _NORMED},
+    **{name.rpartition("_")[0]: name for name in (make().name for make in _NORMED)},
     **{"apgd": "apgd_ce_linf", "carlini_wagner": "carlini_wagner_l2", "cw": "carlini_wagner_l2", "fab": "fab_t_l2"},
 }
 

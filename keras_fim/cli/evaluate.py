@@ -34,7 +34,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
     folders = [folder] if len(names) == 1 else [(arguments.out or root) / f"{name}-{data}" for name in names]
     if arguments.ray:
         cells.connect(arguments.ray)
-    results = [*filter(None, (_evaluate(*pair, arguments) for pair in zip(arguments.model, folders, strict=True)))]
+    measured = [_evaluate(source, own, arguments) for source, own in zip(arguments.model, folders, strict=True)]
+    results = [result for result in measured if result is not None]  # a chunk has none
     if arguments.json and results:
         summaries = [_summary(result, own / _PAGE) for result, own in zip(results, folders, strict=True)]
         print(json.dumps(summaries if len(summaries) > 1 else summaries[0], indent=2))

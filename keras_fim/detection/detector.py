@@ -281,11 +281,9 @@ def detection_curves(benign_scores: np.ndarray, attacked_scores: np.ndarray) -> 
     """
     from sklearn import metrics
 
-    if not len(benign_scores) or not len(attacked_scores):
-        received = f"{len(benign_scores)} benign and {len(attacked_scores)} attacked"
-        raise ValueError(f"`benign_scores` and `attacked_scores` should not be empty. Received: {received}")
-    if (shapes := (np.shape(benign_scores), np.shape(attacked_scores))) != ((shapes[0][0],), (shapes[1][0],)):
-        raise ValueError(f"`benign_scores` and `attacked_scores` should be (n,) and (m,). Received: {shapes}")
+    shapes = np.shape(benign_scores), np.shape(attacked_scores)
+    filled = all(len(shape) == 1 and shape[0] for shape in shapes)
+    require(filled, f"`benign_scores` and `attacked_scores` should be (n,) and (m,) and not empty. Received: {shapes}")
     scores = np.concatenate([benign_scores, attacked_scores])
     truth = np.repeat([0, 1], [len(benign_scores), len(attacked_scores)])
     columns = (*metrics.roc_curve(truth, scores)[:2], *metrics.precision_recall_curve(truth, scores)[:2])

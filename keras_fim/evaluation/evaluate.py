@@ -200,8 +200,9 @@ class Collected:
         columns = self.figures[index][-1]
         if self.cells[index].name == "spectrum":
             return f"median λ_max(G_x) {np.median(columns['λ_max(G_x)']):.3g} on the last {len(columns[RADIUS])}"
-        (attack, epsilons), names = self.todo[index], ("fooled", "unconfirmed", "was_correct")
-        self.counts[index] += np.array([columns[name].sum(axis=-1) + np.zeros(len(epsilons), int) for name in names])
+        attack, epsilons = self.todo[index]
+        sums = [columns[name].sum(axis=-1) for name in ("fooled", "unconfirmed", "was_correct")]
+        self.counts[index] += np.array(np.broadcast_arrays(*sums))  # there is one `was_correct` for all ε
         titles = [rows.named(attack.name, lp.norm_name(attack.norm), epsilon) for epsilon in epsilons]
         pairs = zip(titles, self.counts[index].T.tolist(), strict=True)
         return "; ".join(rows.line(title, wilson(fooled, total), more) for title, (fooled, more, total) in pairs)

@@ -97,13 +97,21 @@ class Gallery:
             outcome = measure(logits_fn, *plan, chunk, inspect=lambda result: result.adversarials)
             epsilons, points = shown_at(plan, chunk, outcome, rows, restored=True)
         shown = Attacked.of(logits_fn, chunk, epsilons, points, plan.attack.bounds)
-        columns = shown.labels, shown.before.max(axis=-1), shown.after.argmax(axis=-1), shown.after.max(axis=-1)
         pictures, factors = shown.pictures()
-        names = [named(plan.attack.name, lp.norm_name(plan.attack.norm), epsilon) for epsilon in shown.epsilons]
-        kinds = [_KINDS[_COUNT * row // len(rows)] for row in rows]
-        plain = [column.tolist() for column in (chunk.indices, *columns)]
-        files = [tuple(map(_png, images)) for images in pictures]
-        return tuple(map(Example, kinds, *plain, names, factors.tolist(), files))
+        return tuple(
+            Example(
+                kind=_KINDS[_COUNT * row // len(rows)],
+                index=int(chunk.indices[row]),
+                label=int(shown.labels[row]),
+                confidence=float(shown.before[row].max()),
+                prediction=int(shown.after[row].argmax()),
+                confidence_after=float(shown.after[row].max()),
+                attack=named(plan.attack.name, lp.norm_name(plan.attack.norm), shown.epsilons[row]),
+                amplification=float(factors[row]),
+                pictures=tuple(map(_png, pictures[row])),
+            )
+            for row in rows
+        )
 
 
 def shown_at(

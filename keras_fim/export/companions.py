@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from keras_fim import inspection
 from keras_fim.arguments import checked
+from keras_fim.evaluation.report import table
 from keras_fim.export import decoding, runner
 from keras_fim.export.signatures import Serving, trusted
 from keras_fim.fisher import fisher_spectrum
@@ -229,12 +230,9 @@ class Verification:
         return {**dataclasses.asdict(self), "passed": self.passed}
 
     def __str__(self) -> str:
-        lines = [f"{'signature':16} {'output':15} {'images':>12}  {'deviation':>9}  {'allowed':>7}"]
-        for check in self.checks:
-            compared = f"{check.signature:16} {check.output:15} {check.inputs:>12}  {check.deviation:9.1e}"
-            lines.append(f"{compared}  {check.tolerance:7.0e}  {'ok' if check.passed else 'MISMATCH'}")
-        lines += [self.error] * bool(self.error)
-        return "\n".join([*lines, self.summary])
+        verdicts = {True: "ok", False: "MISMATCH"}
+        rows = [{**dataclasses.asdict(check), "passed": verdicts[check.passed]} for check in self.checks]
+        return "\n".join(filter(None, [table(rows), self.error, self.summary]))
 
 
 @checked

@@ -180,7 +180,7 @@ BAD = {
         lambda m, x: FisherDetector(threshold=np.inf, false_positive_rate=0.1),
         "`weights`, `bias` and `threshold` should be finite",
     ),
-    "no attacked": (lambda m, x: detection_curves([1.0], []), "should not be empty. Received: 1 benign and 0 attacked"),
+    "no attacked": (lambda m, x: detection_curves([1.0], []), r"not empty. Received: \(\(1,\), \(0,\)\)"),
     "no weights": (
         lambda m, x: AdaptivePGD(detector=FisherDetector(threshold=0, false_positive_rate=0), weights=()),
         "`weights` should be one or more numbers >= 0",
