@@ -119,9 +119,9 @@ def check_model(model: Any, images: Images | None) -> None:
     stated, shape = getattr(model, "input_shape", None), getattr(images, "shape", None)
     if not isinstance(stated, tuple) or shape is None or any(isinstance(side, (tuple, list)) for side in stated):
         return
-    if not tf.TensorShape([None, *stated[1:]]).is_compatible_with(shape):  # a Sequential may state its first batch
-        expected = ", ".join("any" if side is None else str(side) for side in stated[1:])
-        raise ValueError(f"`images` should have shape (batch, {expected}). Received: shape={tuple(shape)}")
+    fits = tf.TensorShape([None, *stated[1:]]).is_compatible_with(shape)  # a Sequential may state its first batch
+    expected = ", ".join("any" if side is None else str(side) for side in stated[1:])
+    require(fits, f"`images` should have shape (batch, {expected}). Received: shape={tuple(shape)}")
 
 
 def _kind(rows: np.ndarray, behind: tf.Tensor | None) -> str | None:

@@ -24,7 +24,6 @@ DEFAULT_EPSILONS: dict[float, tuple[float, ...]] = {
 }
 """Budgets by norm, for pixels in [0, 1]."""
 
-_NORMS = {"l0": 0.0, "l1": 1.0, "l2": 2.0, "linf": np.inf}
 _NORMED: tuple[Callable[..., Attack], ...] = (
     iterative.BIM, iterative.PGD, iterative.MIM,
     apgd.APGD, functools.partial(apgd.APGD, loss="dlr"), functools.partial(apgd.APGD, loss="dlr_targeted"),
@@ -149,7 +148,7 @@ def _key(key: Any, names: Sequence[str]) -> str | float:
         for name in (key, full_name(key)):
             if name in names:
                 return name
-        key = _NORMS.get(key, key)
+        key = lp.NORMS.get(key, key)
     expected = f"norms (0, 1, 2, inf, 'l0', 'l1', 'l2', 'linf') or names of the attacks ({', '.join(sorted(names))})"
     require(key in DEFAULT_EPSILONS, f"`epsilons` should have {expected} for keys. Received: {key!r}")
     return float(key)

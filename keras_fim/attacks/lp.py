@@ -9,6 +9,9 @@ import tensorflow as tf
 from keras_fim.arguments import expect
 from keras_fim.attacks import draws
 
+NORMS = {"l0": 0.0, "l1": 1.0, "l2": 2.0, "linf": np.inf}
+"""The norms by their names."""
+
 
 def norms(perturbations: np.ndarray, p: float) -> np.ndarray:
     """The lp norm of each perturbation; for p = 0 the number of changed values.

@@ -99,7 +99,7 @@ def _summary(result: measuring.Evaluation, path: Path) -> dict[str, Any]:
 def _check_budgets(arguments: argparse.Namespace, attacks: list[library.Attack], budgets: _Budgets) -> None:
     """Refuse budgets in a norm that no attack has, and a threshold that several figures could be held against."""
     norms = {lp.norm_name(attack.norm) for attack in attacks}
-    unused = [key for key in budgets or () if key in ("l0", "l1", "l2", "linf") and key not in norms]
+    unused = [key for key in budgets or () if key in lp.NORMS and key not in norms]
     expected = f"norms of the attacks, which are {', '.join(attack.name for attack in attacks)}"
     received = f"{unused}; a name such as pgd_l2 chooses the norm of an attack"
     require(not unused, f"`--epsilons` should be for {expected}. Received: {received}")

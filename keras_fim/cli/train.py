@@ -43,7 +43,8 @@ def _train(config: TrainingConfig, folder: Path, arguments: argparse.Namespace, 
     print(f"{config.model} on {config.data}: {_why(config, by_default=arguments.mu is None)}")
     if config.defense == TrainingConfig.defense and config.mu:
         print("The paper's loss resists attacks of one step only; --defense n-fgm holds against strong ones.")
-    for flag in flags.budget_flags([own] if (own := defending.budget(config)) else [], config.pixels):
+    budget = defending.budget(config)
+    for flag in flags.budget_flags([budget] if budget else [], config.pixels):
         print(f"warning: {flag}", file=sys.stderr)
     print(f"writing to {folder}")
     robustness = not arguments.no_robustness

@@ -235,9 +235,9 @@ def _from_archive(name: str) -> Source:
     path = Path(name).expanduser()
     arrays = _arrays_of(str(path), path.stat().st_mtime_ns)
     pairs = {part: [arrays[key] for key in keys] for part, keys in _ARRAYS.items() if set(keys) <= set(arrays)}
-    if set(pairs) <= {"train"}:
-        expected = "x_test and y_test, with x_train and y_train to train on, or images and labels"
-        raise ValueError(f"{name} should hold the arrays {expected}. Received: {', '.join(arrays) or 'none of them'}")
+    expected = "the arrays x_test and y_test, with x_train and y_train to train on, or images and labels"
+    received = ", ".join(arrays) or "none of them"
+    require("test" in pairs or "" in pairs, f"{name} should hold {expected}. Received: {received}")
     labels = np.concatenate([np.asarray(y).reshape(-1) for _, y in pairs.values()])
     classes = np.unique(labels)
     if labels.dtype.kind in "iu":
@@ -253,9 +253,9 @@ def _from_archive(name: str) -> Source:
 
 def _split_of(name: str, images: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> Arrays:
     images = images[..., None] if images.ndim == 3 else images
-    if images.ndim != 4 or images.shape[-1] not in (1, 3) or len(images) != labels.size or not len(images):
-        expected = "(n, height, width) or (n, height, width, 1 or 3), and n labels, at least one"
-        raise ValueError(f"The images in {name} should be {expected}. Received: {images.shape}, {labels.size} labels")
+    fits = images.ndim == 4 and images.shape[-1] in (1, 3) and len(images) == labels.size > 0
+    expected = "(n, height, width) or (n, height, width, 1 or 3), and n labels, at least one"
+    require(fits, f"The images in {name} should be {expected}. Received: {images.shape}, {labels.size} labels")
     if images.dtype != np.uint8:
         low, high = (float(end) for end in (images.min(), images.max()))
         require(0 <= low and high <= 255, f"Images in {name} should be in 0..255 or 0..1. Received: {low:g}..{high:g}")

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_fim.arguments import checked, expect
 from keras_fim.attacks import Attack, MinimalDistance, MinimalDistanceAttack, attack_by_name
-from keras_fim.attacks.lp import norm_name
+from keras_fim.attacks.lp import NORMS, norm_name
 from keras_fim.evaluation import measurement, report
 from keras_fim.logits import logits_function
 from keras_fim.metrics import in_convention, mean_distance, median_distance, standing_distances
@@ -94,7 +94,7 @@ class DistanceSummary(report.Report):
     def in_convention(self, convention: str) -> np.ndarray:
         """The distances as ``convention``, ``"norm"`` or ``"foolbox"``, reports them; float64 ``(batch,)``."""
         bounds: Any = self.bounds
-        return in_convention(self.distances, _P[self.norm], self.size, convention=convention, bounds=bounds)
+        return in_convention(self.distances, NORMS[self.norm], self.size, convention=convention, bounds=bounds)
 
     def interval(self, statistic: str = "median", *, convention: str = "norm", **options: Any) -> report.Interval:
         """The median or the mean with its bootstrap interval.
@@ -168,5 +168,4 @@ def distance_summary(attack: Attack, outcome: measurement.Outcome, shape: Sequen
     return DistanceSummary(attack.name, repr(attack), norm_name(attack.norm), math.prod(shape), attack.bounds, *columns)
 
 
-_P = {norm_name(p): p for p in (0.0, 1.0, 2.0, np.inf)}
 _STATISTICS: dict[str, Any] = {"median": median_distance, "mean": lambda *columns: mean_distance(*columns)[0]}

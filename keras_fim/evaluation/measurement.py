@@ -181,7 +181,8 @@ def predicted_classes(model: Model, images: Images, *, batch_size: int = 256) ->
     Returns:
         int64 ``(batch,)``; -1 where the model answers with NaN.
     """
-    logits_fn = logits_function(model, images := check_images(images))
+    images = check_images(images)
+    logits_fn = logits_function(model, images)
     return classes_of(logits_fn.in_batches(predict_logits, images, batch_size=batch_size))
 
 
