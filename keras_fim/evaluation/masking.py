@@ -221,16 +221,19 @@ class Probe(NamedTuple):
         half = problem.Units(attack.bounds).scale / 2  # where all images can become the same gray
         (largest,) = self.sweep(attack, [half * (1 if flat else math.sqrt(math.prod(self.images.shape[1:])))])
         gradients = fooled | margin | more  # what others have to beat
-        black_box, transferred = self.black_box(epsilon, queries), self.transferred(epsilon, twin)
         slopes = self.logits_fn.in_batches(losses.slope, self.images, batch_size=attack.batch_size)
+
+        def beyond(mask: np.ndarray | None, others: np.ndarray) -> float:
+            return math.nan if mask is None else float((mask & ~others).mean())
+
         return {
-            "one step": max(float((one & ~many).mean()) for one, many in zip(one_step, white.values(), strict=True)),
+            "one step": max(beyond(one, many) for one, many in zip(one_step, white.values(), strict=True)),
             "margin loss": abs(float(margin.mean()) - float(fooled.mean())),
-            "more steps": float((more & ~fooled).mean()),
-            "probabilities": float((fooled & ~through).mean()),
-            "random noise": float((self.random_noise(epsilon) & ~gradients).mean()),
-            "black box": math.nan if black_box is None else float((black_box & ~gradients).mean()),
-            "transfer": math.nan if transferred is None else float((transferred & ~gradients).mean()),
+            "more steps": beyond(more, fooled),
+            "probabilities": beyond(fooled, through),
+            "random noise": beyond(self.random_noise(epsilon), gradients),
+            "black box": beyond(self.black_box(epsilon, queries), gradients),
+            "transfer": beyond(self.transferred(epsilon, twin), gradients),
             "growing ε": float((~largest).mean()),
             "zero gradients": float((~((slopes > 0) & np.isfinite(slopes))).mean()),
         }

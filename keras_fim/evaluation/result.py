@@ -14,7 +14,7 @@ from keras_fim.evaluation.distances import DistanceSummary
 from keras_fim.evaluation.measurement import Outcome
 from keras_fim.evaluation.plans import Plan
 from keras_fim.evaluation.report import Ratio, Report, Row, share, wilson
-from keras_fim.evaluation.rows import AttackRow, named
+from keras_fim.evaluation.rows import AttackRow, named, telling
 from keras_fim.evaluation.spectrum import RADIUS, SpectrumSummary
 from keras_fim.records import write_text
 
@@ -166,9 +166,7 @@ class Evaluation(Report):
         of l2.
         """
         judged = {key: row for key, row in self.strongest.items() if row.stages} or self.strongest
-        norm = max(norm for norm, _ in judged)
-        rows = [row for key, row in judged.items() if key[0] == norm]
-        return next((row for row in rows if 2 * row.robust.value < self.accuracy.value), rows[-1])
+        return judged[telling({key: row.robust.value for key, row in judged.items()}, self.accuracy.value)]
 
     @property
     def sentences(self) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """What attacks do, budget by budget: one row for an attack at an ε, and a curve of such rows."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -202,6 +202,22 @@ def budget(epsilon: float) -> str:
     """
     text, levels = f"{epsilon:g}", 255 * epsilon
     return f"{levels:.0f}/255" if len(text) > 6 and abs(levels - round(levels)) < 1e-6 else text
+
+
+def telling(robust: Mapping[tuple[str, float], float], accuracy: float) -> tuple[str, float]:
+    """The norm and ε that a verdict quotes: the smallest ε that leaves less than half of the accuracy, or the largest.
+
+    Args:
+        robust: The robust accuracy by norm and ε, in ascending order. Of several norms it is the last one by name.
+        accuracy: The accuracy without an attack.
+
+    Example:
+        >>> telling({("l2", 1.0): 0.1, ("linf", 0.1): 0.6, ("linf", 0.2): 0.4, ("linf", 0.3): 0.2}, 0.9)
+        ('linf', 0.2)
+    """
+    last = max(norm for norm, _ in robust)
+    keys = [key for key in robust if key[0] == last]
+    return next((key for key in keys if 2 * robust[key] < accuracy), keys[-1])
 
 
 def marked(rows: Sequence[AttackRow]) -> tuple[AttackRow, ...]:

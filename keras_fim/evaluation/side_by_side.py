@@ -12,7 +12,7 @@ from keras_fim.attacks import Attack, attack_by_name, lp, resolve_epsilons
 from keras_fim.evaluation import distances, page, report, sources
 from keras_fim.evaluation.measurement import measured, predicted_classes, predictions_of
 from keras_fim.evaluation.result import Evaluation
-from keras_fim.evaluation.rows import budget
+from keras_fim.evaluation.rows import budget, telling
 from keras_fim.logits import logits_function
 from keras_fim.records import write_text
 from keras_fim.typing import Images, Labels, Model
@@ -60,10 +60,8 @@ class SideBySide(report.Report):
         """The smallest ε that leaves less than half of the mean accuracy, or the largest; see `Evaluation.headline`."""
         strong = [key for key in self.budgets if all(result.strongest[key].stages for result in self.results)]
         judged = strong or self.budgets
-        keys = [key for key in judged if key[0] == max(norm for norm, _ in judged)]
-        accuracy = sum(result.accuracy.value for result in self.results)
-        left = {key: sum(result.strongest[key].robust.value for result in self.results) for key in keys}
-        return next((key for key in keys if 2 * left[key] < accuracy), keys[-1])
+        left = {key: sum(result.strongest[key].robust.value for result in self.results) for key in judged}
+        return telling(left, sum(result.accuracy.value for result in self.results))
 
     def front(self, norm: str, epsilon: float) -> list[str]:
         """The models of the Pareto front: no other is as accurate and as robust, and better in one of both."""
