@@ -253,6 +253,18 @@ def predict_logits(logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
     return logits_fn(images)
 
 
+def predict_outputs(logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
+    """What the model itself returns, probabilities perhaps; its logits where that is not a row of classes.
+
+    One sigmoid p is the row (1 - p, p).
+    """
+    outputs = logits_fn.called(images)
+    rows = tf.is_tensor(outputs) and outputs.shape.rank == 2
+    if rows and outputs.shape[-1] == 1 and logits_fn.form != "logits":
+        return tf.concat([1 - outputs, outputs], axis=-1)
+    return outputs if rows and outputs.shape[-1] > 1 else logits_fn(images)
+
+
 def classes_of(logits: Any) -> np.ndarray:
     """The class of the largest logit, or probability, of each row, int64; -1, no answer, where a row holds NaN."""
     return np.where(np.isnan(logits).any(axis=-1), -1, np.argmax(logits, axis=-1))

@@ -17,7 +17,7 @@ import tensorflow as tf
 from keras_fim.arguments import Positive, PositiveOrNone, Valid, expect
 from keras_fim.attacks import base, lp, samples
 from keras_fim.attacks.problem import Problem
-from keras_fim.logits import LogitsFunction, classes_of
+from keras_fim.logits import LogitsFunction, classes_of, predict_outputs
 from keras_fim.typing import AttackResult
 
 
@@ -102,9 +102,9 @@ class MinimalDistanceAttack(base.Attack):
         predictions = self._predictions(problem.logits_fn, problem.images)
         correct = (predictions == labels) & ~problem.left_out
         result = self.nearest(problem, correct)
-        points, attacked = self._in_pixels(problem, result.adversarials)
+        reached, points, attacked = self._beyond(problem, result.adversarials, correct)
         predictions = np.where(correct, attacked, predictions)
-        distances = problem.distances(result.adversarials, points.numpy(), self.norm)
+        distances = problem.distances(reached, points.numpy(), self.norm)
         results = []
         for limit in limits:
             success = correct & problem.fooled(predictions) & (distances <= limit)
@@ -113,6 +113,24 @@ class MinimalDistanceAttack(base.Attack):
             classes, details = np.where(correct & ~success, labels, predictions), problem.details(result.details)
             results.append(AttackResult(adversarials, success, lengths, classes, correct, details))
         return results
+
+    def _beyond(self, problem: Problem, reached: tf.Tensor, correct: np.ndarray) -> tuple[Any, tf.Tensor, np.ndarray]:
+        """Points reached, in unit coordinates and as pixels, and the classes predicted there.
+
+        So near to the boundary the probabilities that the model returns may be equal where its logits are not, or
+        pixels may be rounded. Where they are not wrong yet, the way is made longer by up to a tenth.
+        """
+        points, predictions = self._in_pixels(problem, reached)
+        start, claimed = problem.task.images, correct & problem.fooled(predictions)
+        for stretch in (1.001, 1.01, 1.1):
+            seen = classes_of(problem.logits_fn.in_batches(predict_outputs, points, batch_size=self.batch_size))
+            predictions = np.where(claimed & problem.fooled(seen), seen, predictions)
+            doubted = claimed & ~problem.fooled(seen)
+            if not doubted.any():
+                break
+            reached = samples.choose(doubted, tf.clip_by_value(start + stretch * (reached - start), 0, 1), reached)
+            points = samples.choose(doubted, problem.units.to_pixels(reached), points)
+        return reached, points, predictions
 
     @abc.abstractmethod
     def nearest(self, problem: Problem, correct: np.ndarray) -> Perturbed:

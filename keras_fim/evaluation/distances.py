@@ -1,7 +1,6 @@
 """How far the nearest adversarials are that an attack finds."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -116,12 +115,9 @@ class DistanceSummary(report.Report):
 
     def tables(self) -> dict[str, list[report.Row]]:
         """A row: attack, median, mean over successes, their share, Foolbox' mean."""
-        row = {"attack": self.attack, "norm": self.norm, **self._intervals, "successes": self.success_share}
+        intervals = {"median": self.interval("median"), "mean of successes": self.interval("mean")}
+        row = {"attack": self.attack, "norm": self.norm, **intervals, "successes": self.success_share}
         return {"": [{**row, "mean, Foolbox 0.x": self.foolbox_mean}]}
-
-    @functools.cached_property
-    def _intervals(self) -> dict[str, report.Interval]:
-        return {"median": self.interval("median"), "mean of successes": self.interval("mean")}
 
     def records(self) -> list[dict[str, Any]]:
         """The row with the quantiles."""

@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras_fim.arguments import checked
 from keras_fim.attacks import Attack, MinimalDistanceAttack
 from keras_fim.evaluation.sources import Chunk, Dataset, chunks
-from keras_fim.logits import LogitsFunction, classes_of, logits_function, predict_logits
+from keras_fim.logits import LogitsFunction, classes_of, logits_function, predict_logits, predict_outputs
 from keras_fim.typing import AttackResult, Images, Labels, Model
 from keras_fim.validation import check_images, check_labels
 
@@ -217,18 +217,12 @@ def _taken_for(logits_fn: LogitsFunction, result: AttackResult, labels: np.ndarr
     (where,) = np.nonzero(result.success)
     taken_for = np.full(len(labels), -1, np.int64)
     if len(where):
-        outputs = np.stack([logits_fn.in_batches(_outputs, result.adversarials[where]) for _ in range(calls)])
+        outputs = np.stack([logits_fn.in_batches(predict_outputs, result.adversarials[where]) for _ in range(calls)])
         votes = np.eye(outputs.shape[-1], dtype=int)[outputs.argmax(axis=-1)].sum(axis=0)
         classes, targets = votes.argmax(axis=-1), result.details.get("target")
         hit = classes != labels[where] if targets is None else classes == targets[where]
         taken_for[where] = np.where(np.isfinite(outputs).all(axis=(0, -1)) & hit, classes, -1)
     return taken_for
-
-
-def _outputs(logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
-    """What the model itself returns, probabilities perhaps; its logits where that is not a row of classes."""
-    outputs = logits_fn.called(images)
-    return outputs if tf.is_tensor(outputs) and outputs.shape.rank == 2 and outputs.shape[-1] > 1 else logits_fn(images)
 
 
 def softmax(logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:

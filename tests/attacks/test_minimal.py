@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -105,6 +107,36 @@ def test_bytes_are_attacked_in_their_own_range(digits, seed):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dtype", "bounds", "activation"),
+    [("float16", (0.0, 1.0), "softmax"), ("uint8", (0.0, 255.0), "softmax"), ("float32", (0.0, 1.0), "sigmoid")],
+)
+@pytest.mark.parametrize("attack", [attacks.FMN(), attacks.FAB(steps=20)], ids=lambda attack: attack.name)
+def test_what_the_model_returns_is_wrong_at_the_adversarial(attack, dtype, bounds, activation):
+    """Not only its logits: probabilities round to equal ones next to the boundary, and bytes to whole numbers."""
+    keras.utils.set_random_seed(1)
+    policy, kind = ("float32", dtype) if dtype == "uint8" else (dtype, "float32")
+    inputs = keras.Input((6, 6, 1), dtype=kind)
+    hidden = keras.layers.Flatten(dtype=policy)(keras.layers.Rescaling(1 / bounds[1], dtype=policy)(inputs))
+    hidden = keras.layers.Dense(32, activation="relu", dtype=policy)(hidden)
+    units = 1 if activation == "sigmoid" else 4
+    model = keras.Model(inputs, keras.layers.Dense(units, activation=activation, dtype=policy)(hidden))
+
+    def predicted(images):
+        outputs = model(images).numpy()
+        return outputs.argmax(axis=-1) if units > 1 else (outputs[:, 0] > 0.5).astype(int)
+
+    images = (bounds[1] * np.random.default_rng(3).uniform(size=(100, 6, 6, 1))).astype(kind)
+    labels = predicted(images)
+    result = dataclasses.replace(attack, bounds=bounds)(model, images, labels)
+    assert result.was_correct.sum() >= 95 and (result.success & (predicted(result.adversarials) == labels)).sum() <= 1
+    moved = (result.adversarials - images.astype("float64"))[result.success].reshape(result.success.sum(), -1)
+    np.testing.assert_allclose(np.linalg.norm(moved, axis=-1), result.distances[result.success], rtol=1e-6)
+    assert (
+        result.success.sum() >= 95 and bounds[0] <= result.adversarials.min() <= result.adversarials.max() <= bounds[1]
+    )
+
+
 def test_carlini_wagner_confidence_wins_by_a_margin(digit_model, digits):
     images, labels = digits[2][:8], digits[3][:8]
     attack = attacks.CarliniWagner(steps=100, search_steps=4, learning_rate=0.1, initial_weight=1.0, confidence=1.0)
