@@ -175,6 +175,9 @@ class LogitsFunction:
         except NoGradientError:
             place = inspection.gradient_stop(self.forward)
             raise NoGradientError(_NO_GRADIENT.format(f": it stops at the layer {place}" if place else "")) from None
+        except tf.errors.UnknownError as error:
+            require("EagerPyFunc" not in str(error), inspection.PY_FUNCTION)
+            raise
         except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
             # TensorFlow writes the lines that led there before the message
             message = re.search(r"(?s).*\n    (\w+Error): (.*)", str(error))

@@ -215,3 +215,14 @@ def test_a_model_with_a_dictionary_trains_in_a_defense_and_is_exported(around, t
 def test_a_dictionary_of_arrays_is_no_dataset(model, labels):
     with pytest.raises(ValueError, match="`images` should be one array"):
         evaluate(model, ({"images": IMAGES}, labels), progress=None)
+
+
+def test_several_gradients_of_a_python_function(model):
+    """TensorFlow keeps the tape of a ``tf.py_function`` for one gradient only."""
+
+    def function(images):
+        return tf.ensure_shape(tf.py_function(model, [images], tf.float32), [None, model.output_shape[-1]])
+
+    model_fn = logits_function(function, IMAGES, from_logits=False)
+    with pytest.raises(ValueError, match="several times of one call. Received: tf.py_function"):
+        keras_fim.boundary_radius(model_fn, IMAGES[:2])
