@@ -22,8 +22,8 @@ CALL = (
     "Received: {}: {}"
 )
 PY_FUNCTION = (
-    "`model` should have gradients that can be taken several times of one call. Received: tf.py_function, which forgets "
-    "the call after one; pass the TensorFlow function in it"
+    "`model` should have gradients that can be taken several times of one call. Received: tf.py_function, which allows "
+    "one; pass the TensorFlow function that it calls"
 )
 _MULTI_LABEL = (
     "`model` should return probabilities (rows >= 0 that sum to 1), one class for each image. Received: several "
