@@ -129,6 +129,12 @@ class StagedAttack(kinds.FixedBudgetAttack):
         return Best.of(points, logits_fn.compiled(predict_logits)(points), task.labels, "margin")
 
 
+def random_outputs(logits_fn: LogitsFunction, images: tf.Tensor) -> bool:
+    """Whether outputs differ between passes over some images: of few random states, such as sizes, two may agree."""
+    first = np.asarray(logits_fn(images), np.float64)
+    return any(outputs_differ(first, np.asarray(logits_fn(images), np.float64)) for _ in range(5))
+
+
 def outputs_differ(first: np.ndarray, second: np.ndarray, most: float = 1e-4) -> bool:
     """Whether the logits ``(n, K)`` of two passes over some images, l2-normalized, are apart by more than ``most``.
 

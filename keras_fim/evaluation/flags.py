@@ -45,7 +45,7 @@ def outputs_flags(
     if not np.isfinite(first).all():
         share = 1 - np.isfinite(first).all(axis=-1).mean()
         flags.append(f"not finite: the logits of {100 * share:.0f} % of the images are NaN or infinite")
-    elif differ and staged.outputs_differ(first, np.asarray(logits_fn(images), np.float64)):
+    elif differ and staged.random_outputs(logits_fn, images):
         flags.append("random outputs: two passes over the same images differ, so a success may not repeat itself")
     elif staged.outputs_differ(first, np.concatenate(halves), most=0.01):  # float16 rounds otherwise in other batches
         text = "the logits of an image depend on the others in its batch, as of batch normalization in training mode"

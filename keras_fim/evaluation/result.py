@@ -198,7 +198,8 @@ class Evaluation(Report):
                 stages.append({"attack": row.attack, "ε": row.epsilon, **by_stage})
             if row.attack.startswith("autoattack_"):
                 budget = {"model": self.model, "norm": row.norm, "ε": row.epsilon, "images": row.robust.total}
-                version = {"version": "standard" if row.published is None else "rand", "clean": self.accuracy}
+                correct = wilson(row.fooling.total, row.robust.total)
+                version = {"version": "standard" if row.published is None else "rand", "clean": correct}
                 robust = {"robust": row.robust, "published rule": row.published or row.robust, "flags": len(self.flags)}
                 shown = {f"fooled by {stage}": f"{100 * share:.1f} %" for stage, share in row.stages.items()}
                 leaderboard.append({**budget, **version, **robust, **shown})

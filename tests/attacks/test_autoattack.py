@@ -107,6 +107,20 @@ def test_random_outputs_are_refused():
         attacks.AutoAttack()(fn, images, labels, epsilon=0.1)
 
 
+def test_a_model_of_few_random_states_is_refused_even_if_two_passes_agree():
+    turn = tf.Variable(-1)  # each third pass is another one
+
+    def logits(x):
+        turn.assign_add(1)
+        return x[:, :3] + tf.where(turn % 3 == 2, 0.1, 0.0) * x[:, 1:4]
+
+    images = np.random.default_rng(0).uniform(size=(8, 4)).astype("float32")
+    with pytest.raises(ValueError, match="random outputs"):
+        attacks.AutoAttack()(
+            logits_function(logits, from_logits=True), images, images[:, :3].argmax(axis=-1), epsilon=0.1
+        )
+
+
 def noisy_sigmoid(bounds, least):
     """The logit of one sigmoid behind a rescaling and Gaussian noise, and images at which it is at least so large."""
     span, noise = bounds[1] - bounds[0], keras.layers.GaussianNoise(0.2, seed=1)

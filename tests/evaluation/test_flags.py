@@ -245,7 +245,11 @@ def test_under_rand_the_report_has_both_verdicts():
     model = linear(before=lambda images: images + tf.random.normal(tf.shape(images), stddev=0.2))
     report = measured(model, attacks=[attacks.AutoAttack(version="rand")], epsilons=[0.03])
     (row,) = report.rows
-    assert row.published.value < row.robust.value < report.accuracy.value
+    clean = row.fooling.total / row.robust.total  # by the mean of the draws, as what is fooled
+    assert row.published.value < row.robust.value < clean
+    assert f"a clean accuracy of {100 * clean:.1f} % by the mean of 20 draws" in report.quotes[0]
+    (shown,) = report.tables()["Leaderboard"]
+    assert (shown["clean"].count, shown["clean"].total) == (row.fooling.total, row.robust.total)
     assert report.flags[0].startswith("random outputs") and "published rule" in str(report)
     assert "AutoAttack (rand)" in report.quotes[0] and row.attack == "autoattack_rand_linf"
 
