@@ -2,7 +2,6 @@
 
 import functools
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,10 +9,10 @@ import numpy as np
 
 from keras_fim.arguments import did_you_mean, expect
 from keras_fim.data.splits import Arrays, rank_in_class
-from keras_fim.records import expecting
+from keras_fim.records import expecting, read_json
 
 _HERE = Path(__file__).parent
-_DATASETS: dict[str, dict[str, Any]] = json.loads((_HERE / "datasets.json").read_text(encoding="utf-8"))
+_DATASETS: dict[str, dict[str, Any]] = read_json(_HERE / "datasets.json")
 
 
 class Augmentation(NamedTuple):

@@ -20,7 +20,6 @@ copied, and the copies see other things under some of their global names.
 
 import dataclasses
 import functools
-import json
 import types
 from collections.abc import Callable, Iterable
 from numbers import Integral, Real
@@ -34,8 +33,9 @@ from keras_fim._lazy import library
 from keras_fim.arguments import expect
 from keras_fim.attacks import losses, lp, samples
 from keras_fim.attacks.adapters.foreign import Classifier, ForeignAttack, ForeignSearch, Method, wrapped
+from keras_fim.records import read_json
 
-_METHODS = json.loads(Path(__file__).with_suffix(".json").read_text())
+_METHODS = read_json(Path(__file__).with_suffix(".json"))
 """What each attack takes: its norms, of which the first is the default, and its parameters with their defaults here.
 
 ``null`` leaves the choice to CleverHans or, for the length of a step, to ``travel``, which is the length of all steps
