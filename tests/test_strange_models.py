@@ -212,9 +212,12 @@ def test_a_model_with_a_dictionary_trains_in_a_defense_and_is_exported(around, t
     np.testing.assert_allclose(own, tf.nest.flatten(defense.predict(IMAGES, verbose=0))[0], rtol=1e-5)
 
 
-def test_a_dictionary_of_arrays_is_no_dataset(model, labels):
-    with pytest.raises(ValueError, match="`images` should be one array"):
-        evaluate(model, ({"images": IMAGES}, labels), progress=None)
+def test_a_dictionary_may_hold_the_images_alone(model, labels):
+    options = {"attacks": ["fgsm"], "epsilons": [0.2], "bounds": (0, 1), "spectrum": False, "progress": None}
+    own, theirs = (evaluate(model, (images, labels), **options).rows for images in (IMAGES, {"images": IMAGES}))
+    assert own[0].fooling == theirs[0].fooling and own[0].fooling.count > 0
+    with pytest.raises(ValueError, match="`images` should be one array. Received: 2: images, masks"):
+        evaluate(model, ({"images": IMAGES, "masks": IMAGES}, labels), progress=None)
 
 
 def test_several_gradients_of_a_python_function(model):
