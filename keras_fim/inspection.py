@@ -21,10 +21,7 @@ CALL = (
     "of NumPy arrays pass keras_fim.logits.logits_function(lambda images: function(np.asarray(images)), images). "
     "Received: {}: {}"
 )
-PY_FUNCTION = (
-    "`model` should have gradients that can be taken several times of one call. Received: tf.py_function, which allows "
-    "one; pass the TensorFlow function that it calls"
-)
+PY_FUNCTION = "`model` should allow several gradients of a call. Received: tf.py_function; pass the function in it"
 _MULTI_LABEL = (
     "`model` should return probabilities (rows >= 0 that sum to 1), one class for each image. Received: several "
     "sigmoids, as of a model with several labels for each image. Pass a function that returns the probability of one "

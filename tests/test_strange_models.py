@@ -227,5 +227,5 @@ def test_several_gradients_of_a_python_function(model):
         return tf.ensure_shape(tf.py_function(model, [images], tf.float32), [None, model.output_shape[-1]])
 
     model_fn = logits_function(function, IMAGES, from_logits=False)
-    with pytest.raises(ValueError, match="several times of one call. Received: tf.py_function"):
+    with pytest.raises(ValueError, match="allow several gradients of a call. Received: tf.py_function"):
         keras_fim.boundary_radius(model_fn, IMAGES[:2])

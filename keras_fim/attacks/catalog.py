@@ -37,7 +37,7 @@ _SHORT: dict[str, str] = {
 
 
 def _constructors() -> dict[str, Callable[..., Attack]]:
-    normed = [functools.partial(make, norm=norm) for make in _NORMED for norm in _norms(make())]
+    normed = [functools.partial(make, norm=norm) for make in _NORMED for norm in (1, 2, np.inf) if _takes(make, norm)]
     foreign = [functools.partial(CleverHans, attack, norm=norm) for attack, norm in cleverhans_attacks()]
     others = (minimum_norm.CarliniWagner, jsma.JSMA, minimum_norm.SigmaZero)
     single = (OSSA, FGSM, FGM, OTCM, TSSA, functools.partial(OTCM, norm=2))
@@ -45,10 +45,9 @@ def _constructors() -> dict[str, Callable[..., Attack]]:
     return {make().name: make for make in makers}
 
 
-def _norms(attack: Attack) -> list[float]:
-    """The norms that an attack takes, as the annotation of its option says."""
-    (valid,) = hints_of(type(attack))["norm"].__metadata__
-    return [norm for norm in (1, 2, np.inf) if valid.test(norm)]
+def _takes(make: Callable[..., Attack], norm: float) -> bool:
+    """Whether an attack takes a norm, as the annotation of its option says."""
+    return bool(hints_of(type(make()))["norm"].__metadata__[0].test(norm))
 
 
 _CONSTRUCTORS = _constructors()
@@ -93,8 +92,7 @@ def attack_by_name(name: str | Attack, **options: Any) -> Attack:
     attack = _CONSTRUCTORS[full_name(inner)](**options)
     if inner == name:
         return attack
-    if not isinstance(attack, kinds.FixedBudgetAttack):
-        raise ValueError(f"`attack` should have a budget after {_MINIMAL}. Received: attack={name!r}")
+    expect(isinstance(attack, kinds.FixedBudgetAttack), "attack", f"one with a budget after {_MINIMAL}", name)
     return kinds.MinimalDistance(attack)
 
 

@@ -141,6 +141,5 @@ def outputs_differ(first: np.ndarray, second: np.ndarray, most: float = 1e-4) ->
     Of two classes all rows have one norm, the largest: of one sigmoid's (0, z) the row's own leaves only the sign.
     """
     norms = [np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-300) for rows in (first, second)]
-    if first.shape[-1] == 2:
-        norms = [np.max(norms)] * 2
+    norms = [np.max(norms)] * 2 if first.shape[-1] == 2 else norms
     return bool(np.linalg.norm(first / norms[0] - second / norms[1], axis=-1).max() > most)

@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_fim import data
 from keras_fim import export as exporting
+from keras_fim.arguments import require
 from keras_fim.cli.options import data_options, given
 from keras_fim.detection import FisherDetector
 from keras_fim.evaluation import samples
@@ -96,8 +97,7 @@ def _trust(arguments: argparse.Namespace, images: np.ndarray) -> dict[str, Any]:
     try:
         answer = _ask(arguments, images, "trust")
     except ValueError as error:
-        if "signature" not in str(error).lower():
-            raise
+        require("signature" in str(error).lower(), str(error))
         print(f"Without λ and radius, since the model was exported without the signature trust: {error}")
         return {}
     return {"lambda": answer["lambda_max"], "radius": answer["boundary_radius"]}

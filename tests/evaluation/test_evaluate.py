@@ -327,7 +327,7 @@ CASES = {
     "NaN": (dict(dataset=(IMAGES * np.nan, LABELS)), "`images` should be finite"),
     "out of bounds": (dict(dataset=(IMAGES * 255, LABELS)), "within the bounds"),
     "unknown attack": (dict(attacks=["fsgm"]), "one of ossa, fgsm, .*minimal_ and one with a budget. .*'fsgm'"),
-    "search of a search": (dict(attacks=["minimal_deepfool"]), "should have a budget after minimal_"),
+    "search of a search": (dict(attacks=["minimal_deepfool"]), "should be one with a budget after minimal_"),
     "no attack": (dict(attacks=[]), "different attacks, at least one"),
     "the same attack twice": (dict(attacks=["pgd", "pgd_linf"]), "different attacks, at least one"),
     "one list for two norms": (dict(attacks=["ossa", "fgsm"], epsilons=[1]), r"of different norms \(l2, linf\)"),
