@@ -93,7 +93,7 @@ def attack_by_name(name: str | Attack, **options: Any) -> Attack:
     if inner == name:
         return attack
     expect(isinstance(attack, kinds.FixedBudgetAttack), "attack", f"one with a budget after {_MINIMAL}", name)
-    return kinds.MinimalDistance(attack)  # type: ignore[arg-type] - it is one
+    return kinds.MinimalDistance(attack)  # type: ignore[arg-type]
 
 
 def full_name(name: str) -> str:
