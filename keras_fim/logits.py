@@ -261,11 +261,12 @@ def predict_outputs(logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
 
     One sigmoid p is the row (1 - p, p).
     """
-    outputs = logits_fn.called(images)
-    rows = tf.is_tensor(outputs) and outputs.shape.rank == 2
-    if rows and outputs.shape[-1] == 1 and logits_fn.form != "logits":
+    other = logits_fn.form != "logits" or logits_fn.forward is not logits_fn.model  # or else it returns its logits
+    outputs: Any = logits_fn.called(images) if other else None
+    units = outputs.shape[-1] if tf.is_tensor(outputs) and outputs.shape.rank == 2 else 0
+    if units == 1 and logits_fn.form != "logits":
         return tf.concat([1 - outputs, outputs], axis=-1)
-    return outputs if rows and outputs.shape[-1] > 1 else logits_fn(images)
+    return outputs if units > 1 else logits_fn(images)
 
 
 def classes_of(logits: Any) -> np.ndarray:

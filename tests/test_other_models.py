@@ -198,7 +198,7 @@ def test_the_gradient_of_a_smooth_twin():
     "attack",
     [
         *(attacks.FGSM(), attacks.FGM(), attacks.OSSA(), attacks.TSSA(), attacks.MIM(steps=10)),
-        *(attacks.PGD(norm=2, steps=5), attacks.APGD(norm=2, steps=5), attacks.APGD(norm=1, steps=5)),
+        *(attacks.PGD(norm=2, steps=10), attacks.APGD(norm=2, steps=5), attacks.APGD(norm=1, steps=5)),
         *(attacks.FMN(norm=2, steps=60), attacks.FMN(norm=np.inf, steps=60), attacks.DeepFool(), attacks.FAB(norm=2)),
         *(attacks.CarliniWagner(steps=100, search_steps=2), attacks.SigmaZero(steps=60)),
     ],

@@ -150,8 +150,7 @@ def calibrate(
     if len(ratios) < _FEWEST or place < 1:
         raise ValueError(f"`images` should be at least {_FEWEST} with a boundary radius. Received: {len(ratios)}")
     factor = float(ratios[place - 1])
-    if not np.isfinite(factor):
-        raise ValueError(f"`images` should be fooled more often. Received: {np.isfinite(ratios).sum()} fooled images")
+    expect(factor < np.inf, "images", "fooled more often", received=f"{np.isfinite(ratios).sum()} fooled images")
     return Calibration(factor, float(share), lp.norm_name(norm), len(ratios), int(np.isnan(radius).sum()))
 
 
