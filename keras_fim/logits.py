@@ -50,6 +50,11 @@ class LogitsFunction:
         with tf.init_scope():  # Keras reads the optimizer of a compiled model, not to be had while a function is traced
             return inspection.float_twin(self.model)
 
+    @property
+    def returns_logits(self) -> bool:
+        """Whether what the model itself returns are its logits, of the images as they are given."""
+        return self.form == "logits" and self.forward is self.model
+
     def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Logits of images.
 
@@ -261,8 +266,7 @@ def predict_outputs(logits_fn: LogitsFunction, images: tf.Tensor) -> tf.Tensor:
 
     One sigmoid p is the row (1 - p, p).
     """
-    other = logits_fn.form != "logits" or logits_fn.forward is not logits_fn.model  # or else it returns its logits
-    outputs: Any = logits_fn.called(images) if other else None
+    outputs: Any = None if logits_fn.returns_logits else logits_fn.called(images)
     units = outputs.shape[-1] if tf.is_tensor(outputs) and outputs.shape.rank == 2 else 0
     if units == 1 and logits_fn.form != "logits":
         return tf.concat([1 - outputs, outputs], axis=-1)

@@ -58,8 +58,7 @@ def clipped(images: tf.Tensor, bounds: Bounds) -> tuple[tf.Tensor, int]:
     if not bool(tf.reduce_all(close)):
         extremes = f"values from {float(tf.reduce_min(images)):g} to {float(tf.reduce_max(images)):g}"
         raise ValueError(f"`images` should be within the bounds {bounds}; scale, or pass others. Received: {extremes}")
-    changed = tf.reduce_any(inner != images, axis=tuple(range(1, images.shape.rank)))
-    return inner, int(tf.math.count_nonzero(changed))
+    return inner, int(tf.math.count_nonzero(tf.reduce_any(inner != images, axis=tuple(range(1, images.shape.rank)))))
 
 
 def inside_or_not(images: tf.Tensor, bounds: Bounds) -> tuple[tf.Tensor, tf.Tensor]:

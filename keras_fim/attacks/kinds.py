@@ -118,9 +118,12 @@ class MinimalDistanceAttack(base.Attack):
         """Points reached, in unit coordinates and as pixels, and the classes predicted there.
 
         So near to the boundary the probabilities that the model returns may be equal where its logits are not, or
-        pixels may be rounded. Where they are not wrong yet, the way is made longer by up to a tenth.
+        pixels may be rounded. Where they are not wrong yet, the way is made longer by up to a tenth. What a model of
+        logits returns is known already.
         """
         points, predictions = self._in_pixels(problem, reached)
+        if problem.logits_fn.returns_logits:
+            return reached, points, predictions
         start, claimed = problem.task.images, correct & problem.fooled(predictions)
         for stretch in (1.001, 1.01, 1.1):
             seen = classes_of(problem.logits_fn.in_batches(predict_outputs, points, batch_size=self.batch_size))

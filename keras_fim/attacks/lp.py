@@ -30,12 +30,14 @@ def norms(perturbations: np.ndarray, p: float) -> np.ndarray:
 def norms_of(perturbations: tf.Tensor, p: float) -> tf.Tensor:
     """`norms` inside a compiled function, in the tensor's own precision; p is 1, 2 or inf.
 
-    Where squares would underflow or overflow, values are divided by the largest.
+    In l2, where squares would underflow or overflow, values are divided by the largest.
     """
     values = _flat(perturbations)
+    if p != 2:
+        return tf.norm(values, ord=p, axis=-1)
     largest = tf.reduce_max(tf.abs(values), axis=-1)
     scale = tf.where((largest < 1e-15) | (largest > 1e15), largest, 1)
-    return scale * tf.norm(tf.math.divide_no_nan(values, scale[:, None]), ord=p, axis=-1)
+    return scale * tf.norm(tf.math.divide_no_nan(values, scale[:, None]), axis=-1)
 
 
 def num_changed(points: tf.Tensor, images: tf.Tensor) -> tf.Tensor:

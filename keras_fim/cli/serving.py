@@ -81,12 +81,11 @@ def serve_client(arguments: argparse.Namespace) -> None:
     images, labels = samples(inputs.in_range(test, tuple(arguments.bounds or (0.0, 1.0))), arguments.count)
     predictions, trust = _ask(arguments, images, "serving_default"), _trust(arguments, images)
     called = dict(enumerate(source.info.class_names))  # the model may have more classes
-    rows = []
+    columns, rows = {"p": predictions["probabilities"].max(axis=-1), **trust}, []
     for index, (label, predicted) in enumerate(zip(labels, predictions["classes"], strict=True)):
         answer = called.get(int(predicted), str(predicted))
         row = {"image": index, "label": f"{called[label]:.24}", "predicted": f"{answer:.24}"}
-        figures = {"p": predictions["probabilities"][index].max()} | {key: trust[key][index] for key in trust}
-        rows.append({**row, **{key: float(figure) for key, figure in figures.items()}})
+        rows.append({**row, **{key: float(column[index]) for key, column in columns.items()}})
     print(table(rows))
     right = int((predictions["classes"] == labels).sum())
     print(f"{right} of {len(labels)} as labeled; {arguments.protocol} from {arguments.host}")

@@ -147,9 +147,8 @@ def connect(address: str) -> None:
         ray.init(address, log_to_driver=False, logging_level="ERROR")
 
 
-def _ray() -> Any:
-    """The module ``ray``."""
-    return library("ray", 'backend="ray"', "keras_fim[ray]")
+_ray = functools.partial(library, "ray", 'backend="ray"', "keras_fim[ray]")
+"""The module ``ray``."""
 
 
 class Cells:

@@ -182,8 +182,7 @@ def predicted_classes(model: Model, images: Images, *, batch_size: int = 256) ->
         int64 ``(batch,)``; -1 where the model answers with NaN.
     """
     images = check_images(images)
-    logits_fn = logits_function(model, images)
-    return classes_of(logits_fn.in_batches(predict_logits, images, batch_size=batch_size))
+    return classes_of(logits_function(model, images).in_batches(predict_logits, images, batch_size=batch_size))
 
 
 def predictions_of(model: Model) -> Callable[[AttackResult], np.ndarray]:

@@ -59,8 +59,7 @@ class SideBySide(report.Report):
     def headline(self) -> tuple[str, float]:
         """The smallest ε that leaves less than half of the mean accuracy, or the largest; see `Evaluation.headline`."""
         strong = [key for key in self.budgets if all(result.strongest[key].stages for result in self.results)]
-        judged = strong or self.budgets
-        left = {key: sum(result.strongest[key].robust.value for result in self.results) for key in judged}
+        left = {key: sum(one.strongest[key].robust.value for one in self.results) for key in strong or self.budgets}
         return telling(left, sum(result.accuracy.value for result in self.results))
 
     def front(self, norm: str, epsilon: float) -> list[str]:

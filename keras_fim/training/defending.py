@@ -42,8 +42,7 @@ class _Part(NamedTuple):
     loss_only: bool = False
 
 
-_TABLE = read_json(Path(__file__).with_name("defenses.json"))
-_PARTS = {name: _Part(**part) for name, part in _TABLE.items()}
+_PARTS = {name: _Part(**part) for name, part in read_json(Path(__file__).with_name("defenses.json")).items()}
 NAMES = tuple(_PARTS)
 COMPARED = ("fisher-trace", "label-smoothing", "n-fgm", "spectral", "pgd")
 """The defenses that are compared with plain training by default."""

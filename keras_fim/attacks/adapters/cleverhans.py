@@ -185,8 +185,7 @@ def carlini_wagner(classifier: Classifier, images: tf.Tensor, labels: tf.Tensor,
         lambda flat: classifier(tf.reshape(flat, [-1, *images.shape[1:]])), **options
     )
     attack.y, attack.optimizer = labels, _Resettable(attack.optimizer)
-    one_for_each = _StandIn(tf, ones=lambda shape: tf.ones(shape[:1]))
-    attack_batch = _with(type(attack)._attack, tf=one_for_each)
+    attack_batch = _with(type(attack)._attack, tf=_StandIn(tf, ones=lambda shape: tf.ones(shape[:1])))  # one for each
     return tf.reshape(attack_batch(attack, tf.reshape(images, [len(images), -1, 1, 1])), images.shape)
 
 
