@@ -135,6 +135,15 @@ def test_an_island_is_reached_however_large_the_budget(attack, norm):
     assert results[0].fooling_ratio > 0.85
 
 
+@pytest.mark.parametrize("norm", [1, 2, np.inf])
+@pytest.mark.parametrize("attack", [attacks.PGD(loss="margin"), attacks.APGD(restarts=2)], ids=["pgd", "apgd"])
+def test_next_to_the_farthest_corner_is_within_reach(attack, norm):
+    weights, images = tf.constant([[0.0, 1.0], [0.0, 1.0]]), np.array([[0.1, 0.1], [0.2, 0.1]], "float32")
+    fn = logits_function(lambda x: x @ weights - tf.constant([[0.0, 1.9]]), from_logits=True)
+    result = dataclasses.replace(attack, norm=norm)(fn, images, [0, 0], epsilon=10.0)
+    assert result.success.all() and (result.adversarials.sum(axis=-1) > 1.9).all()
+
+
 @pytest.mark.parametrize("scale", [1e-25, 1e25])
 def test_fast_minimum_norm_is_at_the_optimum_at_any_scale_of_the_logits(scale):
     kernel, images = np.random.default_rng(0).normal(size=(20, 2)), np.full((4, 20), 0.5, "float32")
