@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import time
@@ -143,9 +144,19 @@ def show(row: dict[str, Any]) -> None:
         print(sorted(set(standing) - set(own)), flush=True)
 
 
+def cell_of(text: str) -> str:
+    """A cell as it was typed, if it is one."""
+    if re.fullmatch(rf".+:({'|'.join(NORMS)}):\d*\.?\d+(e-?\d+)?", text) is None:
+        expected = f"MODEL:NORM:EPSILON with a norm of {', '.join(NORMS)}, such as {CELLS[0]}"
+        raise argparse.ArgumentTypeError(f"{text!r} should be {expected}")
+    return text
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", nargs="+", default=CELLS, help="MODEL:NORM:EPSILON (default: %(default)s)")
+    parser.add_argument(
+        "--cells", nargs="+", type=cell_of, default=CELLS, help="MODEL:NORM:EPSILON (default: %(default)s)"
+    )
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--data", default="mnist5k")
     parser.add_argument("--official", type=Path, help="a checkout of fra31/auto-attack")
